@@ -1,0 +1,174 @@
+"""`resnet-train` and `resnet-evaluate`; also `python -m models train` and `python -m models evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NoReturn, cast, get_args
+
+import torch
+import typer
+from rich.table import Table
+
+from models import checkpoint
+from models.architectures import VARIANTS, build
+from models.architectures.blocks import ShortcutKind
+from models.architectures.complexity import count_multiply_adds, count_parameters
+from models.architectures.resnet import NormKind
+from models.checkpoint import CheckpointError
+from models.data import DataError, load
+from models.device import Compute
+from models.evaluate import Report, evaluate
+from models.plots import plot_confusion
+from models.progress import console
+from models.train import Interrupted, Recipe, train
+
+app = typer.Typer(help="Train and evaluate networks.", no_args_is_help=True)
+_default = Recipe("")
+
+
+def _list_architectures(wanted: bool) -> None:
+    if not wanted:
+        return
+    table = Table("architecture", "shortcut", "parameters", "multiply-adds", "input")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for name, variant in VARIANTS.items():
+        with torch.device("meta"):
+            model = build(name, 1000 if variant.stem == "imagenet" else 10)
+        operations = count_multiply_adds(model, 3, variant.input_size)
+        table.add_row(
+            name,
+            variant.shortcut,
+            f"{count_parameters(model) / 1e6:.2f} M",
+            f"{operations / 1e9:.2f} G" if operations >= 1e9 else f"{operations / 1e6:.1f} M",
+            f"{variant.input_size} x {variant.input_size}",
+        )
+    type(console)().print(table)
+    raise typer.Exit
+
+
+def _fail(error: Exception) -> NoReturn:
+    console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+    raise typer.Exit(2)
+
+
+@app.command("train")
+def train_command(
+    arch: Annotated[str, typer.Option(help="Row of the table of architectures; see --list.")],
+    data: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    out: Annotated[Path, typer.Option(help="Folder for the run: checkpoint, state, metrics, curves.")],
+    epochs: Annotated[int, typer.Option(min=1)] = _default.epochs,
+    batch_size: Annotated[int, typer.Option(min=1)] = _default.batch_size,
+    lr: Annotated[float, typer.Option(help="Learning rate after warm-up.")] = _default.peak_lr,
+    momentum: float = _default.momentum,
+    weight_decay: Annotated[
+        float, typer.Option(help="On weights; never on biases and normalisation.")
+    ] = _default.weight_decay,
+    warmup: Annotated[float, typer.Option(help="Epochs of linear warm-up.")] = _default.warmup_epochs,
+    label_smoothing: float = _default.label_smoothing,
+    crop: Annotated[int, typer.Option(help="Pixels of random shift.", min=0)] = _default.crop_padding,
+    flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = _default.flip,
+    erasing: Annotated[
+        float, typer.Option(help="Share of images of which a random rectangle is blanked.", min=0, max=1)
+    ] = _default.erasing,
+    shortcut: Annotated[
+        str | None, typer.Option(help="Shortcut option A, B, C or none instead of the architecture's.")
+    ] = None,
+    norm: Annotated[str, typer.Option(help="batch, or none.")] = "batch",
+    zero_gamma: Annotated[bool, typer.Option(help="Start each block as its shortcut.")] = False,
+    seed: int = _default.seed,
+    validation: Annotated[
+        int, typer.Option(help="Training images to hold out for choices.", min=0)
+    ] = _default.validation,
+    compute: Annotated[
+        str, typer.Option(help="float32, bfloat16, or auto: bfloat16 where the device has it.")
+    ] = _default.compute,
+    resume: Annotated[bool, typer.Option(help="Go on where the run in --out was stopped.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Show the architectures.", is_eager=True, callback=_list_architectures)
+    ] = False,
+) -> None:
+    """Train a network. Ctrl-C saves; --resume goes on."""
+    for name, value, choices in (
+        ("--shortcut", shortcut or "A", get_args(ShortcutKind)),
+        ("--norm", norm, get_args(NormKind)),
+        ("--compute", compute, get_args(Compute)),
+    ):
+        if value not in choices:
+            _fail(ValueError(f"{name} is one of {', '.join(choices)}, not {value!r}"))
+    options = {"shortcut": shortcut, "norm": norm, "zero_gamma": zero_gamma}
+    defaults = {"shortcut": None, "norm": "batch", "zero_gamma": False}
+    recipe = Recipe(
+        arch=arch,
+        epochs=epochs,
+        batch_size=batch_size,
+        peak_lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        warmup_epochs=warmup,
+        label_smoothing=label_smoothing,
+        crop_padding=crop,
+        flip=flip,
+        erasing=erasing,
+        seed=seed,
+        validation=validation,
+        compute=cast(Compute, compute),
+        options={key: value for key, value in options.items() if value != defaults[key]},
+    )
+    try:
+        if (out / "state.safetensors").exists() and not resume:
+            raise CheckpointError(f"{out}: holds a run already: give --resume to go on, or another --out")
+        result = train(recipe, load(data, "train"), load(data, "test"), out, resume=resume)
+    except Interrupted as interrupted:
+        console.print(str(interrupted), highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+    except (DataError, CheckpointError, ValueError) as error:
+        _fail(error)
+    test = result.training["test"]
+    console.print(f"top-1 {test['top1']:.2%} on {test['images']} test images", highlight=False)
+    console.print(f"checkpoint: {out / 'model.safetensors'}", highlight=False, soft_wrap=True)
+
+
+@app.command("evaluate")
+def evaluate_command(
+    path: Annotated[Path, typer.Argument(help="Checkpoint.", metavar="CHECKPOINT")],
+    data: Annotated[Path, typer.Option(help="Folder of the data set; its test split is used.")],
+    confusion: Annotated[Path | None, typer.Option(help="PNG file for the confusion matrix.")] = None,
+) -> None:
+    """Top-1, top-5 and the accuracy of each class, on the test split."""
+    try:
+        loaded = checkpoint.load(path)
+        test = load(data, "test")
+        if len(test.classes) != len(loaded.labels):
+            raise DataError(f"{data}: has {len(test.classes)} classes, the checkpoint {len(loaded.labels)}")
+        report = evaluate(loaded.model(), test, loaded.preprocess)
+    except (DataError, CheckpointError) as error:
+        _fail(error)
+    _print_report(report, loaded.labels)
+    if confusion is not None:
+        plot_confusion(report.confusion, loaded.labels, confusion)
+
+
+def _print_report(report: Report, labels: tuple[str, ...]) -> None:
+    table = Table("class", "images", "top-1")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for label, count, share in zip(labels, report.confusion.sum(1), report.per_class, strict=True):
+        table.add_row(label, f"{count}", f"{share:.2%}")
+    table.add_section()
+    table.add_row("all", f"{report.images}", f"{report.top1:.2%}")
+    output = type(console)()
+    output.print(table)
+    output.print(f"top-1 {report.top1:.4f}  top-5 {report.top5:.4f}  images {report.images}", highlight=False)
+
+
+def run_train() -> None:
+    typer.run(train_command)
+
+
+def run_evaluate() -> None:
+    typer.run(evaluate_command)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,126 @@
+"""The network that every variant of the table is an instance of: stem, stages of blocks, average pool, classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.architectures.blocks import (
+    ConvNorm,
+    ConvShape,
+    LinearJoinBlock,
+    Norm,
+    PostActivationBlock,
+    PreActivationBlock,
+    ShortcutKind,
+)
+
+NormKind = Literal["batch", "none"]
+Block = type[PostActivationBlock] | type[PreActivationBlock] | type[LinearJoinBlock]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table of architectures."""
+
+    depths: tuple[int, ...]
+    """Blocks in each stage; every stage but the first halves the resolution."""
+    widths: tuple[int, ...]
+    """Channels of the 3x3 convolutions of each stage."""
+    shapes: Callable[[int, int], tuple[ConvShape, ...]]
+    """(width, stride) to the convolutions of one block."""
+    block: Block = PostActivationBlock
+    shortcut: ShortcutKind = "B"
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    """7x7 with stride 2 and a max pool, or a single 3x3."""
+    input_size: int = 224
+    """Height and width in pixels that the paper's figures are for; the network takes any."""
+
+
+class ResNet(nn.Module):
+    """A residual (or plain) network.
+
+    Args:
+        variant: row of the table.
+        num_classes: number of logits.
+        in_channels: channels of the input, 1 for grey and 3 for colour.
+        shortcut: overrides the variant's shortcut option.
+        norm: "batch", or "none" to leave normalisation out (the convolutions then have biases).
+        zero_gamma: start the last scale of each block at zero, so that it starts as its shortcut (Goyal et al. 2017).
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        num_classes: int,
+        in_channels: int = 3,
+        *,
+        shortcut: ShortcutKind | None = None,
+        norm: NormKind = "batch",
+        zero_gamma: bool = False,
+    ) -> None:
+        super().__init__()
+        make_norm: Norm = nn.BatchNorm2d if norm == "batch" else nn.Identity
+        pre_activation = variant.block is PreActivationBlock
+        width = variant.widths[0]
+        stem_shape = ConvShape(7, width, 2) if variant.stem == "imagenet" else ConvShape(3, width)
+        # A pre-activation block normalises its own input, so its stem is the bare convolution.
+        self.stem = ConvNorm(in_channels, stem_shape, nn.Identity if pre_activation else make_norm)
+        self.activates_stem = not pre_activation
+        self.pool = nn.MaxPool2d(3, 2, 1) if variant.stem == "imagenet" else nn.Identity()
+
+        self.stages = nn.ModuleList()
+        for stage, (depth, stage_width) in enumerate(zip(variant.depths, variant.widths, strict=True)):
+            blocks = []
+            for index in range(depth):
+                shapes = variant.shapes(stage_width, 2 if stage > 0 and index == 0 else 1)
+                first = stage == 0 and index == 0
+                blocks.append(variant.block(width, shapes, shortcut or variant.shortcut, make_norm, first=first))
+                width = shapes[-1].channels
+            self.stages.append(nn.Sequential(*blocks))
+
+        self.final_norm = make_norm(width) if pre_activation else nn.Identity()
+        self.activates_output = pre_activation
+        self.classifier = nn.Linear(width, num_classes)
+        self.num_features = width
+        _initialise(self, zero_gamma)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Normalised images [N, C, H, W] to the last block's output [N, features, h, w]."""
+        x = self.stem(x)
+        if self.activates_stem:
+            x = F.relu(x)
+        x = self.pool(x)
+        for stage in self.stages:
+            x = stage(x)
+        x = self.final_norm(x)
+        return F.relu(x) if self.activates_output else x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images [N, C, H, W] to logits [N, classes]."""
+        return self.classifier(self.features(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def _initialise(model: ResNet, zero_gamma: bool) -> None:
+    """He initialisation: Var[w] = 2 / (k^2 c_out) keeps the variance of gradients through ReLUs (He et al. 2015)."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    nn.init.normal_(model.classifier.weight, std=0.01)
+    nn.init.zeros_(model.classifier.bias)
+    if zero_gamma:
+        for module in model.modules():
+            if isinstance(module, PostActivationBlock | LinearJoinBlock) and module.shortcut is not None:
+                last = module.convs[-1].norm
+            elif isinstance(module, PreActivationBlock) and module.shortcut is not None:
+                last = module.norms[-1]
+            else:
+                continue
+            if isinstance(last, nn.BatchNorm2d):
+                nn.init.zeros_(last.weight)

@@ -1,0 +1,28 @@
+"""The optimiser and its learning rate over time."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn, optim
+
+
+def make_optimizer(model: nn.Module, momentum: float, weight_decay: float) -> optim.SGD:
+    """SGD with Nesterov momentum; no decay on normalisation and biases, whose scale is not a matter of size."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    kept = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0)
+
+
+def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int) -> float:
+    """Linear warm-up (Goyal et al. 2017), then half a cosine down to zero (Loshchilov & Hutter 2017)."""
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return peak * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def set_learning_rate(optimizer: optim.Optimizer, value: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = value

@@ -1,0 +1,78 @@
+"""What a network expects of its input, and how an image of any size is brought there.
+
+No torch: serving and training share this file, so an image is cut the same way in both.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
+
+UInt8Array = NDArray[np.uint8]
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class Preprocess(BaseModel):
+    """Geometry, colour mode and normalisation; travels with the weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: tuple[PositiveInt, PositiveInt]
+    """Height and width in pixels of what the network takes."""
+    resize: PositiveInt | None = None
+    """Shorter side in pixels after resizing, before the centre crop to `size`; None resizes to `size` itself."""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    mode: Literal["L", "RGB"] = "RGB"
+    """Grey or colour."""
+    mean: tuple[float, ...]
+    """Mean of each channel, of values between 0 and 1."""
+    std: tuple[PositiveFloat, ...]
+    """Standard deviation of each channel, of values between 0 and 1."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Preprocess:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mode {self.mode} has {self.channels} channels; mean and std need as many values each")
+        if self.resize is not None and self.resize < max(self.size):
+            raise ValueError(f"resize {self.resize} is smaller than the crop {self.size}: there is nothing to crop from")
+        return self
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.mode == "L" else 3
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of one image as the graph takes it."""
+        return (*self.size, self.channels)
+
+    def apply(self, image: Image.Image) -> UInt8Array:
+        """An image, already in `mode`, as uint8 [H, W, C]: resized and cropped, not normalised.
+
+        The rounding is torchvision's (`Resize` and `CenterCrop`), so that weights trained there see what they know.
+        """
+        height, width = self.size
+        resample = _FILTERS[self.interpolation]
+        if self.resize is None:
+            if image.size != (width, height):
+                image = image.resize((width, height), resample)
+        else:
+            shorter = min(image.size)
+            scaled = tuple(
+                self.resize if side == shorter else self.resize * side // shorter for side in image.size
+            )
+            if image.size != scaled:
+                image = image.resize((scaled[0], scaled[1]), resample)
+            left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+            image = image.crop((left, top, left + width, top + height))
+        return np.asarray(image, dtype=np.uint8).reshape(self.shape)

@@ -1,0 +1,64 @@
+"""A progress bar with a rate and a finish time; on a log file, a line now and then instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+console = Console(stderr=True)
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} images/s" if speed else "", style="cyan")
+
+
+class ProgressBar:
+    """What long work reports to."""
+
+    def __init__(self, progress: Progress, description: str, total: int) -> None:
+        self._progress = progress
+        self._description = description
+        self._task = progress.add_task(description, total=total)
+
+    def update(self, completed: int, loss: float | None = None) -> None:
+        """Images done so far, and the mean loss where there is one."""
+        description = self._description if loss is None else f"{self._description}  loss {loss:.4f}"
+        self._progress.update(self._task, completed=completed, description=description)
+
+    def note(self, line: str) -> None:
+        """A line that stays above the bar."""
+        self._progress.console.print(line, highlight=False)
+
+
+@contextmanager
+def progress_bar(description: str, total: int) -> Iterator[ProgressBar]:
+    """A bar on standard error that shows images done, images/s, time gone and time left.
+
+    Where standard error is not a terminal only the notes are printed.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield ProgressBar(progress, description, total)

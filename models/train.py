@@ -1,0 +1,325 @@
+"""Training, as named steps that read top to bottom: `train` is the outline, the rest is in the order of its use.
+
+A run lives in one folder:
+
+    model.safetensors   the checkpoint: weights of the last finished epoch, and what they are
+    state.safetensors   weights, momentum and position: all that `resume` needs
+    metrics.jsonl       one line an epoch
+    curves.png          the same, to look at
+
+Everything random is drawn from generators seeded with (seed, epoch) or (seed, epoch, step), so a run that was
+interrupted anywhere and resumed goes through the same steps as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from models import architectures, checkpoint
+from models.architectures import ResNet
+from models.augment import random_crop, random_erasing, random_flip
+from models.checkpoint import Checkpoint, CheckpointError
+from models.data import Dataset, Subset
+from models.device import Compute, best_device, compute_dtype
+from models.evaluate import evaluate, normalise
+from models.manifest import Architecture
+from models.optim import learning_rate, make_optimizer, set_learning_rate
+from models.plots import plot_curves
+from models.preprocess import Preprocess
+from models.progress import progress_bar
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a run computes."""
+
+    arch: str
+    epochs: int = 30
+    batch_size: int = 128
+    peak_lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.1
+    crop_padding: int = 4
+    flip: bool = True
+    erasing: float = 0.0
+    seed: int = 0
+    validation: int = 0
+    """Training images held out to make choices on."""
+    compute: Compute = "auto"
+    options: dict[str, Any] = field(default_factory=dict)
+    """`shortcut`, `norm`, `zero_gamma` of the network."""
+
+
+@dataclass
+class State:
+    """Where a run is: `step` batches of `epoch` are done."""
+
+    model: ResNet
+    optimizer: torch.optim.SGD
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+
+
+class Interrupted(Exception):
+    """The run was asked to stop and has saved its state."""
+
+
+def train(recipe: Recipe, data: Dataset, test: Dataset | None, out: Path, *, resume: bool = False) -> Checkpoint:
+    """Train a network and leave the run in `out`.
+
+    Args:
+        recipe: what to compute.
+        data: the training split; `recipe.validation` of it are held out.
+        test: images to report on after the last epoch; never used for a choice.
+        out: folder of the run.
+        resume: go on from the state in `out` where there is one.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; the state is saved.
+        CheckpointError: `resume` from a state of another recipe.
+    """
+    device = best_device()
+    training, validation = split(data, recipe)
+    preprocess = measure_preprocess(training)
+    architecture = Architecture(
+        name=recipe.arch, num_classes=len(data.classes), in_channels=preprocess.channels, options=recipe.options
+    )
+    state = start(recipe, architecture, device)
+    if resume:
+        restore(state, recipe, out)
+    history = read_history(out, state.epoch)
+    count = len(training.labels)
+
+    with progress_bar("training", total=recipe.epochs * count) as progress, _stop_signals() as stop:
+        progress.update(state.epoch * count + state.seen)
+        while state.epoch < recipe.epochs:
+            started = time.perf_counter()
+            seen_before = state.seen
+            for batch in batches(count, recipe, state):
+                step(state, recipe, training, batch, preprocess, device)
+                progress.update(state.epoch * count + state.seen, loss=state.loss_sum / state.seen)
+                if stop:
+                    save_state(state, recipe, out)
+                    raise Interrupted(f"stopped in epoch {state.epoch + 1}, saved in {out}: go on with --resume")
+            rate = (state.seen - seen_before) / (time.perf_counter() - started)
+            history.append(finish_epoch(state, rate, validation, preprocess))
+            result = Checkpoint(
+                architecture,
+                data.classes,
+                preprocess,
+                state.model.state_dict(),
+                {"recipe": asdict(recipe), "dataset": data.name, "images": count, "metrics": history[-1]},
+            )
+            result.save(out / "model.safetensors")
+            write_history(out, history)
+            save_state(state, recipe, out)
+            progress.note(describe(history[-1], recipe))
+
+    result = checkpoint.load(out / "model.safetensors")
+    if test is not None:
+        report = evaluate(state.model, test, preprocess)
+        result.training["test"] = {"top1": report.top1, "top5": report.top5, "images": report.images}
+        result.save(out / "model.safetensors")
+    return result
+
+
+def split(data: Dataset, recipe: Recipe) -> tuple[Dataset, Dataset | None]:
+    """Hold out `recipe.validation` images, the same ones for the same seed."""
+    if recipe.validation == 0:
+        return data, None
+    order = np.random.default_rng(recipe.seed).permutation(len(data.labels))
+    return Subset(data, np.sort(order[recipe.validation :])), Subset(data, np.sort(order[: recipe.validation]))
+
+
+def measure_preprocess(data: Dataset) -> Preprocess:
+    """Size and colour mode of the images, and the mean and standard deviation of each channel, from the data."""
+    count = len(data.labels)
+    total = squares = np.zeros(1)
+    pixels = 0
+    for start_index in range(0, count, 1024):
+        images = data.images(np.arange(start_index, min(start_index + 1024, count)))
+        values = images.reshape(-1, images.shape[-1]).astype(np.float64) / 255.0
+        total, squares, pixels = total + values.sum(0), squares + (values**2).sum(0), pixels + len(values)
+    mean = total / pixels
+    std = np.sqrt(np.maximum(squares / pixels - mean**2, 1e-12))
+    height, width, channels = images.shape[1:]
+    return Preprocess(
+        size=(height, width),
+        mode="L" if channels == 1 else "RGB",
+        mean=tuple(np.round(mean, 6).tolist()),
+        std=tuple(np.round(std, 6).tolist()),
+    )
+
+
+def start(recipe: Recipe, architecture: Architecture, device: torch.device) -> State:
+    """A freshly initialised network and its optimiser."""
+    torch.manual_seed(recipe.seed)
+    model = architectures.build(
+        architecture.name, architecture.num_classes, architecture.in_channels, **architecture.options
+    )
+    model = model.to(device=device, memory_format=torch.channels_last)
+    return State(model, make_optimizer(model, recipe.momentum, recipe.weight_decay))
+
+
+def batches(count: int, recipe: Recipe, state: State) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
+    """The indices of the epoch's remaining batches, in an order drawn from (seed, epoch)."""
+    order = np.random.default_rng((recipe.seed, state.epoch)).permutation(count)
+    for first in range(state.step * recipe.batch_size, count, recipe.batch_size):
+        yield order[first : first + recipe.batch_size]
+
+
+def step(
+    state: State,
+    recipe: Recipe,
+    data: Dataset,
+    indices: np.ndarray[Any, np.dtype[np.int64]],
+    preprocess: Preprocess,
+    device: torch.device,
+) -> None:
+    """One batch: augment, forward, backward, update."""
+    per_epoch = -(-len(data.labels) // recipe.batch_size)
+    rate = learning_rate(
+        state.epoch * per_epoch + state.step,
+        peak=recipe.peak_lr,
+        warmup_steps=round(recipe.warmup_epochs * per_epoch),
+        total_steps=recipe.epochs * per_epoch,
+    )
+    set_learning_rate(state.optimizer, rate)
+    seed = np.random.SeedSequence((recipe.seed, state.epoch, state.step)).generate_state(1)[0]
+    generator = Generator().manual_seed(int(seed))
+    images = augment(torch.from_numpy(data.images(indices)).permute(0, 3, 1, 2), recipe, preprocess, generator)
+    inputs = normalise(images.to(device), preprocess).contiguous(memory_format=torch.channels_last)
+    labels = torch.from_numpy(data.labels[indices]).to(device)
+
+    state.model.train()
+    dtype = compute_dtype(recipe.compute, device)
+    with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        logits = state.model(inputs)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+    state.optimizer.zero_grad()
+    loss.backward()
+    state.optimizer.step()
+
+    state.step += 1
+    state.seen += len(indices)
+    state.loss_sum += loss.item() * len(indices)
+    state.correct += int((logits.argmax(1) == labels).sum())
+
+
+def augment(images: Tensor, recipe: Recipe, preprocess: Preprocess, generator: Generator) -> Tensor:
+    """Random crop, flip and erasing on uint8 [N, C, H, W]."""
+    images = random_crop(images, recipe.crop_padding, generator)
+    if recipe.flip:
+        images = random_flip(images, generator)
+    fill = (torch.tensor(preprocess.mean) * 255).round().to(torch.uint8)[:, None, None]
+    return random_erasing(images, recipe.erasing, fill, generator)
+
+
+def finish_epoch(state: State, rate: float, validation: Dataset | None, preprocess: Preprocess) -> dict[str, Any]:
+    """The epoch's figures; moves the state to the next epoch."""
+    figures: dict[str, Any] = {
+        "epoch": state.epoch + 1,
+        "lr": state.optimizer.param_groups[0]["lr"],
+        "train_loss": state.loss_sum / state.seen,
+        "train_error": 1.0 - state.correct / state.seen,
+        "images_per_second": round(rate, 1),
+    }
+    if validation is not None:
+        figures["validation_error"] = 1.0 - evaluate(state.model, validation, preprocess).top1
+    state.epoch, state.step, state.seen, state.correct, state.loss_sum = state.epoch + 1, 0, 0, 0, 0.0
+    return figures
+
+
+def describe(figures: dict[str, Any], recipe: Recipe) -> str:
+    line = f"epoch {figures['epoch']}/{recipe.epochs}  loss {figures['train_loss']:.4f}"
+    line += f"  training error {figures['train_error']:.2%}"
+    if "validation_error" in figures:
+        line += f"  validation error {figures['validation_error']:.2%}"
+    return line
+
+
+def save_state(state: State, recipe: Recipe, out: Path) -> None:
+    """Write all that `restore` needs, atomically."""
+    tensors = {f"model.{key}": value for key, value in state.model.state_dict().items()}
+    for key, parameter in state.model.named_parameters():
+        if (momentum := state.optimizer.state[parameter].get("momentum_buffer")) is not None:
+            tensors[f"momentum.{key}"] = momentum
+    position = {key: getattr(state, key) for key in ("epoch", "step", "loss_sum", "correct", "seen")}
+    header = json.dumps({"recipe": asdict(recipe), "position": position}, sort_keys=True)
+    checkpoint.save_tensors(tensors, out / "state.safetensors", {"state": header})
+
+
+def restore(state: State, recipe: Recipe, out: Path) -> None:
+    """Bring a fresh state to where the run in `out` was saved; leaves it as it is where nothing was saved yet.
+
+    Raises:
+        CheckpointError: the saved state is damaged or of another recipe.
+    """
+    path = out / "state.safetensors"
+    if not path.exists():
+        return
+    tensors, metadata = checkpoint.load_tensors(path)
+    header = json.loads(metadata["state"])
+    if header["recipe"] != json.loads(json.dumps(asdict(recipe))):
+        changed = [key for key, value in asdict(recipe).items() if header["recipe"].get(key) != value]
+        raise CheckpointError(f"{path}: was saved with another {', '.join(changed)}: resume with the same options")
+    _copy_prefixed(tensors, "model.", state.model)
+    for key, parameter in state.model.named_parameters():
+        if f"momentum.{key}" in tensors:
+            buffer = tensors[f"momentum.{key}"].to(parameter.device)
+            # The momentum of a channels_last weight is channels_last: the update then adds in the same order.
+            state.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+    for key, value in header["position"].items():
+        setattr(state, key, value)
+
+
+def _copy_prefixed(tensors: dict[str, Tensor], prefix: str, module: nn.Module) -> None:
+    module.load_state_dict({key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)})
+
+
+def read_history(out: Path, epochs: int) -> list[dict[str, Any]]:
+    """The figures of the first `epochs` epochs, of a run that goes on."""
+    path = out / "metrics.jsonl"
+    if epochs == 0 or not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()[:epochs]]
+
+
+def write_history(out: Path, history: list[dict[str, Any]]) -> None:
+    (out / "metrics.jsonl").write_text("".join(json.dumps(figures) + "\n" for figures in history))
+    plot_curves(history, out / "curves.png")
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that stays empty until SIGINT or SIGTERM comes; a second one ends the process as usual."""
+    received: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
