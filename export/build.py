@@ -1,0 +1,146 @@
+"""From a checkpoint to one version of a model repository, checked before anyone can see it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import numpy as np
+
+from export import fusion, samples
+from export.formats import onnx as onnx_format
+from export.graph import ServingGraph
+from export.verify import OnnxRunner, check_parity, measure_accuracy
+from models import checkpoint, manifest
+from models.checkpoint import Checkpoint
+from models.data import Dataset
+from models.evaluate import predict
+from models.manifest import Artifact, Manifest
+from models.parity import Float32Array
+from models.preprocess import UInt8Array
+
+PARITY_IMAGES = 512
+GOLDEN_IMAGES = 16
+
+
+class BuildError(ValueError):
+    """The version cannot be written; the message is one line that says why."""
+
+
+def build(checkpoint_path: Path, repository: Path, name: str, data: Dataset | None = None) -> Path:
+    """Write the next version of a model and return its folder.
+
+    The version appears whole or not at all: it is written and checked in a hidden folder, then renamed.
+
+    Args:
+        checkpoint_path: safetensors file that `resnet-train` wrote.
+        repository: folder of models; made if it is not there.
+        name: name of the model in the repository.
+        data: images to compare on and to measure accuracy with; shipped photographs without it.
+
+    Raises:
+        CheckpointError: the file is no usable checkpoint.
+        VerificationError: what was written does not compute what the checkpoint computes.
+        BuildError: the data set does not fit the checkpoint, or the folder cannot be written.
+    """
+    trained = checkpoint.load(checkpoint_path)
+    model = trained.model()
+    if data is not None and len(data.classes) != len(trained.labels):
+        raise BuildError(f"the data set has {len(data.classes)} classes, the checkpoint {len(trained.labels)}")
+    images = samples.photographs(trained.preprocess) if data is None else samples.from_dataset(data, PARITY_IMAGES)
+    if images.shape[1:] != trained.preprocess.shape:
+        raise BuildError(
+            f"the data set's images have shape {images.shape[1:]}, the checkpoint takes {trained.preprocess.shape}"
+        )
+    logits = np.concatenate(
+        [predict(model, images[first : first + 64], trained.preprocess).numpy() for first in range(0, len(images), 64)]
+    )
+
+    with _staged_version(repository / name) as (folder, number):
+        onnx_path = folder / "model.onnx"
+        onnx_format.write(ServingGraph(model, trained.preprocess), trained.preprocess, onnx_path)
+        artifact = describe(onnx_path, images, logits, data)
+        golden = folder / manifest.GOLDEN_FILE
+        write_golden(golden, images, logits)
+        described = Manifest(
+            schema=manifest.SCHEMA,
+            name=name,
+            version=number,
+            architecture=trained.architecture,
+            labels=trained.labels,
+            preprocess=trained.preprocess,
+            artifacts=(artifact,),
+            golden_sha256=manifest.sha256(golden),
+            provenance=provenance(trained, checkpoint_path),
+        )
+        (folder / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")
+    return repository / name / str(number)
+
+
+def describe(path: Path, images: UInt8Array, logits: Float32Array, data: Dataset | None) -> Artifact:
+    """Run an ONNX file and write down what it is, what it fuses and how good it is."""
+    runner = OnnxRunner(path)
+    return Artifact(
+        file=path.name,
+        format="onnx",
+        precision="float32",
+        sha256=manifest.sha256(path),
+        parity=check_parity(runner, images, logits, "float32"),
+        fusion={"onnxruntime-cpu": fusion.onnxruntime_cpu(path)},
+        accuracy=None if data is None else measure_accuracy(runner, data),
+    )
+
+
+def write_golden(path: Path, images: UInt8Array, logits: Float32Array) -> None:
+    """The first images of each stretch of the samples, and the eager logits for them."""
+    chosen = np.linspace(0, len(images) - 1, min(GOLDEN_IMAGES, len(images))).astype(np.int64)
+    np.savez_compressed(path, images=images[chosen], logits=logits[chosen])
+
+
+def provenance(trained: Checkpoint, path: Path) -> dict[str, object]:
+    tools = {package: installed_version(package) for package in ("torch", "onnx", "onnxscript", "onnxruntime")}
+    return {
+        "checkpoint_sha256": manifest.sha256(path),
+        "dataset": trained.training.get("dataset"),
+        "training": {key: value for key, value in trained.training.items() if key != "dataset"},
+        "tools": {"python": platform.python_version(), **tools},
+    }
+
+
+@contextmanager
+def _staged_version(model: Path) -> Iterator[tuple[Path, int]]:
+    """A hidden folder to write the next version in; renamed at the end, removed on any error."""
+    try:
+        model.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=model))
+    except OSError as error:
+        raise BuildError(f"{model}: cannot be written: {error.strerror}") from error
+    try:
+        number = 1 + max((int(path.name) for path in model.iterdir() if path.name.isdecimal()), default=0)
+        yield staging, number
+        staging.chmod(0o755)
+        for path in staging.iterdir():
+            _sync(path)
+        os.rename(staging, model / str(number))
+        _sync(model)
+    except OSError as error:
+        raise BuildError(f"{model}: the version could not be written: {error}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if not any(model.iterdir()):
+            model.rmdir()
+
+
+def _sync(path: Path) -> None:
+    """Have the disk keep it before the version becomes visible."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Engine formats: one file each."""

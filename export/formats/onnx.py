@@ -1,0 +1,65 @@
+"""Float32 ONNX with standard operators only, which any runtime can load."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+
+from export.graph import INPUT, OUTPUTS, ServingGraph
+from models.preprocess import Preprocess
+
+OPSET = 20
+
+
+def write(graph: ServingGraph, preprocess: Preprocess, path: Path) -> None:
+    """Export with a dynamic batch dimension. The same weights give the same bytes, whatever machine or folder."""
+    example = torch.zeros(2, *preprocess.shape, dtype=torch.uint8)
+    with _quiet():
+        program = torch.onnx.export(
+            graph.eval(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    model = _without_origins(program.model_proto)
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _without_origins(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop what tells where the file was made: stack traces and source paths."""
+    model.ClearField("metadata_props")
+    model.ClearField("doc_string")
+    model.graph.ClearField("metadata_props")
+    model.graph.ClearField("doc_string")
+    for item in (*model.graph.node, *model.graph.initializer, *model.graph.value_info, *model.graph.input,
+                 *model.graph.output):  # fmt: skip
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    return model
+
+
+@contextlib.contextmanager
+def _quiet():  # type: ignore[no-untyped-def]
+    """Keep the exporter's progress lines and its warnings about its own internals from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

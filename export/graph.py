@@ -1,0 +1,45 @@
+"""The graph that every artifact holds: uint8 pixels in, logits, probabilities, embedding and feature map out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from export.fold import fold
+from models.architectures import ResNet
+from models.preprocess import Preprocess
+
+INPUT = "images"
+OUTPUTS = ("logits", "probabilities", "embedding", "feature_map")
+
+
+class ServingGraph(nn.Module):
+    """A folded network with its normalisation before it and softmax behind it.
+
+    Args:
+        model: the trained network.
+        preprocess: gives mean and standard deviation, of values between 0 and 1.
+        temperature: probabilities are softmax(logits / temperature).
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, model: ResNet, preprocess: Preprocess, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.model = fold(model)
+        self.temperature = temperature
+        mean = torch.tensor(preprocess.mean, dtype=torch.float64)
+        std = torch.tensor(preprocess.std, dtype=torch.float64)
+        self.register_buffer("mean", (mean * 255).float())
+        self.register_buffer("scale", (1 / (std * 255)).float())
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """uint8 [N, H, W, C] to the tensors of `OUTPUTS`; shapes as in docs/architecture.md."""
+        # Cast, arithmetic, transpose, in this order: TensorRT's parser refuses to transpose uint8.
+        x = (images.float() - self.mean) * self.scale
+        feature_map = self.model.features(x.permute(0, 3, 1, 2))
+        embedding = feature_map.mean((2, 3))
+        logits = self.model.classifier(embedding)
+        scaled = logits if self.temperature == 1.0 else logits / self.temperature
+        return logits, scaled.softmax(1), embedding, feature_map

@@ -1,0 +1,69 @@
+"""A version of a model as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from models import manifest
+from models.manifest import Artifact, ManifestError
+
+
+def find_versions(path: Path) -> list[Path]:
+    """The version folders in a repository or a model, or the one that `path` is.
+
+    Raises:
+        ManifestError: there are none.
+    """
+    for pattern in (manifest.FILE_NAME, f"*/{manifest.FILE_NAME}", f"*/*/{manifest.FILE_NAME}"):
+        found = [file.parent.resolve() for file in path.glob(pattern) if file.parent.resolve().name.isdecimal()]
+        if found:
+            return sorted(found, key=lambda version: (version.parent.name, int(version.name)))
+    raise ManifestError(f"{path}: holds no exported model")
+
+
+def print_version(version: Path, console: Console) -> None:
+    """Print what the manifest of a version says.
+
+    Raises:
+        ManifestError: it cannot be read.
+    """
+    described = manifest.read(version)
+    arch, preprocess = described.architecture, described.preprocess
+    facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    facts.add_row("model", f"{described.name}, version {described.version}")
+    facts.add_row("architecture", " ".join([arch.name, *(f"{key}={value}" for key, value in arch.options.items())]))
+    facts.add_row("classes", f"{arch.num_classes}: {_shortened(described.labels)}")
+    facts.add_row("input", f"{preprocess.size[0]} x {preprocess.size[1]} {preprocess.mode}")
+    facts.add_row("trained on", str(described.provenance.get("dataset") or "not recorded"))
+    facts.add_row("folder", str(version))
+    console.print(facts, highlight=False, soft_wrap=True)
+
+    table = Table("file", "precision", "size", "logit error", "top-1 agreement", "top-1", "residual adds fused")
+    for artifact in described.artifacts:
+        table.add_row(*_row(artifact, version))
+    console.print(table)
+    for artifact in described.artifacts:
+        for runtime, report in artifact.fusion.items():
+            for add in report.unfused:
+                console.print(f"not fused in {runtime}: {add.node} {add.reason}", highlight=False)
+
+
+def _row(artifact: Artifact, version: Path) -> list[str]:
+    parity, accuracy = artifact.parity, artifact.accuracy
+    size = (version / artifact.file).stat().st_size
+    return [
+        artifact.file,
+        artifact.precision,
+        f"{size / 1e6:.1f} MB",
+        f"{parity.logit_error:.1e} on {parity.images}" if parity else "-",
+        f"{parity.top1_agreement:.2%}" if parity else "-",
+        f"{accuracy.top1:.2%} on {accuracy.images}" if accuracy else "-",
+        ", ".join(f"{name}: {r.fused} of {r.residual_adds}" for name, r in artifact.fusion.items()) or "-",
+    ]
+
+
+def _shortened(labels: tuple[str, ...], most: int = 5) -> str:
+    return ", ".join(labels[:most]) + (", …" if len(labels) > most else "")
