@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+Image.init()  # all codecs now, or the first damaged file waits for them
 # The limit is `max_pixels` below, checked before anything is decoded, per call and without a warning.
 Image.MAX_IMAGE_PIXELS = None
 

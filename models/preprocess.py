@@ -5,7 +5,7 @@ No torch: serving and training share this file, so an image is cut the same way 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,8 @@ _FILTERS = {
 }
 
 
-class Preprocess(BaseModel):
-    """Geometry, colour mode and normalisation; travels with the weights."""
+class Geometry(BaseModel):
+    """The size and colour mode that images are brought to."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,15 +34,9 @@ class Preprocess(BaseModel):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     mode: Literal["L", "RGB"] = "RGB"
     """Grey or colour."""
-    mean: tuple[float, ...]
-    """Mean of each channel, of values between 0 and 1."""
-    std: tuple[PositiveFloat, ...]
-    """Standard deviation of each channel, of values between 0 and 1."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Preprocess:
-        if not len(self.mean) == len(self.std) == self.channels:
-            raise ValueError(f"mode {self.mode} has {self.channels} channels; mean and std need as many values each")
+    def _crop_fits(self) -> Self:
         if self.resize is not None and self.resize < max(self.size):
             raise ValueError(f"resize {self.resize} is smaller than the crop {self.size}: there is nothing to crop from")
         return self
@@ -76,3 +70,18 @@ class Preprocess(BaseModel):
             left, top = round((image.width - width) / 2), round((image.height - height) / 2)
             image = image.crop((left, top, left + width, top + height))
         return np.asarray(image, dtype=np.uint8).reshape(self.shape)
+
+
+class Preprocess(Geometry):
+    """Geometry and normalisation; travels with the weights."""
+
+    mean: tuple[float, ...]
+    """Mean of each channel, of values between 0 and 1."""
+    std: tuple[PositiveFloat, ...]
+    """Standard deviation of each channel, of values between 0 and 1."""
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> Self:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mode {self.mode} has {self.channels} channels; mean and std need as many values each")
+        return self

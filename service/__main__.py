@@ -1,0 +1,62 @@
+"""`resnet-serve`; also `python -m service`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from types import FrameType
+
+import uvicorn
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from service import executors
+from service.app import create_app
+from service.executors import ExecutorError
+from service.repository import LoadError, find_models
+from service.settings import Settings
+
+
+def run() -> None:
+    """Parse the settings, serve until SIGTERM or SIGINT, finish what was accepted, exit with 0."""
+    # uvicorn raises the signal again when it is done: it then ends the process as a success.
+    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGINT, _exit)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        settings = CliApp.run(Settings)
+        find_models(settings.repository)
+        executors.find(settings.executor)
+    except (ValidationError, LoadError, ExecutorError) as error:
+        sys.exit(_explain(error))
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings),
+            host=settings.host,
+            port=settings.port,
+            access_log=False,
+            log_config=None,
+            log_level="warning",
+            timeout_graceful_shutdown=int(settings.shutdown_seconds),
+        )
+    )
+    logging.info("listening on http://%s:%d, the API is at /docs", settings.host, settings.port)
+    server.run()
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+def _explain(error: Exception) -> str | int:
+    if isinstance(error, ValidationError):
+        lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
+    else:
+        lines = [str(error)]
+    print("error: " + "\n       ".join(lines), file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,72 @@
+"""From the bytes of image files to pixels as the graph takes them, in threads.
+
+Pillow and its codecs release the interpreter lock while they decode, so threads decode in parallel; the event loop
+never touches an image.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from models import images
+from models.images import ImageError, TooManyPixels
+from models.preprocess import Preprocess, UInt8Array
+from service.errors import PayloadTooLarge, ServiceError, UnprocessableImage
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One image, and what its file was."""
+
+    pixels: UInt8Array
+    """uint8 [H, W, C], resized and cropped."""
+    width: int
+    """Of the upright image, in pixels."""
+    height: int
+    format: str
+
+
+class Decoder:
+    """Decodes on `threads` threads.
+
+    Args:
+        threads: images decoded at the same time.
+        max_pixels: larger images are refused before they are decoded.
+    """
+
+    def __init__(self, threads: int, max_pixels: int) -> None:
+        self._threads = threads
+        self._max_pixels = max_pixels
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+    async def decode(self, files: Sequence[bytes], preprocess: Preprocess) -> list[Decoded | ServiceError]:
+        """Decode image files; a bad one gives its error in its place and leaves the others alone."""
+        loop = asyncio.get_running_loop()
+        # Neighbours share a hand-over to a thread, which costs as much as decoding a small image.
+        size = -(-len(files) // self._threads)
+        parts = await asyncio.gather(
+            *(
+                loop.run_in_executor(self._pool, self._decode_part, files[first : first + size], preprocess)
+                for first in range(0, len(files), size)
+            )
+        )
+        return [decoded for part in parts for decoded in part]
+
+    def _decode_part(self, files: Sequence[bytes], preprocess: Preprocess) -> list[Decoded | ServiceError]:
+        return [self._decode_one(data, preprocess) for data in files]
+
+    def _decode_one(self, data: bytes, preprocess: Preprocess) -> Decoded | ServiceError:
+        try:
+            image = images.decode(data, preprocess.mode, self._max_pixels)
+        except TooManyPixels as error:
+            return PayloadTooLarge(str(error))
+        except ImageError as error:
+            return UnprocessableImage(str(error))
+        return Decoded(preprocess.apply(image), image.width, image.height, image.format or "unknown")
+
+    def close(self) -> None:
+        """Wait for what is being decoded, and end the threads."""
+        self._pool.shutdown()

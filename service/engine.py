@@ -1,0 +1,204 @@
+"""The engine: what a request sees of inference. A queue, and a thread that runs its batches on an executor.
+
+Arrays and numbers go in, arrays and numbers come out; nothing else is shared, so the same messages could cross to an
+engine in another process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from threading import Thread
+from typing import Protocol
+
+import numpy as np
+
+from models.preprocess import UInt8Array
+from service.batching import Batch, BatchQueue, QueueFull, Share, Ticket
+from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, Unavailable
+from service.executors import Executor, Float32Array
+from service.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The answer to one request's images."""
+
+    outputs: dict[str, Float32Array]
+    """Arrays [n, ...], one row an image, in the order of the request."""
+    queue_seconds: float
+    """Time that the first image waited."""
+    inference_seconds: float
+    """Time in the executor, added up over the batches that the images were in."""
+    batch_size: int
+    """Size of the largest of these batches."""
+
+
+class Engine(Protocol):
+    """Takes the images of many requests and answers each."""
+
+    async def submit(self, images: Sequence[UInt8Array], outputs: frozenset[str], deadline: float) -> Result:
+        """Compute images.
+
+        Args:
+            images: uint8 [H, W, C] each.
+            outputs: names out of logits, probabilities, embedding, feature_map.
+            deadline: `time.monotonic` seconds; what is not done by then is given up.
+
+        Raises:
+            Overloaded: the queue is full.
+            DeadlineExceeded: the deadline passed.
+            InferenceFailed: the executor raised.
+            Unavailable: the engine is closed.
+        """
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Whether batches are being computed."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class _Pending:
+    """A request that waits in `submit`."""
+
+    future: asyncio.Future[Result]
+    parts: list[tuple[Share, dict[str, Float32Array]]] = field(default_factory=list)
+    started_at: float = math.inf
+    inference_seconds: float = 0.0
+    batch_size: int = 0
+
+
+class LocalEngine:
+    """An engine in this process: one thread, one executor.
+
+    Args:
+        executor: used by the engine's thread only.
+        queue: where requests wait.
+        metrics: told of each batch.
+        name: of the model, for logs and metrics.
+    """
+
+    def __init__(self, executor: Executor, queue: BatchQueue, metrics: Metrics, name: str) -> None:
+        self._executor = executor
+        self._queue = queue
+        self._metrics = metrics
+        self._name = name
+        self._thread = Thread(target=self._work, name=f"engine-{name}", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._seconds_per_image = 0.0
+
+    def start(self) -> None:
+        """Begin to compute; answers are delivered on the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Refuse what comes, compute what waits, then free the executor."""
+        self._queue.close()
+        if self._loop is not None:
+            await self._loop.run_in_executor(None, self._thread.join)
+        self._executor.close()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """Images in the queue."""
+        return len(self._queue)
+
+    @property
+    def max_batch(self) -> int:
+        return self._queue.max_batch
+
+    async def submit(self, images: Sequence[UInt8Array], outputs: frozenset[str], deadline: float) -> Result:
+        if self._loop is None or not self.alive:
+            raise Unavailable(f"model {self._name!r} is not running")
+        pending = _Pending(self._loop.create_future())
+        ticket = Ticket(images, outputs, deadline, pending)
+        try:
+            self._queue.put(ticket)
+        except QueueFull as full:
+            raise Overloaded(max(1, math.ceil(full.waiting * self._seconds_per_image))) from None
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await pending.future
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "the time limit passed before the image was computed: try again, or raise timeout_ms"
+            ) from None
+        finally:
+            ticket.abandoned = True  # no one waits for it any more, whatever ended the wait
+
+    def _work(self) -> None:
+        """The engine's thread."""
+        while (batch := self._queue.take()) is not None:
+            started = time.monotonic()
+            try:
+                outputs = self._compute(batch)
+            except Exception as error:  # whatever a native runtime raises must reach the callers, not end the thread
+                log.exception("model %s: a batch of %d failed", self._name, batch.size)
+                self._call(self._fail, batch, error)
+                continue
+            self._call(self._deliver, batch, outputs, started, time.monotonic())
+
+    def _compute(self, batch: Batch) -> dict[str, Float32Array]:
+        buffer = self._executor.acquire(batch.size)
+        row = 0
+        for share in batch.shares:
+            for image in share.ticket.images[share.start : share.stop]:
+                buffer[row] = image
+                row += 1
+        return self._executor.run(buffer, batch.outputs)
+
+    def _call(self, function, *arguments) -> None:  # type: ignore[no-untyped-def]
+        """Run a function on the event loop; nobody is left to be told when that is closed."""
+        assert self._loop is not None
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _fail(self, batch: Batch, error: Exception) -> None:
+        for share in batch.shares:
+            pending: _Pending = share.ticket.owner
+            share.ticket.abandoned = True
+            if not pending.future.done():
+                failure = InferenceFailed("the model failed on this batch: try again; the server's log has the cause")
+                failure.__cause__ = error
+                pending.future.set_exception(failure)
+
+    def _deliver(self, batch: Batch, outputs: dict[str, Float32Array], started: float, finished: float) -> None:
+        seconds = finished - started
+        # A slow average: about the last ten batches.
+        per_image = seconds / batch.size
+        self._seconds_per_image += (per_image - self._seconds_per_image) * (0.1 if self._seconds_per_image else 1.0)
+        self._metrics.batch(self._name, batch.size, seconds)
+        row = 0
+        for share in batch.shares:
+            count = share.stop - share.start
+            pending: _Pending = share.ticket.owner
+            pending.parts.append((share, {name: values[row : row + count] for name, values in outputs.items()}))
+            pending.started_at = min(pending.started_at, started)
+            pending.inference_seconds += seconds
+            pending.batch_size = max(pending.batch_size, batch.size)
+            row += count
+            done = sum(part.stop - part.start for part, _ in pending.parts)
+            if done == len(share.ticket.images) and not pending.future.done():
+                pending.future.set_result(_assemble(share.ticket, pending))
+
+
+def _assemble(ticket: Ticket, pending: _Pending) -> Result:
+    parts = sorted(pending.parts, key=lambda part: part[0].start)
+    if len(parts) == 1:
+        outputs = {name: parts[0][1][name] for name in ticket.outputs}
+    else:
+        outputs = {name: np.concatenate([values[name] for _, values in parts]) for name in ticket.outputs}
+    return Result(outputs, pending.started_at - ticket.queued_at, pending.inference_seconds, pending.batch_size)

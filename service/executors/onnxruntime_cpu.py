@@ -1,0 +1,47 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from models.manifest import Artifact, Manifest
+from models.preprocess import UInt8Array
+from service.executors import ExecutorError, Float32Array
+
+_FATAL = 4
+
+
+class Executor:
+    """Runs the float32 graph on `threads` processors."""
+
+    computes = True
+
+    def __init__(self, version: Path, manifest: Manifest, artifact: Artifact, threads: int, argument: str) -> None:
+        if argument:
+            raise ExecutorError(f"onnxruntime-cpu takes no argument, not {argument!r}")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _FATAL  # errors come as exceptions
+        # Idle threads that spin for work take the processor away from decoding and HTTP.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(
+                str(version / artifact.file), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # the runtime's exceptions have no common base
+            raise ExecutorError(f"{artifact.file}: ONNX Runtime cannot load it: {error}") from error
+        self._shape = manifest.preprocess.shape
+
+    def acquire(self, n: int) -> UInt8Array:
+        return np.empty((n, *self._shape), np.uint8)
+
+    def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+        names = list(outputs)
+        return dict(zip(names, self._session.run(names, {"images": images}), strict=True))
+
+    def close(self) -> None:
+        del self._session

@@ -1,0 +1,49 @@
+"""Computes nothing, and takes a fixed time for it: to try out a deployment, or what overload does, without a model.
+
+The first class is the mean of the pixel values modulo the number of classes, so answers can be told apart.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from models.manifest import Artifact, Manifest
+from models.preprocess import UInt8Array
+from service.executors import ExecutorError, Float32Array
+
+
+class Executor:
+    """Takes `argument` milliseconds for each batch, of whatever size."""
+
+    computes = False
+
+    def __init__(self, version: Path, manifest: Manifest, artifact: Artifact, threads: int, argument: str) -> None:
+        try:
+            self._seconds = float(argument or 10) / 1000
+        except ValueError:
+            raise ExecutorError(f"simulated:MS takes milliseconds a batch, not {argument!r}") from None
+        self._shape = manifest.preprocess.shape
+        self._classes = manifest.architecture.num_classes
+
+    def acquire(self, n: int) -> UInt8Array:
+        return np.empty((n, *self._shape), np.uint8)
+
+    def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+        time.sleep(self._seconds)
+        first = images.reshape(len(images), -1).mean(1).astype(np.int64) % self._classes
+        logits = np.zeros((len(images), self._classes), np.float32)
+        logits[np.arange(len(images)), first] = 10.0
+        exponentials = np.exp(logits)
+        values = {
+            "logits": logits,
+            "probabilities": exponentials / exponentials.sum(1, keepdims=True),
+            "embedding": np.zeros((len(images), 1), np.float32),
+            "feature_map": np.zeros((len(images), 1, 1, 1), np.float32),
+        }
+        return {name: values[name] for name in outputs}
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,91 @@
+"""From a request's body to image files: one image as it is, a form with files, or JSON with base64."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
+from service.schemas import ClassifyRequest
+
+
+class BodyLimit:
+    """ASGI middleware that refuses bodies over a size, by their announced length or as they come in."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
+        received = 0
+
+        async def limited() -> Message:
+            nonlocal received
+            if announced > self._max_bytes:
+                raise self._too_large()
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise self._too_large()
+            return message
+
+        await self._app(scope, limited, send)
+
+    def _too_large(self) -> PayloadTooLarge:
+        return PayloadTooLarge(
+            f"the body is larger than the {self._max_bytes:,} bytes accepted: send fewer or smaller images"
+        )
+
+
+async def read_images(request: Request, max_images: int) -> Sequence[bytes]:
+    """The image files in a request's body.
+
+    Raises:
+        BadRequest: no image, or a body that is not what its Content-Type says.
+        PayloadTooLarge: too many bytes or images.
+        UnsupportedMediaType: a Content-Type that is not taken.
+    """
+    kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
+    if kind.startswith("image/") or kind == "application/octet-stream":
+        return [await request.body()]
+    if kind == "multipart/form-data":
+        files = await _form_files(request, max_images)
+    elif kind == "application/json":
+        files = await asyncio.to_thread(_json_files, await request.body())
+    else:
+        raise UnsupportedMediaType(
+            f"Content-Type {kind!r} is not taken: send an image as image/* or application/octet-stream "
+            "(curl -H 'Content-Type: image/png' --data-binary @FILE), files as multipart/form-data (curl -F image=@FILE), "
+            "or JSON"
+        )
+    if len(files) > max_images:
+        raise PayloadTooLarge(f"{len(files)} images in one request, {max_images} are taken: send them in several")
+    return files
+
+
+async def _form_files(request: Request, max_images: int) -> list[bytes]:
+    async with request.form(max_files=max_images + 1, max_fields=max_images + 1) as form:
+        files = [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    if not files:
+        raise BadRequest("the form holds no file: send images as files (curl -F image=@FILE)")
+    return files
+
+
+def _json_files(body: bytes) -> list[bytes]:
+    try:
+        return [image.base64 for image in ClassifyRequest.model_validate_json(body).images]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BadRequest(
+            f'{place + ": " if place else ""}{first["msg"]}; expected {{"images": [{{"base64": "…"}}]}}'
+        ) from None

@@ -1,0 +1,91 @@
+"""What the API takes and gives, as JSON."""
+
+from __future__ import annotations
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
+
+from models.manifest import Accuracy, Precision
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Prediction(_Schema):
+    label: str
+    index: int
+    probability: float
+
+
+class ImageInfo(_Schema):
+    """The image as it was sent, upright."""
+
+    width: int
+    height: int
+    format: str
+
+
+class Problem(_Schema):
+    """RFC 9457 problem details."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+
+
+class ImageResult(_Schema):
+    """Predictions, best first, or the reason why there are none."""
+
+    predictions: list[Prediction] | None = None
+    image: ImageInfo | None = None
+    error: Problem | None = None
+
+
+class Timing(_Schema):
+    """Milliseconds that the request spent, and the largest batch that it was part of."""
+
+    decode_ms: float
+    queue_ms: float
+    inference_ms: float
+    batch_size: int
+    total_ms: float
+
+
+class Classification(_Schema):
+    model: str
+    version: str
+    results: list[ImageResult]
+    timing: Timing
+
+
+class Base64Image(_Schema):
+    base64: Base64Bytes
+
+
+class ClassifyRequest(_Schema):
+    """Images in JSON. A third larger than the same files as multipart/form-data, and slower to read."""
+
+    images: list[Base64Image] = Field(min_length=1)
+
+
+class ModelInfo(_Schema):
+    name: str
+    version: str
+    labels: list[str]
+    input_size: tuple[int, int]
+    mode: str
+    architecture: str
+    executor: str
+    precision: Precision
+    max_batch: int
+    accuracy: Accuracy | None
+
+
+class ModelList(_Schema):
+    models: list[ModelInfo]
+
+
+class Readiness(_Schema):
+    ready: bool
+    reasons: list[str] = []

@@ -1,0 +1,98 @@
+"""Every setting, once: defaults, environment variables and command-line flags all come from this definition."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_MIB = 1024 * 1024
+
+
+def shipped_repository() -> Path:
+    """The model repository that comes with the project."""
+    return Path(str(resources.files("models"))) / "pretrained" / "repository"
+
+
+def available_cpus() -> int:
+    """Processors that this process may use: the affinity mask, and the CPU quota of its container."""
+    cpus = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cpus
+    return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
+
+
+class Settings(BaseSettings):
+    """Serve the models of a repository over HTTP.
+
+    Each option can also be set as an environment variable: RESNET_SERVE_ and its name in capitals.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="RESNET_SERVE_",
+        frozen=True,
+        cli_prog_name="resnet-serve",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        use_attribute_docstrings=True,
+    )
+
+    repository: Path = Field(default_factory=shipped_repository)
+    """Folder of models, as resnet-export writes it. Default: the model that ships with the project."""
+
+    model: str | None = None
+    """The model that /v1/classify answers with, where the repository holds several. Default: the first by name."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. 0.0.0.0 makes the service reachable from other machines."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen on; 0 takes a free one."""
+
+    executor: str = "onnxruntime-cpu"
+    """Runtime that computes. `simulated:MS` answers after MS milliseconds a batch, to try out a deployment."""
+
+    threads: PositiveInt = Field(default_factory=available_cpus)
+    """Processors that one inference uses. Fewer leave more to decoding and HTTP. Default: all available."""
+
+    decode_threads: PositiveInt = Field(default_factory=available_cpus)
+    """Images decoded at the same time. Default: one for each processor."""
+
+    max_batch: PositiveInt | None = None
+    """Most images in one inference. More raise latency, and throughput up to a point. Default: measured at start,
+    the smallest that is within 3 % of the best throughput."""
+
+    max_delay_ms: Annotated[float, Field(ge=0)] = 0.0
+    """Milliseconds that an image may wait for others to share its batch. Batches form without it while the executor
+    is busy; it only helps executors that gain much from full batches."""
+
+    queue_size: PositiveInt = 512
+    """Images that may wait. More ride out longer bursts; those who come when it is full are refused at once."""
+
+    timeout_ms: PositiveFloat = 10_000.0
+    """Default time limit of a request, from its last byte to its answer. A request can ask for less or more."""
+
+    max_body_bytes: PositiveInt = 32 * _MIB
+    """Largest request body."""
+
+    max_pixels: PositiveInt = 64_000_000
+    """Largest image, width times height; decoding takes about 4 bytes of memory a pixel."""
+
+    max_images: PositiveInt = 128
+    """Most images in one request."""
+
+    shutdown_seconds: PositiveFloat = 30.0
+    """Time that accepted requests have to finish after SIGTERM."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.max_images > self.queue_size:
+            raise ValueError(f"max_images ({self.max_images}) must fit in the queue: raise queue_size ({self.queue_size})")
+        return self

@@ -1,0 +1,26 @@
+"""The best classes of each image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from models.parity import Float32Array
+from service.schemas import Prediction
+
+
+def top_k(probabilities: Float32Array, labels: Sequence[str], k: int) -> list[list[Prediction]]:
+    """The `k` likeliest classes of each row of [n, classes], best first; all of them where there are fewer.
+
+    Equal probabilities are given in the order of the classes.
+    """
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
+    values = np.take_along_axis(probabilities, best, axis=1)
+    return [
+        [
+            Prediction(label=labels[index], index=index, probability=probability)
+            for index, probability in zip(indices, row, strict=True)
+        ]
+        for indices, row in zip(best.tolist(), values.tolist(), strict=True)
+    ]
