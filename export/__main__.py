@@ -38,10 +38,10 @@ def build_command(
     from export.build import BuildError, build
     from export.verify import VerificationError
     from models.checkpoint import CheckpointError
-    from models.data import DataError, load
+    from models.data import DataError
 
     try:
-        version = build(path, repository, name, None if data is None else load(data, "test"))
+        version = build(path, repository, name, data)
     except (BuildError, CheckpointError, DataError, VerificationError) as error:
         _fail(error)
     print_version(version, Console())

@@ -19,7 +19,7 @@ from export.graph import ServingGraph
 from export.verify import OnnxRunner, check_parity, measure_accuracy
 from models import checkpoint, manifest
 from models.checkpoint import Checkpoint
-from models.data import Dataset
+from models.data import Dataset, load
 from models.evaluate import predict
 from models.manifest import Artifact, Manifest
 from models.parity import Float32Array
@@ -33,7 +33,7 @@ class BuildError(ValueError):
     """The version cannot be written; the message is one line that says why."""
 
 
-def build(checkpoint_path: Path, repository: Path, name: str, data: Dataset | None = None) -> Path:
+def build(checkpoint_path: Path, repository: Path, name: str, data: Path | None = None) -> Path:
     """Write the next version of a model and return its folder.
 
     The version appears whole or not at all: it is written and checked in a hidden folder, then renamed.
@@ -42,22 +42,21 @@ def build(checkpoint_path: Path, repository: Path, name: str, data: Dataset | No
         checkpoint_path: safetensors file that `resnet-train` wrote.
         repository: folder of models; made if it is not there.
         name: name of the model in the repository.
-        data: images to compare on and to measure accuracy with; shipped photographs without it.
+        data: folder of a data set; its test split, brought to the checkpoint's geometry, is compared on and measures
+            accuracy. Shipped photographs without it.
 
     Raises:
         CheckpointError: the file is no usable checkpoint.
+        DataError: the folder is no usable data set.
         VerificationError: what was written does not compute what the checkpoint computes.
         BuildError: the data set does not fit the checkpoint, or the folder cannot be written.
     """
     trained = checkpoint.load(checkpoint_path)
     model = trained.model()
-    if data is not None and len(data.classes) != len(trained.labels):
-        raise BuildError(f"the data set has {len(data.classes)} classes, the checkpoint {len(trained.labels)}")
-    images = samples.photographs(trained.preprocess) if data is None else samples.from_dataset(data, PARITY_IMAGES)
-    if images.shape[1:] != trained.preprocess.shape:
-        raise BuildError(
-            f"the data set's images have shape {images.shape[1:]}, the checkpoint takes {trained.preprocess.shape}"
-        )
+    test = None if data is None else load(data, "test", trained.preprocess)
+    if test is not None and len(test.classes) != len(trained.labels):
+        raise BuildError(f"{data}: has {len(test.classes)} classes, the checkpoint {len(trained.labels)}")
+    images = samples.photographs(trained.preprocess) if test is None else samples.from_dataset(test, PARITY_IMAGES)
     logits = np.concatenate(
         [predict(model, images[first : first + 64], trained.preprocess).numpy() for first in range(0, len(images), 64)]
     )
@@ -65,7 +64,7 @@ def build(checkpoint_path: Path, repository: Path, name: str, data: Dataset | No
     with _staged_version(repository / name) as (folder, number):
         onnx_path = folder / "model.onnx"
         onnx_format.write(ServingGraph(model, trained.preprocess), trained.preprocess, onnx_path)
-        artifact = describe(onnx_path, images, logits, data)
+        artifact = describe(onnx_path, images, logits, test)
         golden = folder / manifest.GOLDEN_FILE
         write_golden(golden, images, logits)
         described = Manifest(

@@ -45,15 +45,13 @@ def _fold_pair(conv: nn.Module, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
         return conv, norm
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError("a normalisation without running statistics cannot be folded")
-    folded = nn.Conv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=True
-    ).to(conv.weight.device)  # fmt: skip
+    folded = copy.deepcopy(conv)
+    folded.bias = nn.Parameter(torch.zeros_like(norm.bias))
     with torch.no_grad():
         # In double precision: the rounding then happens once.
         scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
         bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.double()
         folded.weight.copy_(conv.weight.double() * scale[:, None, None, None])
-        assert folded.bias is not None
         folded.bias.copy_((bias - norm.running_mean.double()) * scale + norm.bias.double())
     return folded, nn.Identity()
 

@@ -24,9 +24,7 @@ def photographs(preprocess: Preprocess) -> UInt8Array:
             continue
         whole = images.decode(path.read_bytes(), preprocess.mode)
         width, height = whole.width // 2, whole.height // 2
-        quarters = [
-            whole.crop((left, top, left + width, top + height)) for left in (0, width) for top in (0, height)
-        ]
+        quarters = [whole.crop((left, top, left + width, top + height)) for left in (0, width) for top in (0, height)]
         views += [preprocess.apply(view) for view in (whole, *quarters)]
     upright = np.stack(views)
     return np.concatenate([upright, upright[:, :, ::-1]])

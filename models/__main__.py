@@ -19,6 +19,7 @@ from models.data import DataError, load
 from models.device import Compute
 from models.evaluate import Report, evaluate
 from models.plots import plot_confusion
+from models.preprocess import Geometry
 from models.progress import console
 from models.train import Interrupted, Recipe, train
 
@@ -57,6 +58,14 @@ def train_command(
     arch: Annotated[str, typer.Option(help="Row of the table of architectures; see --list.")],
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
     out: Annotated[Path, typer.Option(help="Folder for the run: checkpoint, state, metrics, curves.")],
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Pixels of the square cut from each image file after its shorter side is scaled to 256/224 of that; "
+            "224 without it. Data sets of arrays keep their size without it.",
+            min=1,
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1)] = _default.epochs,
     batch_size: Annotated[int, typer.Option(min=1)] = _default.batch_size,
     lr: Annotated[float, typer.Option(help="Learning rate after warm-up.")] = _default.peak_lr,
@@ -118,7 +127,8 @@ def train_command(
     try:
         if (out / "state.safetensors").exists() and not resume:
             raise CheckpointError(f"{out}: holds a run already: give --resume to go on, or another --out")
-        result = train(recipe, load(data, "train"), load(data, "test"), out, resume=resume)
+        geometry = None if size is None else Geometry(size=(size, size), resize=round(size * 256 / 224))
+        result = train(recipe, load(data, "train", geometry), load(data, "test", geometry), out, resume=resume)
     except Interrupted as interrupted:
         console.print(str(interrupted), highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
@@ -138,7 +148,7 @@ def evaluate_command(
     """Top-1, top-5 and the accuracy of each class, on the test split."""
     try:
         loaded = checkpoint.load(path)
-        test = load(data, "test")
+        test = load(data, "test", loaded.preprocess)
         if len(test.classes) != len(loaded.labels):
             raise DataError(f"{data}: has {len(test.classes)} classes, the checkpoint {len(loaded.labels)}")
         report = evaluate(loaded.model(), test, loaded.preprocess)

@@ -15,9 +15,9 @@ from models.preprocess import Preprocess
 
 FILE_NAME = "manifest.json"
 GOLDEN_FILE = "golden.npz"
-"""Images as the graph takes them (`images`, uint8 [n, H, W, C]) and the eager model's `logits` (float32 [n, classes])."""
+"""`images`, uint8 [n, H, W, C] as the graph takes them, and the eager model's `logits`, float32 [n, classes]."""
 
-SCHEMA = 1
+SCHEMA: Literal[1] = 1
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 SHA256 = r"^[0-9a-f]{64}$"
 
@@ -111,7 +111,8 @@ class Manifest(_Model):
             raise ValueError(f"{len(self.labels)} labels for {self.architecture.num_classes} classes")
         if self.preprocess.channels != self.architecture.in_channels:
             raise ValueError(
-                f"preprocessing gives {self.preprocess.channels} channels, the network takes {self.architecture.in_channels}"
+                f"preprocessing gives {self.preprocess.channels} channels, "
+                f"the network takes {self.architecture.in_channels}"
             )
         if not self.artifacts:
             raise ValueError("no artifact is listed")
@@ -138,7 +139,8 @@ def read(version: Path) -> Manifest:
         raise ManifestError(f"{path}: {place + ': ' if place else ''}{first['msg']}") from error
     if (manifest.name, str(manifest.version)) != (version.parent.name, version.name):
         raise ManifestError(
-            f"{path}: is of {manifest.name} version {manifest.version}, but lies in {version.parent.name}/{version.name}"
+            f"{path}: is of {manifest.name} version {manifest.version}, "
+            f"but lies in {version.parent.name}/{version.name}"
         )
     return manifest
 
@@ -155,8 +157,8 @@ def check_hash(path: Path, expected: str) -> None:
         raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
     if actual != expected:
         raise ManifestError(
-            f"{path}: its content is not what the manifest describes (SHA-256 {actual[:12]}…, expected {expected[:12]}…): "
-            "copy or export the version again"
+            f"{path}: its content is not what the manifest describes "
+            f"(SHA-256 {actual[:12]}…, expected {expected[:12]}…): copy or export the version again"
         )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot as plt  # noqa: E402  the backend is chosen first
+from matplotlib import pyplot as plt
 
 BLUE, ORANGE = "#0072B2", "#D55E00"
 

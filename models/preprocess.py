@@ -38,7 +38,9 @@ class Geometry(BaseModel):
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:
         if self.resize is not None and self.resize < max(self.size):
-            raise ValueError(f"resize {self.resize} is smaller than the crop {self.size}: there is nothing to crop from")
+            raise ValueError(
+                f"resize {self.resize} is smaller than the crop {self.size}: there is nothing to crop from"
+            )
         return self
 
     @property
@@ -62,9 +64,7 @@ class Geometry(BaseModel):
                 image = image.resize((width, height), resample)
         else:
             shorter = min(image.size)
-            scaled = tuple(
-                self.resize if side == shorter else self.resize * side // shorter for side in image.size
-            )
+            scaled = tuple(self.resize if side == shorter else self.resize * side // shorter for side in image.size)
             if image.size != scaled:
                 image = image.resize((scaled[0], scaled[1]), resample)
             left, top = round((image.width - width) / 2), round((image.height - height) / 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import sys
 from types import FrameType
 
@@ -30,7 +31,7 @@ def run() -> None:
         executors.find(settings.executor)
     except (ValidationError, LoadError, ExecutorError) as error:
         sys.exit(_explain(error))
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             create_app(settings),
             host=settings.host,
@@ -41,8 +42,16 @@ def run() -> None:
             timeout_graceful_shutdown=int(settings.shutdown_seconds),
         )
     )
-    logging.info("listening on http://%s:%d, the API is at /docs", settings.host, settings.port)
     server.run()
+
+
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for server in self.servers:  # only now is a port that was asked for as 0 known, and that it was free
+            for bound in server.sockets:
+                host, port = bound.getsockname()[:2]
+                logging.info("listening on http://%s:%d, the API is at /docs", host, port)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

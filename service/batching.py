@@ -16,6 +16,10 @@ from typing import Any
 from models.preprocess import UInt8Array
 
 
+class QueueClosed(Exception):
+    """Nothing more is accepted."""
+
+
 class QueueFull(Exception):
     """No room; `waiting` images are before this one."""
 
@@ -89,12 +93,15 @@ class BatchQueue:
         """Append a ticket.
 
         Raises:
+            QueueClosed: after `close`.
             QueueFull: its images do not all fit.
         """
         with self._changed:
+            if self._closed:
+                raise QueueClosed
             if self._waiting + len(ticket.images) > self._capacity:
                 self._drop_dead()
-            if self._waiting + len(ticket.images) > self._capacity or self._closed:
+            if self._waiting + len(ticket.images) > self._capacity:
                 raise QueueFull(self._waiting)
             self._tickets.append(ticket)
             self._waiting += len(ticket.images)

@@ -7,6 +7,7 @@ never touches an image.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,12 @@ from models import images
 from models.images import ImageError, TooManyPixels
 from models.preprocess import Preprocess, UInt8Array
 from service.errors import PayloadTooLarge, ServiceError, UnprocessableImage
+
+log = logging.getLogger(__name__)
+
+_MAX_ELONGATION = 200
+"""Longer side over shorter side. The shorter one is brought to a fixed size, so a file of 500 bytes with 1 x 200000
+pixels would take gigabytes once scaled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +68,19 @@ class Decoder:
     def _decode_one(self, data: bytes, preprocess: Preprocess) -> Decoded | ServiceError:
         try:
             image = images.decode(data, preprocess.mode, self._max_pixels)
+            if preprocess.resize is not None and max(image.size) > _MAX_ELONGATION * min(image.size):
+                return UnprocessableImage(
+                    f"the image has {image.width} x {image.height} pixels, one side more than {_MAX_ELONGATION} times "
+                    "the other: crop it first"
+                )
+            return Decoded(preprocess.apply(image), image.width, image.height, image.format or "unknown")
         except TooManyPixels as error:
             return PayloadTooLarge(str(error))
         except ImageError as error:
             return UnprocessableImage(str(error))
-        return Decoded(preprocess.apply(image), image.width, image.height, image.format or "unknown")
+        except Exception:  # a native codec's exceptions have no common base, and one bad image must fail alone
+            log.warning("a codec failed on an image of %d bytes", len(data), exc_info=True)
+            return UnprocessableImage("the image cannot be decoded: save it again, as PNG or JPEG")
 
     def close(self) -> None:
         """Wait for what is being decoded, and end the threads."""

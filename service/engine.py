@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from models.preprocess import UInt8Array
-from service.batching import Batch, BatchQueue, QueueFull, Share, Ticket
+from service.batching import Batch, BatchQueue, QueueClosed, QueueFull, Share, Ticket
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, Unavailable
 from service.executors import Executor, Float32Array
 from service.metrics import Metrics
@@ -127,6 +127,8 @@ class LocalEngine:
         ticket = Ticket(images, outputs, deadline, pending)
         try:
             self._queue.put(ticket)
+        except QueueClosed:
+            raise Unavailable(f"model {self._name!r} is shutting down") from None
         except QueueFull as full:
             raise Overloaded(max(1, math.ceil(full.waiting * self._seconds_per_image))) from None
         try:

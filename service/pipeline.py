@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from service import repository
 from service.decode import Decoded, Decoder
@@ -13,7 +13,7 @@ from service.engine import Result
 from service.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
 from service.metrics import Metrics
 from service.repository import LoadedModel, LoadError
-from service.schemas import Classification, ImageInfo, ImageResult, Problem, Timing
+from service.schemas import Classification, ImageInfo, ImageResult, Prediction, Problem, Timing
 from service.settings import Settings
 from service.topk import top_k
 
@@ -48,9 +48,13 @@ class Pipeline:
                     log.error("%s is not served: %s", name, error)
                     self.failures[name] = str(error)
                     continue
+                except Exception as error:  # one broken model must not stop the others, nor pass for a ready service
+                    log.exception("%s is not served", name)
+                    self.failures[name] = f"cannot be loaded: {error}"
+                    continue
                 model.engine.start()
                 self.models[name] = model
-        except LoadError as error:
+        except (LoadError, OSError) as error:
             log.error("%s", error)
             self.failures["repository"] = str(error)
         finally:
@@ -120,7 +124,7 @@ class Pipeline:
 
         good = [image for image in decoded if isinstance(image, Decoded)]
         result = Result({}, 0.0, 0.0, 0)
-        predictions = iter(())
+        predictions: Iterator[list[Prediction]] = iter(())
         if good:
             result = await model.engine.submit([image.pixels for image in good], _OUTPUTS, deadline)
             predictions = iter(top_k(result.outputs["probabilities"], model.manifest.labels, k))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
+import base64
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from models.manifest import Accuracy, Precision
 
@@ -59,8 +62,20 @@ class Classification(_Schema):
     timing: Timing
 
 
+def _from_base64(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        # pydantic's own type skips characters that are not base64, and so takes damaged text for other bytes.
+        return base64.b64decode("".join(value.split()), validate=True)
+    except ValueError as error:
+        raise ValueError(f"not base64 ({error}); of a data: URL, send what stands behind the comma") from None
+
+
 class Base64Image(_Schema):
-    base64: Base64Bytes
+    base64: Annotated[
+        bytes, BeforeValidator(_from_base64), Field(json_schema_extra={"format": "byte", "contentEncoding": "base64"})
+    ]
 
 
 class ClassifyRequest(_Schema):

@@ -94,5 +94,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         if self.max_images > self.queue_size:
-            raise ValueError(f"max_images ({self.max_images}) must fit in the queue: raise queue_size ({self.queue_size})")
+            raise ValueError(
+                f"max_images ({self.max_images}) must fit in the queue: raise queue_size ({self.queue_size})"
+            )
         return self

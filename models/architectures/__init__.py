@@ -37,17 +37,13 @@ def _imagenet_family() -> dict[str, Variant]:
 def _cifar_family() -> dict[str, Variant]:
     """He et al. 2016a, section 4.2: 6n + 2 layers, option A."""
     return {
-        f"resnet{layers}": Variant(
-            ((layers - 2) // 6,) * 3, _CIFAR, basic, shortcut="A", stem="cifar", input_size=32
-        )
+        f"resnet{layers}": Variant(((layers - 2) // 6,) * 3, _CIFAR, basic, shortcut="A", stem="cifar", input_size=32)
         for layers in (20, 32, 44, 56, 110, 1202)
     }
 
 
 def _twins(family: dict[str, Variant], prefix: str, **changes: Any) -> dict[str, Variant]:
-    return {
-        name.replace("resnet", prefix): dataclasses.replace(variant, **changes) for name, variant in family.items()
-    }
+    return {name.replace("resnet", prefix): dataclasses.replace(variant, **changes) for name, variant in family.items()}
 
 
 VARIANTS: dict[str, Variant] = {

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -71,9 +70,7 @@ class ZeroPadShortcut(nn.Module):
         return F.pad(x, (0, 0, 0, 0, 0, self.out_channels - self.in_channels))
 
 
-def make_shortcut(
-    kind: ShortcutKind, in_channels: int, out_channels: int, stride: int, norm: Norm
-) -> nn.Module | None:
+def make_shortcut(kind: ShortcutKind, in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module | None:
     """The shortcut over one block; None for a plain network.
 
     Raises:
@@ -147,9 +144,7 @@ class PreActivationBlock(nn.Module):
         widths = [in_channels, *(shape.channels for shape in shapes)]
         self.norms = nn.ModuleList(norm(width) for width in widths[:-1])
         bias = isinstance(self.norms[0], nn.Identity)
-        self.convs = nn.ModuleList(
-            _conv(width, shape, bias=bias) for width, shape in zip(widths, shapes, strict=False)
-        )
+        self.convs = nn.ModuleList(_conv(width, shape, bias=bias) for width, shape in zip(widths, shapes, strict=False))
         # No normalisation on the shortcut: the next block normalises the sum.
         self.shortcut = make_shortcut(shortcut, in_channels, shapes[-1].channels, _stride(shapes), nn.Identity)
         self.shares_activation = first or not isinstance(self.shortcut, nn.Identity)
@@ -162,6 +157,9 @@ class PreActivationBlock(nn.Module):
         if self.shortcut is None:
             return z  # type: ignore[no-any-return]
         return z + self.shortcut(activated if self.shares_activation else x)  # type: ignore[no-any-return]
+
+
+Block = type[PostActivationBlock] | type[PreActivationBlock] | type[LinearJoinBlock]
 
 
 def _conv(in_channels: int, shape: ConvShape, *, bias: bool) -> nn.Conv2d:

@@ -21,7 +21,9 @@ def count_multiply_adds(model: nn.Module, channels: int, size: int) -> int:
     def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal total
         if isinstance(module, nn.Conv2d):
-            total += output.numel() * module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
+            total += (
+                output.numel() * module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
+            )
         elif isinstance(module, nn.Linear):
             total += output.numel() * module.in_features
 

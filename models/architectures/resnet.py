@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.architectures.blocks import (
+    Block,
     ConvNorm,
     ConvShape,
     LinearJoinBlock,
@@ -20,7 +21,6 @@ from models.architectures.blocks import (
 )
 
 NormKind = Literal["batch", "none"]
-Block = type[PostActivationBlock] | type[PreActivationBlock] | type[LinearJoinBlock]
 
 
 @dataclass(frozen=True)

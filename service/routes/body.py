@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
@@ -64,8 +65,8 @@ async def read_images(request: Request, max_images: int) -> Sequence[bytes]:
     else:
         raise UnsupportedMediaType(
             f"Content-Type {kind!r} is not taken: send an image as image/* or application/octet-stream "
-            "(curl -H 'Content-Type: image/png' --data-binary @FILE), files as multipart/form-data (curl -F image=@FILE), "
-            "or JSON"
+            "(curl -H 'Content-Type: image/png' --data-binary @FILE), files as multipart/form-data "
+            "(curl -F image=@FILE), or JSON"
         )
     if len(files) > max_images:
         raise PayloadTooLarge(f"{len(files)} images in one request, {max_images} are taken: send them in several")
@@ -73,8 +74,13 @@ async def read_images(request: Request, max_images: int) -> Sequence[bytes]:
 
 
 async def _form_files(request: Request, max_images: int) -> list[bytes]:
-    async with request.form(max_files=max_images + 1, max_fields=max_images + 1) as form:
-        files = [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    try:
+        async with request.form(max_files=max_images, max_fields=max_images) as form:
+            files = [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    except HTTPException as error:  # what Starlette makes of a form that it cannot read
+        if "Too many files" in error.detail:
+            raise PayloadTooLarge(f"more than {max_images} images in one request: send them in several") from None
+        raise BadRequest(f"the form cannot be read: {error.detail}") from None
     if not files:
         raise BadRequest("the form holds no file: send images as files (curl -F image=@FILE)")
     return files

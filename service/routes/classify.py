@@ -24,6 +24,9 @@ TimeoutMs = Annotated[
 ]
 
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+# FastAPI publishes the schemas of bodies that it reads itself; this one is read here, so it may refer to none.
+_JSON = ClassifyRequest.model_json_schema()
+_JSON["properties"]["images"]["items"] = _JSON.pop("$defs")["Base64Image"]
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -37,7 +40,7 @@ _BODY: dict[str, Any] = {
                     "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
                 }
             },
-            "application/json": {"schema": ClassifyRequest.model_json_schema(ref_template="#/components/schemas/{model}")},
+            "application/json": {"schema": _JSON},
         },
     }
 }
@@ -64,6 +67,7 @@ async def _classify(
     with pipeline.metrics.in_flight.track_inprogress():
         try:
             model = pipeline.model(name, version)
+            name = model.name
             files = await read_images(request, pipeline.settings.max_images)
             answer = await pipeline.classify(model, files, k, (timeout_ms or pipeline.settings.timeout_ms) / 1000)
         except ServiceError as error:

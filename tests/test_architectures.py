@@ -1,0 +1,117 @@
+"""The table of architectures against the papers' figures."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from models.architectures import VARIANTS, UnknownArchitecture, build
+from models.architectures.blocks import PostActivationBlock
+from models.architectures.complexity import count_multiply_adds, count_parameters
+
+# He et al. 2016a, Table 6, and section 4.2; ResNet-1202 from the same.
+PARAMETERS = {
+    "resnet20": 0.27e6,
+    "resnet32": 0.46e6,
+    "resnet44": 0.66e6,
+    "resnet56": 0.85e6,
+    "resnet110": 1.7e6,
+    "resnet1202": 19.4e6,
+}
+
+# He et al. 2016a, Table 1; with the stride in the 3x3, torchvision's published figures.
+MULTIPLY_ADDS = {
+    "resnet18": 1.8e9,
+    "resnet34": 3.66e9,
+    "resnet50-v1": 3.86e9,
+    "resnet101-v1": 7.6e9,
+    "resnet152-v1": 11.3e9,
+    "resnet101": 7.8e9,
+    "resnet152": 11.5e9,
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_of_the_cifar_family(name: str) -> None:
+    with torch.device("meta"):
+        model = build(name, num_classes=10)
+    assert count_parameters(model) == pytest.approx(PARAMETERS[name], rel=0.02)
+
+
+@pytest.mark.parametrize("name", MULTIPLY_ADDS)
+def test_multiply_adds_of_the_imagenet_family(name: str) -> None:
+    with torch.device("meta"):
+        model = build(name, num_classes=1000)
+    assert count_multiply_adds(model, channels=3, size=224) == pytest.approx(MULTIPLY_ADDS[name], rel=0.02)
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "tiny"])
+def test_the_name_says_the_number_of_layers(name: str) -> None:
+    """Weighted layers on the longest path: all convolutions but those on shortcuts, and the classifier."""
+    with torch.device("meta"):
+        model = build(name, num_classes=10)
+    on_shortcuts = {
+        id(conv)
+        for key, module in model.named_modules()
+        if key.endswith("shortcut")
+        for conv in module.modules()
+        if isinstance(conv, nn.Conv2d)
+    }
+    layers = sum(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules()) - len(on_shortcuts)
+    stated = re.search(r"\d+", name)
+    assert stated is not None
+    assert layers == int(stated.group())
+
+
+def test_plain_twins_have_no_shortcut() -> None:
+    for name in VARIANTS:
+        if name.startswith("plain"):
+            with torch.device("meta"):
+                model = build(name, num_classes=10)
+            assert all(block.shortcut is None for block in model.modules() if isinstance(block, PostActivationBlock))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", ["tiny", "resnet20", "preact-resnet20", "linear-join-resnet50", "plain18"])
+def test_shapes(name: str, channels: int) -> None:
+    model = build(name, num_classes=7, in_channels=channels).eval()
+    images = torch.zeros(2, channels, 64, 64)
+    with torch.no_grad():
+        feature_map = model.features(images)
+        assert model(images).shape == (2, 7)
+    assert feature_map.shape[:2] == (2, model.num_features)
+
+
+def test_initialisation_keeps_the_variance_that_he_et_al_derive() -> None:
+    """Var[w] = 2 / (k^2 c_out); He et al. 2015, Eq. 14."""
+    torch.manual_seed(0)
+    for module in build("resnet18", num_classes=10).modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.out_channels * module.kernel_size[0] ** 2
+            assert module.weight.var().item() == pytest.approx(2 / fan_out, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "preact-resnet20", "linear-join-resnet20", "resnet50"])
+def test_zero_gamma_starts_every_block_as_its_shortcut(name: str) -> None:
+    torch.manual_seed(0)
+    stage: Any = build(name, num_classes=10, zero_gamma=True).eval().stages[0]
+    x = torch.rand(2, 256 if name == "resnet50" else 16, 8, 8)
+    block = stage[1]
+    joined = block.convs[0](x) if name.startswith("linear-join") else x
+    expected = joined if name.startswith("preact") else joined.clamp(min=0)
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_without_normalisation_convolutions_have_biases() -> None:
+    model = build("resnet20", num_classes=10, norm="none")
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert all(module.bias is not None for module in model.modules() if isinstance(module, nn.Conv2d))
+
+
+def test_an_unknown_name_lists_the_choices() -> None:
+    with pytest.raises(UnknownArchitecture, match=r"resnet19.*resnet20"):
+        build("resnet19", num_classes=10)
