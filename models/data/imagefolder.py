@@ -1,0 +1,115 @@
+"""Image files, one folder a class, as torchvision's `ImageFolder` reads them.
+
+FOLDER/train/CLASS/**/*.jpg with FOLDER/test/CLASS/... (or val, or validation); or only FOLDER/CLASS/**/*.jpg, of which
+the same tenth is always the test split: https://docs.pytorch.org/vision/stable/generated/torchvision.datasets.ImageFolder.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from models.data.dataset import DataError, Split
+from models.data.files import DEFAULT_GEOMETRY, SPLIT_NAMES, SUFFIXES, EncodedDataset
+from models.preprocess import Geometry
+
+DESCRIPTION = "image files: train/CLASS/*.jpg and test/CLASS/*.jpg (or val/, validation/), or CLASS/*.jpg"
+
+
+@dataclass(frozen=True)
+class ImageFolder(EncodedDataset):
+    """Image files below a folder."""
+
+    root: Path
+    files: tuple[str, ...]
+    """Relative to `root`."""
+
+    def read(self, index: int) -> bytes:
+        return (self.root / self.files[index]).read_bytes()
+
+    def where(self, index: int) -> str:
+        return str(self.root / self.files[index])
+
+
+def matches(folder: Path) -> bool:
+    if any(_split_folder(folder, split) is not None for split in SPLIT_NAMES):
+        return True
+    # Deeper images do not count here: a folder of several data sets is none itself.
+    return any(_is_image(path) for name in _class_names(folder) for path in (folder / name).iterdir())
+
+
+def load(folder: Path, split: Split, geometry: Geometry | None) -> ImageFolder:
+    """Images as `geometry` says, or `DEFAULT_GEOMETRY`; classes are the sorted names of the (training) class folders.
+
+    Raises:
+        DataError: the split is missing, a class has no training images, or the test split has a class of its own.
+    """
+    train, test = _split_folder(folder, "train"), _split_folder(folder, "test")
+    if train is None and test is None:
+        root, classes = folder, _class_names(folder)
+        files = [file for file in _files(root, classes) if _is_test(file[0]) == (split == "test")]
+        if not files:
+            raise DataError(f"{folder}: too few images for a {split} split: make the folders train and test")
+    else:
+        chosen = train if split == "train" else test
+        if chosen is None:
+            raise DataError(f"{folder}: there are no class folders in {' or '.join(SPLIT_NAMES[split])}")
+        root, classes = chosen, _class_names(train or chosen)
+        for name in _class_names(root):
+            if name not in classes:
+                raise DataError(f"{root / name}: is no class of the training split, {train}")
+        files = list(_files(root, classes, may_lack=split == "test"))
+    labels = np.array([label for _, label in files], np.int64)
+    return ImageFolder(
+        folder.resolve().name, classes, labels, geometry or DEFAULT_GEOMETRY, root, tuple(file for file, _ in files)
+    )
+
+
+def _split_folder(folder: Path, split: Split) -> Path | None:
+    """The folder of a split, where it has class folders: a class may itself be called "train"."""
+    for name in SPLIT_NAMES[split]:
+        root = folder / name
+        if any(True for _ in _files(root, _class_names(root), may_lack=True)):
+            return root
+    return None
+
+
+def _class_names(root: Path) -> tuple[str, ...]:
+    if not root.is_dir():
+        return ()
+    return tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
+
+
+def _files(root: Path, classes: tuple[str, ...], may_lack: bool = False) -> Iterator[tuple[str, int]]:
+    """(path relative to `root`, label) of each image, sorted within its class."""
+    for label, name in enumerate(classes):
+        count = 0
+        for parent, folders, files in os.walk(root / name, onerror=_raise, followlinks=True):
+            folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+            for file in sorted(files):
+                if _is_image(path := Path(parent, file)):
+                    count += 1
+                    yield path.relative_to(root).as_posix(), label
+        if count == 0 and not may_lack:
+            raise DataError(f"{root / name}: holds no images: every folder beside it is a class and needs some")
+
+
+def _raise(error: OSError) -> None:
+    """os.walk leaves out what it cannot read, unless told otherwise; a class that a split lacks has no folder."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _is_image(path: Path) -> bool:
+    # Archives made on macOS hold a "._name.jpg" beside each file.
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def _is_test(file: str) -> bool:
+    """One file in ten, by its name alone: it stays in its split when others come or go."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(file)).digest()[:8], "big") % 10 == 0
