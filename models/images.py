@@ -19,6 +19,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+# Pillow warns of odd metadata in files that decode well. Set once: `catch_warnings` is not safe between threads.
+warnings.filterwarnings("ignore", module="PIL")
 Image.init()  # all codecs now, or the first damaged file waits for them
 # The limit is `max_pixels` below, checked before anything is decoded, per call and without a warning.
 Image.MAX_IMAGE_PIXELS = None
@@ -54,9 +56,7 @@ def decode(data: bytes, mode: Literal["L", "RGB"], max_pixels: int = DEFAULT_MAX
     if not data:
         raise NotAnImage("the image is empty: send the bytes of an image file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata in files that decode well
-            return _decode(data, mode, max_pixels)
+        return _decode(data, mode, max_pixels)
     except ImageError:
         raise
     except UnidentifiedImageError:

@@ -1,19 +1,11 @@
 """Training, as named steps that read top to bottom: `train` is the outline, the rest is in the order of its use.
 
-A run lives in one folder:
-
-    model.safetensors   the checkpoint: weights of the last finished epoch, and what they are
-    state.safetensors   weights, momentum and position: all that `resume` needs
-    metrics.jsonl       one line an epoch
-    curves.png          the same, to look at
-
-Everything random is drawn from generators seeded with (seed, epoch) or (seed, epoch, step), so a run that was
-interrupted anywhere and resumed goes through the same steps as one that was not.
+What a run leaves on disk is in `models/run.py`. Everything random is drawn from generators seeded with (seed, epoch) or
+(seed, epoch, step), so a run that was interrupted anywhere and resumed goes through the same steps as one that was not.
 """
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections.abc import Iterator
@@ -26,21 +18,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from models import architectures, checkpoint
-from models.architectures import ResNet
 from models.augment import random_crop, random_erasing, random_flip
-from models.checkpoint import Checkpoint, CheckpointError
+from models.checkpoint import Checkpoint
 from models.data import Batch, Dataset, Subset, read_ahead
 from models.device import Compute, best_device, compute_dtype
 from models.evaluate import evaluate, normalise
 from models.manifest import Architecture
 from models.optim import learning_rate, make_optimizer, set_learning_rate
-from models.plots import plot_curves
 from models.preprocess import Preprocess
 from models.progress import progress_bar
+from models.run import Run, State
 
 _STATISTICS_IMAGES = 65_536
 
@@ -68,19 +59,6 @@ class Recipe:
     """`shortcut`, `norm`, `zero_gamma` of the network."""
 
 
-@dataclass
-class State:
-    """Where a run is: `step` batches of `epoch` are done."""
-
-    model: ResNet
-    optimizer: torch.optim.SGD
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    correct: int = 0
-    seen: int = 0
-
-
 class Interrupted(Exception):
     """The run was asked to stop and has saved its state."""
 
@@ -97,7 +75,7 @@ def train(recipe: Recipe, data: Dataset, test: Dataset | None, out: Path, *, res
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the state is saved.
-        CheckpointError: `resume` from a state of another recipe.
+        CheckpointError: `resume` from a state of another recipe or other data.
         DataError: an image cannot be read or decoded.
     """
     device = best_device()
@@ -107,10 +85,9 @@ def train(recipe: Recipe, data: Dataset, test: Dataset | None, out: Path, *, res
         name=recipe.arch, num_classes=len(data.classes), in_channels=preprocess.channels, options=recipe.options
     )
     state = start(recipe, architecture, device)
-    if resume:
-        restore(state, recipe, out)
-    history = read_history(out, state.epoch)
     count = len(training.labels)
+    run = Run(out, identity={**asdict(recipe), "data": data.name, "images": count, **preprocess.model_dump()})
+    history = run.resume(state) if resume else []
 
     with (
         progress_bar("training", total=recipe.epochs * count) as progress,
@@ -125,7 +102,7 @@ def train(recipe: Recipe, data: Dataset, test: Dataset | None, out: Path, *, res
                 step(state, recipe, count, batch, preprocess, device)
                 progress.update(state.epoch * count + state.seen, loss=state.loss_sum / state.seen)
                 if stop:
-                    save_state(state, recipe, out)
+                    run.save_state(state)
                     raise Interrupted(f"stopped in epoch {state.epoch + 1}, saved in {out}: go on with --resume")
             rate = (state.seen - seen_before) / (time.perf_counter() - started)
             history.append(finish_epoch(state, rate, validation, preprocess))
@@ -136,16 +113,16 @@ def train(recipe: Recipe, data: Dataset, test: Dataset | None, out: Path, *, res
                 state.model.state_dict(),
                 {"recipe": asdict(recipe), "dataset": data.name, "images": count, "metrics": history[-1]},
             )
-            result.save(out / "model.safetensors")
-            write_history(out, history)
-            save_state(state, recipe, out)
+            result.save(run.checkpoint)
+            run.write_history(history)
+            run.save_state(state)
             progress.note(describe(history[-1], recipe))
 
-    result = checkpoint.load(out / "model.safetensors")
+    result = checkpoint.load(run.checkpoint)
     if test is not None:
         report = evaluate(state.model, test, preprocess)
         result.training["test"] = {"top1": report.top1, "top5": report.top5, "images": report.images}
-        result.save(out / "model.safetensors")
+        result.save(run.checkpoint)
     return result
 
 
@@ -267,58 +244,6 @@ def describe(figures: dict[str, Any], recipe: Recipe) -> str:
     if "validation_error" in figures:
         line += f"  validation error {figures['validation_error']:.2%}"
     return line
-
-
-def save_state(state: State, recipe: Recipe, out: Path) -> None:
-    """Write all that `restore` needs, atomically."""
-    tensors = {f"model.{key}": value for key, value in state.model.state_dict().items()}
-    for key, parameter in state.model.named_parameters():
-        if (momentum := state.optimizer.state[parameter].get("momentum_buffer")) is not None:
-            tensors[f"momentum.{key}"] = momentum
-    position = {key: getattr(state, key) for key in ("epoch", "step", "loss_sum", "correct", "seen")}
-    header = json.dumps({"recipe": asdict(recipe), "position": position}, sort_keys=True)
-    checkpoint.save_tensors(tensors, out / "state.safetensors", {"state": header})
-
-
-def restore(state: State, recipe: Recipe, out: Path) -> None:
-    """Bring a fresh state to where the run in `out` was saved; leaves it as it is where nothing was saved yet.
-
-    Raises:
-        CheckpointError: the saved state is damaged or of another recipe.
-    """
-    path = out / "state.safetensors"
-    if not path.exists():
-        return
-    tensors, metadata = checkpoint.load_tensors(path)
-    header = json.loads(metadata["state"])
-    if header["recipe"] != json.loads(json.dumps(asdict(recipe))):
-        changed = [key for key, value in asdict(recipe).items() if header["recipe"].get(key) != value]
-        raise CheckpointError(f"{path}: was saved with another {', '.join(changed)}: resume with the same options")
-    _copy_prefixed(tensors, "model.", state.model)
-    for key, parameter in state.model.named_parameters():
-        if f"momentum.{key}" in tensors:
-            buffer = tensors[f"momentum.{key}"].to(parameter.device)
-            # The momentum of a channels_last weight is channels_last: the update then adds in the same order.
-            state.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
-    for key, value in header["position"].items():
-        setattr(state, key, value)
-
-
-def _copy_prefixed(tensors: dict[str, Tensor], prefix: str, module: nn.Module) -> None:
-    module.load_state_dict({key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)})
-
-
-def read_history(out: Path, epochs: int) -> list[dict[str, Any]]:
-    """The figures of the first `epochs` epochs, of a run that goes on."""
-    path = out / "metrics.jsonl"
-    if epochs == 0 or not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()[:epochs]]
-
-
-def write_history(out: Path, history: list[dict[str, Any]]) -> None:
-    (out / "metrics.jsonl").write_text("".join(json.dumps(figures) + "\n" for figures in history))
-    plot_curves(history, out / "curves.png")
 
 
 @contextmanager
