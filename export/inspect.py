@@ -41,14 +41,20 @@ def print_version(version: Path, console: Console) -> None:
     facts.add_row("folder", str(version))
     console.print(facts, highlight=False, soft_wrap=True)
 
-    table = Table("file", "precision", "size", "logit error", "top-1 agreement", "top-1", "residual adds fused")
+    table = Table("file", "precision", "size", "logit error", "agreement", "top-1")
     for artifact in described.artifacts:
         table.add_row(*_row(artifact, version))
     console.print(table)
     for artifact in described.artifacts:
         for runtime, report in artifact.fusion.items():
+            console.print(
+                f"{artifact.file}: {runtime} computes {report.fused} of {report.residual_adds} residual additions "
+                "inside convolutions",
+                highlight=False,
+                soft_wrap=True,
+            )
             for add in report.unfused:
-                console.print(f"not fused in {runtime}: {add.node} {add.reason}", highlight=False)
+                console.print(f"  not {add.node}: {add.reason}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _row(artifact: Artifact, version: Path) -> list[str]:
@@ -58,10 +64,9 @@ def _row(artifact: Artifact, version: Path) -> list[str]:
         artifact.file,
         artifact.precision,
         f"{size / 1e6:.1f} MB",
-        f"{parity.logit_error:.1e} on {parity.images}" if parity else "-",
-        f"{parity.top1_agreement:.2%}" if parity else "-",
-        f"{accuracy.top1:.2%} on {accuracy.images}" if accuracy else "-",
-        ", ".join(f"{name}: {r.fused} of {r.residual_adds}" for name, r in artifact.fusion.items()) or "-",
+        f"{parity.logit_error:.1e}" if parity else "-",
+        f"{parity.top1_agreement:.1%}" if parity else "-",
+        f"{accuracy.top1:.2%}" if accuracy else "-",
     ]
 
 

@@ -144,7 +144,7 @@ def choose_max_batch(executor: Executor, images: UInt8Array) -> int:
             started = time.perf_counter()
             executor.run(buffer, frozenset({"logits", "probabilities"}))
             seconds.append(time.perf_counter() - started)
-            if seconds[-1] > _SLOW:
+            if len(seconds) > 1 and seconds[-1] > _SLOW:
                 break
         throughput[size] = size / min(seconds)
         if min(seconds) > _SLOW:

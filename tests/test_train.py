@@ -81,9 +81,7 @@ def _fresh(recipe: Recipe, data: ArrayDataset) -> dict[str, torch.Tensor]:
     return train_module.start(recipe, architecture, torch.device("cpu")).model.state_dict()
 
 
-def test_stopped_in_mid_epoch_and_resumed_equals_uninterrupted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopped_in_mid_epoch_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(RECIPE, stripes(), None, tmp_path / "straight")
     original = train_module.step
     count = 0
@@ -135,6 +133,13 @@ def test_resuming_with_another_recipe_is_refused(tmp_path: Path) -> None:
     train(Recipe("tiny", epochs=1, compute="float32"), stripes(), None, tmp_path)
     with pytest.raises(CheckpointError, match="saved with another epochs, peak_lr"):
         train(Recipe("tiny", epochs=2, peak_lr=0.3, compute="float32"), stripes(), None, tmp_path, resume=True)
+
+
+def test_resuming_with_other_data_is_refused(tmp_path: Path) -> None:
+    recipe = Recipe("tiny", epochs=1, compute="float32")
+    train(recipe, stripes(96), None, tmp_path)
+    with pytest.raises(CheckpointError, match="another images, mean, std: resume with the same options and data"):
+        train(recipe, stripes(64), None, tmp_path, resume=True)
 
 
 def test_the_held_out_images_are_not_trained_on() -> None:
