@@ -54,9 +54,7 @@ def line_1() -> tuple[bool, str]:
         environment.pop("VIRTUAL_ENV", None)
         port = free_port()
         started = time.monotonic()
-        make = subprocess.Popen(
-            ["make", "serve", f"PORT={port}"], cwd=clone, env=environment, start_new_session=True
-        )
+        make = subprocess.Popen(["make", "serve", f"PORT={port}"], cwd=clone, env=environment, start_new_session=True)
         try:
             server = Server(make, f"http://127.0.0.1:{port}")
             wait_until(server, seconds=300)
