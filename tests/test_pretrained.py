@@ -40,7 +40,7 @@ def test_the_readme_shows_what_the_examples_give() -> None:
 @pytest.mark.parametrize("name", ANSWERS)
 def test_an_example_has_its_answer_in_pytorch(name: str) -> None:
     trained = checkpoint.load(PRETRAINED / "fashion-mnist-resnet20.safetensors")
-    pixels = np.asarray(Image.open(PRETRAINED / "examples" / name))[None, ..., None]
+    pixels = np.array(Image.open(PRETRAINED / "examples" / name))[None, ..., None]
     best = predict(trained.model(), pixels, trained.preprocess).softmax(1).max(1)
     label, probability = ANSWERS[name]
     assert trained.labels[int(best.indices)] == label

@@ -107,6 +107,8 @@ class ResNet(nn.Module):
 
 def _initialise(model: ResNet, zero_gamma: bool) -> None:
     """He initialisation: Var[w] = 2 / (k^2 c_out) keeps the variance of gradients through ReLUs (He et al. 2015)."""
+    if model.classifier.weight.is_meta:  # nothing to fill, and 1,202 layers of pretending to take seconds
+        return
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
