@@ -61,7 +61,18 @@ def decode(data: bytes, mode: Literal["L", "RGB"], max_pixels: int = DEFAULT_MAX
         raise
     except UnidentifiedImageError:
         raise NotAnImage(f"this is not an image in a known format ({', '.join(FORMATS)})") from None
-    except (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, EOFError, struct.error) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        IndexError,
+        KeyError,
+        TypeError,
+        EOFError,
+        struct.error,
+        RuntimeError,
+        MemoryError,
+    ) as error:
         # Everything that Pillow's readers raise on damaged files; OSError is what it documents.
         raise NotAnImage(f"the image is damaged or incomplete ({error}): send the whole file") from error
 

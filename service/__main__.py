@@ -27,7 +27,9 @@ def run() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         settings = CliApp.run(Settings)
-        find_models(settings.repository)
+        found = find_models(settings.repository)
+        if found and settings.model not in (None, *found):
+            raise LoadError(f"the repository holds no model {settings.model!r}; there is: {', '.join(found)}")
         executors.find(settings.executor)
     except (ValidationError, LoadError, ExecutorError) as error:
         sys.exit(_explain(error))

@@ -90,6 +90,8 @@ class Pipeline:
         name = name or self.settings.model or next(iter(self.models), None)
         if name is None:
             raise Unavailable("; ".join(self.not_ready()))
+        if name in self.failures:
+            raise Unavailable(f"model {name} is not served: {self.failures[name]}")
         found = self.models.get(name)
         if found is None or version not in (None, found.version):
             there = ", ".join(f"{model.name} version {model.version}" for model in self.models.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,8 +87,7 @@ def load(version: Path, settings: Settings, metrics: Metrics) -> LoadedModel:
         executor = factory(version, described, artifact, settings.threads, argument)
     except (ManifestError, ExecutorError) as error:
         raise LoadError(str(error)) from error
-    with np.load(version / manifest.GOLDEN_FILE, allow_pickle=False) as golden:
-        images, logits = golden["images"], golden["logits"]
+    images, logits = read_golden(version / manifest.GOLDEN_FILE)
     check_golden(executor, images, logits, artifact)
     max_batch = settings.max_batch or choose_max_batch(executor, images)
     queue = BatchQueue(settings.queue_size, max_batch, settings.max_delay_ms / 1000)
@@ -103,6 +103,21 @@ def load(version: Path, settings: Settings, metrics: Metrics) -> LoadedModel:
         max_batch,
     )
     return LoadedModel(described, artifact, settings.executor, engine)
+
+
+def read_golden(path: Path) -> tuple[UInt8Array, Float32Array]:
+    """The golden images, uint8 [n, H, W, C], and their logits, float32 [n, classes].
+
+    Raises:
+        LoadError: the file is not what `export` writes.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as golden:
+            return golden["images"], golden["logits"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise LoadError(
+            f"{path}: does not hold the arrays that resnet-export writes: export the version again"
+        ) from error
 
 
 def check_golden(executor: Executor, images: UInt8Array, logits: Float32Array, artifact: Artifact) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.types import Message
 
 from models import manifest
 from models.checkpoint import Checkpoint
@@ -349,7 +350,9 @@ def break_golden(version: Path) -> None:
     (version / "manifest.json").write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize(("spoil", "reason"), [(break_weights, r"model\.onnx"), (break_golden, "cannot be loaded")])
+@pytest.mark.parametrize(
+    ("spoil", "reason"), [(break_weights, r"model\.onnx"), (break_golden, r"golden\.npz: does not hold")]
+)
 def test_a_service_without_a_usable_model_says_why(
     spoil: Callable[[Path], None], reason: str, tiny_repository: Path, tmp_path: Path, photographs: Photographs
 ) -> None:
@@ -397,7 +400,7 @@ def test_a_broken_model_does_not_stop_the_other(two_models: Path, photographs: P
     with serve(Settings(repository=two_models)) as client:
         assert client.get("/readyz").status_code == 200
         check_still_answers(client, photographs, eager)
-        check_problem(client.post("/v1/models/another/classify", content=b"x"), 404, "tiny version 1")
+        check_problem(client.post("/v1/models/another/classify", content=b"x"), 503, "another is not served: .*golden")
 
 
 def test_overload_and_deadlines(tiny_repository: Path, photographs: Photographs) -> None:
@@ -439,6 +442,31 @@ def test_a_mistake_of_the_service_itself(
         response = client.post("/v1/classify", content=photographs[0][1])
         check_problem(response, 500, "log")
         assert "secret" not in response.text
+    check_still_answers(client, photographs, eager)
+
+
+def test_an_upload_that_breaks_off_is_no_error_of_the_service(
+    client: Client, photographs: Photographs, eager: Eager, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts: list[Message] = [{"type": "http.request", "body": b"abc", "more_body": True}, {"type": "http.disconnect"}]
+    messages = iter(parts)
+
+    async def receive() -> Message:
+        return next(messages)
+
+    async def send(message: Message) -> None:
+        """Nobody is there."""
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/classify",
+        "query_string": b"",
+        "headers": [(b"content-length", b"1000")],
+    }
+    client.portal.call(client.app, scope, receive, send)
+    assert next(messages, None) is None
+    assert caplog.records == []
     check_still_answers(client, photographs, eager)
 
 

@@ -7,6 +7,7 @@ import logging
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from service.errors import BadRequest, ServiceError
@@ -21,6 +22,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -50,6 +52,11 @@ async def _http_error(_: Request, error: Exception) -> Response:
         detail=hint.get(error.status_code, str(error.detail)),
     )
     return _respond(content, dict(error.headers or {}))
+
+
+async def _gone(_: Request, error: Exception) -> Response:
+    # Nobody reads this; without it every upload that breaks off would be a traceback in the log.
+    return _respond(problem(BadRequest("the connection was closed before the body was complete")))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -35,6 +35,7 @@ from models import checkpoint
 from models.architectures import VARIANTS
 from models.data import load
 from models.evaluate import evaluate, predict
+from tests.acceptance.client import Answer, post_all
 from tests.acceptance.report import run
 from tests.acceptance.server import Server, free_port, serve, wait_until
 from tests.networks import make_checkpoint
@@ -81,12 +82,12 @@ def line_2() -> tuple[bool, str]:
     files = [_png(pixels) for pixels in data.images(np.arange(len(data.labels)))]
     with serve() as server:
         started = time.monotonic()
-        answers = asyncio.run(_post_all(f"{server.url}/v1/classify?top_k=1", files, connections=32))
+        answers = asyncio.run(post_all(f"{server.url}/v1/classify?top_k=1", files, connections=32))
         seconds = time.monotonic() - started
         mean_batch = server.metric("resnet_batch_size_sum") / server.metric("resnet_batch_size_count")
-    errors = sum(not answer.is_success for answer in answers)
+    errors = sum(answer.status != 200 for answer in answers)
     correct = sum(
-        answer.is_success and answer.json()["results"][0]["predictions"][0]["index"] == label
+        answer.status == 200 and json.loads(answer.body)["results"][0]["predictions"][0]["index"] == label
         for answer, label in zip(answers, data.labels, strict=True)
     )
     holds = errors == 0 and abs(correct - expected) <= 5 and mean_batch > 4
@@ -175,8 +176,8 @@ def line_5() -> tuple[bool, str]:
     image = _example_files()[0].read_bytes()
     with serve("--executor", "simulated:1000", "--max-batch", "8") as server:
 
-        async def fifty() -> list[httpx.Response]:
-            sending = asyncio.create_task(_post_all(f"{server.url}/v1/classify", [image] * 50, connections=50))
+        async def fifty() -> list[Answer]:
+            sending = asyncio.create_task(post_all(f"{server.url}/v1/classify", [image] * 50, connections=50))
             while await asyncio.to_thread(server.metric, "resnet_requests_in_flight") < 50:
                 await asyncio.sleep(0.01)
             server.process.send_signal(signal.SIGTERM)
@@ -184,7 +185,7 @@ def line_5() -> tuple[bool, str]:
 
         answers = asyncio.run(fifty())
         code = server.process.wait(30)
-    answered = sum(answer.is_success for answer in answers)
+    answered = sum(answer.status == 200 for answer in answers)
     return answered == 50 and code == 0, f"{answered} of 50 answered with 200, exit code {code}"
 
 
@@ -203,20 +204,6 @@ def line_6() -> tuple[bool, str]:
         for name, label, probability in re.findall(r"│ \S*?([\w-]+\.png)\s*│ (\S[^│]*?)\s*│\s*([\d.]+%) │", readme)
     }
     return len(given) == 3 and documented == given, f"answered {given}, README says {documented}"
-
-
-async def _post_all(url: str, files: list[bytes], connections: int) -> list[httpx.Response]:
-    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-    pending = iter(enumerate(files))
-    answers: dict[int, httpx.Response] = {}
-    async with httpx.AsyncClient(limits=limits, timeout=60) as client:
-
-        async def connection() -> None:
-            for index, content in pending:
-                answers[index] = await client.post(url, content=content, headers={"Content-Type": "image/png"})
-
-        await asyncio.gather(*(connection() for _ in range(connections)))
-    return [answers[index] for index in range(len(files))]
 
 
 def _png(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> bytes:
