@@ -46,16 +46,16 @@ def build(checkpoint_path: Path, repository: Path, name: str, data: Path | None 
             accuracy. Shipped photographs without it.
 
     Raises:
-        CheckpointError: the file is no usable checkpoint.
+        CheckpointError: the file is no usable checkpoint, or not one for the data set's classes.
         DataError: the folder is no usable data set.
         VerificationError: what was written does not compute what the checkpoint computes.
-        BuildError: the data set does not fit the checkpoint, or the folder cannot be written.
+        BuildError: the folder cannot be written.
     """
     trained = checkpoint.load(checkpoint_path)
     model = trained.model()
     test = None if data is None else load(data, "test", trained.preprocess)
-    if test is not None and len(test.classes) != len(trained.labels):
-        raise BuildError(f"{data}: has {len(test.classes)} classes, the checkpoint {len(trained.labels)}")
+    if test is not None:
+        trained.check_classes(test.classes)
     images = samples.photographs(trained.preprocess) if test is None else samples.from_dataset(test, PARITY_IMAGES)
     logits = np.concatenate(
         [predict(model, images[first : first + 64], trained.preprocess).numpy() for first in range(0, len(images), 64)]

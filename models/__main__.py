@@ -151,8 +151,7 @@ def evaluate_command(
     try:
         loaded = checkpoint.load(path)
         test = load(data, "test", loaded.preprocess)
-        if len(test.classes) != len(loaded.labels):
-            raise DataError(f"{data}: has {len(test.classes)} classes, the checkpoint {len(loaded.labels)}")
+        loaded.check_classes(test.classes)
         report = evaluate(loaded.model(), test, loaded.preprocess)
     except (DataError, CheckpointError) as error:
         _fail(error)

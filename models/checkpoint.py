@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,17 @@ class Checkpoint:
             raise CheckpointError(f"these are not the weights of {arch.name}: {problem}")
         model.load_state_dict(self.weights, assign=True)
         return model.eval()
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Compare with the classes of a data set, by number and order; other names for them are taken.
+
+        Raises:
+            CheckpointError: another number of classes, or the same names in another order.
+        """
+        if len(classes) != len(self.labels):
+            raise CheckpointError(f"the data set has {len(classes)} classes, the checkpoint {len(self.labels)}")
+        if tuple(classes) != self.labels and set(classes) == set(self.labels):
+            raise CheckpointError("the data set has the checkpoint's classes in another order")
 
     def save(self, path: Path) -> None:
         """Write atomically: the file is complete or it is the old one."""

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +136,7 @@ def line_4() -> tuple[bool, str]:
             if given != expected:
                 wrong.append(f"{name}: {given[0]} instead of {expected[0]}")
         good = _encode(Image.new("RGB", (1, 1)))
-        requests = [
+        requests: list[tuple[str, int, Callable[[], httpx.Response]]] = [
             ("empty", 422, lambda: post(b"")),
             ("text", 422, lambda: post(b"no image at all", "image/png")),
             ("bomb", 413, lambda: post(_bomb(20_000, 20_000))),
