@@ -10,6 +10,7 @@ from rich.console import Console
 
 from export.inspect import find_versions, print_version
 from models.manifest import MODEL_NAME, ManifestError
+from models.parity import ParityError
 from models.progress import console
 
 app = typer.Typer(help="From checkpoints to model repositories.", no_args_is_help=True)
@@ -28,6 +29,9 @@ def build_command(
     data: Annotated[
         Path | None, typer.Option(help="Data set to compare and measure accuracy on; else shipped photographs.")
     ] = None,
+    allow_unfused: Annotated[
+        bool, typer.Option("--allow-unfused", help="Write the version even where an addition is not fused.")
+    ] = False,
 ) -> None:
     """Export a checkpoint as the next version of a model, checked against it."""
     import re
@@ -36,15 +40,41 @@ def build_command(
         _fail(f"{name!r} cannot be a model name: letters, digits, '.', '_' and '-', the first a letter or digit")
     # torch takes seconds to import, which `inspect` and `--help` need not wait for.
     from export.build import BuildError, build
-    from export.verify import VerificationError
     from models.checkpoint import CheckpointError
     from models.data import DataError
 
     try:
-        version = build(path, repository, name, data)
-    except (BuildError, CheckpointError, DataError, VerificationError) as error:
+        version = build(path, repository, name, data, allow_unfused=allow_unfused)
+    except (BuildError, CheckpointError, DataError, ParityError) as error:
         _fail(error)
     print_version(version, Console())
+
+
+@app.command("verify")
+def verify_command(
+    path: Annotated[Path, typer.Argument(help="A repository, a model or a version in it.", metavar="PATH")],
+) -> None:
+    """Check every file against its hash, and every artifact on its golden images. Needs no torch."""
+    from export.verify import verify_version
+
+    failed = False
+    try:
+        versions = find_versions(path)
+    except ManifestError as error:
+        _fail(error)
+    for version in versions:
+        name = f"{version.parent.name} version {version.name}"
+        try:
+            for file, parity in verify_version(version).items():
+                typer.echo(
+                    f"{name}: {file}: logit error {parity.logit_error:.1e}, "
+                    f"agreement {parity.top1_agreement:.1%} on {parity.images} golden images"
+                )
+        except (ManifestError, ParityError) as error:
+            failed = True
+            console.print(f"error: {name}: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+    if failed:
+        raise typer.Exit(2)
 
 
 @app.command("inspect")

@@ -17,7 +17,7 @@ from export import fusion, samples
 from export.formats import onnx as onnx_format
 from export.graph import ServingGraph
 from export.verify import OnnxRunner, check_parity, measure_accuracy
-from models import checkpoint, manifest
+from models import checkpoint, golden, manifest
 from models.checkpoint import Checkpoint
 from models.data import Dataset, load
 from models.evaluate import predict
@@ -33,7 +33,9 @@ class BuildError(ValueError):
     """The version cannot be written; the message is one line that says why."""
 
 
-def build(checkpoint_path: Path, repository: Path, name: str, data: Path | None = None) -> Path:
+def build(
+    checkpoint_path: Path, repository: Path, name: str, data: Path | None = None, *, allow_unfused: bool = False
+) -> Path:
     """Write the next version of a model and return its folder.
 
     The version appears whole or not at all: it is written and checked in a hidden folder, then renamed.
@@ -44,12 +46,13 @@ def build(checkpoint_path: Path, repository: Path, name: str, data: Path | None 
         name: name of the model in the repository.
         data: folder of a data set; its test split, brought to the checkpoint's geometry, is compared on and measures
             accuracy. Shipped photographs without it.
+        allow_unfused: write the version even where a runtime leaves a residual addition outside its convolutions.
 
     Raises:
         CheckpointError: the file is no usable checkpoint, or not one for the data set's classes.
         DataError: the folder is no usable data set.
-        VerificationError: what was written does not compute what the checkpoint computes.
-        BuildError: the folder cannot be written.
+        ParityError: what was written does not compute what the checkpoint computes.
+        BuildError: an addition is not fused, or the folder cannot be written.
     """
     trained = checkpoint.load(checkpoint_path)
     model = trained.model()
@@ -65,8 +68,10 @@ def build(checkpoint_path: Path, repository: Path, name: str, data: Path | None 
         onnx_path = folder / "model.onnx"
         onnx_format.write(ServingGraph(model, trained.preprocess), trained.preprocess, onnx_path)
         artifact = describe(onnx_path, images, logits, test)
-        golden = folder / manifest.GOLDEN_FILE
-        write_golden(golden, images, logits)
+        if not allow_unfused:
+            check_fused(artifact)
+        chosen = np.linspace(0, len(images) - 1, min(GOLDEN_IMAGES, len(images))).astype(np.int64)
+        golden.write(folder / manifest.GOLDEN_FILE, images[chosen], logits[chosen])
         described = Manifest(
             schema=manifest.SCHEMA,
             name=name,
@@ -75,7 +80,7 @@ def build(checkpoint_path: Path, repository: Path, name: str, data: Path | None 
             labels=trained.labels,
             preprocess=trained.preprocess,
             artifacts=(artifact,),
-            golden_sha256=manifest.sha256(golden),
+            golden_sha256=manifest.sha256(folder / manifest.GOLDEN_FILE),
             provenance=provenance(trained, checkpoint_path),
         )
         (folder / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")
@@ -96,10 +101,15 @@ def describe(path: Path, images: UInt8Array, logits: Float32Array, data: Dataset
     )
 
 
-def write_golden(path: Path, images: UInt8Array, logits: Float32Array) -> None:
-    """The first images of each stretch of the samples, and the eager logits for them."""
-    chosen = np.linspace(0, len(images) - 1, min(GOLDEN_IMAGES, len(images))).astype(np.int64)
-    np.savez_compressed(path, images=images[chosen], logits=logits[chosen])
+def check_fused(artifact: Artifact) -> None:
+    """Raises BuildError where a runtime that can fuse residual additions left one outside its convolutions."""
+    for runtime, report in artifact.fusion.items():
+        if report.unfused:
+            first = report.unfused[0]
+            raise BuildError(
+                f"{artifact.file}: {runtime} leaves {len(report.unfused)} of {report.residual_adds} residual additions "
+                f"unfused, the first {first.node}: {first.reason}; --allow-unfused writes the version all the same"
+            )
 
 
 def provenance(trained: Checkpoint, path: Path) -> dict[str, object]:

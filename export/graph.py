@@ -9,9 +9,6 @@ from export.fold import fold
 from models.architectures import ResNet
 from models.preprocess import Preprocess
 
-INPUT = "images"
-OUTPUTS = ("logits", "probabilities", "embedding", "feature_map")
-
 
 class ServingGraph(nn.Module):
     """A folded network with its normalisation before it and softmax behind it.
@@ -35,7 +32,7 @@ class ServingGraph(nn.Module):
         self.register_buffer("scale", (1 / (std * 255)).float())
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """uint8 [N, H, W, C] to the tensors of `OUTPUTS`; shapes as in docs/architecture.md."""
+        """uint8 [N, H, W, C] to the tensors of `models.manifest.OUTPUTS`."""
         # Cast, arithmetic, transpose, in this order: TensorRT's parser refuses to transpose uint8.
         x = (images.float() - self.mean) * self.scale
         feature_map = self.model.features(x.permute(0, 3, 1, 2))

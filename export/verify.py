@@ -1,4 +1,4 @@
-"""Runs what was written, in the runtime it was written for, and compares it with the eager model."""
+"""Runs what was written, in the runtime it was written for, and compares it with the eager model. No torch."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from export.graph import INPUT
+from models import golden, manifest, parity
 from models.data import Dataset
-from models.manifest import MAX_LOGIT_ERROR, Accuracy, Parity, Precision
-from models.parity import Float32Array, compare
+from models.manifest import INPUT, Accuracy, ManifestError, Parity, Precision
+from models.parity import Float32Array, ParityError
 from models.preprocess import UInt8Array
 from models.progress import progress_bar
 
 BATCH = 64
 
 
-class VerificationError(ValueError):
-    """An artifact does not compute what its checkpoint computes."""
-
-
 class OnnxRunner:
-    """An ONNX file in ONNX Runtime on the CPU."""
+    """An ONNX file in ONNX Runtime on the CPU.
+
+    Raises:
+        ParityError: ONNX Runtime cannot load it.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        try:
+            self._session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime's exceptions have no common base
+            raise ParityError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
 
     def logits(self, images: UInt8Array) -> Float32Array:
         """uint8 [n, H, W, C] to float32 [n, classes], in batches of `BATCH`."""
@@ -40,18 +43,36 @@ def check_parity(runner: OnnxRunner, images: UInt8Array, expected: Float32Array,
     """Compare with the eager logits [n, classes].
 
     Raises:
-        VerificationError: further apart than `MAX_LOGIT_ERROR` allows for the precision.
+        ParityError: further apart than the precision allows.
     """
-    try:
-        parity = compare(runner.logits(images), expected)
-    except ValueError as error:
-        raise VerificationError(str(error)) from error
-    if parity.logit_error > MAX_LOGIT_ERROR[precision]:
-        raise VerificationError(
-            f"the logits differ from the eager model's by {parity.logit_error:.1e} of their spread, "
-            f"more than the {MAX_LOGIT_ERROR[precision]:.0e} allowed for {precision}"
+    return parity.check(runner.logits(images), expected, precision)
+
+
+def verify_version(version: Path) -> dict[str, Parity]:
+    """Check a version as it lies on disk: every file against its hash, every artifact on the golden images.
+
+    Returns:
+        The agreement with the eager model of each artifact that can be run here, by file name.
+
+    Raises:
+        ManifestError: the manifest or a file is missing or altered.
+        ParityError: an artifact does not compute what the checkpoint computed.
+    """
+    described = manifest.read(version)
+    manifest.check_hash(version / manifest.GOLDEN_FILE, described.golden_sha256)
+    for artifact in described.artifacts:
+        manifest.check_hash(version / artifact.file, artifact.sha256)
+    images, logits = golden.read(version / manifest.GOLDEN_FILE)
+    if images.shape[1:] != described.preprocess.shape or logits.shape != (len(images), len(described.labels)):
+        raise ManifestError(
+            f"{version / manifest.GOLDEN_FILE}: has images {list(images.shape)} and logits {list(logits.shape)}, "
+            f"which are not this model's: export the version again"
         )
-    return parity
+    return {
+        artifact.file: check_parity(OnnxRunner(version / artifact.file), images, logits, artifact.precision)
+        for artifact in described.artifacts
+        if artifact.format == "onnx"
+    }
 
 
 def measure_accuracy(runner: OnnxRunner, data: Dataset) -> Accuracy:

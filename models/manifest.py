@@ -15,17 +15,17 @@ from models.preprocess import Preprocess
 
 FILE_NAME = "manifest.json"
 GOLDEN_FILE = "golden.npz"
-"""`images`, uint8 [n, H, W, C] as the graph takes them, and the eager model's `logits`, float32 [n, classes]."""
+
+INPUT = "images"
+"""What every graph takes: uint8 [N, H, W, C]."""
+OUTPUTS = ("logits", "probabilities", "embedding", "feature_map")
+"""What every graph gives: float32 [N, classes], [N, classes], [N, features] and [N, features, h, w]."""
 
 SCHEMA: Literal[1] = 1
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 SHA256 = r"^[0-9a-f]{64}$"
 
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
-
-MAX_LOGIT_ERROR: dict[Precision, float] = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "int8": 5e-1}
-"""What each precision may differ from the eager model: the largest difference of a logit, relative to the spread
-(standard deviation) of the eager logits. Beyond it, `export` does not write and `service` does not serve."""
 
 
 class ManifestError(ValueError):

@@ -5,9 +5,32 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.manifest import Parity
+from models.manifest import Parity, Precision
 
 Float32Array = NDArray[np.float32]
+
+MAX_LOGIT_ERROR: dict[Precision, float] = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "int8": 5e-1}
+"""What each precision may differ from the eager model, as `compare` measures it. Beyond it, `export` does not write
+and `service` does not serve."""
+
+
+class ParityError(ValueError):
+    """The logits are not those of the eager model; the message says how far they are."""
+
+
+def check(actual: Float32Array, expected: Float32Array, precision: Precision) -> Parity:
+    """Compare logits [n, classes] with the eager model's.
+
+    Raises:
+        ParityError: as `compare`, or further apart than the precision allows.
+    """
+    parity = compare(actual, expected)
+    if parity.logit_error > MAX_LOGIT_ERROR[precision]:
+        raise ParityError(
+            f"the logits differ from the eager model's by {parity.logit_error:.1e} of their spread, "
+            f"more than the {MAX_LOGIT_ERROR[precision]:.0e} allowed for {precision}"
+        )
+    return parity
 
 
 def compare(actual: Float32Array, expected: Float32Array) -> Parity:
@@ -18,15 +41,15 @@ def compare(actual: Float32Array, expected: Float32Array) -> Parity:
     with itself in them even when its colour channels are swapped.
 
     Raises:
-        ValueError: another shape, or values that are not finite, or images that the expected logits do not tell apart.
+        ParityError: another shape, or values that are not finite, or images that the expected logits do not tell apart.
     """
     if actual.shape != expected.shape:
-        raise ValueError(f"logits have shape {list(actual.shape)}, expected {list(expected.shape)}")
+        raise ParityError(f"logits have shape {list(actual.shape)}, expected {list(expected.shape)}")
     if not np.isfinite(actual).all():
-        raise ValueError("the logits are not finite")
+        raise ParityError("the logits are not finite")
     spread = float(np.std(expected.astype(np.float64), axis=0).mean())
     if not spread > 0:
-        raise ValueError("the expected logits are the same for every image: nothing can be checked on them")
+        raise ParityError("the expected logits are the same for every image: nothing can be checked on them")
     difference = np.abs(actual.astype(np.float64) - expected)
     return Parity(
         logit_error=float(difference.max() / spread),

@@ -5,15 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import time
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from models import manifest
-from models.manifest import MAX_LOGIT_ERROR, MODEL_NAME, Artifact, Manifest, ManifestError
-from models.parity import Float32Array, compare
+from models import golden, manifest, parity
+from models.manifest import MODEL_NAME, Artifact, Manifest, ManifestError
+from models.parity import Float32Array, ParityError
 from models.preprocess import UInt8Array
 from service import executors
 from service.batching import BatchQueue
@@ -83,11 +82,11 @@ def load(version: Path, settings: Settings, metrics: Metrics) -> LoadedModel:
         artifact = choose_artifact(described)
         manifest.check_hash(version / artifact.file, artifact.sha256)
         manifest.check_hash(version / manifest.GOLDEN_FILE, described.golden_sha256)
+        images, logits = golden.read(version / manifest.GOLDEN_FILE)
         factory, argument = executors.find(settings.executor)
         executor = factory(version, described, artifact, settings.threads, argument)
     except (ManifestError, ExecutorError) as error:
         raise LoadError(str(error)) from error
-    images, logits = read_golden(version / manifest.GOLDEN_FILE)
     check_golden(executor, images, logits, artifact)
     max_batch = settings.max_batch or choose_max_batch(executor, images)
     queue = BatchQueue(settings.queue_size, max_batch, settings.max_delay_ms / 1000)
@@ -103,21 +102,6 @@ def load(version: Path, settings: Settings, metrics: Metrics) -> LoadedModel:
         max_batch,
     )
     return LoadedModel(described, artifact, settings.executor, engine)
-
-
-def read_golden(path: Path) -> tuple[UInt8Array, Float32Array]:
-    """The golden images, uint8 [n, H, W, C], and their logits, float32 [n, classes].
-
-    Raises:
-        LoadError: the file is not what `export` writes.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as golden:
-            return golden["images"], golden["logits"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise LoadError(
-            f"{path}: does not hold the arrays that resnet-export writes: export the version again"
-        ) from error
 
 
 def check_golden(executor: Executor, images: UInt8Array, logits: Float32Array, artifact: Artifact) -> None:
@@ -138,14 +122,9 @@ def check_golden(executor: Executor, images: UInt8Array, logits: Float32Array, a
             except Exception as error:  # the runtime's exceptions have no common base
                 raise LoadError(f"{artifact.file}: the runtime fails on the golden images: {error}") from error
         try:
-            parity = compare(np.concatenate(answers), logits)
-        except ValueError as error:
+            parity.check(np.concatenate(answers), logits, artifact.precision)
+        except ParityError as error:
             raise LoadError(f"{artifact.file}: wrong answers for the golden images: {error}") from error
-        if parity.logit_error > MAX_LOGIT_ERROR[artifact.precision]:
-            raise LoadError(
-                f"{artifact.file}: its answers for the golden images are off by {parity.logit_error:.1e} of their "
-                f"spread, more than the {MAX_LOGIT_ERROR[artifact.precision]:.0e} allowed for {artifact.precision}"
-            )
 
 
 def choose_max_batch(executor: Executor, images: UInt8Array) -> int:

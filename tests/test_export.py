@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +13,22 @@ import onnxruntime as ort
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from export import fusion
-from export.build import build
+from export.__main__ import app
+from export.build import BuildError, build
 from export.fold import fold
 from export.formats import onnx as onnx_format
-from export.graph import OUTPUTS, ServingGraph
+from export.graph import ServingGraph
 from export.samples import photographs
-from export.verify import OnnxRunner, VerificationError, check_parity
+from export.verify import OnnxRunner, check_parity, verify_version
+from models import golden, manifest
 from models.architectures.blocks import PreActivationBlock
 from models.checkpoint import Checkpoint
 from models.evaluate import normalise, predict
+from models.manifest import OUTPUTS, ManifestError
+from models.parity import ParityError
 from models.preprocess import Preprocess, UInt8Array
 from tests.networks import make_checkpoint
 
@@ -87,7 +95,7 @@ def test_swapped_channels_are_caught(tmp_path: Path) -> None:
     checkpoint = make_checkpoint("resnet18", size=64)
     images = write(checkpoint, tmp_path / "model.onnx")
     expected = eager(checkpoint, images)
-    with pytest.raises(VerificationError, match="differ from the eager model"):
+    with pytest.raises(ParityError, match="differ from the eager model"):
         check_parity(OnnxRunner(tmp_path / "model.onnx"), images[..., ::-1].copy(), expected, "float32")
 
 
@@ -95,7 +103,7 @@ def test_a_wrong_mean_is_caught(tmp_path: Path) -> None:
     checkpoint = make_checkpoint("resnet18", size=64)
     wrong = checkpoint.preprocess.model_copy(update={"mean": (0.5, 0.5, 0.5)})
     images = write(checkpoint, tmp_path / "model.onnx", wrong)
-    with pytest.raises(VerificationError, match="differ from the eager model"):
+    with pytest.raises(ParityError, match="differ from the eager model"):
         check_parity(OnnxRunner(tmp_path / "model.onnx"), images, eager(checkpoint, images), "float32")
 
 
@@ -160,6 +168,86 @@ def test_folding_keeps_the_function_and_leaves_no_normalisation_that_it_can_remo
     # One before the first ReLU of each pre-activation block, and the last one.
     blocks = [module for module in folded.modules() if isinstance(module, PreActivationBlock)]
     assert len(left) == (len(blocks) + 1 if blocks else 0)
+
+
+def test_a_build_with_an_unfused_addition_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_checkpoint("resnet20").save(tmp_path / "checkpoint.safetensors")
+    monkeypatch.setattr("export.graph.fold", lambda model: model)  # the slice and the pad stay
+    with pytest.raises(BuildError, match=r"leaves \d of 9 residual additions unfused.*--allow-unfused"):
+        build(tmp_path / "checkpoint.safetensors", tmp_path / "repository", "model")
+    assert not (tmp_path / "repository" / "model").exists()
+    build(tmp_path / "checkpoint.safetensors", tmp_path / "repository", "model", allow_unfused=True)
+    assert (tmp_path / "repository" / "model" / "1" / "manifest.json").exists()
+
+
+@pytest.fixture(scope="module")
+def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verify")
+    make_checkpoint("tiny").save(folder / "checkpoint.safetensors")
+    return build(folder / "checkpoint.safetensors", folder / "repository", "model")
+
+
+@pytest.fixture
+def copy(version: Path, tmp_path: Path) -> Path:
+    """A version that a test may spoil."""
+    return Path(shutil.copytree(version, tmp_path / "model" / "1"))
+
+
+def test_what_was_built_verifies(version: Path) -> None:
+    (parity,) = verify_version(version).values()
+    assert parity.logit_error <= 1e-4
+    result = CliRunner().invoke(app, ["verify", str(version.parents[1])])
+    assert (result.exit_code, "model version 1: model.onnx: logit error" in result.stdout) == (0, True)
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "golden.npz"])
+def test_a_flipped_bit_is_found(copy: Path, file: str) -> None:
+    data = bytearray((copy / file).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / file).write_bytes(data)
+    with pytest.raises(ManifestError, match=f"{file}: its content is not what the manifest describes"):
+        verify_version(copy)
+    result = CliRunner().invoke(app, ["verify", str(copy)])
+    assert (result.exit_code, result.stderr.count("error: model version 1")) == (2, 1)
+
+
+def test_another_models_golden_images_are_found(copy: Path) -> None:
+    images, logits = golden.read(copy / "golden.npz")
+    golden.write(copy / "golden.npz", images, logits[::-1])
+    described = json.loads((copy / "manifest.json").read_text())
+    described["golden_sha256"] = manifest.sha256(copy / "golden.npz")
+    (copy / "manifest.json").write_text(json.dumps(described))
+    with pytest.raises(ParityError, match="differ from the eager model"):
+        verify_version(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"labels": ["one"]}, "1 labels for 10 classes"),
+        ({"version": 2}, "is of model version 2, but lies in model/1"),
+        ({"artifacts": []}, "no artifact is listed"),
+        ({"schema": 2}, "schema"),
+    ],
+)
+def test_a_manifest_that_cannot_be_is_refused(copy: Path, change: dict[str, object], reason: str) -> None:
+    described = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps({**described, **change}))
+    with pytest.raises(ManifestError, match=reason):
+        verify_version(copy)
+
+
+def test_no_half_written_version_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_checkpoint("tiny").save(tmp_path / "checkpoint.safetensors")
+
+    def full(path: Path, images: object, logits: object) -> None:
+        path.write_bytes(b"some")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(golden, "write", full)
+    with pytest.raises(BuildError, match="No space left on device"):
+        build(tmp_path / "checkpoint.safetensors", tmp_path / "repository", "model")
+    assert not (tmp_path / "repository" / "model").exists()
 
 
 def test_build_without_a_data_set(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import onnx
 import torch
 
-from export.graph import INPUT, OUTPUTS, ServingGraph
+from export.graph import ServingGraph
+from models.manifest import INPUT, OUTPUTS
 from models.preprocess import Preprocess
 
 OPSET = 20

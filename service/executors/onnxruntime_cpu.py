@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from models.manifest import Artifact, Manifest
+from models.manifest import INPUT, Artifact, Manifest
 from models.preprocess import UInt8Array
 from service.executors import ExecutorError, Float32Array
 
@@ -41,7 +41,7 @@ class Executor:
 
     def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
         names = list(outputs)
-        return dict(zip(names, self._session.run(names, {"images": images}), strict=True))
+        return dict(zip(names, self._session.run(names, {INPUT: images}), strict=True))
 
     def close(self) -> None:
         del self._session

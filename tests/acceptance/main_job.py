@@ -30,11 +30,12 @@ from export import fusion
 from export.formats import onnx as onnx_format
 from export.graph import ServingGraph
 from export.samples import photographs
-from export.verify import OnnxRunner, VerificationError, check_parity
+from export.verify import OnnxRunner, check_parity
 from models import checkpoint
 from models.architectures import VARIANTS
 from models.data import load
 from models.evaluate import evaluate, predict
+from models.parity import ParityError
 from tests.acceptance.client import Answer, post_all
 from tests.acceptance.report import run
 from tests.acceptance.server import Server, free_port, serve, wait_until
@@ -137,7 +138,7 @@ def line_4() -> tuple[bool, str]:
             expected = predict(made.model(), images, made.preprocess).numpy()
             try:
                 error = check_parity(OnnxRunner(path), images, expected, "float32").logit_error
-            except VerificationError as failure:
+            except ParityError as failure:
                 wrong.append(f"{name}: {failure}")
                 continue
             report = fusion.onnxruntime_cpu(path)
@@ -166,7 +167,7 @@ def _mistakes_caught(path: Path) -> int:
         onnx_format.write(ServingGraph(made.model(), preprocess), preprocess, path)
         try:
             check_parity(OnnxRunner(path), given, expected, "float32")
-        except VerificationError:
+        except ParityError:
             caught += 1
     return caught
 
