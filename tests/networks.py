@@ -44,15 +44,18 @@ def realistic(model: ResNet, preprocess: Preprocess, seed: int = 0) -> ResNet:
             module.momentum = None  # cumulative average
             nn.init.uniform_(module.weight, 0.7, 1.3, generator=generator)
             nn.init.normal_(module.bias, 0.5, 0.1, generator=generator)
+    blocks = sum(len(stage) for stage in model.stages)  # type: ignore[arg-type]
+    # What many small steps add up to stays the same, whatever their number.
+    strength = min(1.0, (16 / blocks) ** 0.5)
     for module in model.modules():
         if isinstance(module, LinearJoinBlock) or (isinstance(module, PostActivationBlock) and module.shortcut is None):
             for conv in module.modules():
                 if isinstance(conv, nn.Conv2d):
-                    _near_identity(conv)
+                    _near_identity(conv, 0.05 * strength)
         elif isinstance(module, PostActivationBlock):
-            _weaken(module.convs[-1].norm)
+            _weaken(module.convs[-1].norm, 0.2 * strength)
         elif isinstance(module, PreActivationBlock):
-            _weaken(module.norms[-1])
+            _weaken(module.norms[-1], 0.2 * strength)
     nn.init.normal_(model.classifier.weight, std=0.05, generator=generator)
     images = torch.from_numpy(photographs(preprocess).copy()).permute(0, 3, 1, 2)
     with torch.no_grad():
@@ -63,18 +66,19 @@ def realistic(model: ResNet, preprocess: Preprocess, seed: int = 0) -> ResNet:
     return model
 
 
-def _weaken(norm: Any) -> None:
+def _weaken(norm: Any, factor: float) -> None:
     if isinstance(norm, nn.BatchNorm2d):
         with torch.no_grad():
-            norm.weight.mul_(0.2)
+            norm.weight.mul_(factor)
+            norm.bias.mul_(factor)
 
 
-def _near_identity(conv: nn.Conv2d) -> None:
-    """Each output channel passes one input channel on, and a twentieth of what it was."""
+def _near_identity(conv: nn.Conv2d, share: float) -> None:
+    """Each output channel passes one input channel on, and a share of what it was."""
     centre = conv.kernel_size[0] // 2
     outputs = torch.arange(conv.out_channels)
     with torch.no_grad():
-        conv.weight.mul_(0.05)
+        conv.weight.mul_(share)
         conv.weight[outputs, outputs % conv.in_channels, centre, centre] += 1.0
 
 
