@@ -44,7 +44,9 @@ def realistic(model: ResNet, preprocess: Preprocess, seed: int = 0) -> ResNet:
             module.momentum = None  # cumulative average
             nn.init.uniform_(module.weight, 0.7, 1.3, generator=generator)
             nn.init.normal_(module.bias, 0.5, 0.1, generator=generator)
-    blocks = sum(len(stage) for stage in model.stages)  # type: ignore[arg-type]
+    blocks = sum(
+        isinstance(module, LinearJoinBlock | PostActivationBlock | PreActivationBlock) for module in model.modules()
+    )
     # What many small steps add up to stays the same, whatever their number.
     strength = min(1.0, (16 / blocks) ** 0.5)
     for module in model.modules():
