@@ -29,6 +29,10 @@ def build_command(
     data: Annotated[
         Path | None, typer.Option(help="Data set to compare and measure accuracy on; else shipped photographs.")
     ] = None,
+    float16: Annotated[bool, typer.Option("--float16", help="Also write a file in half precision, for GPUs.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Also write int8 files: three times as fast on CPUs, calibrated on --data.")
+    ] = False,
     allow_unfused: Annotated[
         bool, typer.Option("--allow-unfused", help="Write the version even where an addition is not fused.")
     ] = False,
@@ -39,12 +43,13 @@ def build_command(
     if not re.match(MODEL_NAME, name):
         _fail(f"{name!r} cannot be a model name: letters, digits, '.', '_' and '-', the first a letter or digit")
     # torch takes seconds to import, which `inspect` and `--help` need not wait for.
-    from export.build import BuildError, build
+    from export.build import build
+    from export.errors import BuildError
     from models.checkpoint import CheckpointError
     from models.data import DataError
 
     try:
-        version = build(path, repository, name, data, allow_unfused=allow_unfused)
+        version = build(path, repository, name, data, float16=float16, int8=int8, allow_unfused=allow_unfused)
     except (BuildError, CheckpointError, DataError, ParityError) as error:
         _fail(error)
     print_version(version, Console())

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from export import fusion, samples
+from export.errors import BuildError
 from export.formats import onnx as onnx_format
 from export.graph import ServingGraph
+from export.lint import check_portable
+from export.quantization import qdq
+from export.quantization.calibrate import calibrate
+from export.quantization.search import Selection, search
+from export.samples import Samples
+from export.staging import staged_version
+from export.temperature import fit_temperature
 from export.verify import OnnxRunner, check_parity, measure_accuracy
 from models import checkpoint, golden, manifest
+from models.architectures import ResNet
 from models.checkpoint import Checkpoint
-from models.data import Dataset, load
 from models.evaluate import predict
-from models.manifest import Artifact, Manifest
+from models.manifest import Artifact, Manifest, Precision, Quantization
 from models.parity import Float32Array
 from models.preprocess import UInt8Array
 
-PARITY_IMAGES = 512
 GOLDEN_IMAGES = 16
-
-
-class BuildError(ValueError):
-    """The version cannot be written; the message is one line that says why."""
+_BATCH = 64
 
 
 def build(
-    checkpoint_path: Path, repository: Path, name: str, data: Path | None = None, *, allow_unfused: bool = False
+    checkpoint_path: Path,
+    repository: Path,
+    name: str,
+    data: Path | None = None,
+    *,
+    float16: bool = False,
+    int8: bool = False,
+    allow_unfused: bool = False,
 ) -> Path:
     """Write the next version of a model and return its folder.
 
@@ -44,8 +52,10 @@ def build(
         checkpoint_path: safetensors file that `resnet-train` wrote.
         repository: folder of models; made if it is not there.
         name: name of the model in the repository.
-        data: folder of a data set; its test split, brought to the checkpoint's geometry, is compared on and measures
-            accuracy. Shipped photographs without it.
+        data: folder of a data set, brought to the checkpoint's geometry: fits the temperature, calibrates int8, is
+            compared on and measures accuracy. Shipped photographs without it, and no temperature.
+        float16: also write a file in half precision, for GPUs.
+        int8: also write two int8 files, one for ONNX Runtime on CPUs and one for TensorRT and OpenVINO.
         allow_unfused: write the version even where a runtime leaves a residual addition outside its convolutions.
 
     Raises:
@@ -56,22 +66,21 @@ def build(
     """
     trained = checkpoint.load(checkpoint_path)
     model = trained.model()
-    test = None if data is None else load(data, "test", trained.preprocess)
-    if test is not None:
-        trained.check_classes(test.classes)
-    images = samples.photographs(trained.preprocess) if test is None else samples.from_dataset(test, PARITY_IMAGES)
-    logits = np.concatenate(
-        [predict(model, images[first : first + 64], trained.preprocess).numpy() for first in range(0, len(images), 64)]
-    )
+    used = samples.from_photographs(trained.preprocess) if data is None else samples.from_data(trained, data)
+    judge = _Judge(used, _logits(model, used.parity, trained), allow_unfused)
+    selection = _select(model, used, trained)
+    temperature = 1.0 if selection.labels is None else fit_temperature(selection.logits, selection.labels)
 
-    with _staged_version(repository / name) as (folder, number):
-        onnx_path = folder / "model.onnx"
-        onnx_format.write(ServingGraph(model, trained.preprocess), trained.preprocess, onnx_path)
-        artifact = describe(onnx_path, images, logits, test)
-        if not allow_unfused:
-            check_fused(artifact)
-        chosen = np.linspace(0, len(images) - 1, min(GOLDEN_IMAGES, len(images))).astype(np.int64)
-        golden.write(folder / manifest.GOLDEN_FILE, images[chosen], logits[chosen])
+    with staged_version(repository / name) as (folder, number):
+        artifacts = [
+            _write_float(trained, model, temperature, folder / "model.onnx", "float32", judge),
+        ]
+        if float16:
+            artifacts.append(_write_float(trained, model, temperature, folder / "model.fp16.onnx", "float16", judge))
+        if int8:
+            artifacts += _write_int8(folder, used.calibration, selection, judge)
+        chosen = np.linspace(0, len(used.parity) - 1, min(GOLDEN_IMAGES, len(used.parity))).astype(np.int64)
+        golden.write(folder / manifest.GOLDEN_FILE, used.parity[chosen], judge.logits[chosen])
         described = Manifest(
             schema=manifest.SCHEMA,
             name=name,
@@ -79,32 +88,52 @@ def build(
             architecture=trained.architecture,
             labels=trained.labels,
             preprocess=trained.preprocess,
-            artifacts=(artifact,),
+            temperature=temperature,
+            artifacts=tuple(artifacts),
             golden_sha256=manifest.sha256(folder / manifest.GOLDEN_FILE),
-            provenance=provenance(trained, checkpoint_path),
+            provenance=_provenance(trained, checkpoint_path),
         )
         (folder / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")
     return repository / name / str(number)
 
 
-def describe(path: Path, images: UInt8Array, logits: Float32Array, data: Dataset | None) -> Artifact:
-    """Run an ONNX file and write down what it is, what it fuses and how good it is."""
-    runner = OnnxRunner(path)
-    return Artifact(
-        file=path.name,
-        format="onnx",
-        precision="float32",
-        sha256=manifest.sha256(path),
-        parity=check_parity(runner, images, logits, "float32"),
-        fusion={"onnxruntime-cpu": fusion.onnxruntime_cpu(path)},
-        accuracy=None if data is None else measure_accuracy(runner, data),
-    )
+@dataclass(frozen=True)
+class _Judge:
+    """Runs each artifact and writes down what it is, what it fuses and how good it is."""
+
+    samples: Samples
+    logits: Float32Array
+    """The eager model's for `samples.parity`."""
+    allow_unfused: bool
+
+    def describe(
+        self, path: Path, format: str, precision: Precision, quantization: Quantization | None = None
+    ) -> Artifact:
+        """Raises ParityError or BuildError where the file may not be served."""
+        if format == "onnx":
+            check_portable(path)
+        runner = OnnxRunner(path)
+        artifact = Artifact(
+            file=path.name,
+            format=format,
+            precision=precision,
+            sha256=manifest.sha256(path),
+            parity=check_parity(runner, self.samples.parity, self.logits, precision),
+            fusion=fusion.reports(path, (format, precision)),
+            quantization=quantization,
+        )
+        if not self.allow_unfused:
+            check_fused(artifact)
+        if self.samples.test is None:
+            return artifact
+        accuracy = measure_accuracy(runner, self.samples.test, self.samples.seen)
+        return artifact.model_copy(update={"accuracy": accuracy})
 
 
 def check_fused(artifact: Artifact) -> None:
     """Raises BuildError where a runtime that can fuse residual additions left one outside its convolutions."""
     for runtime, report in artifact.fusion.items():
-        if report.unfused:
+        if report.unfused and fusion.RUNTIMES[runtime].fuses[artifact.format, artifact.precision]:
             first = report.unfused[0]
             raise BuildError(
                 f"{artifact.file}: {runtime} leaves {len(report.unfused)} of {report.residual_adds} residual additions "
@@ -112,7 +141,41 @@ def check_fused(artifact: Artifact) -> None:
             )
 
 
-def provenance(trained: Checkpoint, path: Path) -> dict[str, object]:
+def _write_float(
+    trained: Checkpoint, model: ResNet, temperature: float, path: Path, precision: Precision, judge: _Judge
+) -> Artifact:
+    dtype = torch.float16 if precision == "float16" else torch.float32
+    graph = ServingGraph(model, trained.preprocess, temperature, dtype)
+    onnx_format.write(graph, trained.preprocess, path)
+    return judge.describe(path, "onnx", precision)
+
+
+def _write_int8(folder: Path, calibration: UInt8Array, selection: Selection, judge: _Judge) -> list[Artifact]:
+    source = folder / "model.onnx"
+    ranges = calibrate(source, qdq.activations(onnx_format.read(source)), calibration)
+    artifacts = []
+    for file, format, scheme in (
+        ("model.int8-ort.onnx", "onnx-onnxruntime", qdq.ONNXRUNTIME),
+        ("model.int8.onnx", "onnx", qdq.PORTABLE),
+    ):
+        model, quantization = search(source, scheme, ranges, selection)
+        onnx_format.save(model, folder / file)
+        artifacts.append(judge.describe(folder / file, format, "int8", quantization))
+    return artifacts
+
+
+def _select(model: ResNet, used: Samples, trained: Checkpoint) -> Selection:
+    logits = _logits(model, used.selection, trained)
+    return Selection(used.selection, logits, used.selection_labels)
+
+
+def _logits(model: ResNet, images: UInt8Array, trained: Checkpoint) -> Float32Array:
+    """The eager model's, [n, classes]."""
+    batches = [images[first : first + _BATCH] for first in range(0, len(images), _BATCH)]
+    return np.concatenate([predict(model, batch, trained.preprocess).numpy() for batch in batches])
+
+
+def _provenance(trained: Checkpoint, path: Path) -> dict[str, object]:
     tools = {package: installed_version(package) for package in ("torch", "onnx", "onnxscript", "onnxruntime")}
     return {
         "checkpoint_sha256": manifest.sha256(path),
@@ -120,36 +183,3 @@ def provenance(trained: Checkpoint, path: Path) -> dict[str, object]:
         "training": {key: value for key, value in trained.training.items() if key != "dataset"},
         "tools": {"python": platform.python_version(), **tools},
     }
-
-
-@contextmanager
-def _staged_version(model: Path) -> Iterator[tuple[Path, int]]:
-    """A hidden folder to write the next version in; renamed at the end, removed on any error."""
-    try:
-        model.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".partial-", dir=model))
-    except OSError as error:
-        raise BuildError(f"{model}: cannot be written: {error.strerror}") from error
-    try:
-        number = 1 + max((int(path.name) for path in model.iterdir() if path.name.isdecimal()), default=0)
-        yield staging, number
-        staging.chmod(0o755)
-        for path in staging.iterdir():
-            _sync(path)
-        os.rename(staging, model / str(number))
-        _sync(model)
-    except OSError as error:
-        raise BuildError(f"{model}: the version could not be written: {error}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        if not any(model.iterdir()):
-            model.rmdir()
-
-
-def _sync(path: Path) -> None:
-    """Have the disk keep it before the version becomes visible."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,15 +17,25 @@ class ServingGraph(nn.Module):
         model: the trained network.
         preprocess: gives mean and standard deviation, of values between 0 and 1.
         temperature: probabilities are softmax(logits / temperature).
+        dtype: what the convolutions compute in. Normalisation, pooling and the head stay in float32: they cost next to
+            nothing, and half precision would round pixel values and sums over thousands of features.
     """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, model: ResNet, preprocess: Preprocess, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: ResNet,
+        preprocess: Preprocess,
+        temperature: float = 1.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
-        self.model = fold(model)
+        self.model = fold(model).to(dtype)
+        self.model.classifier.float()
         self.temperature = temperature
+        self.dtype = dtype
         mean = torch.tensor(preprocess.mean, dtype=torch.float64)
         std = torch.tensor(preprocess.std, dtype=torch.float64)
         self.register_buffer("mean", (mean * 255).float())
@@ -35,7 +45,7 @@ class ServingGraph(nn.Module):
         """uint8 [N, H, W, C] to the tensors of `models.manifest.OUTPUTS`."""
         # Cast, arithmetic, transpose, in this order: TensorRT's parser refuses to transpose uint8.
         x = (images.float() - self.mean) * self.scale
-        feature_map = self.model.features(x.permute(0, 3, 1, 2))
+        feature_map = self.model.features(x.permute(0, 3, 1, 2).to(self.dtype)).float()
         embedding = feature_map.mean((2, 3))
         logits = self.model.classifier(embedding)
         scaled = logits if self.temperature == 1.0 else logits / self.temperature

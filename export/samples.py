@@ -1,19 +1,77 @@
-"""Real images to check a model on: from its data set, or else photographs that ship with the project."""
+"""Real images to judge a model on: from its data set, or else photographs that ship with the project."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models import images
-from models.data import Dataset
+from models.checkpoint import Checkpoint
+from models.data import DataError, Dataset, Indices, Subset, load
 from models.preprocess import Preprocess, UInt8Array
+from models.train import Recipe, split
+
+PARITY_IMAGES = 512
+CALIBRATION_IMAGES = 512
+SELECTION_IMAGES = 2048
 
 
-def from_dataset(data: Dataset, count: int) -> UInt8Array:
-    """`count` images spread evenly over the data set, uint8 [count, H, W, C]."""
-    return data.images(np.linspace(0, len(data.labels) - 1, min(count, len(data.labels))).astype(np.int64))
+@dataclass(frozen=True)
+class Samples:
+    """Images as the graph takes them, uint8 [n, H, W, C]."""
+
+    parity: UInt8Array
+    """What artifacts are compared with the eager model on."""
+    calibration: UInt8Array
+    """What ranges of int8 come from."""
+    selection: UInt8Array
+    """What choices are made on. The network was not trained on them, where that is known."""
+    selection_labels: NDArray[np.int64] | None
+    """None for photographs."""
+    test: Dataset | None
+    """What accuracy is reported on."""
+    seen: Indices
+    """Images of `test` that choices were made on."""
+
+
+def from_photographs(preprocess: Preprocess) -> Samples:
+    """The same photographs for everything."""
+    views = photographs(preprocess)
+    return Samples(views, views, views, None, None, np.empty(0, np.int64))
+
+
+def from_data(trained: Checkpoint, folder: Path) -> Samples:
+    """Images of the data set that a checkpoint is to be judged on, brought to its geometry.
+
+    Choices are made on the training images that were held out, or, where none were, on every second test image; where
+    there is no training split, int8 is calibrated on those as well.
+
+    Raises:
+        DataError: no usable data set.
+        CheckpointError: one with other classes.
+    """
+    test = load(folder, "test", trained.preprocess)
+    trained.check_classes(test.classes)
+    training = _training(folder, trained.preprocess)
+    held_out = None if training is None else _held_out(trained, training)
+    seen = np.empty(0, np.int64)
+    if held_out is None:
+        seen = _spread(np.arange(0, len(test.labels), 2), SELECTION_IMAGES)
+        held_out = Subset(test, seen)
+    chosen = _spread(np.arange(len(held_out.labels)), SELECTION_IMAGES)
+    calibrated = held_out if training is None else training
+    return Samples(
+        parity=test.images(_spread(np.arange(len(test.labels)), PARITY_IMAGES)),
+        calibration=calibrated.images(_spread(np.arange(len(calibrated.labels)), CALIBRATION_IMAGES)),
+        selection=held_out.images(chosen),
+        selection_labels=held_out.labels[chosen],
+        test=test,
+        seen=seen,
+    )
 
 
 def photographs(preprocess: Preprocess) -> UInt8Array:
@@ -28,3 +86,21 @@ def photographs(preprocess: Preprocess) -> UInt8Array:
         views += [preprocess.apply(view) for view in (whole, *quarters)]
     upright = np.stack(views)
     return np.concatenate([upright, upright[:, :, ::-1]])
+
+
+def _training(folder: Path, geometry: Preprocess) -> Dataset | None:
+    """The training split, which whoever only has images to test on does without."""
+    try:
+        return load(folder, "train", geometry)
+    except DataError:
+        return None
+
+
+def _held_out(trained: Checkpoint, training: Dataset) -> Dataset | None:
+    recipe = trained.training.get("recipe", {})
+    return split(training, Recipe(**recipe))[1] if recipe.get("validation") else None
+
+
+def _spread(items: Indices, count: int) -> Indices:
+    """At most `count` of the items, evenly spread."""
+    return items[np.linspace(0, len(items) - 1, min(count, len(items))).astype(np.int64)]

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from export.temperature import calibration_error
 from models import golden, manifest, parity
-from models.data import Dataset
+from models.data import Dataset, Indices
 from models.manifest import INPUT, Accuracy, ManifestError, Parity, Precision
 from models.parity import Float32Array, ParityError
 from models.preprocess import UInt8Array
@@ -31,12 +32,16 @@ class OnnxRunner:
             raise ParityError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
 
     def logits(self, images: UInt8Array) -> Float32Array:
-        """uint8 [n, H, W, C] to float32 [n, classes], in batches of `BATCH`."""
-        parts = [
-            self._session.run(["logits"], {INPUT: images[first : first + BATCH]})[0]
-            for first in range(0, len(images), BATCH)
-        ]
-        return np.concatenate(parts)
+        """uint8 [n, H, W, C] to float32 [n, classes]."""
+        return self._run("logits", images)
+
+    def probabilities(self, images: UInt8Array) -> Float32Array:
+        """uint8 [n, H, W, C] to float32 [n, classes]."""
+        return self._run("probabilities", images)
+
+    def _run(self, output: str, images: UInt8Array) -> Float32Array:
+        batches = (images[first : first + BATCH] for first in range(0, len(images), BATCH))
+        return np.concatenate([self._session.run([output], {INPUT: batch})[0] for batch in batches])
 
 
 def check_parity(runner: OnnxRunner, images: UInt8Array, expected: Float32Array, precision: Precision) -> Parity:
@@ -52,7 +57,7 @@ def verify_version(version: Path) -> dict[str, Parity]:
     """Check a version as it lies on disk: every file against its hash, every artifact on the golden images.
 
     Returns:
-        The agreement with the eager model of each artifact that can be run here, by file name.
+        The agreement with the eager model of each artifact, by file name.
 
     Raises:
         ManifestError: the manifest or a file is missing or altered.
@@ -71,21 +76,31 @@ def verify_version(version: Path) -> dict[str, Parity]:
     return {
         artifact.file: check_parity(OnnxRunner(version / artifact.file), images, logits, artifact.precision)
         for artifact in described.artifacts
-        if artifact.format == "onnx"
     }
 
 
-def measure_accuracy(runner: OnnxRunner, data: Dataset) -> Accuracy:
-    """Top-1 and top-5 over all of `data`."""
+def measure_accuracy(runner: OnnxRunner, data: Dataset, seen: Indices) -> Accuracy:
+    """Top-1 and top-5 over all of `data`, and calibration over those that no choice was made on.
+
+    Args:
+        runner: the artifact.
+        data: labelled images.
+        seen: indices of the images that the temperature was fitted on.
+    """
     labels = data.labels
-    top = min(5, len(data.classes))
-    top1 = top5 = 0
+    parts = []
     with progress_bar("measuring accuracy", total=len(labels)) as progress:
         for first in range(0, len(labels), BATCH):
             indices = np.arange(first, min(first + BATCH, len(labels)))
-            best = np.argsort(-runner.logits(data.images(indices)), axis=1, kind="stable")[:, :top]
-            hits = best == labels[indices, None]
-            top1 += int(hits[:, 0].sum())
-            top5 += int(hits.sum())
+            parts.append(runner.probabilities(data.images(indices)))
             progress.update(int(indices[-1]) + 1)
-    return Accuracy(top1=top1 / len(labels), top5=top5 / len(labels), images=len(labels))
+    probabilities = np.concatenate(parts)
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    hits = best == labels[:, None]
+    unseen = np.setdiff1d(np.arange(len(labels)), seen)
+    return Accuracy(
+        top1=float(hits[:, 0].mean()),
+        top5=float(hits.any(1).mean()),
+        images=len(labels),
+        calibration_error=calibration_error(probabilities[unseen], labels[unseen]) if len(unseen) else None,
+    )

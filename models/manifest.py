@@ -67,6 +67,8 @@ class Parity(_Model):
 
     logit_error: float
     """Largest difference of a logit, relative to the standard deviation of the eager logits."""
+    logit_rms_error: float
+    """Root mean square of the differences, relative to the same."""
     top1_agreement: float
     """Share of images with the same first class."""
     images: PositiveInt
@@ -76,6 +78,24 @@ class Accuracy(_Model):
     top1: float
     top5: float | None = None
     images: PositiveInt
+    calibration_error: float | None = None
+    """Expected difference between the first class's probability and how often it is right (Guo et al. 2017), on
+    images that the temperature was not fitted on."""
+
+
+class Quantization(_Model):
+    """How an int8 artifact came about."""
+
+    calibration: str
+    """Method that found the ranges of the activations."""
+    float_layers: tuple[str, ...] = ()
+    """Convolutions that stayed in float because rounding them cost accuracy."""
+    selection_images: PositiveInt
+    """Images that this was chosen on."""
+    selection_loss: float | None = None
+    """Share of them by which top-1 fell."""
+    trials: PositiveInt
+    """Quantised models that were measured to choose."""
 
 
 class Artifact(_Model):
@@ -90,6 +110,7 @@ class Artifact(_Model):
     fusion: dict[str, FusionReport] = {}
     parity: Parity | None = None
     accuracy: Accuracy | None = None
+    quantization: Quantization | None = None
 
 
 class Manifest(_Model):

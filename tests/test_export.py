@@ -15,11 +15,12 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from export import fusion
 from export.__main__ import app
-from export.build import BuildError, build
+from export.build import build
+from export.errors import BuildError
 from export.fold import fold
 from export.formats import onnx as onnx_format
+from export.fusion import onnxruntime
 from export.graph import ServingGraph
 from export.samples import photographs
 from export.verify import OnnxRunner, check_parity, verify_version
@@ -64,7 +65,7 @@ def test_onnx_runtime_agrees_and_fuses_every_addition(arch: str, tmp_path: Path)
     parity = check_parity(OnnxRunner(tmp_path / "model.onnx"), images, eager(checkpoint, images), "float32")
     assert parity.logit_error <= 1e-4
     assert parity.top1_agreement == 1.0
-    report = fusion.onnxruntime_cpu(tmp_path / "model.onnx")
+    report = onnxruntime.report(tmp_path / "model.onnx")
     assert (report.residual_adds, report.fused, report.unfused) == (ADDS[arch], ADDS[arch], ())
 
 
@@ -74,7 +75,7 @@ def test_every_shortcut_option_is_fused(shortcut: str, norm: str, tmp_path: Path
     checkpoint = make_checkpoint("tiny", shortcut=shortcut, norm=norm)
     images = write(checkpoint, tmp_path / "model.onnx")
     check_parity(OnnxRunner(tmp_path / "model.onnx"), images, eager(checkpoint, images), "float32")
-    report = fusion.onnxruntime_cpu(tmp_path / "model.onnx")
+    report = onnxruntime.report(tmp_path / "model.onnx")
     assert report.fused == report.residual_adds == (0 if shortcut == "none" else 2)
 
 
@@ -84,7 +85,7 @@ def test_an_addition_that_is_not_fused_is_reported(tmp_path: Path) -> None:
     graph = ServingGraph(checkpoint.model(), checkpoint.preprocess)
     graph.model = checkpoint.model()  # not rewritten
     onnx_format.write(graph, checkpoint.preprocess, tmp_path / "model.onnx")
-    report = fusion.onnxruntime_cpu(tmp_path / "model.onnx")
+    report = onnxruntime.report(tmp_path / "model.onnx")
     assert report.residual_adds == 9
     assert report.fused < 9
     assert len(report.unfused) == 9 - report.fused

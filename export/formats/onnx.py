@@ -1,4 +1,4 @@
-"""Float32 ONNX with standard operators only, which any runtime can load."""
+"""ONNX with standard operators only, in float32 or half precision, which any runtime can load."""
 
 from __future__ import annotations
 
@@ -36,6 +36,16 @@ def write(graph: ServingGraph, preprocess: Preprocess, path: Path) -> None:
         raise RuntimeError("torch.onnx.export returned no program")
     model = _without_origins(program.model_proto)
     onnx.checker.check_model(model, full_check=True)
+    save(model, path)
+
+
+def read(path: Path) -> onnx.ModelProto:
+    """What `save` wrote."""
+    return onnx.load(path)
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model; the same one gives the same bytes."""
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Protocol
 
 from models.data import cifar, idx, imagefolder, tarshards
-from models.data.dataset import ArrayDataset, Batch, DataError, Dataset, Split, Subset, read_ahead
+from models.data.dataset import ArrayDataset, Batch, DataError, Dataset, Indices, Split, Subset, read_ahead
 from models.preprocess import Geometry
 
-__all__ = ["ArrayDataset", "Batch", "DataError", "Dataset", "Split", "Subset", "load", "read_ahead"]
+__all__ = ["ArrayDataset", "Batch", "DataError", "Dataset", "Indices", "Split", "Subset", "load", "read_ahead"]
 
 
 class _Format(Protocol):

@@ -26,8 +26,8 @@ import numpy as np
 from PIL import Image
 from safetensors.torch import load_file
 
-from export import fusion
 from export.formats import onnx as onnx_format
+from export.fusion import onnxruntime
 from export.graph import ServingGraph
 from export.samples import photographs
 from export.verify import OnnxRunner, check_parity
@@ -141,7 +141,7 @@ def line_4() -> tuple[bool, str]:
             except ParityError as failure:
                 wrong.append(f"{name}: {failure}")
                 continue
-            report = fusion.onnxruntime_cpu(path)
+            report = onnxruntime.report(path)
             adds = 0 if name.startswith("plain") else sum(VARIANTS[name].depths)
             if (report.residual_adds, report.fused) != (adds, adds):
                 unfused.append(f"{name}: {report.fused} of {report.residual_adds}, expected {adds}")

@@ -27,9 +27,9 @@ import torch
 from PIL import Image, features
 from torch.nn import functional as F
 
-from export import fusion
 from export.build import build as build_version
 from export.formats import onnx as onnx_format
+from export.fusion import onnxruntime
 from export.graph import ServingGraph
 from export.samples import photographs
 from export.verify import OnnxRunner, check_parity
@@ -113,7 +113,7 @@ def _train_and_export(name: str, channels: int, options: dict[str, Any]) -> tupl
         images = photographs(made.preprocess)
         expected = predict(made.model(), images, made.preprocess).numpy()
         parity = check_parity(OnnxRunner(path), images, expected, "float32")
-        report = fusion.onnxruntime_cpu(path)
+        report = onnxruntime.report(path)
     return parity.logit_error, report.residual_adds, report.fused
 
 

@@ -1,0 +1,34 @@
+"""What a portable file must not hold, because some runtime refuses it or, worse, reads it as something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from export.errors import BuildError
+from models.manifest import INPUT, OUTPUTS
+
+_STANDARD = {"", "ai.onnx"}
+
+
+def check_portable(path: Path) -> None:
+    """Check a file that any runtime is to load.
+
+    Raises:
+        BuildError: operators outside the standard, which only one runtime knows; unsigned zero-points, which TensorRT
+            reads as signed with no more than a warning; or another signature than every graph has.
+    """
+    model = onnx.load(path)
+    graph = model.graph
+    foreign = sorted({f"{node.domain}.{node.op_type}" for node in graph.node if node.domain not in _STANDARD})
+    if foreign:
+        raise BuildError(f"{path.name}: holds operators that only one runtime knows: {', '.join(foreign)}")
+    unsigned = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.UINT8}
+    for node in graph.node:
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and unsigned.intersection(node.input[2:]):
+            raise BuildError(f"{path.name}: {node.name} has an unsigned zero-point, which TensorRT reads as signed")
+    signature = [value.name for value in graph.input], tuple(value.name for value in graph.output)
+    if signature != ([INPUT], OUTPUTS):
+        raise BuildError(f"{path.name}: takes {signature[0]} and gives {signature[1]}")

@@ -1,0 +1,223 @@
+"""Writes an int8 graph: the float graph with a QuantizeLinear/DequantizeLinear pair on each tensor that is rounded.
+
+The pairs say where a runtime may compute with integers; which kernels it then takes is its own affair. Runtimes differ
+in where they want them, so there are two schemes:
+
+`ONNXRUNTIME` for ONNX Runtime on CPUs: unsigned activations with a zero-point, a pair on every input and output of
+    convolutions and additions, 32-bit integer biases. With anything less its convolutions stay in float.
+`PORTABLE` for TensorRT and OpenVINO: signed activations without a zero-point, a pair on the inputs of convolutions and
+    on the shortcut's side of an addition, and none between a convolution and the addition behind it: the addition is
+    then computed inside the convolution, on its 32-bit accumulator (TensorRT issue 1992).
+
+Weights are signed, one scale an output channel, without a zero-point. The prologue and the head stay in float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from export.quantization.calibrate import Range, Ranges
+from models.manifest import OUTPUTS
+from models.parity import Float32Array
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How activations are represented, and where."""
+
+    symmetric: bool
+    """int8 without zero-point, else uint8 with one."""
+    rounds_results: bool
+    """Pairs on what convolutions and additions give as well, and integer biases."""
+
+
+ONNXRUNTIME = Scheme(symmetric=False, rounds_results=True)
+PORTABLE = Scheme(symmetric=True, rounds_results=False)
+
+
+def layers(model: ModelProto) -> list[str]:
+    """Names of the convolutions, in the order of the graph."""
+    return [node.name for node in model.graph.node if node.op_type == "Conv"]
+
+
+def activations(model: ModelProto) -> list[str]:
+    """Tensors whose range `quantize` needs, whatever the scheme."""
+    wiring = _Wiring(model.graph)
+    return sorted({name for scheme in (ONNXRUNTIME, PORTABLE) for name in wiring.rounded(scheme, frozenset()).values()})
+
+
+def quantize(model: ModelProto, ranges: Ranges, scheme: Scheme, keep_float: Set[str] = frozenset()) -> ModelProto:
+    """An int8 copy of a float32 model.
+
+    Args:
+        model: as `formats.onnx` writes it.
+        ranges: of each of the `activations`.
+        scheme: how and where to round.
+        keep_float: names of convolutions that are left as they are.
+    """
+    quantized = ModelProto()
+    quantized.CopyFrom(model)
+    wiring = _Wiring(quantized.graph)
+    rounded = wiring.rounded(scheme, keep_float)
+    readers = {name: wiring.readers(name, scheme, keep_float) for name in rounded}
+    rewrite = _Rewrite(quantized.graph)
+    steps = {name: _step(ranges[source], scheme) for name, source in rounded.items()}
+    for conv in wiring.of_type("Conv"):
+        if conv.name not in keep_float:
+            rewrite.round_constants(conv, steps[conv.input[0]][0] if scheme.rounds_results else None)
+    for name, (scale, zero_point) in steps.items():
+        rewrite.round_activation(name, wiring.producers[name], readers[name], scale, zero_point)
+    rewrite.apply()
+    onnx.checker.check_model(quantized, full_check=True)
+    return quantized
+
+
+def weight_scale(weight: Float32Array) -> Float32Array:
+    """The step of each output channel of a weight [out, ...], float32 [out]."""
+    largest = np.abs(weight).reshape(len(weight), -1).max(1)
+    return np.where(largest > 0, largest / 127, 1).astype(np.float32)
+
+
+def _step(values: Range, scheme: Scheme) -> tuple[np.float32, np.uint8 | np.int8]:
+    """Scale and zero-point of a tensor; zero itself is always exact."""
+    if scheme.symmetric:
+        return np.float32(max(-values.low, values.high) / 127 or 1), np.int8(0)
+    scale = (values.high - values.low) / 255 or 1
+    return np.float32(scale), np.uint8(round(-values.low / scale))
+
+
+class _Wiring:
+    """Who writes and who reads each tensor of a float graph."""
+
+    def __init__(self, graph: GraphProto) -> None:
+        self._nodes = list(graph.node)
+        self._constants = {tensor.name for tensor in graph.initializer}
+        self.producers = {name: node for node in self._nodes for name in node.output}
+        self._consumers: dict[str, list[NodeProto]] = {}
+        for node in self._nodes:
+            for name in dict.fromkeys(node.input):
+                self._consumers.setdefault(name, []).append(node)
+
+    def of_type(self, kind: str) -> Iterator[NodeProto]:
+        return (node for node in self._nodes if node.op_type == kind)
+
+    def rounded(self, scheme: Scheme, keep_float: Set[str]) -> dict[str, str]:
+        """The tensors to round, each with the one whose range it has."""
+        names = []
+        for conv in self.of_type("Conv"):
+            if conv.name not in keep_float:
+                names += [conv.input[0], self._result(conv)] if scheme.rounds_results else [conv.input[0]]
+        for add in self.of_type("Add"):
+            if not self._constants.intersection(add.input):
+                names += [*add.input, self._result(add)] if scheme.rounds_results else [self._shortcut(add)]
+        found = {}
+        for name in names:
+            producer = self.producers[name]
+            if producer.op_type == "MaxPool":  # the same step before and behind it lets it run on integers
+                found[producer.input[0]] = found[name] = producer.input[0]
+            elif name not in OUTPUTS:  # the feature map stays exact, for the head and for whoever asks for it
+                found[name] = name
+        return found
+
+    def readers(self, name: str, scheme: Scheme, keep_float: Set[str]) -> list[NodeProto]:
+        """The nodes that take the rounded values of a tensor."""
+        return [
+            node
+            for node in self._consumers[name]
+            if node.name not in keep_float
+            and (scheme.rounds_results or node.op_type != "Add" or self._shortcut(node) == name)
+        ]
+
+    def _result(self, node: NodeProto) -> str:
+        """The output of a node, or that of the ReLU which runtimes compute together with it."""
+        consumers = self._consumers.get(node.output[0], [])
+        if len(consumers) == 1 and consumers[0].op_type == "Relu":
+            return str(consumers[0].output[0])
+        return str(node.output[0])
+
+    def _shortcut(self, add: NodeProto) -> str:
+        """The input of an addition that does not come from the block's last convolution."""
+        first = self.producers.get(add.input[0])
+        return str(add.input[1] if first is not None and first.op_type == "Conv" else add.input[0])
+
+
+@dataclass
+class _Rewrite:
+    """New nodes and constants, put into the graph at the end."""
+
+    graph: GraphProto
+    before: dict[str, list[NodeProto]] = field(default_factory=dict)
+    """Nodes to insert before one of this name."""
+    behind: dict[str, list[NodeProto]] = field(default_factory=dict)
+    constants: list[TensorProto] = field(default_factory=list)
+    replaced: set[str] = field(default_factory=set)
+    """Constants that are not used any more."""
+
+    def __post_init__(self) -> None:
+        self._values = {tensor.name: tensor for tensor in self.graph.initializer}
+
+    def round_constants(self, conv: NodeProto, input_scale: np.float32 | None) -> None:
+        """Integers for the weight of a convolution, and for its bias where the step of its input is given."""
+        weight = numpy_helper.to_array(self._values[conv.input[1]])
+        scale = weight_scale(weight)
+        per_output = scale.reshape(-1, *[1] * (weight.ndim - 1))
+        self._replace(conv, 1, np.clip(np.round(weight / per_output), -127, 127).astype(np.int8), scale)
+        if input_scale is not None and len(conv.input) > 2:
+            bias = numpy_helper.to_array(self._values[conv.input[2]]).astype(np.float64)
+            limits = np.iinfo(np.int32)
+            steps = np.clip(np.round(bias / (scale * input_scale)), limits.min, limits.max)
+            self._replace(conv, 2, steps.astype(np.int32), scale * input_scale)
+
+    def round_activation(
+        self,
+        name: str,
+        producer: NodeProto,
+        readers: list[NodeProto],
+        scale: np.float32,
+        zero_point: np.uint8 | np.int8,
+    ) -> None:
+        """A pair behind the producer of a tensor, for those who read it."""
+        step = [f"{name}_scale", f"{name}_zero_point"]
+        self.constants.append(numpy_helper.from_array(np.asarray(scale), step[0]))
+        self.constants.append(numpy_helper.from_array(np.asarray(zero_point), step[1]))
+        integers, floats = f"{name}_quantized", f"{name}_dequantized"
+        self.behind.setdefault(producer.name, []).extend(
+            [
+                helper.make_node("QuantizeLinear", [name, *step], [integers], f"{name}_quantize"),
+                helper.make_node("DequantizeLinear", [integers, *step], [floats], f"{name}_dequantize"),
+            ]
+        )
+        for node in readers:
+            for index, tensor in enumerate(node.input):
+                if tensor == name:
+                    node.input[index] = floats
+
+    def apply(self) -> None:
+        nodes = [
+            new
+            for node in self.graph.node
+            for new in (*self.before.get(node.name, []), node, *self.behind.get(node.name, []))
+        ]
+        constants = [tensor for name, tensor in self._values.items() if name not in self.replaced]
+        constants += self.constants
+        for part in (self.graph.node, self.graph.initializer, self.graph.value_info):
+            del part[:]  # value_info describes tensors as they were
+        self.graph.node.extend(nodes)
+        self.graph.initializer.extend(constants)
+
+    def _replace(self, node: NodeProto, index: int, integers: NDArray[np.integer], scale: Float32Array) -> None:
+        name = node.input[index]
+        self.replaced.add(name)
+        inputs, floats = [f"{name}_quantized", f"{name}_scale"], f"{name}_dequantized"
+        self.constants.append(numpy_helper.from_array(integers, inputs[0]))
+        self.constants.append(numpy_helper.from_array(scale, inputs[1]))
+        self.before.setdefault(node.name, []).append(
+            helper.make_node("DequantizeLinear", inputs, [floats], f"{name}_dequantize", axis=0)
+        )
+        node.input[index] = floats

@@ -1,0 +1,150 @@
+"""Chooses how to quantise by what it costs on real images, within a bounded number of trials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from export.quantization import qdq
+from export.quantization.calibrate import Method, Range
+from export.quantization.qdq import Scheme
+from export.verify import OnnxRunner
+from models import parity
+from models.manifest import Quantization
+from models.parity import MAX_LOGIT_ERROR, Float32Array
+from models.preprocess import UInt8Array
+from models.progress import progress_bar
+
+MAX_LOSS = 0.002
+"""Share of images by which top-1 may fall before layers are kept in float."""
+_GROUPS = 32
+_RANKING_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Images that trials are judged on."""
+
+    images: UInt8Array
+    """[n, H, W, C]."""
+    logits: Float32Array
+    """The eager model's, [n, classes]."""
+    labels: NDArray[np.int64] | None
+    """True classes [n]; None where they are not known."""
+
+    def first(self, count: int) -> Selection:
+        return Selection(self.images[:count], self.logits[:count], None if self.labels is None else self.labels[:count])
+
+
+@dataclass(frozen=True, order=True)
+class Score:
+    """What quantising costs; less is better."""
+
+    loss: float
+    """Share of images by which top-1 falls. 0 where the true classes are not known."""
+    error: float
+    """`Parity.logit_rms_error`."""
+
+    @property
+    def good(self) -> bool:
+        return self.loss <= MAX_LOSS and self.error <= MAX_LOGIT_ERROR["int8"]
+
+
+def search(
+    path: Path, scheme: Scheme, ranges: Mapping[Method, Mapping[str, Range]], selection: Selection
+) -> tuple[ModelProto, Quantization]:
+    """The int8 form of a float32 graph that costs least.
+
+    Calibration methods are compared first. Where the best still costs more than `MAX_LOSS` of top-1, layers return to
+    float, those first whose return alone helps most: at most a quarter, in steps of 1, 2, 4, ... groups of neighbours.
+    So there are at most 3 + 32 + 4 trials, however deep the network.
+
+    Args:
+        path: ONNX file, as `formats.onnx` writes it.
+        scheme: how and where to round.
+        ranges: from `calibrate`.
+        selection: what to judge by. These should not be the images whose accuracy is reported.
+    """
+    trials = _Trials(onnx.load(path), scheme, ranges, selection)
+    method = min(ranges, key=lambda method: trials.score(method, frozenset()))
+    kept: frozenset[str] = frozenset()
+    if not trials.score(method, kept).good:
+        kept = trials.restore(method)
+    score = trials.score(method, kept)
+    report = Quantization(
+        calibration=method,
+        float_layers=tuple(name for name in qdq.layers(trials.model) if name in kept),
+        selection_images=len(selection.images),
+        selection_loss=None if selection.labels is None else score.loss,
+        trials=trials.count,
+    )
+    return trials.quantize(method, kept), report
+
+
+class _Trials:
+    """Quantises and measures; knows what it has measured already."""
+
+    def __init__(
+        self,
+        model: ModelProto,
+        scheme: Scheme,
+        ranges: Mapping[Method, Mapping[str, Range]],
+        selection: Selection,
+    ) -> None:
+        self.model = model
+        self._scheme = scheme
+        self._ranges = ranges
+        self._selection = selection
+        self._known: dict[tuple[Method, Set[str]], Score] = {}
+        self.count = 0
+
+    def quantize(self, method: Method, kept: Set[str]) -> ModelProto:
+        return qdq.quantize(self.model, self._ranges[method], self._scheme, kept)
+
+    def score(self, method: Method, kept: frozenset[str]) -> Score:
+        key = (method, kept)
+        if key not in self._known:
+            self._known[key] = self._measure(method, kept, self._selection)
+        return self._known[key]
+
+    def restore(self, method: Method) -> frozenset[str]:
+        """The fewest layers tried that must stay in float, or those that leave the least loss."""
+        layers = qdq.layers(self.model)
+        groups = [frozenset(group) for group in np.array_split(layers, min(len(layers), _GROUPS))]
+        sample = self._selection.first(_RANKING_IMAGES)
+        errors = {}
+        with progress_bar("ranking layers", total=len(groups)) as progress:
+            for group in groups:
+                errors[group] = self._measure(method, group, sample).error
+                progress.update(len(errors))
+        ranked = sorted(groups, key=lambda group: errors[group])
+        tried = []
+        count = 1
+        while count <= max(1, len(groups) // 4):
+            tried.append(frozenset().union(*ranked[:count]))
+            if self.score(method, tried[-1]).good:
+                return tried[-1]
+            count *= 2
+        return min(tried, key=lambda kept: self.score(method, kept))
+
+    def _measure(self, method: Method, kept: Set[str], selection: Selection) -> Score:
+        self.count += 1
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "trial.onnx"
+            path.write_bytes(self.quantize(method, kept).SerializeToString())
+            logits = OnnxRunner(path).logits(selection.images)
+        return Score(_loss(logits, selection), parity.compare(logits, selection.logits).logit_rms_error)
+
+
+def _loss(logits: Float32Array, selection: Selection) -> float:
+    if selection.labels is None:
+        return 0.0
+    before = (selection.logits.argmax(1) == selection.labels).mean()
+    return float(before - (logits.argmax(1) == selection.labels).mean())
