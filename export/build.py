@@ -17,8 +17,9 @@ from export import fusion, samples
 from export.formats import onnx as onnx_format
 from export.graph import ServingGraph
 from export.verify import OnnxRunner, check_parity, measure_accuracy
-from models import checkpoint, golden, manifest
+from models import checkpoint, classifier, golden, manifest
 from models.checkpoint import Checkpoint
+from models.classifier import Classifier
 from models.data import Dataset, load
 from models.evaluate import predict
 from models.manifest import Artifact, Manifest
@@ -72,6 +73,9 @@ def build(
             check_fused(artifact)
         chosen = np.linspace(0, len(images) - 1, min(GOLDEN_IMAGES, len(images))).astype(np.int64)
         golden.write(folder / manifest.GOLDEN_FILE, images[chosen], logits[chosen])
+        last = model.classifier
+        weights = Classifier(last.weight.detach().numpy(), last.bias.detach().numpy())
+        classifier.write(folder / manifest.CLASSIFIER_FILE, weights)
         described = Manifest(
             schema=manifest.SCHEMA,
             name=name,
@@ -81,6 +85,7 @@ def build(
             preprocess=trained.preprocess,
             artifacts=(artifact,),
             golden_sha256=manifest.sha256(folder / manifest.GOLDEN_FILE),
+            classifier_sha256=manifest.sha256(folder / manifest.CLASSIFIER_FILE),
             provenance=provenance(trained, checkpoint_path),
         )
         (folder / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from models import golden, manifest, parity
+from models import classifier, golden, manifest, parity
 from models.data import Dataset
 from models.manifest import INPUT, Accuracy, ManifestError, Parity, Precision
 from models.parity import Float32Array, ParityError
@@ -62,6 +62,9 @@ def verify_version(version: Path) -> dict[str, Parity]:
     manifest.check_hash(version / manifest.GOLDEN_FILE, described.golden_sha256)
     for artifact in described.artifacts:
         manifest.check_hash(version / artifact.file, artifact.sha256)
+    if described.classifier_sha256 is not None:
+        manifest.check_hash(version / manifest.CLASSIFIER_FILE, described.classifier_sha256)
+        classifier.read(version / manifest.CLASSIFIER_FILE, len(described.labels))
     images, logits = golden.read(version / manifest.GOLDEN_FILE)
     if images.shape[1:] != described.preprocess.shape or logits.shape != (len(images), len(described.labels)):
         raise ManifestError(
