@@ -141,12 +141,7 @@ async def _classify_chunk(
     readable = [content for content in contents if isinstance(content, bytes)]
     results: Iterator[ImageResult] = iter(())
     if readable:
-        try:
-            results = iter((await pipeline.classify(model, readable, k, 3600.0, extras)).results)
-        except ServiceError as error:
-            if len(readable) > 1:
-                raise
-            results = iter([ImageResult(error=problem(error))])
+        results = iter((await pipeline.classify(model, readable, k, 3600.0, extras, inline_errors=True)).results)
     return [next(results) if isinstance(content, bytes) else ImageResult(error=content) for content in contents]
 
 

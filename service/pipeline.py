@@ -107,6 +107,8 @@ class Pipeline:
         k: int,
         timeout_seconds: float,
         extras: Extras = NOTHING,
+        *,
+        inline_errors: bool = False,
     ) -> Classification:
         """Classify image files.
 
@@ -116,6 +118,7 @@ class Pipeline:
             k: classes to answer for each.
             timeout_seconds: time for decoding, waiting and inference together.
             extras: what is wanted beside labels.
+            inline_errors: give the error of an only image in its place too, as that of one among several.
 
         Raises:
             BadRequest: the model cannot give the extras.
@@ -130,7 +133,7 @@ class Pipeline:
         except TimeoutError:
             raise DeadlineExceeded("the time limit passed while images were decoded: raise timeout_ms") from None
         decoded_at = time.monotonic()
-        if len(decoded) == 1 and isinstance(decoded[0], ServiceError):
+        if len(decoded) == 1 and isinstance(decoded[0], ServiceError) and not inline_errors:
             raise decoded[0]
 
         good = [image for image in decoded if isinstance(image, Decoded)]

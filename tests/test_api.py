@@ -570,6 +570,3 @@ def test_the_documentation_page(client: Client) -> None:
     page = client.get("/docs")
     assert page.status_code == 200
     assert "/openapi.json" in page.text
-    moved = client.get("/")
-    assert moved.is_redirect
-    assert moved.headers["location"] == "docs"

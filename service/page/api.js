@@ -1,4 +1,5 @@
 // The service's HTTP interface. Paths are relative, so that the page works behind a proxy's prefix.
+// `errors=inline`: an image that cannot be read is no failed request, which browsers report as an error of the page.
 
 const TOP_K = 5;
 const ATTEMPTS = 6;
@@ -19,13 +20,14 @@ export async function examples() {
 /** Classify one file. Waits and tries again while the service says that it is overloaded. */
 export async function classify(file, model) {
   const name = encodeURIComponent(model.name);
-  const path = `v1/models/${name}/versions/${model.version}/classify?top_k=${TOP_K}${model.cam ? "&cam=overlay" : ""}`;
+  const path = `v1/models/${name}/versions/${model.version}/classify?top_k=${TOP_K}&errors=inline${model.cam ? "&cam=overlay" : ""}`;
   for (let attempt = 1; ; attempt++) {
     const response = await send(path, file);
     const wait = response.headers.get("Retry-After");
     if (response.status !== 503 || wait === null || attempt === ATTEMPTS) {
-      const answer = await json(response);
-      return { ...answer.results[0], timing: answer.timing };
+      const { results: [result], timing } = await json(response);
+      if (result.error) throw new Problem(result.error.detail);
+      return { ...result, timing };
     }
     await new Promise((resolve) => setTimeout(resolve, 1000 * Number(wait)));
   }

@@ -31,6 +31,10 @@ WithCam = Annotated[
         "transparent PNG to lay over the image (`overlay`), or as a PNG of the image with the map over it (`picture`)."
     ),
 ]
+Errors = Annotated[
+    Literal["status", "inline"],
+    Query(description="Of an only image that cannot be used: the status, or 200 with the error in its place."),
+]
 _CAM = {"false": None, "true": Cam.values} | {kind.value: kind for kind in Cam}
 
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
@@ -70,7 +74,13 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 async def _classify(
-    request: Request, name: str | None, version: str | None, k: int, timeout_ms: float | None, extras: Extras
+    request: Request,
+    name: str | None,
+    version: str | None,
+    k: int,
+    timeout_ms: float | None,
+    extras: Extras,
+    inline_errors: bool,
 ) -> Response:
     """The path of a request, top to bottom: find the model, read the images, classify, answer."""
     pipeline: Pipeline = request.app.state.pipeline
@@ -81,7 +91,7 @@ async def _classify(
             files = await read_images(request, pipeline.settings.max_images)
             extras.check_size(model, len(files), k)
             seconds = (timeout_ms or pipeline.settings.timeout_ms) / 1000
-            answer = await pipeline.classify(model, files, k, seconds, extras)
+            answer = await pipeline.classify(model, files, k, seconds, extras, inline_errors=inline_errors)
         except ServiceError as error:
             pipeline.metrics.request(name if name in pipeline.models else "", error.status)
             raise
@@ -95,9 +105,10 @@ async def classify(
     timeout_ms: TimeoutMs = None,
     embedding: WithEmbedding = False,
     cam: WithCam = "false",
+    errors: Errors = "status",
 ) -> Response:
     """Classify images with the default model."""
-    return await _classify(request, None, None, top_k, timeout_ms, Extras(embedding, _CAM[cam]))
+    return await _classify(request, None, None, top_k, timeout_ms, Extras(embedding, _CAM[cam]), errors == "inline")
 
 
 @router.post("/models/{model}/classify", response_model=Classification, responses=_ERRORS, openapi_extra=_BODY)
@@ -108,9 +119,10 @@ async def classify_with_model(
     timeout_ms: TimeoutMs = None,
     embedding: WithEmbedding = False,
     cam: WithCam = "false",
+    errors: Errors = "status",
 ) -> Response:
     """Classify images with the served version of a model."""
-    return await _classify(request, model, None, top_k, timeout_ms, Extras(embedding, _CAM[cam]))
+    return await _classify(request, model, None, top_k, timeout_ms, Extras(embedding, _CAM[cam]), errors == "inline")
 
 
 @router.post(
@@ -127,9 +139,10 @@ async def classify_with_version(
     timeout_ms: TimeoutMs = None,
     embedding: WithEmbedding = False,
     cam: WithCam = "false",
+    errors: Errors = "status",
 ) -> Response:
     """Classify images with one version of a model."""
-    return await _classify(request, model, version, top_k, timeout_ms, Extras(embedding, _CAM[cam]))
+    return await _classify(request, model, version, top_k, timeout_ms, Extras(embedding, _CAM[cam]), errors == "inline")
 
 
 @router.get("/models")
