@@ -20,6 +20,11 @@ export function announce(text) {
   byId("status").textContent = text;
 }
 
-export const percent = (share) => `${(100 * share).toFixed(share >= 0.0995 ? 0 : 1)}%`;
+/** A share as text. What is rounded never reads as certain or impossible. */
+export function percent(share) {
+  if (share < 0.001) return "<0.1%";
+  if (share < 0.0995 || share >= 0.995) return `${Math.min(100 * share, 99.9).toFixed(1)}%`;
+  return `${(100 * share).toFixed(0)}%`;
+}
 
 export const milliseconds = (value) => `${value.toFixed(value >= 99.5 ? 0 : value >= 9.95 ? 1 : 2)} ms`;

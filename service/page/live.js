@@ -4,6 +4,7 @@ import { byId, show } from "./dom.js";
 
 const EVERY = 2000; // ms
 const KEPT = 60; // samples in a line
+const LEAST = 15; // a line of fewer does not fill its width yet
 const SVG = "http://www.w3.org/2000/svg";
 
 const lines = { throughput: [], queue: [], latency: [] };
@@ -82,9 +83,10 @@ function draw(name, value, digits) {
 
 function sparkline(samples) {
   const most = Math.max(...samples, 1e-9);
-  const points = samples.map((value, index) => `${KEPT - samples.length + index},${19 - (18 * value) / most}`);
+  const span = Math.max(samples.length, LEAST) - 1;
+  const points = samples.map((value, index) => `${span + 1 - samples.length + index},${19 - (18 * value) / most}`);
   const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", `0 0 ${KEPT - 1} 20`);
+  svg.setAttribute("viewBox", `0 0 ${span} 20`);
   svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("aria-hidden", "true");
   const line = document.createElementNS(SVG, "polyline");
