@@ -116,7 +116,7 @@ def test_a_batch_shows_its_progress(visitor: Watched) -> None:
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert {done for done, _ in seen} >= set(range(1, 20))
     labels = {"ankle-boot.png": "Ankle boot", "pullover.png": "Pullover", "trouser.png": "Trouser"}
-    expected = [labels[path.name] for path in (EXAMPLES * 7)[:19]] + ["cannot be read"]
+    expected = [labels[path.name] for path in (EXAMPLES * 7)[:19]] + ["unreadable"]
     expect(page.locator(".thumb-label")).to_have_text(expected)
     page.locator(".thumb").nth(1).click()
     expect(page.locator("#headline")).to_have_text("Pullover")

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { Batch } from "./batch.js";
 import * as camera from "./camera.js";
-import { byId, element, show } from "./dom.js";
+import { byId, element, sentence, show } from "./dom.js";
 import * as live from "./live.js";
 import { view } from "./viewer.js";
 
@@ -43,7 +43,7 @@ async function offerModels() {
       models = await api.models();
       notice(models.length === 0 ? "No model is loaded yet: one moment." : "");
     } catch (error) {
-      notice(error.message);
+      notice(sentence(error.message));
     }
     if (models.length === 0) await new Promise((resolve) => setTimeout(resolve, RETRY));
   }

@@ -127,7 +127,7 @@ function label(item) {
   const best = item.answer?.predictions[0];
   item.button.classList.toggle("failed", Boolean(item.error));
   item.button.classList.toggle("pending", !best && !item.error);
-  item.button.querySelector(".thumb-label").textContent = best?.label ?? (item.error ? "cannot be read" : "…");
+  item.button.querySelector(".thumb-label").textContent = best?.label ?? (item.error ? "unreadable" : "…");
   item.button.title = item.name;
   item.button.setAttribute("aria-label", describe(item));
 }

@@ -27,4 +27,7 @@ export function percent(share) {
   return `${(100 * share).toFixed(0)}%`;
 }
 
+/** A message of the service, which begins small and ends open. */
+export const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}${text.endsWith(".") ? "" : "."}`;
+
 export const milliseconds = (value) => `${value.toFixed(value >= 99.5 ? 0 : value >= 9.95 ? 1 : 2)} ms`;

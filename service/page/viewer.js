@@ -1,6 +1,6 @@
 // One image: the picture, its classes as bars, the map of a class over it, and where the time went.
 
-import { byId, element, milliseconds, percent, show } from "./dom.js";
+import { byId, element, milliseconds, percent, sentence, show } from "./dom.js";
 
 const SMALL = 96; // pixels; below it an image is shown in its own pixels instead of a blur
 const STAGES = [
@@ -18,14 +18,15 @@ const map = byId("map");
 
 image.addEventListener("load", () => {
   const { naturalWidth: width, naturalHeight: height } = image;
+  image.classList.toggle("pixels", Math.max(width, height) <= SMALL);
+  frame(true, width, height);
+});
+image.addEventListener("error", () => frame(false, 16, 9));
+
+/** Give the frame the picture's proportions, so that a map that fills it lies where it should. */
+function frame(works, width, height) {
   byId("frame").style.aspectRatio = `${width} / ${height}`;
   byId("frame").style.setProperty("--aspect", width / height);
-  image.classList.toggle("pixels", Math.max(width, height) <= SMALL);
-  preview(true);
-});
-image.addEventListener("error", () => preview(false));
-
-function preview(works) {
   show(image, works);
   show(byId("no-preview"), !works);
 }
@@ -52,7 +53,7 @@ function headline(item) {
   const [title, lead] = !item
     ? ["What is in the picture?", "Give it an image, and the network says what it sees, how sure it is, and where it looked."]
     : item.error
-      ? ["This one cannot be read", item.error]
+      ? ["This one cannot be read", sentence(item.error)]
       : best
         ? [best.label, `${percent(best.probability)} sure`]
         : ["Looking…", item.name];
