@@ -126,7 +126,7 @@ def _span(start: float, stop: float, scale: float, size: int, cells: int) -> tup
         cells: of the map.
     """
     stride = 1 << math.ceil(math.log2(max(1.0, size / cells)))
-    first = round(start * scale)
+    first = min(round(start * scale), math.ceil(stop * scale) - 1)  # a crop can be narrower than a pixel
     last = max(first + 1, round(stop * scale))
 
     def on_map(edge: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from enum import StrEnum
 from models import images
 from models.parity import Float32Array
 from service import cam
-from service.errors import BadRequest
+from service.errors import BadRequest, DeadlineExceeded
 from service.repository import LoadedModel
 from service.schemas import ImageResult, Prediction
 
@@ -58,20 +59,38 @@ class Extras:
                 "lower top_k, or send the images in several requests"
             )
 
-    def add(
+    async def add(
+        self,
+        model: LoadedModel,
+        answers: Sequence[ImageResult],
+        outputs: Mapping[str, Float32Array],
+        files: Sequence[bytes],
+        deadline: float,
+    ) -> list[ImageResult]:
+        """The answers with the extras, made in a thread: milliseconds an image, for pictures tens a class.
+
+        Args:
+            answers: with predictions, one for each row of the outputs.
+            outputs: of the engine.
+            files: what the images were decoded from.
+            deadline: `time.monotonic` seconds.
+
+        Raises:
+            DeadlineExceeded: the deadline passed.
+        """
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.to_thread(self._add, model, answers, outputs, files)
+        except TimeoutError:
+            raise DeadlineExceeded("the time limit passed while maps were drawn: raise timeout_ms") from None
+
+    def _add(
         self,
         model: LoadedModel,
         answers: Sequence[ImageResult],
         outputs: Mapping[str, Float32Array],
         files: Sequence[bytes],
     ) -> list[ImageResult]:
-        """The answers with the extras. Takes milliseconds an image, for pictures up to 100; runs in a thread.
-
-        Args:
-            answers: with predictions, one for each row of the outputs.
-            outputs: of the engine.
-            files: what the images were decoded from.
-        """
         extended = []
         for row, (answer, data) in enumerate(zip(answers, files, strict=True)):
             if self.embedding:

@@ -153,7 +153,7 @@ class Pipeline:
         if answers and extras != NOTHING:
             computed_at = time.monotonic()
             sources = [data for data, image in zip(files, decoded, strict=True) if isinstance(image, Decoded)]
-            answers = await asyncio.to_thread(extras.add, model, answers, result.outputs, sources)
+            answers = await extras.add(model, answers, result.outputs, sources, deadline)
             stages["extras"] = time.monotonic() - computed_at
 
         answered = iter(answers)

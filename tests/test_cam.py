@@ -9,12 +9,15 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional as F
 
@@ -26,7 +29,7 @@ from models.parity import Float32Array
 from models.preprocess import Geometry, UInt8Array
 from service import cam
 from service.settings import Settings
-from tests.conftest import Client, cut, serve
+from tests.conftest import TIMEOUT, Client, cut, serve
 from tests.networks import make_checkpoint
 
 Photographs = list[tuple[str, bytes]]
@@ -172,6 +175,18 @@ def test_a_version_without_classifier_is_served_without_maps(
         assert client.post("/v1/classify?embedding=true", content=data).status_code == 200
 
 
+def test_a_deadline_that_passes_while_maps_are_drawn(
+    client: Client, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = Event()
+    monkeypatch.setattr(cam, "overlay", lambda *_: stop.wait(TIMEOUT))
+    try:
+        late = client.post("/v1/classify?cam=overlay&timeout_ms=300", content=photographs[0][1])
+    finally:
+        stop.set()
+    assert (late.status_code, "timeout_ms" in late.json()["detail"]) == (504, True)
+
+
 def test_an_executor_that_computes_nothing_gives_no_maps(tiny_repository: Path, photographs: Photographs) -> None:
     with serve(Settings(repository=tiny_repository, executor="simulated:0")) as client:
         refused = client.post("/v1/classify?cam=true", content=photographs[0][1])
@@ -247,6 +262,22 @@ def test_an_overlay_is_transparent_outside_the_crop_and_where_nothing_speaks_for
     assert opacity[top, left] == opacity.max() > 100
     assert opacity[bottom - 1, right - 1] == 0
     assert not decoded(base64.b64encode(cam.overlay(-values.clip(0), geometry, 400, 200)).decode())[..., 3].any()
+
+
+@given(
+    width=st.integers(1, 3000),
+    height=st.integers(1, 3000),
+    geometry=st.sampled_from(
+        [Geometry(size=(24, 40), resize=400), Geometry(size=(33, 57)), Geometry(size=(8, 8), resize=8)]
+    ),
+    cells=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+)
+def test_every_shape_of_image_and_map_can_be_drawn(
+    width: int, height: int, geometry: Geometry, cells: tuple[int, int]
+) -> None:
+    drawn = decoded(base64.b64encode(cam.overlay(np.ones(cells, np.float32), geometry, width, height)).decode())
+    assert max(drawn.shape[:2]) == cam.OVERLAY_SIDE
+    assert drawn[..., 3].any()
 
 
 def test_a_picture_is_the_photograph_with_colour_over_it(client: Client, photographs: Photographs) -> None:
