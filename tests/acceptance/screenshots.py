@@ -36,7 +36,8 @@ def shoot(browser: Browser, url: str, size: str, scheme: str) -> Path:
     """Drop the photographs, choose the cat, and show what speaks for it."""
     width, height, scale = SIZES[size]
     view = {"viewport": {"width": width, "height": height}, "color_scheme": scheme, "device_scale_factor": scale}
-    with visit(browser, url, **view) as visitor:
+    touch = {"has_touch": size == "phone", "is_mobile": size == "phone"}
+    with visit(browser, url, **view, **touch) as visitor:
         page = visitor.page
         visitor.drop(*(PHOTOGRAPHS / f"{name}.jpg" for name in SUBJECTS))
         expect(page.locator("#progress-text")).to_have_text("all done")
