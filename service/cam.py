@@ -17,7 +17,7 @@ from models.classifier import Classifier
 from models.parity import Float32Array
 from models.preprocess import Geometry
 
-OVERLAY_SIDE = 192
+OVERLAY_SIDE = 128
 """Longest side of an overlay in pixels. A map has no finer detail, and whoever lays it over an image scales it."""
 PICTURE_SIDES = 256, 1024
 """Least and most pixels of the longer side of a picture."""

@@ -138,9 +138,8 @@ def line_4() -> tuple[bool, str]:
             with Image.open(path) as image:
                 found.append(image.width == width * scale)
     shown = set(re.findall(r"docs/(page-\w+-\w+\.png)", readme))
-    return all(found) and len(found) == 4 and len(
-        shown
-    ) >= 2, f"{len(found)} screenshots, in the README: {sorted(shown)}"
+    holds = all(found) and len(found) == len(shown) == 4
+    return holds, f"{len(found)} screenshots, in the README: {sorted(shown)}"
 
 
 if __name__ == "__main__":
