@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, expect
 
+from service.settings import shipped_repository
 from tests.acceptance.server import Server, serve
 from tests.browser import CHROMIUM, Watched, chromium, visit
 
@@ -195,6 +198,29 @@ def test_the_live_view(visitor: Watched) -> None:
     expect(visitor.page.locator("#latency")).to_have_text(re.compile(r"^\d"), timeout=20_000)
     assert float(visitor.page.locator("#throughput").inner_text()) > 0
     expect(visitor.page.locator("#queue-line polyline")).to_have_count(1)
+
+
+def test_another_model_is_chosen(browser: Browser, tmp_path: Path) -> None:
+    """What was classified is classified again; a model without maps shows none."""
+    shipped = shipped_repository() / "fashion-mnist-resnet20"
+    shutil.copytree(shipped, tmp_path / shipped.name)
+    older = shutil.copytree(shipped / "1", tmp_path / "older" / "7")
+    content = json.loads((older / "manifest.json").read_text())
+    content |= {"name": "older", "version": 7, "classifier_sha256": None}
+    (older / "manifest.json").write_text(json.dumps(content))
+    with serve("--repository", str(tmp_path)) as server, visit(browser, server.url) as visitor:
+        page = visitor.page
+        expect(page.locator("#model option")).to_have_text([shipped.name, "older"])
+        visitor.drop(BOOT)
+        expect(page.locator("#hint")).to_be_visible()
+        with page.expect_request(re.compile("/v1/models/older/versions/7/classify")):
+            page.locator("#model").select_option("older")
+        expect(page.locator("#version option")).to_have_text(["7"])
+        expect(page.locator(".bar")).to_have_count(5)
+        expect(page.locator("#hint")).to_be_hidden()
+        page.locator(".bar").first.hover()
+        expect(page.locator("#map")).to_be_hidden()
+        assert visitor.errors == []
 
 
 def test_what_looks_like_markup_is_text(visitor: Watched) -> None:
