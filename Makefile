@@ -2,7 +2,7 @@ PORT ?= 8000
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test check clean
+.PHONY: serve test check pretrained clean
 
 serve: .venv/serve.done  ## serve the trained model that ships with the project
 	$(BIN)/resnet-serve --port $(PORT)
@@ -15,6 +15,12 @@ check: .venv/test.done  ## lint, types and the dependency contract
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+pretrained: .venv/test.done  ## export the shipped checkpoint again, as version 1
+	rm -rf models/pretrained/repository/fashion-mnist-resnet20
+	$(BIN)/resnet-export build models/pretrained/fashion-mnist-resnet20.safetensors \
+	    --repository models/pretrained/repository --name fashion-mnist-resnet20 --data /usr/share/datasets/fashion-mnist \
+	    --float16 --int8
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

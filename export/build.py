@@ -22,9 +22,10 @@ from export.samples import Samples
 from export.staging import staged_version
 from export.temperature import fit_temperature
 from export.verify import OnnxRunner, check_parity, measure_accuracy
-from models import checkpoint, golden, manifest
+from models import checkpoint, classifier, golden, manifest
 from models.architectures import ResNet
 from models.checkpoint import Checkpoint
+from models.classifier import Classifier
 from models.evaluate import predict
 from models.manifest import Artifact, Manifest, Precision, Quantization
 from models.parity import Float32Array
@@ -72,15 +73,17 @@ def build(
     temperature = 1.0 if selection.labels is None else fit_temperature(selection.logits, selection.labels)
 
     with staged_version(repository / name) as (folder, number):
-        artifacts = [
-            _write_float(trained, model, temperature, folder / "model.onnx", "float32", judge),
-        ]
+        artifacts = [_write_float(trained, model, temperature, folder / "model.onnx", "float32", judge)]
         if float16:
             artifacts.append(_write_float(trained, model, temperature, folder / "model.fp16.onnx", "float16", judge))
         if int8:
             artifacts += _write_int8(folder, used.calibration, selection, judge)
         chosen = np.linspace(0, len(used.parity) - 1, min(GOLDEN_IMAGES, len(used.parity))).astype(np.int64)
         golden.write(folder / manifest.GOLDEN_FILE, used.parity[chosen], judge.logits[chosen])
+        head = model.classifier
+        classifier.write(
+            folder / manifest.CLASSIFIER_FILE, Classifier(head.weight.detach().numpy(), head.bias.detach().numpy())
+        )
         described = Manifest(
             schema=manifest.SCHEMA,
             name=name,
@@ -91,6 +94,7 @@ def build(
             temperature=temperature,
             artifacts=tuple(artifacts),
             golden_sha256=manifest.sha256(folder / manifest.GOLDEN_FILE),
+            classifier_sha256=manifest.sha256(folder / manifest.CLASSIFIER_FILE),
             provenance=_provenance(trained, checkpoint_path),
         )
         (folder / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 
 from export.temperature import calibration_error
-from models import golden, manifest, parity
+from models import classifier, golden, manifest, parity
 from models.data import Dataset, Indices
 from models.manifest import INPUT, Accuracy, ManifestError, Parity, Precision
 from models.parity import Float32Array, ParityError
@@ -67,6 +67,9 @@ def verify_version(version: Path) -> dict[str, Parity]:
     manifest.check_hash(version / manifest.GOLDEN_FILE, described.golden_sha256)
     for artifact in described.artifacts:
         manifest.check_hash(version / artifact.file, artifact.sha256)
+    if described.classifier_sha256 is not None:
+        manifest.check_hash(version / manifest.CLASSIFIER_FILE, described.classifier_sha256)
+        classifier.read(version / manifest.CLASSIFIER_FILE, len(described.labels))
     images, logits = golden.read(version / manifest.GOLDEN_FILE)
     if images.shape[1:] != described.preprocess.shape or logits.shape != (len(images), len(described.labels)):
         raise ManifestError(

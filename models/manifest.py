@@ -15,6 +15,7 @@ from models.preprocess import Preprocess
 
 FILE_NAME = "manifest.json"
 GOLDEN_FILE = "golden.npz"
+CLASSIFIER_FILE = "classifier.npz"
 
 INPUT = "images"
 """What every graph takes: uint8 [N, H, W, C]."""
@@ -124,6 +125,8 @@ class Manifest(_Model):
     """probabilities = softmax(logits / temperature)."""
     artifacts: tuple[Artifact, ...]
     golden_sha256: Annotated[str, Field(pattern=SHA256)]
+    classifier_sha256: Annotated[str, Field(pattern=SHA256)] | None = None
+    """None for a version without the file: it is served, but gives no class activation maps."""
     provenance: dict[str, Any] = {}
 
     @model_validator(mode="after")

@@ -63,13 +63,26 @@ class Geometry(BaseModel):
             if image.size != (width, height):
                 image = image.resize((width, height), resample)
         else:
-            shorter = min(image.size)
-            scaled = tuple(self.resize if side == shorter else self.resize * side // shorter for side in image.size)
+            scaled, (left, top) = self._cut(*image.size)
             if image.size != scaled:
-                image = image.resize((scaled[0], scaled[1]), resample)
-            left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+                image = image.resize(scaled, resample)
             image = image.crop((left, top, left + width, top + height))
         return np.asarray(image, dtype=np.uint8).reshape(self.shape)
+
+    def region(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of an image that `apply` keeps: left, top, right, bottom in pixels of an image of that size."""
+        if self.resize is None:
+            return 0.0, 0.0, float(width), float(height)
+        (scaled_width, scaled_height), (left, top) = self._cut(width, height)
+        across, down = width / scaled_width, height / scaled_height
+        return left * across, top * down, (left + self.size[1]) * across, (top + self.size[0]) * down
+
+    def _cut(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Width and height that an image is resized to, and the left and top of the crop in it."""
+        assert self.resize is not None
+        shorter = min(width, height)
+        wide, high = (self.resize if side == shorter else self.resize * side // shorter for side in (width, height))
+        return (wide, high), (round((wide - self.size[1]) / 2), round((high - self.size[0]) / 2))
 
 
 class Preprocess(Geometry):

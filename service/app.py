@@ -10,7 +10,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from service.pipeline import Pipeline
-from service.routes import classify, health, problems
+from service.routes import classify, health, page, problems
 from service.routes.body import BodyLimit
 from service.settings import Settings
 
@@ -39,4 +39,5 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.include_router(classify.router)
     app.include_router(health.router)
+    page.install(app, settings)
     return app

@@ -8,11 +8,11 @@ import json
 import logging
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn, Protocol, TextIO
+from typing import Annotated, Any, NoReturn, Protocol, TextIO
 
 import typer
 from pydantic import ValidationError
@@ -22,6 +22,8 @@ from rich.text import Text
 
 from models.progress import console, progress_bar
 from service.errors import ServiceError, UnprocessableImage
+from service.extras import Cam, Extras
+from service.keep import EmbeddingFile, MapFolder
 from service.pipeline import Pipeline, problem
 from service.repository import LoadedModel, LoadError, find_models
 from service.schemas import ImageResult, Problem
@@ -47,6 +49,12 @@ def classify(
     top_k: Annotated[int, typer.Option(help="Classes for each image.", min=1)] = 1,
     format_: Annotated[Format, typer.Option("--format", help="How to print the answers.")] = Format.table,
     output: Annotated[Path | None, typer.Option(help="File to write to instead of the terminal.")] = None,
+    cam: Annotated[
+        Path | None, typer.Option(help="Folder for pictures of what spoke for each class.", metavar="DIR")
+    ] = None,
+    embedding: Annotated[
+        Path | None, typer.Option(help="File for the pooled features of each image.", metavar="FILE.npz")
+    ] = None,
 ) -> None:
     """Classify image files. Ends with 1 where a file could not be classified, and says which."""
     logging.basicConfig(level=logging.ERROR, format="error: %(message)s")
@@ -54,11 +62,14 @@ def classify(
         files = find_files(paths)
         settings = Settings(repository=repository or shipped_repository(), model=model)
         find_models(settings.repository)
-    except (ValidationError, LoadError, FileNotFoundError) as error:
+        keepers: list[Sink] = [] if cam is None else [MapFolder(cam, files)]
+        keepers += [] if embedding is None else [EmbeddingFile(embedding)]
+    except (ValidationError, LoadError, OSError) as error:
         _fail(error)
     with _open(output) as stream:
         try:
-            failed = asyncio.run(_run(files, settings, top_k, _WRITERS[format_](stream)))
+            extras = Extras(embedding is not None, None if cam is None else Cam.picture)
+            failed = asyncio.run(_run(files, settings, top_k, extras, [_WRITERS[format_](stream), *keepers]))
         except ServiceError as error:
             _fail(error)
     if failed:
@@ -85,7 +96,7 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-async def _run(files: Sequence[Path], settings: Settings, k: int, writer: Writer) -> int:
+async def _run(files: Sequence[Path], settings: Settings, k: int, extras: Extras, sinks: Sequence[Sink]) -> int:
     """Classify, write each answer in order, and count the failures."""
     pipeline = Pipeline(settings)
     await pipeline.start()
@@ -94,24 +105,26 @@ async def _run(files: Sequence[Path], settings: Settings, k: int, writer: Writer
         loaded = pipeline.model(None)
         with progress_bar("classifying", total=len(files)) as progress:
             done = 0
-            async for path, result in _results(pipeline, loaded, files, k):
-                writer.write(path, result)
+            async for path, result in _results(pipeline, loaded, files, k, extras):
+                for sink in sinks:
+                    sink.write(path, result)
                 failed += result.error is not None
                 progress.update(done := done + 1)
-        writer.finish()
+        for sink in sinks:
+            sink.finish()
     finally:
         await pipeline.close()
     return failed
 
 
 async def _results(
-    pipeline: Pipeline, model: LoadedModel, files: Sequence[Path], k: int
+    pipeline: Pipeline, model: LoadedModel, files: Sequence[Path], k: int, extras: Extras
 ) -> AsyncIterator[tuple[Path, ImageResult]]:
     """Answers in the order of the files, a few chunks ahead so that decoding and inference overlap."""
     running: deque[tuple[Sequence[Path], asyncio.Task[list[ImageResult]]]] = deque()
     chunks = [files[first : first + _CHUNK] for first in range(0, len(files), _CHUNK)]
     for chunk in chunks:
-        running.append((chunk, asyncio.create_task(_classify_chunk(pipeline, model, chunk, k))))
+        running.append((chunk, asyncio.create_task(_classify_chunk(pipeline, model, chunk, k, extras))))
         if len(running) == _CHUNKS_IN_FLIGHT:
             paths, task = running.popleft()
             for pair in zip(paths, await task, strict=True):
@@ -121,17 +134,14 @@ async def _results(
             yield pair
 
 
-async def _classify_chunk(pipeline: Pipeline, model: LoadedModel, paths: Sequence[Path], k: int) -> list[ImageResult]:
+async def _classify_chunk(
+    pipeline: Pipeline, model: LoadedModel, paths: Sequence[Path], k: int, extras: Extras
+) -> list[ImageResult]:
     contents = await asyncio.to_thread(lambda: [_read(path) for path in paths])
     readable = [content for content in contents if isinstance(content, bytes)]
     results: Iterator[ImageResult] = iter(())
     if readable:
-        try:
-            results = iter((await pipeline.classify(model, readable, k, timeout_seconds=3600.0)).results)
-        except ServiceError as error:
-            if len(readable) > 1:
-                raise
-            results = iter([ImageResult(error=problem(error))])
+        results = iter((await pipeline.classify(model, readable, k, 3600.0, extras, inline_errors=True)).results)
     return [next(results) if isinstance(content, bytes) else ImageResult(error=content) for content in contents]
 
 
@@ -142,8 +152,9 @@ def _read(path: Path) -> bytes | Problem:
         return problem(UnprocessableImage(f"the file cannot be read: {error.strerror}"))
 
 
-class Writer(Protocol):
-    def __init__(self, stream: TextIO) -> None: ...
+class Sink(Protocol):
+    """Takes the answers in order."""
+
     def write(self, path: Path, result: ImageResult) -> None: ...
     def finish(self) -> None: ...
 
@@ -182,19 +193,22 @@ class _CsvWriter:
         """Every line is written already."""
 
 
+_KEPT_IN_FILES: Any = {"embedding": True, "predictions": {"__all__": {"cam_png"}}, "image": {"region"}}
+
+
 class _JsonLinesWriter:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, path: Path, result: ImageResult) -> None:
-        line = {"file": str(path), **result.model_dump(exclude_none=True)}
+        line = {"file": str(path), **result.model_dump(exclude_none=True, exclude=_KEPT_IN_FILES)}
         self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def finish(self) -> None:
         """Every line is written already."""
 
 
-_WRITERS: dict[Format, type[Writer]] = {
+_WRITERS: dict[Format, Callable[[TextIO], Sink]] = {
     Format.table: _TableWriter,
     Format.csv: _CsvWriter,
     Format.jsonl: _JsonLinesWriter,

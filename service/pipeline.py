@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from service import repository
 from service.decode import Decoded, Decoder
 from service.engine import Result
 from service.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
+from service.extras import NOTHING, Extras
 from service.metrics import Metrics
 from service.repository import LoadedModel, LoadError
-from service.schemas import Classification, ImageInfo, ImageResult, Prediction, Problem, Timing
+from service.schemas import Classification, ImageInfo, ImageResult, Problem, Timing
 from service.settings import Settings
 from service.topk import top_k
 
@@ -100,7 +101,14 @@ class Pipeline:
         return found
 
     async def classify(
-        self, model: LoadedModel, files: Sequence[bytes], k: int, timeout_seconds: float
+        self,
+        model: LoadedModel,
+        files: Sequence[bytes],
+        k: int,
+        timeout_seconds: float,
+        extras: Extras = NOTHING,
+        *,
+        inline_errors: bool = False,
     ) -> Classification:
         """Classify image files.
 
@@ -109,10 +117,14 @@ class Pipeline:
             files: encoded images.
             k: classes to answer for each.
             timeout_seconds: time for decoding, waiting and inference together.
+            extras: what is wanted beside labels.
+            inline_errors: give the error of an only image in its place too, as that of one among several.
 
         Raises:
+            BadRequest: the model cannot give the extras.
             ServiceError: as the engine's `submit`, or the only image's own error.
         """
+        extras.check(model)
         started = time.monotonic()
         deadline = started + timeout_seconds
         try:
@@ -121,23 +133,32 @@ class Pipeline:
         except TimeoutError:
             raise DeadlineExceeded("the time limit passed while images were decoded: raise timeout_ms") from None
         decoded_at = time.monotonic()
-        if len(decoded) == 1 and isinstance(decoded[0], ServiceError):
+        if len(decoded) == 1 and isinstance(decoded[0], ServiceError) and not inline_errors:
             raise decoded[0]
 
         good = [image for image in decoded if isinstance(image, Decoded)]
         result = Result({}, 0.0, 0.0, 0)
-        predictions: Iterator[list[Prediction]] = iter(())
+        answers: list[ImageResult] = []
+        stages: dict[str, float] = {}
         if good:
-            result = await model.engine.submit([image.pixels for image in good], _OUTPUTS, deadline)
-            predictions = iter(top_k(result.outputs["probabilities"], model.manifest.labels, k))
+            result = await model.engine.submit([image.pixels for image in good], _OUTPUTS | extras.outputs, deadline)
+            best = top_k(result.outputs["probabilities"], model.manifest.labels, k)
+            answers = [
+                ImageResult(
+                    predictions=predictions,
+                    image=ImageInfo(width=image.width, height=image.height, format=image.format),
+                )
+                for image, predictions in zip(good, best, strict=True)
+            ]
+        if answers and extras != NOTHING:
+            computed_at = time.monotonic()
+            sources = [data for data, image in zip(files, decoded, strict=True) if isinstance(image, Decoded)]
+            answers = await extras.add(model, answers, result.outputs, sources, deadline)
+            stages["extras"] = time.monotonic() - computed_at
 
+        answered = iter(answers)
         results = [
-            ImageResult(error=problem(image))
-            if isinstance(image, ServiceError)
-            else ImageResult(
-                predictions=next(predictions),
-                image=ImageInfo(width=image.width, height=image.height, format=image.format),
-            )
+            ImageResult(error=problem(image)) if isinstance(image, ServiceError) else next(answered)
             for image in decoded
         ]
         total = time.monotonic() - started
@@ -149,6 +170,7 @@ class Pipeline:
             queue=result.queue_seconds,
             inference=result.inference_seconds,
             total=total,
+            **stages,
         )
         return Classification(
             model=model.name,
@@ -158,6 +180,7 @@ class Pipeline:
                 decode_ms=_milliseconds(decoded_at - started),
                 queue_ms=_milliseconds(result.queue_seconds),
                 inference_ms=_milliseconds(result.inference_seconds),
+                extras_ms=_milliseconds(stages["extras"]) if stages else None,
                 batch_size=result.batch_size,
                 total_ms=_milliseconds(total),
             ),

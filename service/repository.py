@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models import golden, manifest, parity
+from models import classifier, golden, manifest, parity
+from models.classifier import Classifier
 from models.manifest import MODEL_NAME, Artifact, Manifest, ManifestError
 from models.parity import Float32Array, ParityError
 from models.preprocess import UInt8Array
@@ -42,6 +43,8 @@ class LoadedModel:
     artifact: Artifact
     executor: str
     engine: LocalEngine
+    classifier: Classifier | None
+    """What class activation maps are made with; None where the version or the executor cannot give any."""
 
     @property
     def name(self) -> str:
@@ -83,6 +86,7 @@ def load(version: Path, settings: Settings, metrics: Metrics) -> LoadedModel:
         manifest.check_hash(version / artifact.file, artifact.sha256)
         manifest.check_hash(version / manifest.GOLDEN_FILE, described.golden_sha256)
         images, logits = golden.read(version / manifest.GOLDEN_FILE)
+        weights = read_classifier(version, described)
         factory, argument = executors.find(settings.executor)
         executor = factory(version, described, artifact, settings.threads, argument)
     except (ManifestError, ExecutorError) as error:
@@ -101,7 +105,19 @@ def load(version: Path, settings: Settings, metrics: Metrics) -> LoadedModel:
         artifact.precision,
         max_batch,
     )
-    return LoadedModel(described, artifact, settings.executor, engine)
+    return LoadedModel(described, artifact, settings.executor, engine, weights if executor.computes else None)
+
+
+def read_classifier(version: Path, described: Manifest) -> Classifier | None:
+    """The last layer's weights, where the version has them.
+
+    Raises:
+        ManifestError: the file is missing or altered.
+    """
+    if described.classifier_sha256 is None:
+        return None
+    manifest.check_hash(version / manifest.CLASSIFIER_FILE, described.classifier_sha256)
+    return classifier.read(version / manifest.CLASSIFIER_FILE, len(described.labels))
 
 
 def check_golden(executor: Executor, images: UInt8Array, logits: Float32Array, artifact: Artifact) -> None:

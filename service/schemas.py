@@ -18,6 +18,10 @@ class Prediction(_Schema):
     label: str
     index: int
     probability: float
+    cam: list[list[float]] | None = None
+    """Class activation map [h][w]: what each position adds to the logit of the class, which is their sum and a bias."""
+    cam_png: str | None = None
+    """The map drawn, as base64 of a PNG."""
 
 
 class ImageInfo(_Schema):
@@ -26,6 +30,8 @@ class ImageInfo(_Schema):
     width: int
     height: int
     format: str
+    region: tuple[float, float, float, float] | None = None
+    """Left, top, right and bottom, in pixels, of the part that the network was given; told with activation maps."""
 
 
 class Problem(_Schema):
@@ -42,6 +48,8 @@ class ImageResult(_Schema):
 
     predictions: list[Prediction] | None = None
     image: ImageInfo | None = None
+    embedding: list[float] | None = None
+    """The pooled features, before the classifier."""
     error: Problem | None = None
 
 
@@ -51,6 +59,8 @@ class Timing(_Schema):
     decode_ms: float
     queue_ms: float
     inference_ms: float
+    extras_ms: float | None = None
+    """Making embeddings and activation maps ready, where they were asked for."""
     batch_size: int
     total_ms: float
 
@@ -95,6 +105,8 @@ class ModelInfo(_Schema):
     precision: Precision
     max_batch: int
     accuracy: Accuracy | None
+    cam: bool
+    """Whether it gives class activation maps."""
 
 
 class ModelList(_Schema):

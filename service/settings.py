@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import DirectoryPath, Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _MIB = 1024 * 1024
@@ -87,6 +87,10 @@ class Settings(BaseSettings):
 
     max_images: PositiveInt = 128
     """Most images in one request."""
+
+    examples: DirectoryPath | None = None
+    """Folder of images that the page offers to try. Default: those of the model that ships with the project, where it
+    is served."""
 
     shutdown_seconds: PositiveFloat = 30.0
     """Time that accepted requests have to finish after SIGTERM."""

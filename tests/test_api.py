@@ -134,6 +134,15 @@ def test_a_bad_image_among_several_fails_alone(
     assert all(result["error"]["detail"] and "predictions" not in result for result in (results[1], *results[3:]))
 
 
+def test_an_only_image_can_fail_in_its_place_too(client: Client) -> None:
+    for data, status in ((b"no image", 422), (bomb(20_000, 20_000), 413)):
+        response = client.post("/v1/classify?errors=inline", content=data)
+        assert response.status_code == 200
+        (result,) = response.json()["results"]
+        assert result.keys() == {"error"}
+        assert result["error"]["status"] == status
+
+
 def test_many_requests_at_once(client: Client, photographs: Photographs, eager: Eager) -> None:
     files = [data for _, data in photographs] * 8
     responses = client.post_together("/v1/classify", [{"content": data} for data in files])
@@ -570,6 +579,3 @@ def test_the_documentation_page(client: Client) -> None:
     page = client.get("/docs")
     assert page.status_code == 200
     assert "/openapi.json" in page.text
-    moved = client.get("/")
-    assert moved.is_redirect
-    assert moved.headers["location"] == "docs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -196,3 +197,46 @@ def test_files_are_found_by_suffix_in_folders_and_taken_as_they_are_by_name(tmp_
         (tmp_path / name).touch()
     assert find_files([tmp_path]) == [tmp_path / name for name in ("a.JPEG", "deep/er/b.tiff", "deep/m.Png", "z.jpg")]
     assert find_files([tmp_path / "noext", tmp_path / "z.jpg"]) == [tmp_path / "noext", tmp_path / "z.jpg"]
+
+
+def test_maps_are_kept_as_the_files_lie(folder: Path, tiny_repository: Path, tmp_path: Path, client: Client) -> None:
+    result = run(folder, "--repository", tiny_repository, "--cam", tmp_path / "maps", "--top-k", 2, "--format", "jsonl")
+    assert result.exit_code == 0, result.output
+    assert "cam" not in result.stdout
+    written = {path.relative_to(tmp_path / "maps").as_posix() for path in (tmp_path / "maps").rglob("*.*")}
+    expected = set()
+    for answer in lines(result.stdout):
+        path = Path(answer["file"])
+        for rank, prediction in enumerate(answer["predictions"], start=1):
+            name = f"{path.relative_to(folder).as_posix()}.{rank}-{prediction['label'].replace(' ', '-')}.png"
+            expected.add(name)
+            served = client.post("/v1/classify?cam=picture&top_k=2", content=path.read_bytes()).json()
+            picture = base64.b64decode(served["results"][0]["predictions"][rank - 1]["cam_png"])
+            difference = as_array(picture) - as_array((tmp_path / "maps" / name).read_bytes())
+            assert np.abs(difference).max() <= 3  # rounding differs with the size of the batch
+    assert written == expected
+
+
+def as_array(png: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    return np.asarray(Image.open(io.BytesIO(png))).astype(np.int64)
+
+
+def test_embeddings_are_kept_with_their_files(
+    folder: Path, tiny_repository: Path, tmp_path: Path, client: Client
+) -> None:
+    (folder / "broken.png").write_bytes(b"no image")
+    result = run(folder, "--repository", tiny_repository, "--embedding", tmp_path / "embeddings.npz")
+    assert result.exit_code == 1
+    with np.load(tmp_path / "embeddings.npz", allow_pickle=False) as kept:
+        assert kept["files"].tolist() == [str(path) for path in found(folder)]
+        assert kept["embeddings"].dtype == np.float32
+        for path, row in zip(found(folder), kept["embeddings"], strict=True):
+            served = client.post("/v1/classify?embedding=true", content=path.read_bytes()).json()
+            np.testing.assert_allclose(row, served["results"][0]["embedding"], atol=1e-5)
+
+
+def test_where_nothing_can_be_kept(folder: Path, tiny_repository: Path) -> None:
+    for option in ("--cam", "--embedding"):
+        result = run(folder, "--repository", tiny_repository, option, "images/notes.txt/x.npz")
+        assert result.exit_code == 2
+        assert "notes.txt" in result.output

@@ -24,9 +24,10 @@ from export.fusion import onnxruntime
 from export.graph import ServingGraph
 from export.samples import photographs
 from export.verify import OnnxRunner, check_parity, verify_version
-from models import golden, manifest
+from models import classifier, golden, manifest
 from models.architectures.blocks import PreActivationBlock
 from models.checkpoint import Checkpoint
+from models.classifier import Classifier
 from models.evaluate import normalise, predict
 from models.manifest import OUTPUTS, ManifestError
 from models.parity import ParityError
@@ -201,7 +202,7 @@ def test_what_was_built_verifies(version: Path) -> None:
     assert (result.exit_code, "model version 1: model.onnx: logit error" in result.stdout) == (0, True)
 
 
-@pytest.mark.parametrize("file", ["model.onnx", "golden.npz"])
+@pytest.mark.parametrize("file", ["model.onnx", "golden.npz", "classifier.npz"])
 def test_a_flipped_bit_is_found(copy: Path, file: str) -> None:
     data = bytearray((copy / file).read_bytes())
     data[len(data) // 2] ^= 1
@@ -210,6 +211,22 @@ def test_a_flipped_bit_is_found(copy: Path, file: str) -> None:
         verify_version(copy)
     result = CliRunner().invoke(app, ["verify", str(copy)])
     assert (result.exit_code, result.stderr.count("error: model version 1")) == (2, 1)
+
+
+def test_the_classifier_is_the_checkpoints(copy: Path) -> None:
+    """Its weights, and the manifest's word for them."""
+    described = manifest.read(copy)
+    kept = classifier.read(copy / "classifier.npz", len(described.labels))
+    images, logits = golden.read(copy / "golden.npz")
+    session = ort.InferenceSession(str(copy / "model.onnx"))
+    (embedding,) = session.run(["embedding"], {"images": images})
+    np.testing.assert_allclose(embedding @ kept.weight.T + kept.bias, logits, atol=1e-4)
+    classifier.write(copy / "classifier.npz", Classifier(kept.weight[:-1], kept.bias))
+    content = json.loads((copy / "manifest.json").read_text())
+    content["classifier_sha256"] = manifest.sha256(copy / "classifier.npz")
+    (copy / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ManifestError, match="which are not this model's"):
+        verify_version(copy)
 
 
 def test_another_models_golden_images_are_found(copy: Path) -> None:

@@ -169,6 +169,7 @@ def golden_not_a_number(version: Path) -> None:
     ("spoil", "file", "reason"),
     [
         (remove("manifest.json"), "manifest.json", "cannot be read: No such file"),
+        (remove("classifier.npz"), "classifier.npz", "cannot be read: No such file"),
         (no_json, "manifest.json", "Invalid JSON"),
         (half_a_manifest, "manifest.json", "Invalid JSON"),
         (drop_a_label, "manifest.json", "4 labels for 5 classes"),

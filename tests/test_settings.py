@@ -49,6 +49,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "max_body_bytes": "1000",
         "max_pixels": "2000",
         "max_images": "30",
+        "examples": str(tmp_path),
         "shutdown_seconds": "7.5",
     }
     assert set(values) == set(Settings.model_fields)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from models.manifest import MODEL_NAME
 from service.errors import ServiceError
+from service.extras import Cam, Extras
 from service.pipeline import Pipeline
 from service.repository import LoadedModel
 from service.routes.body import read_images
@@ -22,6 +23,19 @@ TopK = Annotated[int, Query(ge=1, description="Classes to answer for each image;
 TimeoutMs = Annotated[
     float | None, Query(gt=0, le=3_600_000, description="Time limit for the request, instead of the server's default.")
 ]
+WithEmbedding = Annotated[bool, Query(description="Answer the pooled features of each image too.")]
+WithCam = Annotated[
+    Literal["false", "true", "values", "overlay", "picture"],
+    Query(
+        description="Answer a class activation map for each class too: as numbers (`values`, or `true`), as a "
+        "transparent PNG to lay over the image (`overlay`), or as a PNG of the image with the map over it (`picture`)."
+    ),
+]
+Errors = Annotated[
+    Literal["status", "inline"],
+    Query(description="Of an only image that cannot be used: the status, or 200 with the error in its place."),
+]
+_CAM = {"false": None, "true": Cam.values} | {kind.value: kind for kind in Cam}
 
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 # FastAPI publishes the schemas of bodies that it reads itself; this one is read here, so it may refer to none.
@@ -60,7 +74,13 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 async def _classify(
-    request: Request, name: str | None, version: str | None, k: int, timeout_ms: float | None
+    request: Request,
+    name: str | None,
+    version: str | None,
+    k: int,
+    timeout_ms: float | None,
+    extras: Extras,
+    inline_errors: bool,
 ) -> Response:
     """The path of a request, top to bottom: find the model, read the images, classify, answer."""
     pipeline: Pipeline = request.app.state.pipeline
@@ -69,7 +89,9 @@ async def _classify(
             model = pipeline.model(name, version)
             name = model.name
             files = await read_images(request, pipeline.settings.max_images)
-            answer = await pipeline.classify(model, files, k, (timeout_ms or pipeline.settings.timeout_ms) / 1000)
+            extras.check_size(model, len(files), k)
+            seconds = (timeout_ms or pipeline.settings.timeout_ms) / 1000
+            answer = await pipeline.classify(model, files, k, seconds, extras, inline_errors=inline_errors)
         except ServiceError as error:
             pipeline.metrics.request(name if name in pipeline.models else "", error.status)
             raise
@@ -77,17 +99,30 @@ async def _classify(
 
 
 @router.post("/classify", response_model=Classification, responses=_ERRORS, openapi_extra=_BODY)
-async def classify(request: Request, top_k: TopK = 5, timeout_ms: TimeoutMs = None) -> Response:
+async def classify(
+    request: Request,
+    top_k: TopK = 5,
+    timeout_ms: TimeoutMs = None,
+    embedding: WithEmbedding = False,
+    cam: WithCam = "false",
+    errors: Errors = "status",
+) -> Response:
     """Classify images with the default model."""
-    return await _classify(request, None, None, top_k, timeout_ms)
+    return await _classify(request, None, None, top_k, timeout_ms, Extras(embedding, _CAM[cam]), errors == "inline")
 
 
 @router.post("/models/{model}/classify", response_model=Classification, responses=_ERRORS, openapi_extra=_BODY)
 async def classify_with_model(
-    request: Request, model: ModelName, top_k: TopK = 5, timeout_ms: TimeoutMs = None
+    request: Request,
+    model: ModelName,
+    top_k: TopK = 5,
+    timeout_ms: TimeoutMs = None,
+    embedding: WithEmbedding = False,
+    cam: WithCam = "false",
+    errors: Errors = "status",
 ) -> Response:
     """Classify images with the served version of a model."""
-    return await _classify(request, model, None, top_k, timeout_ms)
+    return await _classify(request, model, None, top_k, timeout_ms, Extras(embedding, _CAM[cam]), errors == "inline")
 
 
 @router.post(
@@ -97,10 +132,17 @@ async def classify_with_model(
     openapi_extra=_BODY,
 )
 async def classify_with_version(
-    request: Request, model: ModelName, version: VersionNumber, top_k: TopK = 5, timeout_ms: TimeoutMs = None
+    request: Request,
+    model: ModelName,
+    version: VersionNumber,
+    top_k: TopK = 5,
+    timeout_ms: TimeoutMs = None,
+    embedding: WithEmbedding = False,
+    cam: WithCam = "false",
+    errors: Errors = "status",
 ) -> Response:
     """Classify images with one version of a model."""
-    return await _classify(request, model, version, top_k, timeout_ms)
+    return await _classify(request, model, version, top_k, timeout_ms, Extras(embedding, _CAM[cam]), errors == "inline")
 
 
 @router.get("/models")
@@ -128,4 +170,5 @@ def _info(model: LoadedModel) -> ModelInfo:
         precision=model.artifact.precision,
         max_batch=model.engine.max_batch,
         accuracy=model.artifact.accuracy,
+        cam=model.classifier is not None,
     )

@@ -1,0 +1,139 @@
+// All images of this visit: sent a few at a time, shown as a strip of thumbnails.
+
+import { classify } from "./api.js";
+import { announce, byId, element, percent, show } from "./dom.js";
+
+const AT_ONCE = 4; // requests; the service makes batches of what arrives together
+
+/** The images, and one of them chosen. `onChange(item)` is told when the chosen one, or its answer, is another. */
+export class Batch {
+  constructor(onChange) {
+    this.items = [];
+    this.chosen = null;
+    this.model = null;
+    this.waiting = [];
+    this.running = 0;
+    this.round = 0; // answers of an earlier model are dropped
+    this.onChange = onChange;
+    byId("strip").addEventListener("keydown", (event) => this.move(event));
+  }
+
+  /** Classify files, and choose the first of them. */
+  add(files) {
+    const added = [...files].map((file) => ({ file, name: file.name || "pasted image", url: URL.createObjectURL(file) }));
+    if (added.length === 0) return;
+    for (const item of added) {
+      item.button = thumbnail(item);
+      item.button.addEventListener("click", () => this.choose(item));
+      byId("strip").append(element("li", {}, [item.button]));
+    }
+    this.items.push(...added);
+    this.choose(added[0]);
+    this.send(added);
+  }
+
+  /** Classify with another model from now on, and what is here again. */
+  use(model) {
+    this.model = model;
+    this.round++;
+    this.waiting = [];
+    for (const item of this.items) delete item.answer;
+    for (const item of this.items) delete item.error;
+    this.send(this.items);
+  }
+
+  clear() {
+    this.round++;
+    this.waiting = [];
+    for (const item of this.items) URL.revokeObjectURL(item.url);
+    this.items = [];
+    byId("strip").replaceChildren();
+    this.choose(null);
+    this.progress();
+  }
+
+  choose(item) {
+    this.chosen?.button.removeAttribute("aria-current");
+    this.chosen = item;
+    item?.button.setAttribute("aria-current", "true");
+    item?.button.scrollIntoView({ block: "nearest" });
+    this.onChange(item);
+  }
+
+  send(items) {
+    if (this.model === null) return;
+    this.waiting.push(...items);
+    for (const item of items) label(item);
+    this.onChange(this.chosen);
+    this.progress();
+    while (this.running < AT_ONCE && this.waiting.length > 0) this.work();
+  }
+
+  async work() {
+    this.running++;
+    while (this.waiting.length > 0) {
+      const [item, round] = [this.waiting.shift(), this.round];
+      const outcome = await classify(item.file, this.model).then(
+        (answer) => ({ answer }),
+        (error) => ({ error: error.message }),
+      );
+      if (round === this.round) this.done(item, outcome);
+    }
+    this.running--;
+  }
+
+  done(item, outcome) {
+    Object.assign(item, outcome);
+    label(item);
+    if (item === this.chosen) this.onChange(item);
+    this.progress();
+  }
+
+  progress() {
+    const total = this.items.length;
+    const failed = this.items.filter((item) => item.error).length;
+    const done = this.items.filter((item) => item.answer).length + failed;
+    show(byId("batch"), total > 1);
+    show(byId("clear"), total > 0);
+    show(byId("progress"), total > 1 && done < total);
+    Object.assign(byId("progress"), { max: Math.max(1, total), value: done });
+    const bad = failed === 0 ? "" : `, ${failed} could not be read`;
+    byId("batch-title").textContent = `${total} images`;
+    byId("progress-text").textContent = done < total ? `${done} of ${total} done` : `all done${bad}`;
+    if (total > 0 && done === total) announce(total === 1 ? describe(this.items[0]) : `${total} images done${bad}.`);
+  }
+
+  /** Arrow keys go along the strip. */
+  move(event) {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const next = step && this.items[this.items.indexOf(this.chosen) + step];
+    if (!next) return;
+    event.preventDefault();
+    next.button.focus();
+    this.choose(next);
+  }
+}
+
+function thumbnail(item) {
+  const picture = element("img", { src: item.url, alt: "", loading: "lazy", decoding: "async" });
+  picture.addEventListener("error", () => picture.replaceWith(element("span", { className: "broken", textContent: "?" })));
+  return element("button", { type: "button", className: "thumb" }, [
+    picture,
+    element("span", { className: "thumb-label" }),
+  ]);
+}
+
+function label(item) {
+  const best = item.answer?.predictions[0];
+  item.button.classList.toggle("failed", Boolean(item.error));
+  item.button.classList.toggle("pending", !best && !item.error);
+  item.button.querySelector(".thumb-label").textContent = best?.label ?? (item.error ? "unreadable" : "…");
+  item.button.title = item.name;
+  item.button.setAttribute("aria-label", describe(item));
+}
+
+function describe(item) {
+  const best = item.answer?.predictions[0];
+  if (best) return `${item.name}: ${best.label}, ${percent(best.probability)}`;
+  return item.error ? `${item.name}: ${item.error}` : `${item.name}: waiting`;
+}

@@ -1,0 +1,140 @@
+// One image: the picture, its classes as bars, the map of a class over it, and where the time went.
+
+import { byId, element, milliseconds, percent, sentence, show } from "./dom.js";
+
+const SMALL = 96; // pixels; below it an image is shown in its own pixels instead of a blur
+const STAGES = [
+  ["decode_ms", "decode"],
+  ["queue_ms", "queue"],
+  ["inference_ms", "inference"],
+  ["extras_ms", "maps"],
+];
+
+let shown = null;
+let pinned = null; // index of the class whose map stays
+
+const image = byId("image");
+const map = byId("map");
+
+image.addEventListener("load", () => {
+  const { naturalWidth: width, naturalHeight: height } = image;
+  image.classList.toggle("pixels", Math.max(width, height) <= SMALL);
+  frame(true, width, height);
+});
+image.addEventListener("error", () => frame(false, 16, 9));
+
+/** Give the frame the picture's proportions, so that a map that fills it lies where it should. */
+function frame(works, width, height) {
+  byId("frame").style.aspectRatio = `${width} / ${height}`;
+  byId("frame").style.setProperty("--aspect", width / height);
+  show(image, works);
+  show(byId("no-preview"), !works);
+}
+
+/** Show an item of the batch, or the empty state for null. */
+export function view(item) {
+  const changed = shown !== item;
+  shown = item;
+  pinned = changed ? null : pinned;
+  show(byId("drop"), item === null);
+  show(byId("picture"), item !== null);
+  if (item !== null && changed) {
+    image.src = item.url;
+    image.alt = `The image ${item.name}`;
+  }
+  showMap(null);
+  headline(item);
+  bars(item?.answer?.predictions ?? []);
+  timing(item?.answer?.timing ?? null);
+}
+
+function headline(item) {
+  const best = item?.answer?.predictions[0];
+  const [title, lead] = !item
+    ? ["What is in the picture?", "Give it an image, and the network says what it sees, how sure it is, and where it looked."]
+    : item.error
+      ? ["This one cannot be read", sentence(item.error)]
+      : best
+        ? [best.label, `${percent(best.probability)} sure`]
+        : ["Looking…", item.name];
+  byId("headline").textContent = title;
+  byId("lead").textContent = lead;
+  byId("results").classList.toggle("failed", Boolean(item?.error));
+}
+
+function bars(predictions) {
+  const list = byId("bars");
+  list.replaceChildren(...predictions.map((prediction, index) => element("li", {}, [bar(prediction, index)])));
+  show(list, predictions.length > 0);
+  show(byId("hint"), predictions.some((prediction) => prediction.cam_png));
+}
+
+function bar(prediction, index) {
+  const button = element("button", { type: "button", className: "bar" }, [
+    element("span", { className: "label", textContent: prediction.label }),
+    element("span", { className: "value", textContent: percent(prediction.probability) }),
+    element("span", { className: "track" }, [element("span", { className: "fill" })], { "aria-hidden": "true" }),
+  ]);
+  button.querySelector(".fill").style.width = `${100 * prediction.probability}%`;
+  if (!prediction.cam_png) return button;
+  button.setAttribute("aria-pressed", "false");
+  button.addEventListener("pointerenter", () => showMap(index));
+  button.addEventListener("focus", () => showMap(index));
+  button.addEventListener("pointerleave", () => showMap(focused() ?? pinned));
+  button.addEventListener("blur", () => showMap(pinned));
+  button.addEventListener("click", () => {
+    pinned = pinned === index ? null : index;
+    for (const [place, other] of [...byId("bars").querySelectorAll("button")].entries()) {
+      other.setAttribute("aria-pressed", String(place === pinned));
+    }
+    showMap(pinned);
+  });
+  return button;
+}
+
+/** Index of the class that has the keyboard's focus. */
+function focused() {
+  const buttons = [...byId("bars").querySelectorAll("button")];
+  const index = buttons.findIndex((button) => button.matches(":focus-visible"));
+  return index < 0 ? null : index;
+}
+
+function showMap(index) {
+  const prediction = index === null ? null : shown?.answer?.predictions[index];
+  const visible = Boolean(prediction?.cam_png);
+  if (visible) {
+    map.src = `data:image/png;base64,${prediction.cam_png}`;
+    map.alt = `What speaks for ${prediction.label}`;
+  }
+  show(map, visible);
+  show(byId("legend"), visible);
+  byId("caption").textContent = visible ? `What speaks for “${prediction.label}”` : describe(shown);
+}
+
+function describe(item) {
+  const info = item?.answer?.image;
+  return info ? `${item.name} · ${info.width} × ${info.height} ${info.format}` : (item?.name ?? "");
+}
+
+function timing(values) {
+  show(byId("timing"), values !== null);
+  if (values === null) return;
+  const parts = STAGES.filter(([key]) => values[key] !== undefined).map(([key, name]) => [name, values[key]]);
+  const known = parts.reduce((sum, [, value]) => sum + value, 0);
+  parts.push(["other", Math.max(0, values.total_ms - known)]);
+  byId("stages").replaceChildren(
+    ...parts.map(([name, value]) => {
+      const piece = element("span", { className: `stage-${name}` });
+      piece.style.flexGrow = value;
+      return piece;
+    }),
+  );
+  byId("stage-list").replaceChildren(
+    ...[...parts, ["total", values.total_ms]].map(([name, value]) =>
+      element("div", { className: `stage-${name}` }, [
+        element("dt", { textContent: name }),
+        element("dd", { textContent: milliseconds(value) }),
+      ]),
+    ),
+  );
+}
