@@ -15,7 +15,7 @@ from pydantic_settings import CliApp
 from service import executors
 from service.app import create_app
 from service.executors import ExecutorError
-from service.repository import LoadError, find_models
+from service.repository import LoadError, find_versions
 from service.settings import Settings
 
 
@@ -27,7 +27,7 @@ def run() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         settings = CliApp.run(Settings)
-        found = find_models(settings.repository)
+        found = find_versions(settings.repository)
         if found and settings.model not in (None, *found):
             raise LoadError(f"the repository holds no model {settings.model!r}; there is: {', '.join(found)}")
         executors.find(settings.executor)

@@ -20,12 +20,16 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(pipeline.start())
+        following = asyncio.create_task(follow())
         try:
             yield
         finally:
-            await loading
             await pipeline.close()
+            await following
+
+    async def follow() -> None:
+        await pipeline.start()
+        await pipeline.registry.watch()
 
     pipeline = Pipeline(settings)
     app = FastAPI(

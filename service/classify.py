@@ -23,7 +23,7 @@ from rich.text import Text
 from models.progress import console, progress_bar
 from service.errors import ServiceError, UnprocessableImage
 from service.pipeline import Pipeline, problem
-from service.repository import LoadedModel, LoadError, find_models
+from service.repository import LoadedModel, LoadError, find_versions
 from service.schemas import ImageResult, Problem
 from service.settings import Settings, shipped_repository
 
@@ -53,7 +53,7 @@ def classify(
     try:
         files = find_files(paths)
         settings = Settings(repository=repository or shipped_repository(), model=model)
-        find_models(settings.repository)
+        find_versions(settings.repository)
     except (ValidationError, LoadError, FileNotFoundError) as error:
         _fail(error)
     with _open(output) as stream:
@@ -91,8 +91,7 @@ async def _run(files: Sequence[Path], settings: Settings, k: int, writer: Writer
     await pipeline.start()
     failed = 0
     try:
-        loaded = pipeline.model(None)
-        with progress_bar("classifying", total=len(files)) as progress:
+        with pipeline.registry.use() as loaded, progress_bar("classifying", total=len(files)) as progress:
             done = 0
             async for path, result in _results(pipeline, loaded, files, k):
                 writer.write(path, result)

@@ -7,8 +7,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.policy import Policies
+from service.watch import Watch
 
 _MIB = 1024 * 1024
 
@@ -26,6 +29,11 @@ def available_cpus() -> int:
     except (OSError, ValueError):
         return cpus
     return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
+
+
+def _check_versions(text: str) -> str:
+    Policies(text)
+    return text
 
 
 class Settings(BaseSettings):
@@ -49,6 +57,14 @@ class Settings(BaseSettings):
 
     model: str | None = None
     """The model that /v1/classify answers with, where the repository holds several. Default: the first by name."""
+
+    versions: Annotated[str, AfterValidator(_check_versions)] = "latest"
+    """Versions to serve: latest, all, or numbers such as 1,3. For single models after blanks: `latest tiny=all
+    resnet50=1,3`. Those who name no version are answered by the newest that is served."""
+
+    watch: Watch = "auto"
+    """How new and removed versions are noticed: auto by file events, or once a second on network file systems,
+    which give none; poll once a second in any case; off only at start, or when an admin loads the model."""
 
     host: str = "127.0.0.1"
     """Address to listen on. 0.0.0.0 makes the service reachable from other machines."""

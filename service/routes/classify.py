@@ -10,6 +10,7 @@ from starlette.responses import Response
 from models.manifest import MODEL_NAME
 from service.errors import ServiceError
 from service.pipeline import Pipeline
+from service.registry import Registry
 from service.repository import LoadedModel
 from service.routes.body import read_images
 from service.schemas import Classification, ClassifyRequest, ModelInfo, ModelList, Problem
@@ -64,14 +65,16 @@ async def _classify(
 ) -> Response:
     """The path of a request, top to bottom: find the model, read the images, classify, answer."""
     pipeline: Pipeline = request.app.state.pipeline
+    registry = pipeline.registry
     with pipeline.metrics.in_flight.track_inprogress():
         try:
-            model = pipeline.model(name, version)
-            name = model.name
+            name = registry.find(name, version).name
             files = await read_images(request, pipeline.settings.max_images)
-            answer = await pipeline.classify(model, files, k, (timeout_ms or pipeline.settings.timeout_ms) / 1000)
+            # Only now: another version may have taken over while the body was on its way.
+            with registry.use(name, version) as model:
+                answer = await pipeline.classify(model, files, k, (timeout_ms or pipeline.settings.timeout_ms) / 1000)
         except ServiceError as error:
-            pipeline.metrics.request(name if name in pipeline.models else "", error.status)
+            pipeline.metrics.request(name if name in registry.current else "", error.status)
             raise
     return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
@@ -106,16 +109,18 @@ async def classify_with_version(
 @router.get("/models")
 async def list_models(request: Request) -> ModelList:
     """What is loaded."""
-    return ModelList(models=[_info(model) for model in request.app.state.pipeline.models.values()])
+    registry: Registry = request.app.state.pipeline.registry
+    return ModelList(models=[_info(registry, model) for model in registry.current.values()])
 
 
 @router.get("/models/{model}", responses={404: _ERRORS[404], 503: _ERRORS[503]})
 async def show_model(request: Request, model: ModelName) -> ModelInfo:
     """What is loaded of one model."""
-    return _info(request.app.state.pipeline.model(model))
+    registry: Registry = request.app.state.pipeline.registry
+    return _info(registry, registry.find(model))
 
 
-def _info(model: LoadedModel) -> ModelInfo:
+def _info(registry: Registry, model: LoadedModel) -> ModelInfo:
     described = model.manifest
     return ModelInfo(
         name=model.name,
@@ -128,4 +133,5 @@ def _info(model: LoadedModel) -> ModelInfo:
         precision=model.artifact.precision,
         max_batch=model.engine.max_batch,
         accuracy=model.artifact.accuracy,
+        versions=registry.versions(model.name),
     )
