@@ -181,6 +181,11 @@ class Registry:
         )
         return NotFound(f"no model {wanted} is served; there is: {there or 'none'}")
 
+    def check_ready(self) -> None:
+        """Raises Unavailable with what keeps the service from answering."""
+        if reasons := self.not_ready():
+            raise Unavailable("; ".join(reasons))
+
     def not_ready(self) -> list[str]:
         """What keeps the service from answering; empty when it is ready."""
         if self.draining:

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, FilePath, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.policy import Policies
@@ -48,6 +48,7 @@ class Settings(BaseSettings):
         cli_prog_name="resnet-serve",
         cli_kebab_case=True,
         cli_hide_none_type=True,
+        cli_implicit_flags=True,
         cli_avoid_json=True,
         use_attribute_docstrings=True,
     )
@@ -71,6 +72,26 @@ class Settings(BaseSettings):
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 takes a free one."""
+
+    root_path: Annotated[str, Field(pattern=r"^(/[^/?#\s]+)*$")] = ""
+    """Path that a proxy in front adds and takes away again, such as /vision: the API's own links then begin with it."""
+
+    ssl_certfile: FilePath | None = None
+    """Certificate chain, PEM. With it the service speaks TLS."""
+
+    ssl_keyfile: FilePath | None = None
+    """Private key of the certificate, PEM, where it is not in the same file."""
+
+    api_keys: Path | None = None
+    """TOML file with the API keys that may use the service; `python -m service.auth NAME` makes one. Changes count at
+    once. Default: nobody needs a key."""
+
+    admin: bool = False
+    """Take load and unload requests under /v2/repository, from keys with the scope admin. Needs api_keys."""
+
+    cors_origins: str = ""
+    """Origins such as https://example.org, with blanks between them, whose pages may use the service from a browser;
+    * for all. Default: only pages that the service itself gives."""
 
     executor: str = "onnxruntime-cpu"
     """Runtime that computes. `simulated:MS` answers after MS milliseconds a batch, to try out a deployment."""
@@ -113,4 +134,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"max_images ({self.max_images}) must fit in the queue: raise queue_size ({self.queue_size})"
             )
+        if self.admin and self.api_keys is None:
+            raise ValueError("admin needs api_keys: without keys anyone could unload models")
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise ValueError("ssl_keyfile needs ssl_certfile")
         return self

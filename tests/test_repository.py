@@ -63,7 +63,8 @@ def test_what_a_repository_holds(tmp_path: Path) -> None:
         (folder / "manifest.json").touch()
         return folder
 
-    for path in ("b/1", "b/9", "a/3", "b/.partial-x", "b/draft", "b/-11", "b/11.5", "b/0", "b/012", "b/1٣", ".hidden/1", "__pycache__/1"):
+    odd = ("b/.partial-x", "b/draft", "b/-11", "b/11.5", "b/0", "b/012", "b/1\u0663", ".hidden/1", "__pycache__/1")
+    for path in ("b/1", "b/9", "a/3", *odd):
         add(path)
     newest = add("b/10")
     (tmp_path / "b" / "12").mkdir()  # without a manifest it does not exist yet

@@ -1,4 +1,4 @@
-"""Every error as application/problem+json (RFC 9457)."""
+"""Every error as application/problem+json (RFC 9457); under /v2 as that protocol has it, {"error": "…"}."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from service.errors import BadRequest, ServiceError
 from service.pipeline import problem
@@ -26,23 +26,26 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def _respond(content: Problem, headers: dict[str, str] | None = None) -> Response:
+def _respond(request: Request, content: Problem, headers: dict[str, str] | None = None) -> Response:
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    if path == "/v2" or path.startswith("/v2/"):
+        return JSONResponse({"error": content.detail}, content.status, headers)
     return Response(content.model_dump_json(), content.status, headers, "application/problem+json")
 
 
-async def _service_error(_: Request, error: Exception) -> Response:
+async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    return _respond(problem(error), error.headers)
+    return _respond(request, problem(error), error.headers)
 
 
-async def _validation_error(_: Request, error: Exception) -> Response:
+async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:])
-    return _respond(problem(BadRequest(f"{place}: {first['msg']}" if place else str(first["msg"]))))
+    return _respond(request, problem(BadRequest(f"{place}: {first['msg']}" if place else str(first["msg"]))))
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     titles = {404: "Not found", 405: "Method not allowed", 400: "Malformed request"}
     hint = {404: "no such path; /docs lists them", 405: "this path does not take that method; /docs lists them"}
@@ -51,14 +54,14 @@ async def _http_error(_: Request, error: Exception) -> Response:
         status=error.status_code,
         detail=hint.get(error.status_code, str(error.detail)),
     )
-    return _respond(content, dict(error.headers or {}))
+    return _respond(request, content, dict(error.headers or {}))
 
 
-async def _gone(_: Request, error: Exception) -> Response:
+async def _gone(request: Request, error: Exception) -> Response:
     # Nobody reads this; without it every upload that breaks off would be a traceback in the log.
-    return _respond(problem(BadRequest("the connection was closed before the body was complete")))
+    return _respond(request, problem(BadRequest("the connection was closed before the body was complete")))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return _respond(Problem(title="Internal error", status=500, detail="the server's log has the cause"))
+    return _respond(request, Problem(title="Internal error", status=500, detail="the server's log has the cause"))
