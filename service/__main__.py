@@ -43,6 +43,7 @@ def run() -> None:
             access_log=False,
             log_config=None,
             log_level="warning",
+            root_path=settings.root_path,
             ssl_certfile=settings.ssl_certfile,
             ssl_keyfile=settings.ssl_keyfile,
             timeout_graceful_shutdown=int(settings.shutdown_seconds),

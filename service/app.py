@@ -40,7 +40,6 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("resnet-serve"),
         description="Classifies images with residual networks.",
         lifespan=lifespan,
-        root_path=settings.root_path,
     )
     app.state.pipeline = pipeline
     problems.install(app)

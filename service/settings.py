@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     """Port to listen on; 0 takes a free one."""
 
     root_path: Annotated[str, Field(pattern=r"^(/[^/?#\s]+)*$")] = ""
-    """Path that a proxy in front adds and takes away again, such as /vision: the API's own links then begin with it."""
+    """Prefix of the path, such as /vision, that a proxy in front takes away: the API's own links then begin with it."""
 
     ssl_certfile: FilePath | None = None
     """Certificate chain, PEM. With it the service speaks TLS."""

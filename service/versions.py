@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from service import memory
 from service.policy import Policy
 from service.repository import Found, LoadedModel, LoadError, Stamp
 from service.schemas import State, VersionStatus
@@ -123,23 +124,28 @@ class ModelVersions:
         return served is not None
 
     async def _take_over(self, number: int, found: Found, old: _Served | None) -> _Served | None:
-        self._loading = number
+        self._loading, model = number, None
         try:
             model = await asyncio.to_thread(self._load, found.folder)
         except Exception as error:  # whatever is wrong with one version must not stop the others
-            expected = isinstance(error, LoadError)
-            reason = str(error) if expected else f"cannot be loaded: {error}"
-            log.error("%s version %d is not served: %s", self.name, number, reason, exc_info=not expected)
-            self._failed[number] = _Failure(found.stamp, reason)
-            return old
+            self._fail(number, found.stamp, error)
         finally:
             self._loading = None
+        if model is None:
+            await asyncio.to_thread(memory.release)
+            return old
         model.engine.start()
         self._failed.pop(number, None)
         served = self._served[number] = _Served(model, found.stamp)
         if old is not None:
             self._retire(old)
         return served
+
+    def _fail(self, number: int, stamp: Stamp, error: Exception) -> None:
+        expected = isinstance(error, LoadError)
+        reason = str(error) if expected else f"cannot be loaded: {error}"
+        log.error("%s version %d is not served: %s", self.name, number, reason, exc_info=None if expected else error)
+        self._failed[number] = _Failure(stamp, reason)
 
     def forget_failures(self) -> None:
         """Try again what failed, though its files are the same."""
@@ -154,6 +160,7 @@ class ModelVersions:
             if served.users:
                 await served.unused.wait()
             await served.model.engine.close()
+            await asyncio.to_thread(memory.release)
         except Exception:  # what cannot be freed must not keep its place in the index
             log.exception("%s version %s was not freed", self.name, served.model.version)
         finally:
