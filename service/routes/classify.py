@@ -113,7 +113,7 @@ async def list_models(request: Request) -> ModelList:
     return ModelList(models=[_info(registry, model) for model in registry.current.values()])
 
 
-@router.get("/models/{model}", responses={404: _ERRORS[404], 503: _ERRORS[503]})
+@router.get("/models/{model}", responses={status: _ERRORS[status] for status in (400, 404, 503)})
 async def show_model(request: Request, model: ModelName) -> ModelInfo:
     """What is loaded of one model."""
     registry: Registry = request.app.state.pipeline.registry

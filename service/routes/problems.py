@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,8 +18,19 @@ from service.schemas import Problem
 log = logging.getLogger(__name__)
 
 
+_MEDIA_TYPE = "application/problem+json"
+
+
 def install(app: FastAPI) -> None:
-    """Register the handlers."""
+    """Register the handlers, and have the documentation say what they answer."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        known = app.openapi_schema is not None
+        document = generate()
+        return document if known else _document(document)
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -26,11 +38,27 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
+def _document(document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI documents 422 where a parameter is validated, and application/json for whatever has a schema."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            responses = operation["responses"]
+            for status, response in list(responses.items()):
+                schema = response.get("content", {}).get("application/json", {}).get("schema", {})
+                if schema.get("$ref") == "#/components/schemas/HTTPValidationError":
+                    del responses[status]
+                elif schema.get("$ref") == "#/components/schemas/Problem":
+                    response["content"] = {_MEDIA_TYPE: response["content"]["application/json"]}
+    for unused in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(unused, None)
+    return document
+
+
 def _respond(request: Request, content: Problem, headers: dict[str, str] | None = None) -> Response:
     path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
     if path == "/v2" or path.startswith("/v2/"):
         return JSONResponse({"error": content.detail}, content.status, headers)
-    return Response(content.model_dump_json(), content.status, headers, "application/problem+json")
+    return Response(content.model_dump_json(), content.status, headers, _MEDIA_TYPE)
 
 
 async def _service_error(request: Request, error: Exception) -> Response:

@@ -11,13 +11,13 @@ from service.routes.v2.faces import ERRORS
 router = APIRouter(prefix="/v2")
 
 
-@router.get("/health/live")
+@router.get("/health/live", response_class=Response)
 async def live() -> Response:
     """200 while the process is alive."""
     return Response()
 
 
-@router.get("/health/ready", responses={503: ERRORS[503]})
+@router.get("/health/ready", response_class=Response, responses={503: ERRORS[503]})
 async def ready(request: Request) -> Response:
     """200 when images are classified."""
     registry: Registry = request.app.state.pipeline.registry

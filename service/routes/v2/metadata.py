@@ -106,5 +106,5 @@ def _platform(model: LoadedModel) -> str:
 
 
 faces.add(router, "GET", "", model_metadata, response_model=ModelMetadata)
-faces.add(router, "GET", "/ready", model_ready)
+faces.add(router, "GET", "/ready", model_ready, response_class=Response)
 faces.add(router, "GET", "/config", model_config, response_model=ModelConfig)

@@ -40,7 +40,7 @@ async def repository_index(request: Request) -> list[IndexEntry]:
     ]
 
 
-@control.post("/models/{model}/load", responses={**ERRORS, **_BODY_ERRORS})
+@control.post("/models/{model}/load", response_class=Response, responses={**ERRORS, **_BODY_ERRORS})
 async def load(request: Request, model: Name) -> Response:
     """Look at the repository now, try again what failed, and serve the model if it was unloaded."""
     await _check_parameters(request)
@@ -49,7 +49,7 @@ async def load(request: Request, model: Name) -> Response:
     return Response()
 
 
-@control.post("/models/{model}/unload", responses={**ERRORS, **_BODY_ERRORS})
+@control.post("/models/{model}/unload", response_class=Response, responses={**ERRORS, **_BODY_ERRORS})
 async def unload(request: Request, model: Name) -> Response:
     """Serve the model no more, under neither of its names, until it is loaded again. Its requests are finished."""
     await _check_parameters(request)
