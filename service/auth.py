@@ -159,4 +159,5 @@ if __name__ == "__main__":
     if len(sys.argv) < 2 or not set(sys.argv[2:]) <= set(get_args(Scope)):
         sys.exit(f"usage: python -m service.auth NAME [SCOPE ...]   scopes: {', '.join(get_args(Scope))}")
     made, entry = make(sys.argv[1], sys.argv[2:] or ["classify"])
-    print(f"# the key, which is shown only here: {made}\n{entry}", end="")
+    print(f"the key, which is shown only here: {made}", file=sys.stderr)
+    print(entry, end="")

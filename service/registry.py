@@ -77,7 +77,7 @@ class Registry:
         model = self._models.get(name)
         if model is None:
             model = self._models[name] = ModelVersions(
-                name, lambda folder: repository.load(folder, self._settings, self._metrics)
+                name, lambda folder, serving: repository.load(folder, self._settings, self._metrics, serving)
             )
             self._metrics.watch_queue(name, lambda: self._waiting(name))
         await model.follow(found, _UNLOADED if name in self._unloaded else self._policies.of(name))

@@ -69,6 +69,13 @@ class LoadedModel:
     def version(self) -> str:
         return str(self.manifest.version)
 
+    def computes(self, described: Manifest, artifact: Artifact) -> bool:
+        """Whether another version is the same network with other weights."""
+        mine, other = self.manifest, described
+        return (mine.architecture, mine.preprocess.shape, self.artifact.format, self.artifact.precision) == (
+            other.architecture, other.preprocess.shape, artifact.format, artifact.precision
+        )  # fmt: skip
+
 
 def find_versions(repository: Path) -> dict[str, dict[int, Found]]:
     """The versions that a repository holds, by model and number.
@@ -102,8 +109,15 @@ def _stamp(folder: Path) -> Stamp:
     return tuple(entries)
 
 
-def load(version: Path, settings: Settings, metrics: Metrics) -> LoadedModel:
+def load(version: Path, settings: Settings, metrics: Metrics, serving: LoadedModel | None = None) -> LoadedModel:
     """Load, check and warm up one version. Takes seconds; runs in a thread.
+
+    Args:
+        version: its folder.
+        settings: executor, threads and limits.
+        metrics: told of its batches.
+        serving: the version that it is to take over from. Where both compute the same network, the largest batch that
+            was measured for it is kept: a measurement beside a service under load says little.
 
     Raises:
         LoadError: a file is missing or altered, the executor cannot be used, or its answers are wrong.
@@ -125,7 +139,8 @@ def load(version: Path, settings: Settings, metrics: Metrics) -> LoadedModel:
         raise LoadError(str(error)) from error
     try:
         check_golden(executor, images, logits, artifact)
-        max_batch = settings.max_batch or choose_max_batch(executor, images)
+        kept = serving.engine.max_batch if serving is not None and serving.computes(described, artifact) else None
+        max_batch = settings.max_batch or kept or choose_max_batch(executor, images)
     except BaseException:
         executor.close()
         raise

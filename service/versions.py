@@ -44,10 +44,10 @@ class ModelVersions:
 
     Args:
         name: of the model.
-        load: loads a version's folder, in a thread; raises LoadError.
+        load: loads a version's folder, in a thread, given what serves meanwhile; raises LoadError.
     """
 
-    def __init__(self, name: str, load: Callable[[Path], LoadedModel]) -> None:
+    def __init__(self, name: str, load: Callable[[Path, LoadedModel | None], LoadedModel]) -> None:
         self.name = name
         self._load = load
         self._found: Mapping[int, Found] = {}
@@ -126,7 +126,7 @@ class ModelVersions:
     async def _take_over(self, number: int, found: Found, old: _Served | None) -> _Served | None:
         self._loading, model = number, None
         try:
-            model = await asyncio.to_thread(self._load, found.folder)
+            model = await asyncio.to_thread(self._load, found.folder, self.current)
         except Exception as error:  # whatever is wrong with one version must not stop the others
             self._fail(number, found.stamp, error)
         finally:

@@ -184,13 +184,13 @@ def test_a_file_of_keys_that_cannot_be_used(content: str, reason: str, tmp_path:
 
 
 def test_the_command_makes_a_key(tmp_path: Path) -> None:
-    made = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "service.auth", 'the "web"', "admin"], capture_output=True, text=True, check=True
-    ).stdout
-    secret = made.splitlines()[0].rpartition(" ")[2]
-    assert secret not in "".join(made.splitlines()[1:])
-    assert tomllib.loads(made)["key"][0]["name"] == 'the "web"'
-    (tmp_path / "keys.toml").write_text(made)
+    )
+    secret = done.stderr.split()[-1]
+    assert secret not in done.stdout
+    assert tomllib.loads(done.stdout)["key"][0]["name"] == 'the "web"'
+    (tmp_path / "keys.toml").write_text(done.stdout)
     ring = KeyRing(tmp_path / "keys.toml")
     assert ring.check(secret, "admin").name == 'the "web"'
     with pytest.raises(Forbidden):

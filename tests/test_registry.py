@@ -436,3 +436,23 @@ def test_no_request_is_lost_while_versions_change(repo: Path, photographs: Photo
         assert ready["ready"]
         (model,) = ready["models"]
         assert {"version": "1", "state": "READY"} in model["versions"]
+
+
+def test_what_takes_over_keeps_the_batch_that_was_measured_in_peace(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([3, 32])
+    monkeypatch.setattr("service.repository.choose_max_batch", lambda *_: next(measured))
+
+    async def scenario(registry: Registry, repo: Path) -> None:
+        add(repo, 2)
+        await registry.refresh()
+        assert (registry.find().version, registry.find().engine.max_batch) == ("2", 3)
+        path = add(repo, 3) / "manifest.json"
+        described = json.loads(path.read_text())
+        described["architecture"]["name"] = "another"
+        path.write_text(json.dumps(described))
+        await registry.refresh()
+        assert (registry.find().version, registry.find().engine.max_batch) == ("3", 32)
+
+    play(repo, scenario)
