@@ -14,8 +14,9 @@ from pydantic_settings import CliApp
 
 from service import executors
 from service.app import create_app
+from service.auth import KeyFileError
 from service.executors import ExecutorError
-from service.repository import LoadError, find_models
+from service.repository import LoadError, find_versions
 from service.settings import Settings
 
 
@@ -27,20 +28,24 @@ def run() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         settings = CliApp.run(Settings)
-        found = find_models(settings.repository)
+        found = find_versions(settings.repository)
         if found and settings.model not in (None, *found):
             raise LoadError(f"the repository holds no model {settings.model!r}; there is: {', '.join(found)}")
         executors.find(settings.executor)
-    except (ValidationError, LoadError, ExecutorError) as error:
+        app = create_app(settings)
+    except (ValidationError, LoadError, ExecutorError, KeyFileError) as error:
         sys.exit(_explain(error))
     server = _Server(
         uvicorn.Config(
-            create_app(settings),
+            app,
             host=settings.host,
             port=settings.port,
             access_log=False,
             log_config=None,
             log_level="warning",
+            root_path=settings.root_path,
+            ssl_certfile=settings.ssl_certfile,
+            ssl_keyfile=settings.ssl_keyfile,
             timeout_graceful_shutdown=int(settings.shutdown_seconds),
         )
     )
@@ -50,10 +55,11 @@ def run() -> None:
 class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        scheme = "https" if self.config.is_ssl else "http"
         for server in self.servers:  # only now is a port that was asked for as 0 known, and that it was free
             for bound in server.sockets:
                 host, port = bound.getsockname()[:2]
-                logging.info("listening on http://%s:%d, the API is at /docs", host, port)
+                logging.info("listening on %s://%s:%d, the API is at /docs", scheme, host, port)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

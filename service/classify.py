@@ -25,7 +25,7 @@ from service.errors import ServiceError, UnprocessableImage
 from service.extras import Cam, Extras
 from service.keep import EmbeddingFile, MapFolder
 from service.pipeline import Pipeline, problem
-from service.repository import LoadedModel, LoadError, find_models
+from service.repository import LoadedModel, LoadError, find_versions
 from service.schemas import ImageResult, Problem
 from service.settings import Settings, shipped_repository
 
@@ -61,7 +61,7 @@ def classify(
     try:
         files = find_files(paths)
         settings = Settings(repository=repository or shipped_repository(), model=model)
-        find_models(settings.repository)
+        find_versions(settings.repository)
         keepers: list[Sink] = [] if cam is None else [MapFolder(cam, files)]
         keepers += [] if embedding is None else [EmbeddingFile(embedding)]
     except (ValidationError, LoadError, OSError) as error:
@@ -102,8 +102,7 @@ async def _run(files: Sequence[Path], settings: Settings, k: int, extras: Extras
     await pipeline.start()
     failed = 0
     try:
-        loaded = pipeline.model(None)
-        with progress_bar("classifying", total=len(files)) as progress:
+        with pipeline.registry.use() as loaded, progress_bar("classifying", total=len(files)) as progress:
             done = 0
             async for path, result in _results(pipeline, loaded, files, k, extras):
                 for sink in sinks:

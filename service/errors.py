@@ -2,6 +2,8 @@
 
     ServiceError
     ├── BadRequest              400
+    ├── Unauthorized            401, with WWW-Authenticate
+    ├── Forbidden               403
     ├── NotFound                404
     ├── PayloadTooLarge         413
     ├── UnsupportedMediaType    415
@@ -33,6 +35,18 @@ class ServiceError(Exception):
 
 class BadRequest(ServiceError):
     status, title = 400, "Malformed request"
+
+
+class Unauthorized(ServiceError):
+    status, title = 401, "Unauthorized"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(ServiceError):
+    status, title = 403, "Forbidden"
 
 
 class NotFound(ServiceError):

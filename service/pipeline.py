@@ -3,102 +3,78 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 
-from service import repository
+from models.preprocess import Preprocess, UInt8Array
 from service.decode import Decoded, Decoder
 from service.engine import Result
-from service.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
+from service.errors import DeadlineExceeded, ServiceError
 from service.extras import NOTHING, Extras
 from service.metrics import Metrics
-from service.repository import LoadedModel, LoadError
+from service.registry import Registry
+from service.repository import LoadedModel
 from service.schemas import Classification, ImageInfo, ImageResult, Problem, Timing
 from service.settings import Settings
 from service.topk import top_k
-
-log = logging.getLogger(__name__)
 
 _OUTPUTS = frozenset({"probabilities"})
 
 
 class Pipeline:
-    """All models of a repository, behind one decoder."""
+    """The models of a repository, behind one decoder."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.models: dict[str, LoadedModel] = {}
-        self.failures: dict[str, str] = {}
-        """Why a model is not served, by name."""
-        self.loading = True
-        self.draining = False
+        self.registry = Registry(settings, self.metrics)
         self._decoder = Decoder(settings.decode_threads, settings.max_pixels)
 
     async def start(self) -> None:
-        """Load and warm up every model; one that fails leaves its reason in `failures`."""
-        try:
-            found = repository.find_models(self.settings.repository)
-            if not found:
-                self.failures["repository"] = f"{self.settings.repository} holds no model yet"
-            for name, version in found.items():
-                try:
-                    model = await asyncio.to_thread(repository.load, version, self.settings, self.metrics)
-                except LoadError as error:
-                    log.error("%s is not served: %s", name, error)
-                    self.failures[name] = str(error)
-                    continue
-                except Exception as error:  # one broken model must not stop the others, nor pass for a ready service
-                    log.exception("%s is not served", name)
-                    self.failures[name] = f"cannot be loaded: {error}"
-                    continue
-                model.engine.start()
-                self.models[name] = model
-        except (LoadError, OSError) as error:
-            log.error("%s", error)
-            self.failures["repository"] = str(error)
-        finally:
-            self.loading = False
+        """Load and warm up every model; one that fails leaves its reason in the registry."""
+        await self.registry.start()
 
     async def close(self) -> None:
         """Finish what was accepted, then free everything."""
-        self.draining = True
-        for model in self.models.values():
-            await model.engine.close()
+        await self.registry.close()
         self._decoder.close()
 
-    def not_ready(self) -> list[str]:
-        """What keeps the service from answering; empty when it is ready."""
-        if self.draining:
-            return ["shutting down"]
-        if self.loading:
-            return ["loading and warming up"]
-        dead = [f"{name}: its engine has stopped" for name, model in self.models.items() if not model.engine.alive]
-        if dead or self.models:
-            return dead
-        return [f"{name}: {reason}" for name, reason in self.failures.items()]
-
-    def model(self, name: str | None, version: str | None = None) -> LoadedModel:
-        """The model of a name, or the default one.
+    async def decode(
+        self, files: Sequence[bytes], preprocess: Preprocess, deadline: float
+    ) -> list[Decoded | ServiceError]:
+        """Decode image files; a bad one gives its error in its place.
 
         Raises:
-            NotFound: no such model or version.
-            Unavailable: nothing is loaded yet.
+            DeadlineExceeded: the deadline, in `time.monotonic` seconds, passed.
         """
-        if self.loading:
-            raise Unavailable("the model is being loaded: try again in a moment")
-        name = name or self.settings.model or next(iter(self.models), None)
-        if name is None:
-            raise Unavailable("; ".join(self.not_ready()))
-        if name in self.failures:
-            raise Unavailable(f"model {name} is not served: {self.failures[name]}")
-        found = self.models.get(name)
-        if found is None or version not in (None, found.version):
-            there = ", ".join(f"{model.name} version {model.version}" for model in self.models.values())
-            wanted = name if version is None else f"{name} version {version}"
-            raise NotFound(f"no model {wanted} is served; there is: {there or 'none'}")
-        return found
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._decoder.decode(files, preprocess)
+        except TimeoutError:
+            raise DeadlineExceeded("the time limit passed while images were decoded: raise timeout_ms") from None
+
+    async def infer(
+        self,
+        model: LoadedModel,
+        images: Sequence[UInt8Array],
+        outputs: frozenset[str],
+        deadline: float,
+        decode_seconds: float = 0.0,
+    ) -> Result:
+        """Compute images, uint8 [H, W, C] each, and count the request in the version's statistics.
+
+        Raises:
+            ServiceError: as the engine's `submit`.
+        """
+        started = time.monotonic() - decode_seconds
+        try:
+            result = await model.engine.submit(images, outputs, deadline)
+        except ServiceError:
+            model.statistics.failed(time.monotonic() - started)
+            raise
+        total = time.monotonic() - started
+        model.statistics.succeeded(len(images), decode_seconds, result.queue_seconds, result.inference_seconds, total)
+        return result
 
     async def classify(
         self,
@@ -113,7 +89,7 @@ class Pipeline:
         """Classify image files.
 
         Args:
-            model: from `model`.
+            model: held by the caller until the answer, see `Registry.use`.
             files: encoded images.
             k: classes to answer for each.
             timeout_seconds: time for decoding, waiting and inference together.
@@ -122,26 +98,22 @@ class Pipeline:
 
         Raises:
             BadRequest: the model cannot give the extras.
-            ServiceError: as the engine's `submit`, or the only image's own error.
+            ServiceError: as `infer`, or the only image's own error.
         """
         extras.check(model)
         started = time.monotonic()
         deadline = started + timeout_seconds
-        try:
-            async with asyncio.timeout_at(deadline):
-                decoded = await self._decoder.decode(files, model.manifest.preprocess)
-        except TimeoutError:
-            raise DeadlineExceeded("the time limit passed while images were decoded: raise timeout_ms") from None
+        decoded = await self.decode(files, model.manifest.preprocess, deadline)
         decoded_at = time.monotonic()
         if len(decoded) == 1 and isinstance(decoded[0], ServiceError) and not inline_errors:
             raise decoded[0]
-
         good = [image for image in decoded if isinstance(image, Decoded)]
         result = Result({}, 0.0, 0.0, 0)
         answers: list[ImageResult] = []
         stages: dict[str, float] = {}
         if good:
-            result = await model.engine.submit([image.pixels for image in good], _OUTPUTS | extras.outputs, deadline)
+            pixels = [image.pixels for image in good]
+            result = await self.infer(model, pixels, _OUTPUTS | extras.outputs, deadline, decoded_at - started)
             best = top_k(result.outputs["probabilities"], model.manifest.labels, k)
             answers = [
                 ImageResult(

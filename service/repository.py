@@ -1,29 +1,34 @@
-"""Loads models from a repository: find the version, check its files, warm it up, and only then let it serve."""
+"""Reads a model repository: which versions it holds, and one of them loaded, checked and warmed up."""
 
 from __future__ import annotations
 
 import logging
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from models import classifier, golden, manifest, parity
 from models.classifier import Classifier
-from models.manifest import MODEL_NAME, Artifact, Manifest, ManifestError
+from models.manifest import MODEL_NAME, Artifact, Manifest, ManifestError, Precision
 from models.parity import Float32Array, ParityError
 from models.preprocess import UInt8Array
 from service import executors
 from service.batching import BatchQueue
 from service.engine import LocalEngine
-from service.executors import Executor, ExecutorError, choose_artifact
+from service.executors import Executor, ExecutorError
 from service.metrics import Metrics
 from service.settings import Settings
+from service.statistics import CountedExecutor, Statistics
 
 log = logging.getLogger(__name__)
 
+ENCODED = "-encoded"
+"""Ends the second name of a model under /v2, whose input is image files."""
+
+_VERSION = r"[1-9][0-9]{0,17}"
 _BATCHES = (1, 2, 4, 8, 16, 32)
 _WORTHWHILE = 0.97
 """A larger batch is not worth its latency once a smaller one has this share of the best throughput."""
@@ -35,6 +40,18 @@ class LoadError(Exception):
     """A model cannot be served; the message says why."""
 
 
+Stamp = tuple[tuple[str, int, int], ...]
+"""Name, bytes and time of change of each file: another stamp, another content."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A version as it lies in the repository."""
+
+    folder: Path
+    stamp: Stamp
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """One version of a model, ready to serve."""
@@ -42,9 +59,12 @@ class LoadedModel:
     manifest: Manifest
     artifact: Artifact
     executor: str
+    precision: Precision
+    """What the executor computes in; the artifact may hold more."""
     engine: LocalEngine
     classifier: Classifier | None
     """What class activation maps are made with; None where the version or the executor cannot give any."""
+    statistics: Statistics = field(default_factory=Statistics)
 
     @property
     def name(self) -> str:
@@ -54,58 +74,101 @@ class LoadedModel:
     def version(self) -> str:
         return str(self.manifest.version)
 
+    def computes(self, other: Manifest) -> bool:
+        """Whether another version is the same network with other weights."""
+        mine = self.manifest
+        return (mine.architecture, mine.preprocess.shape) == (other.architecture, other.preprocess.shape)
 
-def find_models(repository: Path) -> dict[str, Path]:
-    """The newest version folder of each model, by name.
+
+def find_versions(repository: Path) -> dict[str, dict[int, Found]]:
+    """The versions that a repository holds, by model and number.
 
     Raises:
-        LoadError: no such folder.
+        LoadError: no such folder, or it cannot be read.
     """
     if not repository.is_dir():
         raise LoadError(f"{repository}: there is no such folder; give the one that resnet-export wrote to")
-    found = {}
-    for folder in sorted(repository.iterdir()):
-        if not re.match(MODEL_NAME, folder.name):
-            continue
-        versions = [path.parent for path in folder.glob(f"*/{manifest.FILE_NAME}") if path.parent.name.isdecimal()]
-        if versions:
-            found[folder.name] = max(versions, key=lambda version: int(version.name))
+    found: dict[str, dict[int, Found]] = {}
+    try:
+        for model in sorted(repository.iterdir()):
+            if not re.fullmatch(MODEL_NAME, model.name) or not model.is_dir():
+                continue
+            for folder in sorted(model.iterdir()):
+                if re.fullmatch(_VERSION, folder.name) and (folder / manifest.FILE_NAME).is_file():
+                    found.setdefault(model.name, {})[int(folder.name)] = Found(folder, _stamp(folder))
+    except OSError as error:
+        raise LoadError(f"{repository}: cannot be read: {error}") from error
     return found
 
 
-def load(version: Path, settings: Settings, metrics: Metrics) -> LoadedModel:
+def _stamp(folder: Path) -> Stamp:
+    entries = []
+    for path in sorted(folder.iterdir()):
+        try:
+            status = path.stat()
+        except FileNotFoundError:  # being removed
+            continue
+        entries.append((path.name, status.st_size, status.st_mtime_ns))
+    return tuple(entries)
+
+
+def load(version: Path, settings: Settings, metrics: Metrics, serving: LoadedModel | None = None) -> LoadedModel:
     """Load, check and warm up one version. Takes seconds; runs in a thread.
+
+    Args:
+        version: its folder.
+        settings: executor, threads and limits.
+        metrics: told of its batches.
+        serving: the version that it is to take over from. Where both compute the same network, the largest batch that
+            was measured for it is kept: a measurement beside a service under load says little.
 
     Raises:
         LoadError: a file is missing or altered, the executor cannot be used, or its answers are wrong.
     """
     started = time.monotonic()
     try:
+        if version.parent.name.endswith(ENCODED):
+            raise LoadError(f"names that end in {ENCODED} are those of other models' second face under /v2: rename it")
+        _check_inside(settings.repository, version / manifest.FILE_NAME)
         described = manifest.read(version)
-        artifact = choose_artifact(described)
+        runtime = executors.find(settings.executor)
+        artifact = runtime.choose(described, settings.precision)
+        _check_inside(settings.repository, version / artifact.file, version / manifest.GOLDEN_FILE)
         manifest.check_hash(version / artifact.file, artifact.sha256)
         manifest.check_hash(version / manifest.GOLDEN_FILE, described.golden_sha256)
         images, logits = golden.read(version / manifest.GOLDEN_FILE)
         weights = read_classifier(version, described)
-        factory, argument = executors.find(settings.executor)
-        executor = factory(version, described, artifact, settings.threads, argument)
+        executor = runtime.factory(version, described, artifact, settings.precision, settings.threads, runtime.argument)
     except (ManifestError, ExecutorError) as error:
         raise LoadError(str(error)) from error
-    check_golden(executor, images, logits, artifact)
-    max_batch = settings.max_batch or choose_max_batch(executor, images)
+    try:
+        check_golden(executor, images, logits, artifact.file, settings.precision)
+        kept = serving.engine.max_batch if serving is not None and serving.computes(described) else None
+        max_batch = settings.max_batch or kept or choose_max_batch(executor, images)
+    except BaseException:
+        executor.close()
+        raise
+    statistics = Statistics()
     queue = BatchQueue(settings.queue_size, max_batch, settings.max_delay_ms / 1000)
-    engine = LocalEngine(executor, queue, metrics, described.name)
-    metrics.watch_queue(described.name, lambda: len(queue))
+    engine = LocalEngine(CountedExecutor(executor, statistics), queue, metrics, described.name)
     log.info(
         "%s version %s ready in %.1f s: %s, %s, batches of up to %d",
         described.name,
         described.version,
         time.monotonic() - started,
         settings.executor,
-        artifact.precision,
+        settings.precision,
         max_batch,
     )
-    return LoadedModel(described, artifact, settings.executor, engine, weights if executor.computes else None)
+    return LoadedModel(
+        described,
+        artifact,
+        settings.executor,
+        settings.precision,
+        engine,
+        weights if executor.computes else None,
+        statistics,
+    )
 
 
 def read_classifier(version: Path, described: Manifest) -> Classifier | None:
@@ -120,7 +183,14 @@ def read_classifier(version: Path, described: Manifest) -> Classifier | None:
     return classifier.read(version / manifest.CLASSIFIER_FILE, len(described.labels))
 
 
-def check_golden(executor: Executor, images: UInt8Array, logits: Float32Array, artifact: Artifact) -> None:
+def _check_inside(repository: Path, *paths: Path) -> None:
+    """Symbolic links are followed to what lies in the repository, and to nothing else."""
+    for path in paths:
+        if not path.resolve().is_relative_to(repository.resolve()):
+            raise LoadError(f"{path}: is a link that leads out of the repository")
+
+
+def check_golden(executor: Executor, images: UInt8Array, logits: Float32Array, file: str, precision: Precision) -> None:
     """Run the golden images on the executor that will serve, at once and alone.
 
     Raises:
@@ -136,11 +206,11 @@ def check_golden(executor: Executor, images: UInt8Array, logits: Float32Array, a
             try:
                 answers.append(executor.run(buffer, frozenset({"logits"}))["logits"])
             except Exception as error:  # the runtime's exceptions have no common base
-                raise LoadError(f"{artifact.file}: the runtime fails on the golden images: {error}") from error
+                raise LoadError(f"{file}: the runtime fails on the golden images: {error}") from error
         try:
-            parity.check(np.concatenate(answers), logits, artifact.precision)
+            parity.check(np.concatenate(answers), logits, precision)
         except ParityError as error:
-            raise LoadError(f"{artifact.file}: wrong answers for the golden images: {error}") from error
+            raise LoadError(f"{file}: wrong answers for the golden images: {error}") from error
 
 
 def choose_max_batch(executor: Executor, images: UInt8Array) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -94,7 +94,27 @@ class ClassifyRequest(_Schema):
     images: list[Base64Image] = Field(min_length=1)
 
 
+State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
+
+
+class VersionStatus(_Schema):
+    """One version that is in the repository or still in memory."""
+
+    version: str
+    state: State
+    reason: str | None = None
+    """Why it is not served."""
+    accuracy: Accuracy | None = None
+
+
+class ModelStatus(_Schema):
+    name: str
+    versions: list[VersionStatus]
+
+
 class ModelInfo(_Schema):
+    """The version that answers those who name none, and the state of all versions."""
+
     name: str
     version: str
     labels: list[str]
@@ -107,6 +127,7 @@ class ModelInfo(_Schema):
     accuracy: Accuracy | None
     cam: bool
     """Whether it gives class activation maps."""
+    versions: list[VersionStatus]
 
 
 class ModelList(_Schema):
@@ -116,3 +137,5 @@ class ModelList(_Schema):
 class Readiness(_Schema):
     ready: bool
     reasons: list[str] = []
+    models: list[ModelStatus] | None = None
+    """Every version and its state, for those who ask with `verbose`."""

@@ -7,8 +7,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import DirectoryPath, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, DirectoryPath, Field, FilePath, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.manifest import Precision
+from service.policy import Policies
+from service.watch import Watch
 
 _MIB = 1024 * 1024
 
@@ -28,6 +32,11 @@ def available_cpus() -> int:
     return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
 
 
+def _check_versions(text: str) -> str:
+    Policies(text)
+    return text
+
+
 class Settings(BaseSettings):
     """Serve the models of a repository over HTTP.
 
@@ -40,6 +49,7 @@ class Settings(BaseSettings):
         cli_prog_name="resnet-serve",
         cli_kebab_case=True,
         cli_hide_none_type=True,
+        cli_implicit_flags=True,
         cli_avoid_json=True,
         use_attribute_docstrings=True,
     )
@@ -50,14 +60,47 @@ class Settings(BaseSettings):
     model: str | None = None
     """The model that /v1/classify answers with, where the repository holds several. Default: the first by name."""
 
+    versions: Annotated[str, AfterValidator(_check_versions)] = "latest"
+    """Versions to serve: latest, all, or numbers such as 1,3. For single models after blanks: `latest tiny=all
+    resnet50=1,3`. Those who name no version are answered by the newest that is served."""
+
+    watch: Watch = "auto"
+    """How new and removed versions are noticed: auto by file events, or once a second on network file systems,
+    which give none; poll once a second in any case; off only at start, or when an admin loads the model."""
+
     host: str = "127.0.0.1"
     """Address to listen on. 0.0.0.0 makes the service reachable from other machines."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 takes a free one."""
 
+    root_path: Annotated[str, Field(pattern=r"^(/[^/?#\s]+)*$")] = ""
+    """Prefix of the path, such as /vision, that a proxy in front takes away: the API's own links then begin with it."""
+
+    ssl_certfile: FilePath | None = None
+    """Certificate chain, PEM. With it the service speaks TLS."""
+
+    ssl_keyfile: FilePath | None = None
+    """Private key of the certificate, PEM, where it is not in the same file."""
+
+    api_keys: Path | None = None
+    """TOML file with the API keys that may use the service; `python -m service.auth NAME` makes one. Changes count at
+    once. Default: nobody needs a key."""
+
+    admin: bool = False
+    """Take load and unload requests under /v2/repository, from keys with the scope admin. Needs api_keys."""
+
+    cors_origins: str = ""
+    """Origins such as https://example.org, with blanks between them, whose pages may use the service from a browser;
+    * for all. Default: only pages that the service itself gives."""
+
     executor: str = "onnxruntime-cpu"
-    """Runtime that computes. `simulated:MS` answers after MS milliseconds a batch, to try out a deployment."""
+    """Runtime that computes: onnxruntime-cpu, or openvino where it is installed. `simulated:MS` answers after MS
+    milliseconds a batch, to try out a deployment."""
+
+    precision: Precision = "float32"
+    """What it computes in: float32, or with less accuracy and more speed float16, bfloat16 or int8, where the executor
+    has it and the model was exported with it."""
 
     threads: PositiveInt = Field(default_factory=available_cpus)
     """Processors that one inference uses. Fewer leave more to decoding and HTTP. Default: all available."""
@@ -101,4 +144,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"max_images ({self.max_images}) must fit in the queue: raise queue_size ({self.queue_size})"
             )
+        if self.admin and self.api_keys is None:
+            raise ValueError("admin needs api_keys: without keys anyone could unload models")
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise ValueError("ssl_keyfile needs ssl_certfile")
         return self

@@ -54,7 +54,7 @@ def test_an_example_has_its_answer_in_the_service(name: str) -> None:
         await pipeline.start()
         try:
             content = (PRETRAINED / "examples" / name).read_bytes()
-            answer = await pipeline.classify(pipeline.model(None), [content], 1, timeout_seconds=60)
+            answer = await pipeline.classify(pipeline.registry.find(), [content], 1, timeout_seconds=60)
         finally:
             await pipeline.close()
         predictions = answer.results[0].predictions

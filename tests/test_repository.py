@@ -15,7 +15,7 @@ from models import manifest
 from service import repository
 from service.executors import Executor
 from service.metrics import Metrics
-from service.repository import LoadError, choose_max_batch, find_models
+from service.repository import LoadError, choose_max_batch, find_versions
 from service.settings import Settings
 
 
@@ -63,14 +63,16 @@ def test_what_a_repository_holds(tmp_path: Path) -> None:
         (folder / "manifest.json").touch()
         return folder
 
-    for path in ("b/1", "b/9", "a/3", "b/.partial-x", "b/draft", "b/-11", "b/11.5", ".hidden/1", "__pycache__/1"):
+    odd = ("b/.partial-x", "b/draft", "b/-11", "b/11.5", "b/0", "b/012", "b/1\u0663", ".hidden/1", "__pycache__/1")
+    for path in ("b/1", "b/9", "a/3", *odd):
         add(path)
     newest = add("b/10")
     (tmp_path / "b" / "12").mkdir()  # without a manifest it does not exist yet
     (tmp_path / "empty").mkdir()
     (tmp_path / "README.md").touch()
-    found = find_models(tmp_path)
-    assert found == {"a": tmp_path / "a" / "3", "b": newest}
+    found = find_versions(tmp_path)
+    assert {name: sorted(versions) for name, versions in found.items()} == {"a": [3], "b": [1, 9, 10]}
+    assert found["b"][10].folder == newest
     assert list(found) == ["a", "b"]
 
 
@@ -78,7 +80,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     for missing in (tmp_path / "missing", tmp_path / "file"):
         (tmp_path / "file").touch()
         with pytest.raises(LoadError, match=rf"{missing}: there is no such folder"):
-            find_models(missing)
+            find_versions(missing)
 
 
 def remove(name: str) -> Callable[[Path], None]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,7 +39,7 @@ def start(*flags: object) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def running(*flags: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def running(*flags: object, verify: ssl.SSLContext | bool = True) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A ready server on a free port, and its address; killed at the end, and after a minute in any case."""
     process = start("--port", 0, *flags)
     watchdog = Timer(TIMEOUT, process.kill)
@@ -49,10 +51,10 @@ def running(*flags: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
             line = process.stderr.readline()
             assert line, f"the server ended before it was ready:\n{log}"
             log += line
-            if listening := re.search(r"listening on (http://[\d.]+:\d+)", line):
+            if listening := re.search(r"listening on (https?://[\d.]+:\d+)", line):
                 url = listening[1]
             ready = ready or " ready in " in line
-        assert any(httpx.get(f"{url}/readyz").status_code == 200 for _ in range(ATTEMPTS))
+        assert any(httpx.get(f"{url}/readyz", verify=verify).status_code == 200 for _ in range(ATTEMPTS))
         yield process, url
     finally:
         watchdog.cancel()
@@ -153,3 +155,25 @@ def test_a_port_that_is_taken(tiny_repository: Path) -> None:
     assert "address already in use" in logged
     assert "listening on" not in logged
     assert "Traceback" not in logged
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command to make a certificate")
+def test_it_speaks_tls(tiny_repository: Path, tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
+    options = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command.split(), *options], check=True, capture_output=True)
+    context = ssl.create_default_context(cafile=str(certificate))
+    flags = ["--executor", "simulated:0", "--ssl-certfile", certificate, "--ssl-keyfile", key]
+    with running("--repository", tiny_repository, *flags, verify=context) as (process, url):
+        assert url.startswith("https://")
+        assert httpx.get(f"{url}/healthz", verify=context).text == "ok\n"
+        end(process)
+
+
+def test_behind_a_proxy_that_takes_a_prefix_away(tiny_repository: Path, photographs: list[tuple[str, bytes]]) -> None:
+    with running("--repository", tiny_repository, "--executor", "simulated:0", "--root-path", "/vision") as (_, url):
+        assert httpx.post(f"{url}/v1/classify", content=photographs[0][1]).status_code == 200
+        assert httpx.get(f"{url}/v2/models/resnet").json().keys() == {"error"}
+        assert httpx.get(f"{url}/openapi.json").json()["servers"] == [{"url": "/vision"}]
+        assert "/vision/openapi.json" in httpx.get(f"{url}/docs").text

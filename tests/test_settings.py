@@ -34,8 +34,18 @@ def test_the_defaults_are_consistent() -> None:
 
 
 def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "file.pem"
+    file.touch()
     values = {
         "repository": str(tmp_path),
+        "versions": "all tiny=1,3",
+        "watch": "poll",
+        "root_path": "/vision",
+        "ssl_certfile": str(file),
+        "ssl_keyfile": str(file),
+        "api_keys": str(file),
+        "admin": "True",
+        "cors_origins": "https://a.example https://b.example",
         "model": "resnet",
         "host": "0.0.0.0",
         "port": "0",
@@ -53,7 +63,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "shutdown_seconds": "7.5",
     }
     assert set(values) == set(Settings.model_fields)
-    from_flags = parse(*(f"--{name.replace('_', '-')}={value}" for name, value in values.items()))
+    from_flags = parse(*(f"--{name.replace('_', '-')}={value}".removesuffix("=True") for name, value in values.items()))
     for name, value in values.items():
         monkeypatch.setenv(f"RESNET_SERVE_{name.upper()}", value)
     from_environment = parse()
@@ -78,6 +88,10 @@ def test_a_flag_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--queue-size", "0"], "queue_size"),
         (["--timeout-ms", "0"], "timeout_ms"),
         (["--max-images", "2.5"], "max_images"),
+        (["--versions", "newest"], "versions"),
+        (["--watch", "never"], "watch"),
+        (["--root-path", "vision"], "root_path"),
+        (["--ssl-certfile", "/missing.pem"], "ssl_certfile"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(flags: list[str], field: str) -> None:

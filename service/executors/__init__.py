@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.manifest import Artifact, Manifest
+from models.manifest import Artifact, Manifest, Precision
 from models.preprocess import UInt8Array
 
 Float32Array = NDArray[np.float32]
 
 _MODULES = {
     "onnxruntime-cpu": "onnxruntime_cpu",
+    "openvino": "openvino",
     "simulated": "simulated",
 }
 
@@ -54,21 +57,57 @@ class Executor(Protocol):
 class ExecutorFactory(Protocol):
     """What an executor's module calls `Executor`."""
 
-    def __call__(self, version: Path, manifest: Manifest, artifact: Artifact, threads: int, argument: str) -> Executor:
-        """Load an artifact of a version. `argument` is what stood behind the colon of the executor's name."""
+    def __call__(
+        self, version: Path, manifest: Manifest, artifact: Artifact, precision: Precision, threads: int, argument: str
+    ) -> Executor:
+        """Load an artifact of a version.
+
+        Args:
+            version: folder that the artifact is in.
+            manifest: of that version.
+            artifact: what `Runtime.choose` gave for the precision.
+            precision: what to compute in.
+            threads: processors to use.
+            argument: what stood behind the colon of the executor's name.
+
+        Raises:
+            ExecutorError: it cannot be loaded.
+        """
         ...
 
 
-def choose_artifact(manifest: Manifest) -> Artifact:
-    """The artifact that an ONNX executor serves: the float32 one."""
-    for artifact in manifest.artifacts:
-        if artifact.format == "onnx" and artifact.precision == "float32":
-            return artifact
-    raise ExecutorError(f"{manifest.name} version {manifest.version} has no float32 ONNX artifact: export it again")
+@dataclass(frozen=True)
+class Runtime:
+    """An executor that can be had here."""
+
+    name: str
+    argument: str
+    factory: ExecutorFactory
+    artifacts: Mapping[Precision, tuple[str, Precision]]
+    """The artifact (format, precision) that it computes each precision from. One format serves several runtimes, and
+    some compute in less than what the file holds."""
+
+    def choose(self, manifest: Manifest, precision: Precision) -> Artifact:
+        """The artifact of a version that is computed in this precision.
+
+        Raises:
+            ExecutorError: the runtime has no such precision, or the version no such artifact.
+        """
+        if precision not in self.artifacts:
+            raise ExecutorError(f"{self.name} does not compute in {precision}; it does in: {', '.join(self.artifacts)}")
+        for artifact in manifest.artifacts:
+            if (artifact.format, artifact.precision) == self.artifacts[precision]:
+                return artifact
+        there = ", ".join(artifact.file for artifact in manifest.artifacts)
+        how = "again" if precision in ("float32", "bfloat16") else f"again with --{precision}"
+        raise ExecutorError(
+            f"{manifest.name} version {manifest.version} has nothing that {self.name} computes {precision} from, only "
+            f"{there}: export it {how}"
+        )
 
 
-def find(name: str) -> tuple[ExecutorFactory, str]:
-    """The executor of a name `NAME[:ARGUMENT]`, and its argument.
+def find(name: str) -> Runtime:
+    """The executor of a name `NAME[:ARGUMENT]`.
 
     Raises:
         ExecutorError: no such executor, or its runtime is not installed, or is and cannot be loaded.
@@ -84,4 +123,4 @@ def find(name: str) -> tuple[ExecutorFactory, str]:
         raise ExecutorError(f"executor {name!r} needs the package {error.name!r}: install it") from error
     except ImportError as error:
         raise ExecutorError(f"the runtime of executor {name!r} is installed but cannot be loaded: {error}") from error
-    return module.Executor, argument
+    return Runtime(name, argument, module.Executor, module.ARTIFACTS)

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
-from models.manifest import INPUT, Artifact, Manifest
+from models.manifest import INPUT, Artifact, Manifest, Precision
 from models.preprocess import UInt8Array
 from service.executors import ExecutorError, Float32Array
+
+ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
+    "float32": ("onnx", "float32"),
+    "int8": ("onnx-onnxruntime", "int8"),
+}
 
 _FATAL = 4
 
 
 class Executor:
-    """Runs the float32 graph on `threads` processors."""
+    """Runs a graph on `threads` processors."""
 
     computes = True
 
-    def __init__(self, version: Path, manifest: Manifest, artifact: Artifact, threads: int, argument: str) -> None:
+    def __init__(
+        self, version: Path, manifest: Manifest, artifact: Artifact, precision: Precision, threads: int, argument: str
+    ) -> None:
         if argument:
             raise ExecutorError(f"onnxruntime-cpu takes no argument, not {argument!r}")
         options = ort.SessionOptions()

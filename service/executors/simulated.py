@@ -6,13 +6,16 @@ The first class is the mean of the pixel values modulo the number of classes, so
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from models.manifest import Artifact, Manifest
+from models.manifest import Artifact, Manifest, Precision
 from models.preprocess import UInt8Array
 from service.executors import ExecutorError, Float32Array
+
+ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {"float32": ("onnx", "float32")}
 
 
 class Executor:
@@ -20,7 +23,9 @@ class Executor:
 
     computes = False
 
-    def __init__(self, version: Path, manifest: Manifest, artifact: Artifact, threads: int, argument: str) -> None:
+    def __init__(
+        self, version: Path, manifest: Manifest, artifact: Artifact, precision: Precision, threads: int, argument: str
+    ) -> None:
         try:
             self._seconds = float(argument or 10) / 1000
         except ValueError:

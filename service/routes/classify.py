@@ -11,6 +11,7 @@ from models.manifest import MODEL_NAME
 from service.errors import ServiceError
 from service.extras import Cam, Extras
 from service.pipeline import Pipeline
+from service.registry import Registry
 from service.repository import LoadedModel
 from service.routes.body import read_images
 from service.schemas import Classification, ClassifyRequest, ModelInfo, ModelList, Problem
@@ -84,16 +85,18 @@ async def _classify(
 ) -> Response:
     """The path of a request, top to bottom: find the model, read the images, classify, answer."""
     pipeline: Pipeline = request.app.state.pipeline
+    registry = pipeline.registry
     with pipeline.metrics.in_flight.track_inprogress():
         try:
-            model = pipeline.model(name, version)
-            name = model.name
+            name = registry.find(name, version).name
             files = await read_images(request, pipeline.settings.max_images)
-            extras.check_size(model, len(files), k)
-            seconds = (timeout_ms or pipeline.settings.timeout_ms) / 1000
-            answer = await pipeline.classify(model, files, k, seconds, extras, inline_errors=inline_errors)
+            # Only now: another version may have taken over while the body was on its way.
+            with registry.use(name, version) as model:
+                extras.check_size(model, len(files), k)
+                seconds = (timeout_ms or pipeline.settings.timeout_ms) / 1000
+                answer = await pipeline.classify(model, files, k, seconds, extras, inline_errors=inline_errors)
         except ServiceError as error:
-            pipeline.metrics.request(name if name in pipeline.models else "", error.status)
+            pipeline.metrics.request(name if name in registry.current else "", error.status)
             raise
     return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
@@ -148,16 +151,18 @@ async def classify_with_version(
 @router.get("/models")
 async def list_models(request: Request) -> ModelList:
     """What is loaded."""
-    return ModelList(models=[_info(model) for model in request.app.state.pipeline.models.values()])
+    registry: Registry = request.app.state.pipeline.registry
+    return ModelList(models=[_info(registry, model) for model in registry.current.values()])
 
 
-@router.get("/models/{model}", responses={404: _ERRORS[404], 503: _ERRORS[503]})
+@router.get("/models/{model}", responses={status: _ERRORS[status] for status in (400, 404, 503)})
 async def show_model(request: Request, model: ModelName) -> ModelInfo:
     """What is loaded of one model."""
-    return _info(request.app.state.pipeline.model(model))
+    registry: Registry = request.app.state.pipeline.registry
+    return _info(registry, registry.find(model))
 
 
-def _info(model: LoadedModel) -> ModelInfo:
+def _info(registry: Registry, model: LoadedModel) -> ModelInfo:
     described = model.manifest
     return ModelInfo(
         name=model.name,
@@ -167,8 +172,9 @@ def _info(model: LoadedModel) -> ModelInfo:
         mode=described.preprocess.mode,
         architecture=described.architecture.name,
         executor=model.executor,
-        precision=model.artifact.precision,
+        precision=model.precision,
         max_batch=model.engine.max_batch,
         accuracy=model.artifact.accuracy,
         cam=model.classifier is not None,
+        versions=registry.versions(model.name),
     )

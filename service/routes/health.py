@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response
 
+from service.registry import Registry
 from service.schemas import Readiness
 
 router = APIRouter()
+
+Verbose = Annotated[str | None, Query(description="Present, with any value: tell the state of every version as well.")]
 
 
 @router.get("/healthz", response_class=PlainTextResponse)
@@ -18,11 +23,13 @@ async def healthz() -> str:
 
 
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness, "description": "Not ready"}})
-async def readyz(request: Request) -> Response:
+async def readyz(request: Request, verbose: Verbose = None) -> Response:
     """200 when images are classified; 503 while warming up or draining, or when no engine is alive."""
-    reasons = request.app.state.pipeline.not_ready()
-    answer = Readiness(ready=not reasons, reasons=reasons)
-    return Response(answer.model_dump_json(), 503 if reasons else 200, media_type="application/json")
+    registry: Registry = request.app.state.pipeline.registry
+    reasons = registry.not_ready()
+    models = None if verbose is None else registry.statuses()
+    answer = Readiness(ready=not reasons, reasons=reasons, models=models)
+    return Response(answer.model_dump_json(exclude_none=True), 503 if reasons else 200, media_type="application/json")
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

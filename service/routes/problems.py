@@ -1,14 +1,15 @@
-"""Every error as application/problem+json (RFC 9457)."""
+"""Every error as application/problem+json (RFC 9457); under /v2 as that protocol has it, {"error": "…"}."""
 
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from service.errors import BadRequest, ServiceError
 from service.pipeline import problem
@@ -17,8 +18,19 @@ from service.schemas import Problem
 log = logging.getLogger(__name__)
 
 
+_MEDIA_TYPE = "application/problem+json"
+
+
 def install(app: FastAPI) -> None:
-    """Register the handlers."""
+    """Register the handlers, and have the documentation say what they answer."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        known = app.openapi_schema is not None
+        document = generate()
+        return document if known else _document(document)
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -26,23 +38,42 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def _respond(content: Problem, headers: dict[str, str] | None = None) -> Response:
-    return Response(content.model_dump_json(), content.status, headers, "application/problem+json")
+def _document(document: dict[str, Any]) -> dict[str, Any]:
+    """FastAPI documents 422 where a parameter is validated, and application/json for whatever has a schema."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            responses = operation["responses"]
+            for status, response in list(responses.items()):
+                schema = response.get("content", {}).get("application/json", {}).get("schema", {})
+                if schema.get("$ref") == "#/components/schemas/HTTPValidationError":
+                    del responses[status]
+                elif schema.get("$ref") == "#/components/schemas/Problem":
+                    response["content"] = {_MEDIA_TYPE: response["content"]["application/json"]}
+    for unused in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(unused, None)
+    return document
 
 
-async def _service_error(_: Request, error: Exception) -> Response:
+def _respond(request: Request, content: Problem, headers: dict[str, str] | None = None) -> Response:
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    if path == "/v2" or path.startswith("/v2/"):
+        return JSONResponse({"error": content.detail}, content.status, headers)
+    return Response(content.model_dump_json(), content.status, headers, _MEDIA_TYPE)
+
+
+async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    return _respond(problem(error), error.headers)
+    return _respond(request, problem(error), error.headers)
 
 
-async def _validation_error(_: Request, error: Exception) -> Response:
+async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:])
-    return _respond(problem(BadRequest(f"{place}: {first['msg']}" if place else str(first["msg"]))))
+    return _respond(request, problem(BadRequest(f"{place}: {first['msg']}" if place else str(first["msg"]))))
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     titles = {404: "Not found", 405: "Method not allowed", 400: "Malformed request"}
     hint = {404: "no such path; /docs lists them", 405: "this path does not take that method; /docs lists them"}
@@ -51,14 +82,14 @@ async def _http_error(_: Request, error: Exception) -> Response:
         status=error.status_code,
         detail=hint.get(error.status_code, str(error.detail)),
     )
-    return _respond(content, dict(error.headers or {}))
+    return _respond(request, content, dict(error.headers or {}))
 
 
-async def _gone(_: Request, error: Exception) -> Response:
+async def _gone(request: Request, error: Exception) -> Response:
     # Nobody reads this; without it every upload that breaks off would be a traceback in the log.
-    return _respond(problem(BadRequest("the connection was closed before the body was complete")))
+    return _respond(request, problem(BadRequest("the connection was closed before the body was complete")))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return _respond(Problem(title="Internal error", status=500, detail="the server's log has the cause"))
+    return _respond(request, Problem(title="Internal error", status=500, detail="the server's log has the cause"))

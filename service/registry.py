@@ -1,0 +1,205 @@
+"""What is loaded: the models of a repository, kept in step with it while requests are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from service import repository
+from service.errors import NotFound, ServiceError, Unavailable
+from service.metrics import Metrics
+from service.policy import Policies, Policy
+from service.repository import Found, LoadedModel, LoadError
+from service.schemas import ModelStatus, VersionStatus
+from service.settings import Settings
+from service.versions import ModelVersions
+from service.watch import changes
+
+log = logging.getLogger(__name__)
+
+_UNLOADED = Policy("unloaded", frozenset())
+
+
+class Registry:
+    """The models of a repository, each with the versions that its policy chooses."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.loading = True
+        self.draining = False
+        self._settings = settings
+        self._metrics = metrics
+        self._policies = Policies(settings.versions)
+        self._models: dict[str, ModelVersions] = {}
+        self._unloaded: set[str] = set()
+        self._default: str | None = None
+        self._trouble: str | None = None
+        """Why the repository cannot be read."""
+        self._stop = asyncio.Event()
+        self._refreshing = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Load and warm up every model; what fails leaves its reason."""
+        try:
+            await self.refresh()
+        finally:
+            self.loading = False
+
+    async def watch(self) -> None:
+        """Follow the repository until `close`."""
+        async for _ in changes(self._settings.repository, self._settings.watch, self._stop):
+            await self.refresh()
+
+    async def close(self) -> None:
+        """Finish what was accepted, then free everything."""
+        self.draining = True
+        self._stop.set()
+        async with self._refreshing:
+            await asyncio.gather(*(model.close() for model in self._models.values()))
+
+    async def refresh(self) -> None:
+        """Look at the repository, load what is new and retire what is gone; what fails is not tried again as it is."""
+        async with self._refreshing:
+            try:
+                found = await asyncio.to_thread(repository.find_versions, self._settings.repository)
+            except LoadError as error:  # what is served goes on: a file system may be away for a moment
+                if str(error) != self._trouble:
+                    log.error("%s", error)
+                self._trouble = str(error)
+                return
+            self._trouble = None if found else f"{self._settings.repository} holds no model yet"
+            for name in sorted(found.keys() | self._models.keys()):
+                if not self.draining:
+                    await self._follow(name, found.get(name, {}))
+
+    async def _follow(self, name: str, found: Mapping[int, Found]) -> None:
+        model = self._models.get(name)
+        if model is None:
+            model = self._models[name] = ModelVersions(
+                name, lambda folder, serving: repository.load(folder, self._settings, self._metrics, serving)
+            )
+            self._metrics.watch_queue(name, lambda: self._waiting(name))
+        await model.follow(found, _UNLOADED if name in self._unloaded else self._policies.of(name))
+        if model.empty:
+            del self._models[name]
+
+    def _waiting(self, name: str) -> int:
+        model = self._models.get(name)
+        return 0 if model is None else sum(version.engine.waiting for version in model.served)
+
+    async def load(self, name: str) -> None:
+        """Serve a model that was unloaded, and try again what failed.
+
+        Raises:
+            NotFound: the repository holds no such model.
+            Unavailable: a version that should be served cannot be.
+        """
+        self._unloaded.discard(name)
+        if name in self._models:
+            self._models[name].forget_failures()
+        await self.refresh()
+        if name not in self._models:
+            raise self._not_found(name)
+        if reason := self._models[name].reason():
+            raise Unavailable(f"model {name} could not be loaded: {reason}")
+
+    async def unload(self, name: str) -> None:
+        """Serve no version of a model, whatever comes into the repository, until it is loaded again.
+
+        Raises:
+            NotFound: the repository holds no such model.
+        """
+        if name not in self._models:
+            raise self._not_found(name)
+        self._unloaded.add(name)
+        await self.refresh()
+
+    @property
+    def current(self) -> dict[str, LoadedModel]:
+        """The version of each model that answers those who name none, in the order of the names."""
+        served = {name: self._models[name].current for name in sorted(self._models)}
+        return {name: model for name, model in served.items() if model is not None}
+
+    def served(self, name: str) -> list[LoadedModel]:
+        """All versions of a model that take requests, oldest first."""
+        model = self._models.get(name)
+        return [] if model is None else model.served
+
+    def versions(self, name: str) -> list[VersionStatus]:
+        """Every version of a model that is in the repository or in memory, oldest first."""
+        return self._models[name].statuses()
+
+    def statuses(self) -> list[ModelStatus]:
+        """Every model and version that is in the repository or in memory."""
+        return [ModelStatus(name=name, versions=self._models[name].statuses()) for name in sorted(self._models)]
+
+    @contextmanager
+    def use(self, name: str | None = None, version: str | None = None) -> Iterator[LoadedModel]:
+        """Hold a version of a model until the request is answered. Without names, the default model's current one.
+
+        Raises:
+            NotFound: no such model or version.
+            Unavailable: it could not be loaded, or is not yet.
+        """
+        name = name or self._default_name()
+        model = self._models.get(name)
+        number = None if version is None else int(version)
+        if model is None:
+            raise self._not_found(name)
+        with model.use(number) as found:
+            if found is None:
+                raise self._not_served(model, number)
+            yield found
+
+    def find(self, name: str | None = None, version: str | None = None) -> LoadedModel:
+        """What `use` would give, without holding it: to tell of it, or to refuse before a body is read."""
+        with self.use(name, version) as found:
+            return found
+
+    def _default_name(self) -> str:
+        if self._settings.model is not None:
+            return self._settings.model
+        if self._default not in self.current:
+            # It stays once chosen: a model that comes later does not take over requests meant for another.
+            self._default = next(iter(self.current), None)
+        if self._default is None:
+            raise _being_loaded() if self.loading else Unavailable("; ".join(self.not_ready()))
+        return self._default
+
+    def _not_served(self, model: ModelVersions, number: int | None) -> ServiceError:
+        name = model.name if number is None else f"{model.name} version {number}"
+        if reason := model.reason(number):
+            return Unavailable(f"model {name} is not served: {reason}")
+        return _being_loaded() if model.is_loading(number) else self._not_found(name)
+
+    def _not_found(self, wanted: str) -> ServiceError:
+        if self.loading:
+            return _being_loaded()
+        there = ", ".join(
+            f"{name} version {version.version}" for name in self.current for version in self._models[name].served
+        )
+        return NotFound(f"no model {wanted} is served; there is: {there or 'none'}")
+
+    def check_ready(self) -> None:
+        """Raises Unavailable with what keeps the service from answering."""
+        if reasons := self.not_ready():
+            raise Unavailable("; ".join(reasons))
+
+    def not_ready(self) -> list[str]:
+        """What keeps the service from answering; empty when it is ready."""
+        if self.draining:
+            return ["shutting down"]
+        if self.loading:
+            return ["loading and warming up"]
+        current = self.current
+        dead = [f"{name}: its engine has stopped" for name, model in current.items() if not model.engine.alive]
+        if dead or current:
+            return dead
+        failed = {name: model.reason() for name, model in self._models.items()}
+        reasons = [f"{name}: {reason}" for name, reason in failed.items() if reason]
+        return reasons or [self._trouble or "no model is served"]
+
+
+def _being_loaded() -> Unavailable:
+    return Unavailable("the model is being loaded: try again in a moment")

@@ -1,0 +1,66 @@
+"""The repository extension: what there is, and, for admins, loading and unloading what is in the repository.
+
+Nothing is ever loaded from a path, a URL or a request's body.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service.errors import BadRequest
+from service.registry import Registry
+from service.repository import ENCODED
+from service.routes.v2 import body
+from service.routes.v2.faces import ERRORS, Face, Name
+from service.routes.v2.schemas import ControlRequest, Error, IndexEntry, IndexRequest
+
+index = APIRouter(prefix="/v2/repository")
+control = APIRouter(prefix="/v2/repository")
+
+_BODY_ERRORS: dict[int | str, dict[str, Any]] = {
+    413: {"model": Error, "description": "Too many bytes"},
+    415: {"model": Error, "description": "Content-Encoding not taken"},
+}
+
+
+@index.post("/index", responses={400: ERRORS[400], **_BODY_ERRORS})
+async def repository_index(request: Request) -> list[IndexEntry]:
+    """Every version that is in the repository or still in memory, and why those that are not served are not."""
+    asked = await body.read_json(request, IndexRequest)
+    registry: Registry = request.app.state.pipeline.registry
+    return [
+        IndexEntry(name=name, version=status.version, state=status.state, reason=status.reason or "")
+        for model in registry.statuses()
+        for name in (model.name, model.name + ENCODED)
+        for status in model.versions
+        if status.state == "READY" or not asked.ready
+    ]
+
+
+@control.post("/models/{model}/load", response_class=Response, responses={**ERRORS, **_BODY_ERRORS})
+async def load(request: Request, model: Name) -> Response:
+    """Look at the repository now, try again what failed, and serve the model if it was unloaded."""
+    await _check_parameters(request)
+    registry: Registry = request.app.state.pipeline.registry
+    await registry.load(Face.of(model).model)
+    return Response()
+
+
+@control.post("/models/{model}/unload", response_class=Response, responses={**ERRORS, **_BODY_ERRORS})
+async def unload(request: Request, model: Name) -> Response:
+    """Serve the model no more, under neither of its names, until it is loaded again. Its requests are finished."""
+    await _check_parameters(request)
+    registry: Registry = request.app.state.pipeline.registry
+    await registry.unload(Face.of(model).model)
+    return Response()
+
+
+async def _check_parameters(request: Request) -> None:
+    asked = await body.read_json(request, ControlRequest)
+    if unknown := asked.parameters.keys() - {"unload_dependents"}:
+        raise BadRequest(
+            f"parameter {min(unknown)!r} is not taken: only what lies in the repository is loaded, as it is there"
+        )
