@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,37 +11,60 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 
-from models import manifest
+from export.build import build
+from models import manifest, parity
+from models.checkpoint import Checkpoint
+from models.manifest import Precision
 from models.parity import Float32Array
 from models.preprocess import UInt8Array
 from service import executors
-from service.executors import Executor, ExecutorError, choose_artifact
+from service.executors import Executor, ExecutorError
 
-COMPUTING = ["onnxruntime-cpu"]
-NAMES = [*COMPUTING, "simulated:0"]
+Kind = tuple[str, Precision]
+COMPUTING: list[Kind] = [
+    ("onnxruntime-cpu", "float32"),
+    ("onnxruntime-cpu", "int8"),
+    ("openvino", "float32"),
+    ("openvino", "bfloat16"),
+    ("openvino", "int8"),
+]
+if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    COMPUTING.remove(("openvino", "bfloat16"))
+KINDS: list[Kind] = [*COMPUTING, ("simulated:0", "float32")]
 OUTPUTS = ("logits", "probabilities", "embedding", "feature_map")
 
 
-def load(name: str, repository: Path) -> Executor:
+@pytest.fixture(scope="session")
+def repository(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model `tiny` in every precision."""
+    folder = tmp_path_factory.mktemp("precisions")
+    checkpoint.save(folder / "checkpoint.safetensors")
+    build(folder / "checkpoint.safetensors", folder / "repository", "tiny", float16=True, int8=True)
+    return folder / "repository"
+
+
+def load(name: str, repository: Path, precision: Precision = "float32") -> Executor:
     version = repository / "tiny" / "1"
     described = manifest.read(version)
-    factory, argument = executors.find(name)
-    return factory(version, described, choose_artifact(described), 2, argument)
+    runtime = executors.find(name)
+    return runtime.factory(version, described, runtime.choose(described, precision), precision, 2, runtime.argument)
 
 
-@pytest.fixture(params=NAMES)
-def executor(request: pytest.FixtureRequest, tiny_repository: Path) -> Iterator[Executor]:
-    executor = load(request.param, tiny_repository)
+@pytest.fixture(params=KINDS, ids="-".join)
+def executor(request: pytest.FixtureRequest, repository: Path) -> Iterator[Executor]:
+    name, precision = request.param
+    executor = load(name, repository, precision)
     yield executor
     executor.close()
 
 
 @pytest.fixture(scope="session")
-def golden(tiny_repository: Path) -> tuple[UInt8Array, Float32Array]:
+def golden(repository: Path) -> tuple[UInt8Array, Float32Array]:
     """Images and the eager model's logits for them."""
-    with np.load(tiny_repository / "tiny" / "1" / "golden.npz") as file:
+    with np.load(repository / "tiny" / "1" / "golden.npz") as file:
         return file["images"], file["logits"]
 
 
@@ -57,31 +81,42 @@ def take(images: UInt8Array, count: int) -> UInt8Array:
     return images[np.arange(count) % len(images)]
 
 
-@pytest.mark.parametrize("size", [1, 3, 17])
-@pytest.mark.parametrize("name", COMPUTING)
+@pytest.mark.parametrize("size", [1, 3, 16])
+@pytest.mark.parametrize(("name", "precision"), COMPUTING)
 def test_the_eager_logits_whatever_the_size_of_the_batch(
-    name: str, size: int, tiny_repository: Path, golden: tuple[UInt8Array, Float32Array]
+    name: str, precision: Precision, size: int, repository: Path, golden: tuple[UInt8Array, Float32Array]
 ) -> None:
     images, logits = golden
-    executor = load(name, tiny_repository)
+    executor = load(name, repository, precision)
     assert executor.computes
-    answer = run(executor, take(images, size), "logits")["logits"]
+    batches = [images[first : first + size] for first in range(0, len(images), size)]
+    answer = np.concatenate([run(executor, batch, "logits")["logits"] for batch in batches])
     executor.close()
-    np.testing.assert_allclose(answer, logits[np.arange(size) % len(images)], atol=1e-4)
+    parity.check(answer, logits, precision)
+
+
+def test_less_precision_is_really_used(repository: Path, golden: tuple[UInt8Array, Float32Array]) -> None:
+    """Or a runtime that goes back to float32 would pass for a fast one, and "float32" would be something else."""
+    errors = {}
+    for name, precision in COMPUTING:
+        executor = load(name, repository, precision)
+        errors[name, precision] = parity.compare(run(executor, golden[0], "logits")["logits"], golden[1]).logit_error
+        executor.close()
+    assert all((error > 1e-3) == (precision != "float32") for (_, precision), error in errors.items()), errors
 
 
 @pytest.mark.parametrize("size", [1, 3, 17])
 def test_simulated_answers_can_be_told_apart(
-    size: int, tiny_repository: Path, golden: tuple[UInt8Array, Float32Array]
+    size: int, repository: Path, golden: tuple[UInt8Array, Float32Array]
 ) -> None:
-    executor = load("simulated:0", tiny_repository)
+    executor = load("simulated:0", repository)
     assert not executor.computes
     images = take(golden[0], size)
     answer = run(executor, images, "logits")["logits"]
     assert answer.argmax(1).tolist() == [int(np.floor(np.mean(image))) % 5 for image in images]
 
 
-@pytest.mark.parametrize("size", [1, 3, 17])
+@pytest.mark.parametrize("size", [1, 17])
 def test_a_row_for_each_image_in_float32(
     executor: Executor, size: int, golden: tuple[UInt8Array, Float32Array]
 ) -> None:
@@ -105,14 +140,15 @@ def test_probabilities_are_the_softmax_of_the_logits(
     np.testing.assert_allclose(answers["probabilities"].sum(1), 1.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", COMPUTING)
+@pytest.mark.parametrize(("name", "precision"), COMPUTING)
 def test_the_embedding_is_the_mean_of_the_feature_map(
-    name: str, tiny_repository: Path, golden: tuple[UInt8Array, Float32Array]
+    name: str, precision: Precision, repository: Path, golden: tuple[UInt8Array, Float32Array]
 ) -> None:
-    executor = load(name, tiny_repository)
+    executor = load(name, repository, precision)
     answers = run(executor, golden[0], "embedding", "feature_map")
     executor.close()
-    np.testing.assert_allclose(answers["embedding"], answers["feature_map"].mean((2, 3)), rtol=1e-4, atol=1e-5)
+    tolerance = 1e-2 if precision == "bfloat16" else 1e-4
+    np.testing.assert_allclose(answers["embedding"], answers["feature_map"].mean((2, 3)), rtol=tolerance, atol=1e-3)
 
 
 @pytest.mark.parametrize("outputs", [[name] for name in OUTPUTS] + [["embedding", "probabilities"]])
@@ -135,7 +171,7 @@ def test_an_unknown_name_lists_the_choices() -> None:
         executors.find("tensorflow:1")
 
 
-@pytest.mark.parametrize("name", ["simulated:soon", "onnxruntime-cpu:3"])
+@pytest.mark.parametrize("name", ["simulated:soon", "onnxruntime-cpu:3", "openvino:GPU"])
 def test_an_argument_that_means_nothing_is_refused(name: str, tiny_repository: Path) -> None:
     with pytest.raises(ExecutorError, match=name.partition(":")[2]):
         load(name, tiny_repository)
@@ -168,15 +204,30 @@ def test_not_installed_is_told_from_broken(error: ImportError, message: str, mon
         executors.find("onnxruntime-cpu")
 
 
-def test_a_version_without_float32_onnx_cannot_be_served(tiny_repository: Path) -> None:
-    described = manifest.read(tiny_repository / "tiny" / "1")
-    other = described.artifacts[0].model_copy(update={"precision": "float16"})
-    with pytest.raises(ExecutorError, match="tiny version 1 has no float32 ONNX"):
-        choose_artifact(described.model_copy(update={"artifacts": (other,)}))
-    assert (
-        choose_artifact(described.model_copy(update={"artifacts": (other, *described.artifacts)}))
-        == (described.artifacts[0])
-    )
+@pytest.mark.parametrize(
+    ("name", "precision", "message"),
+    [
+        ("onnxruntime-cpu", "int8", "only model.onnx: export it again with --int8"),
+        ("openvino", "int8", "only model.onnx: export it again with --int8"),
+        ("onnxruntime-cpu", "bfloat16", "does not compute in bfloat16; it does in: float32, int8"),
+    ],
+)
+def test_a_precision_that_cannot_be_had(name: str, precision: Precision, message: str, tiny_repository: Path) -> None:
+    with pytest.raises(ExecutorError, match=message):
+        load(name, tiny_repository, precision)
+
+
+def test_each_int8_artifact_goes_to_the_runtime_that_it_was_made_for(repository: Path) -> None:
+    described = manifest.read(repository / "tiny" / "1")
+    files = {name: executors.find(name).choose(described, "int8").file for name in ("onnxruntime-cpu", "openvino")}
+    assert files == {"onnxruntime-cpu": "model.int8-ort.onnx", "openvino": "model.int8.onnx"}
+
+
+def test_a_file_that_openvino_cannot_load(repository: Path, tmp_path: Path) -> None:
+    version = Path(shutil.copytree(repository / "tiny" / "1", tmp_path / "tiny" / "1"))
+    (version / "model.onnx").write_bytes((version / "model.onnx").read_bytes()[:-1000])
+    with pytest.raises(ExecutorError, match=r"model\.onnx: OpenVINO cannot load it"):
+        load("openvino", tmp_path)
 
 
 def test_runtimes_are_imported_when_chosen_and_torch_never() -> None:

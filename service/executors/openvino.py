@@ -38,6 +38,8 @@ class Executor:
         self._path = version / artifact.file
         self._shape = manifest.preprocess.shape
         self._core = openvino.Core()
+        if precision == "bfloat16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise ExecutorError("this processor does not compute in bfloat16: choose float32 or int8")
         self._core.set_property(
             "CPU",
             {
