@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from models import manifest
-from models.manifest import Artifact, ManifestError
+from models.manifest import Artifact, ManifestError, Quantization
+from models.parity import judged
 
 
 def find_versions(path: Path) -> list[Path]:
@@ -53,8 +55,10 @@ def print_version(version: Path, console: Console) -> None:
                 highlight=False,
                 soft_wrap=True,
             )
-            for add in report.unfused:
-                console.print(f"  not {add.node}: {add.reason}", highlight=False, soft_wrap=True, markup=False)
+            for reason, count in Counter(add.reason for add in report.unfused).items():
+                console.print(f"  {count} not: {reason}", highlight=False, soft_wrap=True, markup=False)
+        if artifact.quantization is not None:
+            console.print(_how_quantized(artifact.file, artifact.quantization), highlight=False, soft_wrap=True)
 
 
 def _row(artifact: Artifact, version: Path) -> list[str]:
@@ -64,10 +68,17 @@ def _row(artifact: Artifact, version: Path) -> list[str]:
         artifact.file,
         artifact.precision,
         f"{size / 1e6:.1f} MB",
-        f"{parity.logit_error:.1e}" if parity else "-",
+        f"{judged(parity, artifact.precision):.1e}" if parity else "-",
         f"{parity.top1_agreement:.1%}" if parity else "-",
         f"{accuracy.top1:.2%}" if accuracy else "-",
     ]
+
+
+def _how_quantized(file: str, how: Quantization) -> str:
+    kept = f"{len(how.float_layers)} layers stayed in float" if how.float_layers else "all layers are rounded"
+    return (
+        f"{file}: ranges by {how.calibration}, {kept}, chosen in {how.trials} trials on {how.selection_images} images"
+    )
 
 
 def _shortened(labels: tuple[str, ...], most: int = 5) -> str:

@@ -26,13 +26,18 @@ def check(actual: Float32Array, expected: Float32Array, precision: Precision) ->
         ParityError: as `compare`, or further apart than the precision allows.
     """
     parity = compare(actual, expected)
-    error = parity.logit_rms_error if precision == "int8" else parity.logit_error
+    error = judged(parity, precision)
     if error > MAX_LOGIT_ERROR[precision]:
         raise ParityError(
             f"the logits differ from the eager model's by {error:.1e} of their spread, "
             f"more than the {MAX_LOGIT_ERROR[precision]:.0e} allowed for {precision}"
         )
     return parity
+
+
+def judged(parity: Parity, precision: Precision) -> float:
+    """The error that `MAX_LOGIT_ERROR` bounds for a precision."""
+    return parity.logit_rms_error if precision == "int8" else parity.logit_error
 
 
 def compare(actual: Float32Array, expected: Float32Array) -> Parity:

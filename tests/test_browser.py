@@ -142,7 +142,7 @@ def test_keys_alone(visitor: Watched) -> None:
     assert outline == "solid"
     page.keyboard.press("Enter")
     expect(page.locator("#headline")).to_have_text("Ankle boot")
-    expect(page.locator("#status")).to_have_text(re.compile("ankle-boot.png: Ankle boot, 91%"))
+    expect(page.locator("#status")).to_have_text(re.compile("ankle-boot.png: Ankle boot, 99%"))
     page.locator("#model").focus()
     tab_to("^Ankle boot")
     expect(page.locator("#caption")).to_have_text("What speaks for “Ankle boot”")

@@ -50,6 +50,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "host": "0.0.0.0",
         "port": "0",
         "executor": "simulated:5",
+        "precision": "int8",
         "threads": "3",
         "decode_threads": "4",
         "max_batch": "16",

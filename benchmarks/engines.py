@@ -1,0 +1,78 @@
+"""How fast each executor computes a model in each precision that it has been exported in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.timing import interleave
+from models import golden, manifest, parity
+from models.manifest import Manifest
+from models.parity import Float32Array
+from models.preprocess import UInt8Array
+from service import executors
+from service.executors import Executor, ExecutorError
+
+BASELINE = "onnxruntime-cpu float32"
+_RUNTIMES = ("onnxruntime-cpu", "openvino")
+_ANSWER = frozenset({"probabilities"})
+
+
+@dataclass(frozen=True)
+class Row:
+    engine: str
+    batch: int
+    images_per_second: float
+    """Median over the rounds."""
+    best: float
+    ratio: float
+    """Images per second, relative to those of `BASELINE` in the same run."""
+    logit_rms_error: float
+    """Of the golden images, relative to their spread."""
+
+
+def measure(version: Path, batches: tuple[int, ...], threads: int) -> Iterator[Row]:
+    """Time every engine that can be had here for a version, all in turn, one batch size after the other."""
+    described = manifest.read(version)
+    images, logits = golden.read(version / manifest.GOLDEN_FILE)
+    engines = dict(_load(version, described, threads))
+    errors = {name: _error(engine, images, logits) for name, engine in engines.items()}
+    for batch in batches:
+        pixels = images[np.arange(batch) % len(images)]
+        runs = {name: partial(_run, engine, pixels) for name, engine in engines.items()}
+        seconds = interleave(runs, f"batch {batch}")
+        base = np.median(seconds[BASELINE])
+        for name, values in seconds.items():
+            median = float(np.median(values))
+            yield Row(name, batch, batch / median, batch / min(values), float(base) / median, errors[name])
+
+
+def _load(version: Path, described: Manifest, threads: int) -> Iterator[tuple[str, Executor]]:
+    for name in _RUNTIMES:
+        try:
+            runtime = executors.find(name)
+        except ExecutorError:
+            continue
+        for precision in runtime.artifacts:
+            try:
+                artifact = runtime.choose(described, precision)
+                engine = runtime.factory(version, described, artifact, precision, threads, "")
+            except ExecutorError:
+                continue
+            yield f"{name} {precision}", engine
+
+
+def _run(engine: Executor, pixels: UInt8Array) -> None:
+    buffer = engine.acquire(len(pixels))
+    buffer[:] = pixels
+    engine.run(buffer, _ANSWER)
+
+
+def _error(engine: Executor, images: UInt8Array, logits: Float32Array) -> float:
+    buffer = engine.acquire(len(images))
+    buffer[:] = images
+    return parity.compare(engine.run(buffer, frozenset({"logits"}))["logits"], logits).logit_rms_error

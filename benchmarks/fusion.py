@@ -1,0 +1,87 @@
+"""What it is worth that additions are computed inside convolutions: the same model with and without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnxruntime as ort
+import openvino
+
+from benchmarks.timing import interleave
+from benchmarks.unfuse import unfuse
+from export import fusion
+from export.formats import onnx as onnx_format
+from models import golden, manifest
+from models.manifest import INPUT, Precision
+from models.preprocess import UInt8Array
+
+Runner = Callable[[UInt8Array], object]
+
+
+@dataclass(frozen=True)
+class Row:
+    runtime: str
+    precision: Precision
+    batch: int
+    residual_adds: int
+    fused: int
+    """Additions inside convolutions in the model as it was exported."""
+    fused_without: int
+    """And in the one it is compared with."""
+    images_per_second: float
+    images_per_second_without: float
+    gain: float
+    """Time without fusion over time with it, less one: the median over the rounds."""
+
+
+def measure(version: Path, batches: tuple[int, ...], threads: int) -> Iterator[Row]:
+    """Time each runtime on a version with fusion and without, in turn."""
+    images, _ = golden.read(version / manifest.GOLDEN_FILE)
+    with TemporaryDirectory() as folder:
+        for artifact in manifest.read(version).artifacts:
+            kind = (artifact.format, artifact.precision)
+            path, without = version / artifact.file, Path(folder) / artifact.file
+            onnx_format.save(unfuse(onnx_format.read(path)), without)
+            for runtime, load in _LOADERS.items():
+                if not fusion.RUNTIMES[runtime].fuses.get(kind):
+                    continue
+                reports = [fusion.reports(file, kind)[runtime] for file in (path, without)]
+                runners = [load(file, threads) for file in (path, without)]
+                for batch in batches:
+                    pixels = images[np.arange(batch) % len(images)]
+                    runs = {name: partial(run, pixels) for name, run in zip(("with", "without"), runners, strict=True)}
+                    seconds = interleave(runs, f"{runtime}, {artifact.precision}, batch {batch}")
+                    gains = np.asarray(seconds["without"]) / np.asarray(seconds["with"]) - 1
+                    yield Row(
+                        runtime,
+                        artifact.precision,
+                        batch,
+                        reports[0].residual_adds,
+                        reports[0].fused,
+                        reports[1].fused,
+                        batch / float(np.median(seconds["with"])),
+                        batch / float(np.median(seconds["without"])),
+                        float(np.median(gains)),
+                    )
+
+
+def _onnxruntime(path: Path, threads: int) -> Runner:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(["logits"], {INPUT: images})
+
+
+def _openvino(path: Path, threads: int) -> Runner:
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    request = openvino.Core().compile_model(path, "CPU", hints).create_infer_request()
+    return lambda images: request.infer({INPUT: images}, share_inputs=True)
+
+
+_LOADERS: dict[str, Callable[[Path, int], Runner]] = {"onnxruntime-cpu": _onnxruntime, "openvino": _openvino}
