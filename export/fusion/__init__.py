@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,13 @@ import onnx
 
 from models.manifest import FusionReport, Precision
 
+Reader = Callable[[Path], FusionReport]
+"""What a module of this package calls `report`."""
+
 
 @dataclass(frozen=True)
 class Runtime:
-    """A runtime whose report can be read. The reader is `report(path)` in the module of this package."""
+    """A runtime whose report can be read."""
 
     module: str
     package: str
@@ -39,11 +42,12 @@ RUNTIMES = {
 
 def reports(path: Path, kind: tuple[str, Precision]) -> dict[str, FusionReport]:
     """What each runtime that is installed here makes of an artifact (format, precision)."""
-    return {
-        name: importlib.import_module(f"export.fusion.{runtime.module}").report(path)
-        for name, runtime in RUNTIMES.items()
-        if kind in runtime.fuses and importlib.util.find_spec(runtime.package)
-    }
+    found = {}
+    for name, runtime in RUNTIMES.items():
+        if kind in runtime.fuses and importlib.util.find_spec(runtime.package):
+            read: Reader = importlib.import_module(f"export.fusion.{runtime.module}").report
+            found[name] = read(path)
+    return found
 
 
 def residual_adds(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
