@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import logging
+import resource
 import signal
 import socket
 import sys
+from functools import partial
 from types import FrameType
 
 import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from service import executors
+from service import executors, logs
 from service.app import create_app
+from service.connection import Connection
 from service.executors import ExecutorError
 from service.repository import LoadError, find_models
 from service.settings import Settings
+from service.tracing import TracingError, otlp_provider
+
+_OTHER_FILES = 256
 
 
 def run() -> None:
@@ -24,20 +30,27 @@ def run() -> None:
     # uvicorn raises the signal again when it is done: it then ends the process as a success.
     signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGINT, _exit)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         settings = CliApp.run(Settings)
         found = find_models(settings.repository)
         if found and settings.model not in (None, *found):
             raise LoadError(f"the repository holds no model {settings.model!r}; there is: {', '.join(found)}")
         executors.find(settings.executor)
-    except (ValidationError, LoadError, ExecutorError) as error:
+        tracer_provider = otlp_provider() if settings.tracing else None
+    except (ValidationError, LoadError, ExecutorError, TracingError) as error:
         sys.exit(_explain(error))
+    logs.configure(settings.log_format)
+    _allow_connections(settings.max_connections)
     server = _Server(
         uvicorn.Config(
-            create_app(settings),
+            create_app(settings, tracer_provider),
             host=settings.host,
             port=settings.port,
+            http=partial(  # type: ignore[arg-type]
+                Connection, max_connections=settings.max_connections, client_seconds=settings.client_seconds
+            ),
+            ws="none",
+            timeout_keep_alive=settings.idle_seconds,
             access_log=False,
             log_config=None,
             log_level="warning",
@@ -54,6 +67,17 @@ class _Server(uvicorn.Server):
             for bound in server.sockets:
                 host, port = bound.getsockname()[:2]
                 logging.info("listening on http://%s:%d, the API is at /docs", host, port)
+
+
+def _allow_connections(count: int) -> None:
+    """Raise the limit of open files to what the connections need, as far as that is allowed."""
+    wanted = count + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        logging.warning("%d connections need more open files than are allowed: raise `ulimit -n` to %d", count, wanted)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

@@ -6,17 +6,28 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
+from service.limits import Limits
+from service.observe import Observe
 from service.pipeline import Pipeline
 from service.routes import classify, health, problems
-from service.routes.body import BodyLimit
 from service.settings import Settings
+from service.tracing import Spans
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The service as an ASGI application. Models are loaded in the background once it has started."""
+def create_app(settings: Settings, tracer_provider: TracerProvider | None = None) -> FastAPI:
+    """The service as an ASGI application. Models are loaded in the background once it has started.
+
+    Args:
+        settings: all of them.
+        tracer_provider: where spans go, if anywhere; flushed at the end.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -26,6 +37,8 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             await loading
             await pipeline.close()
+            if tracer_provider is not None:
+                await asyncio.to_thread(tracer_provider.shutdown)
 
     pipeline = Pipeline(settings)
     app = FastAPI(
@@ -33,10 +46,18 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("resnet-serve"),
         description="Classifies images with residual networks.",
         lifespan=lifespan,
+        telemetry={
+            "tracing": tracer_provider is not None,
+            "tracer_provider": tracer_provider,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+        },
     )
     app.state.pipeline = pipeline
     problems.install(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Limits, settings=settings, metrics=pipeline.metrics)
+    app.add_middleware(Observe, metrics=pipeline.metrics, spans=Spans(tracer_provider) if tracer_provider else None)
     app.include_router(classify.router)
     app.include_router(health.router)
     return app

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 
-from service import repository
+from service import record, repository
 from service.decode import Decoded, Decoder
 from service.engine import Result
 from service.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
 from service.metrics import Metrics
+from service.priority import Priority
 from service.repository import LoadedModel, LoadError
 from service.schemas import Classification, ImageInfo, ImageResult, Prediction, Problem, Timing
 from service.settings import Settings
@@ -43,7 +44,8 @@ class Pipeline:
                 self.failures["repository"] = f"{self.settings.repository} holds no model yet"
             for name, version in found.items():
                 try:
-                    model = await asyncio.to_thread(repository.load, version, self.settings, self.metrics)
+                    with self.metrics.loading():
+                        model = await asyncio.to_thread(repository.load, version, self.settings, self.metrics)
                 except LoadError as error:
                     log.error("%s is not served: %s", name, error)
                     self.failures[name] = str(error)
@@ -100,7 +102,12 @@ class Pipeline:
         return found
 
     async def classify(
-        self, model: LoadedModel, files: Sequence[bytes], k: int, timeout_seconds: float
+        self,
+        model: LoadedModel,
+        files: Sequence[bytes],
+        k: int,
+        timeout_seconds: float,
+        priority: Priority = Priority.interactive,
     ) -> Classification:
         """Classify image files.
 
@@ -109,6 +116,7 @@ class Pipeline:
             files: encoded images.
             k: classes to answer for each.
             timeout_seconds: time for decoding, waiting and inference together.
+            priority: interactive images pass the bulk ones.
 
         Raises:
             ServiceError: as the engine's `submit`, or the only image's own error.
@@ -117,19 +125,25 @@ class Pipeline:
         deadline = started + timeout_seconds
         try:
             async with asyncio.timeout_at(deadline):
-                decoded = await self._decoder.decode(files, model.manifest.preprocess)
+                decoded = await self._decoder.decode(files, model.manifest.preprocess, priority)
         except TimeoutError:
             raise DeadlineExceeded("the time limit passed while images were decoded: raise timeout_ms") from None
         decoded_at = time.monotonic()
+        noted = record.current()
+        noted.stage("decode", started, decoded_at - started)
         if len(decoded) == 1 and isinstance(decoded[0], ServiceError):
             raise decoded[0]
 
         good = [image for image in decoded if isinstance(image, Decoded)]
-        result = Result({}, 0.0, 0.0, 0)
+        result = Result({}, 0.0, 0.0, 0.0, 0)
         predictions: Iterator[list[Prediction]] = iter(())
         if good:
-            result = await model.engine.submit([image.pixels for image in good], _OUTPUTS, deadline)
-            predictions = iter(top_k(result.outputs["probabilities"], model.manifest.labels, k))
+            result = await model.engine.submit([image.pixels for image in good], _OUTPUTS, deadline, priority)
+        computed_at = time.monotonic()
+        if good:
+            best = top_k(result.outputs["probabilities"], model.manifest.labels, k)
+            self.metrics.model(model.name).predictions(first for first, *_ in best)
+            predictions = iter(best)
 
         results = [
             ImageResult(error=problem(image))
@@ -140,16 +154,9 @@ class Pipeline:
             )
             for image in decoded
         ]
-        total = time.monotonic() - started
-        self.metrics.request(
-            model.name,
-            200,
-            len(good),
-            decode=decoded_at - started,
-            queue=result.queue_seconds,
-            inference=result.inference_seconds,
-            total=total,
-        )
+        finished = time.monotonic()
+        noted.stage("postprocess", computed_at, finished - computed_at)
+        noted.images += len(good)
         return Classification(
             model=model.name,
             version=model.version,
@@ -159,9 +166,33 @@ class Pipeline:
                 queue_ms=_milliseconds(result.queue_seconds),
                 inference_ms=_milliseconds(result.inference_seconds),
                 batch_size=result.batch_size,
-                total_ms=_milliseconds(total),
+                total_ms=_milliseconds(finished - started),
             ),
         )
+
+    async def classify_each(
+        self, model: LoadedModel, files: Sequence[bytes], k: int, timeout_seconds: float, priority: Priority
+    ) -> AsyncGenerator[tuple[int, ImageResult]]:
+        """Classify image files one by one.
+
+        Gives:
+            (position, result) of each as soon as it is done; a failure, or the time limit, is an `error` in its place.
+        """
+
+        async def one(position: int, file: bytes) -> tuple[int, ImageResult]:
+            try:
+                answer = await self.classify(model, [file], k, timeout_seconds, priority)
+            except ServiceError as error:
+                return position, ImageResult(error=problem(error))
+            return position, answer.results[0]
+
+        tasks = [asyncio.create_task(one(position, file)) for position, file in enumerate(files)]
+        try:
+            for done in asyncio.as_completed(tasks):
+                yield await done
+        finally:
+            for task in tasks:
+                task.cancel()
 
 
 def problem(error: ServiceError) -> Problem:

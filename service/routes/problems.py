@@ -10,11 +10,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from service import record
 from service.errors import BadRequest, ServiceError
 from service.pipeline import problem
 from service.schemas import Problem
 
 log = logging.getLogger(__name__)
+
+CLIENT_GONE = 499
+"""The status in log and metrics of requests whose client hung up; the number that nginx uses."""
 
 
 def install(app: FastAPI) -> None:
@@ -26,13 +30,20 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
+def respond(error: ServiceError) -> Response:
+    """The answer to a request that failed; the reason goes into its record."""
+    record.current().refused = error.reason
+    return _respond(problem(error), error.headers)
+
+
 def _respond(content: Problem, headers: dict[str, str] | None = None) -> Response:
+    content = content.model_copy(update={"request_id": record.current().request_id})
     return Response(content.model_dump_json(), content.status, headers, "application/problem+json")
 
 
 async def _service_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    return _respond(problem(error), error.headers)
+    return respond(error)
 
 
 async def _validation_error(_: Request, error: Exception) -> Response:
@@ -55,10 +66,14 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 
 async def _gone(_: Request, error: Exception) -> Response:
-    # Nobody reads this; without it every upload that breaks off would be a traceback in the log.
-    return _respond(problem(BadRequest("the connection was closed before the body was complete")))
+    # Nobody reads this; without it every client that hangs up would be a traceback in the log.
+    return Response(status_code=CLIENT_GONE)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return _respond(Problem(title="Internal error", status=500, detail="the server's log has the cause"))
+    request_id = record.current().request_id
+    log.error(
+        "%s %s failed", request.method, request.url.path, exc_info=error, extra={"fields": {"request_id": request_id}}
+    )
+    content = Problem(title="Internal error", status=500, detail="the server's log has the cause")
+    return _respond(content, {"X-Request-Id": request_id})
