@@ -174,7 +174,7 @@ class BatchQueue:
         for_bulk = self._bulk_share.places(self.max_batch, self._bulk.waiting)
         shares = list(self._interactive.take(self.max_batch - for_bulk))
         bulk = list(self._bulk.take(self.max_batch - _size(shares)))
-        self._bulk_share.took(_size(bulk))
+        self._bulk_share.took(_size(bulk), self._bulk.waiting)
         shares += bulk
         if len(self):
             self._changed.notify()  # another executor thread can take the rest

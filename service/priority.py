@@ -23,12 +23,13 @@ class BulkShare:
 
     def places(self, room: int, waiting: int) -> int:
         """How many of the next `room` places are for bulk, of which `waiting` wait."""
-        self._owed = self._owed + _BULK_SHARE * room if waiting else 0.0
+        if waiting:
+            self._owed += _BULK_SHARE * room
         return min(int(self._owed), waiting)
 
-    def took(self, places: int) -> None:
-        """Bulk got that many places, those that interactive work left included."""
-        self._owed = max(0.0, self._owed - places)
+    def took(self, places: int, waiting: int) -> None:
+        """Bulk got that many places, those that interactive work left included, and so many still wait."""
+        self._owed = max(0.0, self._owed - places) if waiting else 0.0
 
 
 class Turns:
@@ -69,6 +70,7 @@ class Turns:
 
     def _next(self) -> asyncio.Future[None]:
         if self._bulk_share.places(1, len(self._bulk)) or not self._interactive:
-            self._bulk_share.took(1)
-            return self._bulk.popleft()
+            turn = self._bulk.popleft()
+            self._bulk_share.took(1, len(self._bulk))
+            return turn
         return self._interactive.popleft()
