@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-from secrets import token_hex
+from functools import partial
+from random import getrandbits
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -69,13 +70,16 @@ class Observe:
         if self._spans is not None:
             self._spans.stages(noted)
         if log.isEnabledFor(logging.INFO):
-            log.info("%s %s %d", noted.method, noted.path, status, extra={"fields": _fields(noted, status, seconds)})
+            fields = {"fields": partial(_fields, noted, status, seconds)}
+            message = ("%s %s %d", (noted.method, noted.path, status))
+            # As `log.info` does, which would look for the line of code that calls it: half of the cost.
+            log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, *message, None, extra=fields))
 
 
 def _begin(scope: Scope) -> Record:
     given = next((value for name, value in scope["headers"] if name == REQUEST_ID), b"")
     noted = Record(
-        request_id=given.decode() if _ACCEPTED_ID.fullmatch(given) else token_hex(8),
+        request_id=given.decode() if _ACCEPTED_ID.fullmatch(given) else f"{getrandbits(64):016x}",
         method=scope["method"],
         # As it was sent: with percent signs it cannot break a line of the log.
         path=scope.get("raw_path", b"").decode("latin-1") or scope["path"],

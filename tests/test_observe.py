@@ -264,6 +264,8 @@ def test_the_format_of_logs(
     monkeypatch.setattr(logging, "root", root)
     logs.configure(log_format)
     assert [type(handler.formatter) for handler in root.handlers] == [kind]
+    for handler in root.handlers:
+        handler.close()
 
 
 @pytest.fixture(scope="module")
