@@ -37,7 +37,7 @@ def run() -> None:
         if found and settings.model not in (None, *found):
             raise LoadError(f"the repository holds no model {settings.model!r}; there is: {', '.join(found)}")
         executors.find(settings.executor)
-        logs.configure(settings.log_format)
+        logs.configure(settings.log_format, settings.log_level)
         server = make_server(settings)
     except (ValidationError, LoadError, ExecutorError, TracingError) as error:
         sys.exit(_explain(error))

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from service.errors import DeadlineExceeded, Overloaded
-from service.priority import Priority
+from service.priority import SHARE, Priority
 
 _HALF_LIFE = 2.0
 """Seconds of load after which a measurement counts half."""
-_BULK_ROOM = 0.75
-"""Of the capacity that bulk may fill, so that there is always room for interactive requests."""
+_KEPT = 0.125
+"""Of the capacity, kept free for either priority, however much of the other comes."""
 _MARGIN = 1.2
 """Images that are let in have this much more time than predicted: a promise broken costs the work put into it."""
 
@@ -57,13 +57,15 @@ class Admission:
         Raises:
             Overloaded: they do not fit, or would not be done in time.
         """
-        inside = len(self)
-        room = self._capacity if priority is Priority.interactive else int(self._capacity * _BULK_ROOM)
-        if inside and inside + images > room:
+        inside, alike = len(self), self._inside[priority]
+        room = self._capacity - max(inside - alike, int(self._capacity * _KEPT))
+        if inside and alike + images > room:
             raise Overloaded(self.retry_after(inside))
-        before = inside if priority is Priority.bulk else self._inside[Priority.interactive]
+        # They wait for all others at most, or for those alike at the share of the engine that these have in any case.
+        before = min(inside, alike / SHARE[priority])
+        needed = min(inside + images, (alike + images) / SHARE[priority]) * self._pace.seconds_per_image
         # A few are always let in: they show whether the pace is still as it was.
-        if before >= self._busy and (before + images) * self._pace.seconds_per_image * _MARGIN > seconds:
+        if before >= self._busy and needed * _MARGIN > seconds:
             raise Overloaded(self.retry_after(before), "would_be_late")
 
     @contextmanager
@@ -83,7 +85,7 @@ class Admission:
             self._inside[priority] -= images
             self._measure(answered)
 
-    def retry_after(self, images: int) -> int:
+    def retry_after(self, images: float) -> int:
         """Whole seconds, at least one, in which that many images are answered."""
         return max(1, math.ceil(images * self._pace.seconds_per_image))
 

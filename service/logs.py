@@ -22,13 +22,19 @@ class LogFormat(StrEnum):
     text = "text"
 
 
-def configure(log_format: LogFormat | None) -> None:
+class LogLevel(StrEnum):
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
+def configure(log_format: LogFormat | None, level: LogLevel = LogLevel.info) -> None:
     """Send every log line to standard error; without a format as text where that is a terminal, else as JSON."""
     if log_format is None:
         log_format = LogFormat.text if sys.stderr.isatty() else LogFormat.json
     handler = BackgroundHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format is LogFormat.json else TextFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     # Nobody prints these, and finding them out costs as much as the rest of a line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 

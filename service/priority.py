@@ -6,13 +6,14 @@ import asyncio
 from collections import deque
 from enum import StrEnum
 
-_BULK_SHARE = 0.125
-"""Of the places, where both wait. A tenth is the promise; an eighth is exact in binary and leaves a margin."""
-
 
 class Priority(StrEnum):
     interactive = "interactive"
     bulk = "bulk"
+
+
+SHARE = {Priority.interactive: 0.875, Priority.bulk: 0.125}
+"""Of the places, where both wait. A tenth is the promise; an eighth is exact in binary and leaves a margin."""
 
 
 class BulkShare:
@@ -24,7 +25,7 @@ class BulkShare:
     def places(self, room: int, waiting: int) -> int:
         """How many of the next `room` places are for bulk, of which `waiting` wait."""
         if waiting:
-            self._owed += _BULK_SHARE * room
+            self._owed += SHARE[Priority.bulk] * room
         return min(int(self._owed), waiting)
 
     def took(self, places: int, waiting: int) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.logs import LogFormat
+from service.logs import LogFormat, LogLevel
 
 _MIB = 1024 * 1024
 
@@ -119,6 +119,9 @@ class Settings(BaseSettings):
 
     log_format: LogFormat | None = None
     """json: an object a line, for programs; text: for people. Default: text on a terminal, otherwise json."""
+
+    log_level: LogLevel = LogLevel.info
+    """The least important lines to write. warning leaves out the line of each request."""
 
     tracing: bool = False
     """Send OpenTelemetry traces, where the OTEL_EXPORTER_OTLP_* variables say; needs the extra `tracing`."""

@@ -45,12 +45,12 @@ def measure(admission: Admission, clock: Clock, seconds_an_image: float, images:
 def test_images_count_until_they_are_answered() -> None:
     admission = Admission(capacity=10, max_batch=2)
     with admission.admit(4, 1.0, INTERACTIVE):
-        with admission.admit(6, 1.0, INTERACTIVE):
-            assert len(admission) == 10
+        with admission.admit(5, 1.0, INTERACTIVE):
+            assert len(admission) == 9
             assert refusal(admission, 1, 1.0).reason == "queue_full"
         assert len(admission) == 4
-        admission.check(6, 1.0, INTERACTIVE)
-        assert refusal(admission, 7, 1.0).retry_after == 1
+        admission.check(5, 1.0, INTERACTIVE)
+        assert refusal(admission, 6, 1.0).retry_after == 1
     assert len(admission) == 0
 
 
@@ -62,12 +62,14 @@ def test_however_it_ends_the_place_is_free_again(error: Exception) -> None:
     admission.check(1, 1.0, INTERACTIVE)
 
 
-def test_bulk_leaves_room_for_interactive() -> None:
-    admission = Admission(capacity=100, max_batch=2)
-    with admission.admit(75, 1.0, BULK):
-        assert refusal(admission, 1, 1.0, BULK).reason == "queue_full"
-        with admission.admit(25, 1.0, INTERACTIVE):
-            assert refusal(admission, 1, 1.0).reason == "queue_full"
+@pytest.mark.parametrize(("many", "few"), [(BULK, INTERACTIVE), (INTERACTIVE, BULK)])
+def test_each_priority_finds_room_beside_the_other(many: Priority, few: Priority) -> None:
+    admission = Admission(capacity=80, max_batch=2)
+    with admission.admit(70, 1.0, many):
+        assert refusal(admission, 1, 1.0, many).reason == "queue_full"
+        with admission.admit(10, 1.0, few):
+            assert refusal(admission, 1, 1.0, few).reason == "queue_full"
+            assert refusal(admission, 1, 1.0, many).reason == "queue_full"
 
 
 def test_an_empty_service_takes_any_request_that_fits() -> None:
@@ -91,6 +93,15 @@ def test_interactive_images_do_not_wait_for_bulk(clock: Clock) -> None:
     with measure(admission, clock, seconds_an_image=0.5), admission.admit(100, 1000.0, BULK):
         admission.check(1, 4.0, INTERACTIVE)
         assert refusal(admission, 1, 4.0, BULK).reason == "would_be_late"
+
+
+def test_bulk_images_wait_for_their_share_at_most(clock: Clock) -> None:
+    """Of 104 images 4 are bulk, which get an eighth of the engine: they take as long as 32, and not as 104."""
+    admission = Admission(capacity=1000, max_batch=2, clock=clock)
+    with measure(admission, clock, seconds_an_image=0.5), admission.admit(96, 1000.0, INTERACTIVE):
+        with admission.admit(4, 1000.0, BULK):
+            admission.check(1, 0.5 * 40 * 1.3, BULK)
+            assert refusal(admission, 1, 0.5 * 40, BULK).reason == "would_be_late"
 
 
 def test_the_pace_follows_the_recent_past(clock: Clock) -> None:

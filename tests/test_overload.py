@@ -85,7 +85,7 @@ def test_who_finds_it_full_is_refused_before_the_body_is_read(
 def test_all_images_of_a_request_count_before_they_are_decoded(
     client: Client, engine: LocalEngine, photographs: Photographs
 ) -> None:
-    with engine.admission.admit(509, 1000.0, Priority.interactive):
+    with engine.admission.admit(512 - 64 - 3, 1000.0, Priority.interactive):
         check_problem(client.post("/v1/classify", **as_form(*[photographs[0][1]] * 4)), 503, "waiting")
         assert client.post("/v1/classify", **as_form(*[photographs[0][1]] * 3)).status_code == 200
     assert len(engine.admission) == 0
@@ -94,7 +94,7 @@ def test_all_images_of_a_request_count_before_they_are_decoded(
 def test_interactive_requests_find_room_where_bulk_ones_do_not(
     client: Client, engine: LocalEngine, photographs: Photographs
 ) -> None:
-    with engine.admission.admit(400, 1000.0, Priority.bulk):
+    with engine.admission.admit(512 - 64, 1000.0, Priority.bulk):
         check_problem(client.post("/v1/classify?priority=bulk", content=photographs[0][1]), 503, "waiting")
         assert client.post("/v1/classify?priority=interactive", content=photographs[0][1]).status_code == 200
     assert client.post("/v1/classify?priority=bulk", content=photographs[0][1]).status_code == 200
@@ -229,7 +229,7 @@ def test_lines_of_a_client_that_hangs_up(
 
 
 def test_lines_are_refused_like_any_answer(client: Client, engine: LocalEngine, photographs: Photographs) -> None:
-    with engine.admission.admit(511, 1000.0, Priority.interactive):
+    with engine.admission.admit(512 - 64 - 1, 1000.0, Priority.interactive):
         options = as_form(*[photographs[0][1]] * 2)
         check_problem(client.post("/v1/classify", headers={"accept": "application/x-ndjson"}, **options), 503)
 

@@ -57,6 +57,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "client_seconds": "4.5",
         "idle_seconds": "6",
         "log_format": "text",
+        "log_level": "warning",
         "tracing": "True",
         "shutdown_seconds": "7.5",
     }
