@@ -217,7 +217,7 @@ def line_5() -> tuple[bool, str]:
     """Other clients beside 1,000 idle connections, 100 uploads of a byte a second and 20 who do not read."""
     quiet, disturbed = [], []
     with serve(*SIMULATED) as server, serve() as shipped:
-        for _ in range(3):
+        for _ in range(5):
             quiet.append(_pace(server, shipped))
             with _bad_clients(server), _bad_clients(shipped):
                 disturbed.append(_pace(server, shipped))
@@ -231,7 +231,7 @@ def line_5() -> tuple[bool, str]:
 
 def _pace(server: Server, shipped: Server) -> tuple[float, float]:
     """Median seconds at half the simulated capacity, and requests a second of the shipped model."""
-    median = _median(uvloop.run(open_loop(f"{server.url}/v1/classify", IMAGE, CAPACITY / 2, 6.0)))
+    median = _median(uvloop.run(open_loop(f"{server.url}/v1/classify", IMAGE, CAPACITY / 2, 4.0)))
     count = 4000
     started = time.perf_counter()
     uvloop.run(post_all(f"{shipped.url}/v1/classify", [IMAGE] * count, connections=16))

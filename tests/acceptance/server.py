@@ -48,7 +48,7 @@ def wait_until(ready: Server, path: str = "/readyz", seconds: float = 60.0) -> N
 
 @contextmanager
 def serve(*options: str) -> Iterator[Server]:
-    """`python -m service` on a free port, ready; ended at the end if it has not ended itself. Its warnings are shown."""
+    """`python -m service` on a free port, ready; ended at the end if it has not ended itself. Shows its warnings."""
     port = free_port()
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen([sys.executable, "-m", "service", "--port", str(port), *options], stderr=log)
