@@ -14,6 +14,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.presence import HANG_UP
+
 CROWDED = "resnet.crowded"
 """ASGI extension of requests on a connection that is one too many: to be answered with 503."""
 
@@ -68,6 +70,9 @@ class Connection(HttpToolsProtocol):
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
             self._answering.message_event.set()
+            watchers: Any = self._answering.scope["extensions"][HANG_UP]
+            for leave in watchers:
+                leave()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -76,8 +81,10 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._sends.end()
+        extensions: dict[str, Any] = {HANG_UP: []}
         if self._crowded:
-            self.scope["extensions"] = {CROWDED: {}}
+            extensions[CROWDED] = {}
+        self.scope["extensions"] = extensions
         super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:

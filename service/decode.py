@@ -48,8 +48,8 @@ class Decoder:
     def __init__(self, threads: int, max_pixels: int) -> None:
         self._threads = threads
         self._max_pixels = max_pixels
-        # Twice the threads: one that finishes finds its next image without waiting for the event loop.
-        self._turns = Turns(2 * threads)
+        # More than threads: one that finishes finds its next image without waiting for the event loop.
+        self._turns = Turns(4 * threads)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     async def decode(

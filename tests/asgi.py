@@ -10,6 +10,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message
 
+from service.presence import HANG_UP
+
 
 @dataclass
 class Exchange:
@@ -23,8 +25,13 @@ class Exchange:
     status: int = 0
     answer_headers: dict[str, str] = field(default_factory=dict)
     answer: bytes = b""
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set it to hang up."""
+    _gone: asyncio.Event = field(default_factory=asyncio.Event)
+    _watchers: list[Callable[[], None]] = field(default_factory=list)
+
+    def hang_up(self) -> None:
+        self._gone.set()
+        for leave in self._watchers:
+            leave()
 
     async def run(self, app: ASGIApp) -> None:
         """Until the application has finished."""
@@ -39,7 +46,7 @@ class Exchange:
                 "query_string": query.encode(),
                 "headers": [(name.lower().encode(), value.encode()) for name, value in self.headers.items()],
                 "client": ("192.0.2.1", 1234),
-                "extensions": self.extensions,
+                "extensions": {**self.extensions, HANG_UP: self._watchers},
             },
             messages.__anext__,
             self._send,
@@ -57,7 +64,7 @@ class Exchange:
             async for part in self.body:
                 yield {"type": "http.request", "body": part, "more_body": True}
             yield {"type": "http.request", "body": b"", "more_body": False}
-        await self.gone.wait()
+        await self._gone.wait()
         while True:
             yield {"type": "http.disconnect"}
 

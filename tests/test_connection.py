@@ -108,6 +108,25 @@ def test_a_body_that_was_announced_and_is_refused_may_be_left_out(url: str) -> N
     assert answer.startswith(b"HTTP/1.1 404 ")
 
 
+def test_the_image_of_a_client_that_hangs_up_is_not_computed(
+    tiny_repository: Path, photographs: list[tuple[str, bytes]]
+) -> None:
+    _, data = photographs[0]
+    flags = ["--executor", "simulated:500", "--max-batch", 1, "--log-format", "text"]
+    with running("--repository", tiny_repository, *flags) as (process, url):
+        for _ in range(20):
+            with connect(url) as client:
+                client.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(data) + data)
+        with httpx.Client(base_url=url, timeout=TIMEOUT) as client:
+            while "resnet_requests_in_flight 0.0" not in client.get("/metrics").text:
+                pass
+            assert client.post("/v1/classify", content=data).status_code == 200
+            metrics = client.get("/metrics").text
+        (computed,) = re.findall(r"resnet_batch_size_sum.* (\S+)", metrics)
+        assert float(computed) <= 2
+        assert "ERROR" not in end(process, signal.SIGTERM)
+
+
 def test_a_connection_too_many_is_told_so(url: str, photographs: list[tuple[str, bytes]]) -> None:
     with ExitStack() as stack:
         others = [stack.enter_context(connect(url)) for _ in range(4)]

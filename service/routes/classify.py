@@ -87,7 +87,7 @@ async def _classify(
     admitted = admission.admit(len(files), seconds, priority)
     if ndjson.MEDIA_TYPE in request.headers.get("accept", ""):
         return Lines(model, pipeline.classify_each(model, files, k, seconds, priority), admitted)
-    async with while_connected(request.receive):
+    async with while_connected(request.scope):
         with admitted:
             answer = await pipeline.classify(model, files, k, seconds, priority)
     return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")

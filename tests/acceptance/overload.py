@@ -98,11 +98,13 @@ def _resnet50(folder: Path) -> Path:
 
 
 def _capacity(server: Server) -> float:
-    """Images a second from 16 connections that always have a request open."""
-    count = 200
-    started = time.perf_counter()
-    asyncio.run(post_all(f"{server.url}/v1/classify", [PHOTOGRAPH] * count, connections=16))
-    return count / (time.perf_counter() - started)
+    """Images a second from 16 connections that always have a request open; the best of three."""
+    count, rates = 150, []
+    for _ in range(3):
+        started = time.perf_counter()
+        uvloop.run(post_all(f"{server.url}/v1/classify", [PHOTOGRAPH] * count, connections=16))
+        rates.append(count / (time.perf_counter() - started))
+    return max(rates)
 
 
 def line_2() -> tuple[bool, str]:
@@ -185,7 +187,10 @@ def line_3() -> tuple[bool, str]:
         median = _median([answer for answer in loaded if answer.due >= 2.0])
         flood = uvloop.run(together(3 * CAPACITY))
     failed = sum(answer.status != 200 for answer in loaded)
-    done = [sum(answer.status == 200 and answer.due >= 2.0 for answer in answers) for answers in flood]
+    done = [
+        sum(answer.status == 200 and 4.0 <= answer.due + answer.seconds <= 12.0 for answer in answers)
+        for answers in flood
+    ]
     share = done[1] / sum(done)
     limit = 2 * alone + BATCH_SECONDS
     return median <= limit and share >= 0.1 and not failed, (
@@ -248,11 +253,11 @@ def _bad_clients(server: Server) -> Iterator[None]:
         for client in uploads:
             client.sendall(b"POST /v1/classify HTTP/1.1\r\nHost: service\r\nContent-Length: 1000\r\n\r\n")
         for client in deaf:
-            client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: service\r\n\r\n" * 100)
+            client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: service\r\n\r\n" * 20)
         loop = asyncio.new_event_loop()
         thread = Thread(target=loop.run_until_complete, args=(_drip(uploads),), daemon=True)
         thread.start()
-        time.sleep(1.0)  # until the requests of the deaf are dealt with
+        time.sleep(3.0)  # until the requests of the deaf are dealt with
         yield
         for task in asyncio.all_tasks(loop):
             loop.call_soon_threadsafe(task.cancel)
