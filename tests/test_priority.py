@@ -70,6 +70,19 @@ def test_each_priority_keeps_its_order_and_nothing_is_lost(
     assert len(computed) == sum(images for images, _ in requests)
 
 
+def test_bulk_saves_up_nothing_while_it_is_alone() -> None:
+    queue = BatchQueue(capacity=10_000, max_batch=16)
+    for _ in range(100):
+        put(queue, 1, BULK)
+        assert queue.take() is not None
+    put(queue, 100, BULK)
+    put(queue, 16, INTERACTIVE)
+    batch = queue.take()
+    assert batch is not None
+    assert [share.ticket.priority for share in batch.shares] == [INTERACTIVE, BULK]
+    assert batch.shares[1].stop == 2
+
+
 def test_a_ticket_that_would_be_late_makes_room_for_others() -> None:
     queue = BatchQueue(capacity=100, max_batch=2, clock=lambda: 100.0)
     queue.batch_seconds = 1.0
