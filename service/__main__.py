@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import resource
 import signal
 import socket
 import sys
+from functools import partial
 from types import FrameType
 
 import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from service import executors
+from service import executors, logs
 from service.app import create_app
 from service.auth import KeyFileError
+from service.connection import Connection
 from service.executors import ExecutorError
 from service.repository import LoadError, find_versions
 from service.settings import Settings
+from service.tracing import TracingError, otlp_provider
+
+_OTHER_FILES = 256
 
 
 def run() -> None:
@@ -25,21 +32,35 @@ def run() -> None:
     # uvicorn raises the signal again when it is done: it then ends the process as a success.
     signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGINT, _exit)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         settings = CliApp.run(Settings)
         found = find_versions(settings.repository)
         if found and settings.model not in (None, *found):
             raise LoadError(f"the repository holds no model {settings.model!r}; there is: {', '.join(found)}")
         executors.find(settings.executor)
-        app = create_app(settings)
-    except (ValidationError, LoadError, ExecutorError, KeyFileError) as error:
+        logs.configure(settings.log_format, settings.log_level)
+        server = make_server(settings)
+    except (ValidationError, LoadError, ExecutorError, KeyFileError, TracingError) as error:
         sys.exit(_explain(error))
-    server = _Server(
+    server.run()
+
+
+def make_server(settings: Settings) -> uvicorn.Server:
+    """The server of the application, which has not begun to listen.
+
+    Raises:
+        TracingError: traces are wanted and cannot be sent.
+    """
+    _allow_connections(settings.max_connections)
+    connection = partial(Connection, max_connections=settings.max_connections, client_seconds=settings.client_seconds)
+    return _Server(
         uvicorn.Config(
-            app,
+            create_app(settings, otlp_provider() if settings.tracing else None),
             host=settings.host,
             port=settings.port,
+            http=connection,  # type: ignore[arg-type]
+            ws="none",
+            timeout_keep_alive=settings.idle_seconds,
             access_log=False,
             log_config=None,
             log_level="warning",
@@ -49,17 +70,30 @@ def run() -> None:
             timeout_graceful_shutdown=int(settings.shutdown_seconds),
         )
     )
-    server.run()
 
 
 class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         scheme = "https" if self.config.is_ssl else "http"
+        # What is there now stays; looking through it for garbage again and again took a fifth of the time of a request.
+        gc.collect()
+        gc.freeze()
         for server in self.servers:  # only now is a port that was asked for as 0 known, and that it was free
             for bound in server.sockets:
                 host, port = bound.getsockname()[:2]
                 logging.info("listening on %s://%s:%d, the API is at /docs", scheme, host, port)
+
+
+def _allow_connections(count: int) -> None:
+    """Raise the limit of open files to what the connections need, as far as that is allowed."""
+    wanted = count + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        logging.warning("%d connections need more open files than are allowed: raise `ulimit -n` to %d", count, wanted)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

@@ -6,20 +6,32 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from service.auth import KeyRing, guard
+from service.limits import Limits
+from service.observe import Observe
 from service.pipeline import Pipeline
+from service.ratelimit import RateLimiter
 from service.routes import classify, health, page, problems, v2
-from service.routes.body import BodyLimit
 from service.schemas import Problem
 from service.settings import Settings
+from service.tracing import Spans
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The service as an ASGI application. Models are loaded in the background once it has started."""
+def create_app(settings: Settings, tracer_provider: TracerProvider | None = None) -> FastAPI:
+    """The service as an ASGI application. Models are loaded in the background once it has started.
+
+    Args:
+        settings: all of them.
+        tracer_provider: where spans go, if anywhere; flushed at the end.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -29,6 +41,8 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             await pipeline.close()
             await following
+            if tracer_provider is not None:
+                await asyncio.to_thread(tracer_provider.shutdown)
 
     async def follow() -> None:
         await pipeline.start()
@@ -40,23 +54,33 @@ def create_app(settings: Settings) -> FastAPI:
         version=version("resnet-serve"),
         description="Classifies images with residual networks.",
         lifespan=lifespan,
+        telemetry={
+            "tracing": tracer_provider is not None,
+            "tracer_provider": tracer_provider,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+        },
     )
     app.state.pipeline = pipeline
     problems.install(app)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    ring = None if settings.api_keys is None else KeyRing(settings.api_keys)
+    rates = RateLimiter(settings.rate_limit, settings.rate_burst) if settings.rate_limit else None
+    # Who has a key is limited by it, once it is known.
+    app.add_middleware(Limits, settings=settings, metrics=pipeline.metrics, rates=rates if ring is None else None)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins.split(),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-API-Key", v2.LENGTH_HEADER],
-            expose_headers=["Retry-After", v2.LENGTH_HEADER],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id", v2.LENGTH_HEADER],
+            expose_headers=["Retry-After", "X-Request-Id", v2.LENGTH_HEADER],
         )
-    ring = None if settings.api_keys is None else KeyRing(settings.api_keys)
-    app.include_router(classify.router, **guard(ring, "classify", Problem))
-    app.include_router(v2.router, **guard(ring, "classify", v2.Error))
+    app.add_middleware(Observe, metrics=pipeline.metrics, spans=Spans(tracer_provider) if tracer_provider else None)
+    app.include_router(classify.router, **guard(ring, rates, "classify", Problem))
+    app.include_router(v2.router, **guard(ring, rates, "classify", v2.Error))
     if settings.admin:
-        app.include_router(v2.admin, **guard(ring, "admin", v2.Error))
+        app.include_router(v2.admin, **guard(ring, rates, "admin", v2.Error))
     app.include_router(v2.probes)
     app.include_router(health.router)
     page.install(app, settings)

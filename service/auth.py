@@ -19,12 +19,13 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from fastapi import Depends, Security
+from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.manifest import SHA256
 from service.errors import Forbidden, Unauthorized
+from service.ratelimit import RateLimiter
 
 log = logging.getLogger(__name__)
 
@@ -121,11 +122,12 @@ class KeyRing:
             raise KeyFileError(f"{self._path}: {place + ': ' if place else ''}{first['msg']}") from error
 
 
-def guard(ring: KeyRing | None, scope: Scope, error: type[BaseModel]) -> dict[str, Any]:
+def guard(ring: KeyRing | None, rates: RateLimiter | None, scope: Scope, error: type[BaseModel]) -> dict[str, Any]:
     """What a router is included with to let only keys with a scope through; nothing where there are no keys.
 
     Args:
         ring: the keys.
+        rates: requests a second that each key may send; None sets no limit.
         scope: what a key needs.
         error: schema of the router's errors, for the documentation.
     """
@@ -133,13 +135,16 @@ def guard(ring: KeyRing | None, scope: Scope, error: type[BaseModel]) -> dict[st
         return {}
 
     async def check(
+        request: Request,
         bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
         header: Annotated[str | None, Security(_header)],
     ) -> None:
         secret = bearer.credentials if bearer is not None else header
         if secret is None:
             raise Unauthorized("an API key is needed: send it as `Authorization: Bearer KEY` or as `X-API-Key: KEY`")
-        ring.check(secret, scope)
+        name = request.scope["caller"] = ring.check(secret, scope).name
+        if rates is not None:
+            rates.take(name)
 
     responses = {
         401: {"model": error, "description": "No such API key"},

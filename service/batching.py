@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Condition
 from typing import Any
 
 from models.preprocess import UInt8Array
+from service.priority import BulkShare, Priority
 
 
 class QueueClosed(Exception):
@@ -39,6 +40,7 @@ class Ticket:
     owner: Any
     """Who is to be told; the queue does not look at it."""
     queued_at: float = field(default_factory=time.monotonic)
+    priority: Priority = Priority.interactive
     taken: int = 0
     """Images that are already in a batch."""
     abandoned: bool = False
@@ -63,8 +65,39 @@ class Batch:
     outputs: frozenset[str]
 
 
+class _Lane:
+    """Tickets of one priority, first in, first out."""
+
+    def __init__(self) -> None:
+        self.tickets: deque[Ticket] = deque()
+        self.waiting = 0
+
+    def append(self, ticket: Ticket) -> None:
+        self.tickets.append(ticket)
+        self.waiting += len(ticket.images)
+
+    def take(self, room: int) -> Iterator[Share]:
+        """Up to `room` images; a ticket that does not fit as a whole keeps its rest."""
+        while room and self.tickets:
+            ticket = self.tickets[0]
+            start, stop = ticket.taken, min(len(ticket.images), ticket.taken + room)
+            ticket.taken = stop
+            room -= stop - start
+            self.waiting -= stop - start
+            if stop == len(ticket.images):
+                self.tickets.popleft()
+            yield Share(ticket, start, stop)
+
+    def drop_dead(self, horizon: float) -> None:
+        """Forget tickets whose caller has gone, or whose deadline is not after the horizon."""
+        alive = deque(ticket for ticket in self.tickets if not ticket.abandoned and ticket.deadline > horizon)
+        if len(alive) != len(self.tickets):
+            self.tickets = alive
+            self.waiting = sum(len(ticket.images) - ticket.taken for ticket in alive)
+
+
 class BatchQueue:
-    """Bounded first-in-first-out queue of tickets; thread-safe.
+    """Bounded queue of tickets, first in, first out within a priority; thread-safe.
 
     Args:
         capacity: images that may wait.
@@ -76,18 +109,21 @@ class BatchQueue:
     def __init__(
         self, capacity: int, max_batch: int, max_delay: float = 0.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        self.capacity = capacity
         self.max_batch = max_batch
-        self._capacity = capacity
+        self.batch_seconds = 0.0
+        """Expected time of a batch. Images that would miss their deadline by it are not computed while others wait."""
         self._max_delay = max_delay
         self._clock = clock
-        self._tickets: deque[Ticket] = deque()
-        self._waiting = 0
+        self._interactive = _Lane()
+        self._bulk = _Lane()
+        self._bulk_share = BulkShare()
         self._closed = False
         self._changed = Condition()
 
     def __len__(self) -> int:
         """Images that wait."""
-        return self._waiting
+        return self._interactive.waiting + self._bulk.waiting
 
     def put(self, ticket: Ticket) -> None:
         """Append a ticket.
@@ -99,12 +135,12 @@ class BatchQueue:
         with self._changed:
             if self._closed:
                 raise QueueClosed
-            if self._waiting + len(ticket.images) > self._capacity:
+            if len(self) + len(ticket.images) > self.capacity:
                 self._drop_dead()
-            if self._waiting + len(ticket.images) > self._capacity:
-                raise QueueFull(self._waiting)
-            self._tickets.append(ticket)
-            self._waiting += len(ticket.images)
+            if len(self) + len(ticket.images) > self.capacity:
+                raise QueueFull(len(self))
+            lane = self._interactive if ticket.priority is Priority.interactive else self._bulk
+            lane.append(ticket)
             self._changed.notify()
 
     def take(self) -> Batch | None:
@@ -112,7 +148,7 @@ class BatchQueue:
         with self._changed:
             while True:
                 self._drop_dead()
-                if not self._tickets:
+                if not len(self):
                     if self._closed:
                         return None
                     self._changed.wait()
@@ -129,32 +165,29 @@ class BatchQueue:
 
     def _patience(self) -> float:
         """Seconds that the batch may still wait to fill."""
-        if self._max_delay == 0 or self._closed or self._waiting >= self.max_batch:
+        if self._max_delay == 0 or self._closed or len(self) >= self.max_batch:
             return 0.0
-        return self._tickets[0].queued_at + self._max_delay - self._clock()
+        first = min(lane.tickets[0].queued_at for lane in (self._interactive, self._bulk) if lane.tickets)
+        return first + self._max_delay - self._clock()
 
     def _fill(self) -> Batch:
-        shares = []
-        room = self.max_batch
-        outputs: frozenset[str] = frozenset()
-        while room and self._tickets:
-            ticket = self._tickets[0]
-            stop = min(len(ticket.images), ticket.taken + room)
-            shares.append(Share(ticket, ticket.taken, stop))
-            outputs |= ticket.outputs
-            room -= stop - ticket.taken
-            ticket.taken = stop
-            if stop == len(ticket.images):
-                self._tickets.popleft()
-        size = self.max_batch - room
-        self._waiting -= size
-        if self._tickets:
+        for_bulk = self._bulk_share.places(self.max_batch, self._bulk.waiting)
+        shares = list(self._interactive.take(self.max_batch - for_bulk))
+        bulk = list(self._bulk.take(self.max_batch - _size(shares)))
+        self._bulk_share.took(_size(bulk), self._bulk.waiting)
+        shares += bulk
+        if len(self):
             self._changed.notify()  # another executor thread can take the rest
-        return Batch(tuple(shares), size, outputs)
+        outputs = frozenset[str]().union(*(share.ticket.outputs for share in shares))
+        return Batch(tuple(shares), _size(shares), outputs)
 
     def _drop_dead(self) -> None:
-        now = self._clock()
-        alive = deque(ticket for ticket in self._tickets if not ticket.abandoned and ticket.deadline > now)
-        if len(alive) != len(self._tickets):
-            self._tickets = alive
-            self._waiting = sum(len(ticket.images) - ticket.taken for ticket in alive)
+        # The executor is not left idle for a prediction: an image that may be late is computed when no other waits.
+        late = self.batch_seconds if len(self) > self.max_batch else 0.0
+        horizon = self._clock() + late
+        self._interactive.drop_dead(horizon)
+        self._bulk.drop_dead(horizon)
+
+
+def _size(shares: Sequence[Share]) -> int:
+    return sum(share.stop - share.start for share in shares)

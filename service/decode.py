@@ -16,6 +16,7 @@ from models import images
 from models.images import ImageError, TooManyPixels
 from models.preprocess import Preprocess, UInt8Array
 from service.errors import PayloadTooLarge, ServiceError, UnprocessableImage
+from service.priority import Priority, Turns
 
 log = logging.getLogger(__name__)
 
@@ -47,20 +48,31 @@ class Decoder:
     def __init__(self, threads: int, max_pixels: int) -> None:
         self._threads = threads
         self._max_pixels = max_pixels
+        # More than threads: one that finishes finds its next image without waiting for the event loop.
+        self._turns = Turns(4 * threads)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
-    async def decode(self, files: Sequence[bytes], preprocess: Preprocess) -> list[Decoded | ServiceError]:
+    async def decode(
+        self, files: Sequence[bytes], preprocess: Preprocess, priority: Priority = Priority.interactive
+    ) -> list[Decoded | ServiceError]:
         """Decode image files; a bad one gives its error in its place and leaves the others alone."""
-        loop = asyncio.get_running_loop()
+        if len(files) == 1:
+            return await self._in_turn(files, preprocess, priority)
         # Neighbours share a hand-over to a thread, which costs as much as decoding a small image.
         size = -(-len(files) // self._threads)
         parts = await asyncio.gather(
-            *(
-                loop.run_in_executor(self._pool, self._decode_part, files[first : first + size], preprocess)
-                for first in range(0, len(files), size)
-            )
+            *(self._in_turn(files[first : first + size], preprocess, priority) for first in range(0, len(files), size))
         )
         return [decoded for part in parts for decoded in part]
+
+    async def _in_turn(
+        self, files: Sequence[bytes], preprocess: Preprocess, priority: Priority
+    ) -> list[Decoded | ServiceError]:
+        await self._turns.acquire(priority)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._decode_part, files, preprocess)
+        finally:
+            self._turns.release()
 
     def _decode_part(self, files: Sequence[bytes], preprocess: Preprocess) -> list[Decoded | ServiceError]:
         return [self._decode_one(data, preprocess) for data in files]

@@ -18,10 +18,13 @@ from typing import Protocol
 import numpy as np
 
 from models.preprocess import UInt8Array
+from service import record
+from service.admission import Admission
 from service.batching import Batch, BatchQueue, QueueClosed, QueueFull, Share, Ticket
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, Unavailable
 from service.executors import Executor, Float32Array
 from service.metrics import Metrics
+from service.priority import Priority
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +37,10 @@ class Result:
     """Arrays [n, ...], one row an image, in the order of the request."""
     queue_seconds: float
     """Time that the first image waited."""
+    assembly_seconds: float
+    """Time of copying into the executor's buffer, added up over the batches that the images were in."""
     inference_seconds: float
-    """Time in the executor, added up over the batches that the images were in."""
+    """Time in the executor, added up likewise."""
     batch_size: int
     """Size of the largest of these batches."""
 
@@ -43,13 +48,23 @@ class Result:
 class Engine(Protocol):
     """Takes the images of many requests and answers each."""
 
-    async def submit(self, images: Sequence[UInt8Array], outputs: frozenset[str], deadline: float) -> Result:
+    admission: Admission
+    """Lets requests in before they are decoded, or refuses them."""
+
+    async def submit(
+        self,
+        images: Sequence[UInt8Array],
+        outputs: frozenset[str],
+        deadline: float,
+        priority: Priority = Priority.interactive,
+    ) -> Result:
         """Compute images.
 
         Args:
             images: uint8 [H, W, C] each.
             outputs: names out of logits, probabilities, embedding, feature_map.
             deadline: `time.monotonic` seconds; what is not done by then is given up.
+            priority: interactive images pass the bulk ones.
 
         Raises:
             Overloaded: the queue is full.
@@ -72,6 +87,7 @@ class _Pending:
     future: asyncio.Future[Result]
     parts: list[tuple[Share, dict[str, Float32Array]]] = field(default_factory=list)
     started_at: float = math.inf
+    assembly_seconds: float = 0.0
     inference_seconds: float = 0.0
     batch_size: int = 0
 
@@ -87,13 +103,14 @@ class LocalEngine:
     """
 
     def __init__(self, executor: Executor, queue: BatchQueue, metrics: Metrics, name: str) -> None:
+        self.admission = Admission(queue.capacity, queue.max_batch)
         self._executor = executor
         self._queue = queue
-        self._metrics = metrics
+        self._metrics = metrics.model(name)
         self._name = name
         self._thread = Thread(target=self._work, name=f"engine-{name}", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._seconds_per_image = 0.0
+        metrics.watch_admitted(name, lambda: len(self.admission))
 
     def start(self) -> None:
         """Begin to compute; answers are delivered on the running event loop."""
@@ -120,47 +137,68 @@ class LocalEngine:
     def max_batch(self) -> int:
         return self._queue.max_batch
 
-    async def submit(self, images: Sequence[UInt8Array], outputs: frozenset[str], deadline: float) -> Result:
+    async def submit(
+        self,
+        images: Sequence[UInt8Array],
+        outputs: frozenset[str],
+        deadline: float,
+        priority: Priority = Priority.interactive,
+    ) -> Result:
         if self._loop is None or not self.alive:
             raise Unavailable(f"model {self._name!r} is not running")
         pending = _Pending(self._loop.create_future())
-        ticket = Ticket(images, outputs, deadline, pending)
+        ticket = Ticket(images, outputs, deadline, pending, priority=priority)
         try:
             self._queue.put(ticket)
         except QueueClosed:
             raise Unavailable(f"model {self._name!r} is shutting down") from None
-        except QueueFull as full:
-            raise Overloaded(max(1, math.ceil(full.waiting * self._seconds_per_image))) from None
+        except QueueFull as full:  # only reached by those who were not admitted
+            batches = math.ceil(full.waiting / self.max_batch)
+            raise Overloaded(max(1, math.ceil(batches * self._queue.batch_seconds))) from None
         try:
             async with asyncio.timeout_at(deadline):
-                return await pending.future
+                result = await pending.future
         except TimeoutError:
             raise DeadlineExceeded(
                 "the time limit passed before the image was computed: try again, or raise timeout_ms"
             ) from None
         finally:
             ticket.abandoned = True  # no one waits for it any more, whatever ended the wait
+        _note(ticket, result)
+        return result
 
     def _work(self) -> None:
         """The engine's thread."""
         while (batch := self._queue.take()) is not None:
             started = time.monotonic()
             try:
-                outputs = self._compute(batch)
+                buffer = self._assemble(batch)
+                assembled = time.monotonic()
+                outputs = self._compute(buffer, batch)
             except Exception as error:  # whatever a native runtime raises must reach the callers, not end the thread
                 log.exception("model %s: a batch of %d failed", self._name, batch.size)
                 self._call(self._fail, batch, error)
                 continue
-            self._call(self._deliver, batch, outputs, started, time.monotonic())
+            finished = time.monotonic()
+            self._expect(finished - started)
+            self._call(self._deliver, batch, outputs, started, assembled, finished)
 
-    def _compute(self, batch: Batch) -> dict[str, Float32Array]:
+    def _assemble(self, batch: Batch) -> UInt8Array:
         buffer = self._executor.acquire(batch.size)
         row = 0
         for share in batch.shares:
             for image in share.ticket.images[share.start : share.stop]:
                 buffer[row] = image
                 row += 1
+        return buffer
+
+    def _compute(self, buffer: UInt8Array, batch: Batch) -> dict[str, Float32Array]:
         return self._executor.run(buffer, batch.outputs)
+
+    def _expect(self, seconds: float) -> None:
+        """Tell the queue how long a batch takes: a slow average, over about the last ten."""
+        known = self._queue.batch_seconds
+        self._queue.batch_seconds = known + (seconds - known) * (0.1 if known else 1.0)
 
     def _call(self, function, *arguments) -> None:  # type: ignore[no-untyped-def]
         """Run a function on the event loop; nobody is left to be told when that is closed."""
@@ -177,30 +215,49 @@ class LocalEngine:
                 failure.__cause__ = error
                 pending.future.set_exception(failure)
 
-    def _deliver(self, batch: Batch, outputs: dict[str, Float32Array], started: float, finished: float) -> None:
-        seconds = finished - started
-        # A slow average: about the last ten batches.
-        per_image = seconds / batch.size
-        self._seconds_per_image += (per_image - self._seconds_per_image) * (0.1 if self._seconds_per_image else 1.0)
-        self._metrics.batch(self._name, batch.size, seconds)
+    def _deliver(
+        self, batch: Batch, outputs: dict[str, Float32Array], started: float, assembled: float, finished: float
+    ) -> None:
+        self._metrics.batch(batch.size, finished - assembled)
         row = 0
         for share in batch.shares:
             count = share.stop - share.start
             pending: _Pending = share.ticket.owner
             pending.parts.append((share, {name: values[row : row + count] for name, values in outputs.items()}))
             pending.started_at = min(pending.started_at, started)
-            pending.inference_seconds += seconds
+            pending.assembly_seconds += assembled - started
+            pending.inference_seconds += finished - assembled
             pending.batch_size = max(pending.batch_size, batch.size)
             row += count
             done = sum(part.stop - part.start for part, _ in pending.parts)
             if done == len(share.ticket.images) and not pending.future.done():
-                pending.future.set_result(_assemble(share.ticket, pending))
+                pending.future.set_result(_put_together(share.ticket, pending))
 
 
-def _assemble(ticket: Ticket, pending: _Pending) -> Result:
+def _put_together(ticket: Ticket, pending: _Pending) -> Result:
     parts = sorted(pending.parts, key=lambda part: part[0].start)
     if len(parts) == 1:
         outputs = {name: parts[0][1][name] for name in ticket.outputs}
     else:
         outputs = {name: np.concatenate([values[name] for _, values in parts]) for name in ticket.outputs}
-    return Result(outputs, pending.started_at - ticket.queued_at, pending.inference_seconds, pending.batch_size)
+    return Result(
+        outputs,
+        pending.started_at - ticket.queued_at,
+        pending.assembly_seconds,
+        pending.inference_seconds,
+        pending.batch_size,
+    )
+
+
+def _note(ticket: Ticket, result: Result) -> None:
+    """Put the stages into the record of the request."""
+    noted = record.current()
+    noted.batch_size = max(noted.batch_size, result.batch_size)
+    at = ticket.queued_at
+    for stage, seconds in (
+        ("queue", result.queue_seconds),
+        ("assembly", result.assembly_seconds),
+        ("inference", result.inference_seconds),
+    ):
+        noted.stage(stage, at, seconds)
+        at += seconds

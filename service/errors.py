@@ -5,9 +5,11 @@
     ├── Unauthorized            401, with WWW-Authenticate
     ├── Forbidden               403
     ├── NotFound                404
+    ├── RequestTimeout          408
     ├── PayloadTooLarge         413
     ├── UnsupportedMediaType    415
     ├── UnprocessableImage      422
+    ├── TooManyRequests         429, with Retry-After
     ├── InferenceFailed         500
     ├── Unavailable             503
     │   └── Overloaded          503, with Retry-After
@@ -19,6 +21,7 @@ Status and title stand on the class, the detail says what to do. `routes.problem
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 
@@ -27,6 +30,8 @@ class ServiceError(Exception):
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
+    reason: str | None = None
+    """Why the service refused a request that it could have served at another time; the label of a metric."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -53,6 +58,16 @@ class NotFound(ServiceError):
     status, title = 404, "Not found"
 
 
+class RequestTimeout(ServiceError):
+    """The body does not come; the connection is closed, as the rest of it would be taken for the next request."""
+
+    status, title, reason = 408, "Request too slow", "slow_request"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Connection": "close"}
+
+
 class PayloadTooLarge(ServiceError):
     status, title = 413, "Too large"
 
@@ -65,31 +80,67 @@ class UnprocessableImage(ServiceError):
     status, title = 422, "Not a usable image"
 
 
-class InferenceFailed(ServiceError):
-    status, title = 500, "Inference failed"
-
-
-class Unavailable(ServiceError):
-    status, title = 503, "Not ready"
-
-
-class Overloaded(Unavailable):
-    """The queue is full.
+class TooManyRequests(ServiceError):
+    """A caller sends more than its rate.
 
     Args:
-        retry_after: seconds after which what waits now will have been computed.
+        rate: requests a second that it has.
+        retry_after: seconds until it has one again.
     """
 
-    status, title = 503, "Overloaded"
+    status, title, reason = 429, "Too many requests", "rate"
 
-    def __init__(self, retry_after: int) -> None:
-        super().__init__(f"more images are waiting than can be served soon: try again in {retry_after} s")
-        self.retry_after = retry_after
+    def __init__(self, rate: float, retry_after: float) -> None:
+        super().__init__(f"more than {rate:g} requests a second: send them more slowly")
+        self.retry_after = max(1, math.ceil(retry_after))
 
     @property
     def headers(self) -> dict[str, str]:
         return {"Retry-After": str(self.retry_after)}
 
 
+class InferenceFailed(ServiceError):
+    status, title = 500, "Inference failed"
+
+
+class Unavailable(ServiceError):
+    status, title, reason = 503, "Not ready", "not_ready"
+
+
+class Overloaded(Unavailable):
+    """No room, or no time.
+
+    Args:
+        retry_after: seconds after which what waits now will have been computed.
+        reason: why, from `OVERLOAD`.
+    """
+
+    status, title = 503, "Overloaded"
+
+    def __init__(self, retry_after: int, reason: str = "queue_full") -> None:
+        super().__init__(f"{OVERLOAD[reason]}: try again in {retry_after} s")
+        self.retry_after = retry_after
+        self.reason = reason
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after)}
+
+
+OVERLOAD = {
+    "queue_full": "more images are waiting than can be served soon",
+    "would_be_late": "so many images are waiting that the time limit would pass",
+    "connections": "more clients are connected than are served",
+    "memory": "too many bytes of requests are held",
+}
+
+
 class DeadlineExceeded(ServiceError):
-    status, title = 504, "Deadline passed"
+    status, title, reason = 504, "Deadline passed", "deadline"
+
+
+REASONS = (
+    *OVERLOAD,
+    *(kind.reason for kind in (RequestTimeout, TooManyRequests, Unavailable, DeadlineExceeded) if kind.reason),
+)
+"""All reasons to refuse a request."""

@@ -1,13 +1,26 @@
-"""What Prometheus reads at /metrics."""
+"""What Prometheus reads at /metrics.
+
+Labels are bounded: names of loaded models, their classes, statuses, and the stages and reasons of fixed lists.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+from service.errors import REASONS
+from service.record import STAGES, Record
+from service.schemas import Prediction
+
+_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_LOAD_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
+_CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+_MAX_CLASSES = 1000
+"""Classes of a model that are counted one by one; Prometheus keeps a time series for each."""
 
 
 class Metrics:
@@ -16,46 +29,118 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._requests = Counter(
-            "resnet_requests", "Requests answered, by status.", ["model", "status"], registry=self.registry
+        self.requests = self._counter("resnet_requests", "Requests answered, by status.", "model", "status")
+        self.refused = self._counter("resnet_requests_refused", "Requests refused, by reason.", "model", "reason")
+        self.images = self._counter("resnet_images", "Images answered with predictions.", "model")
+        self.predictions = self._counter(
+            "resnet_predictions", "Images by the likeliest class; a change shows drift.", "model", "label"
         )
-        self._images = Counter("resnet_images", "Images answered with predictions.", ["model"], registry=self.registry)
-        self._stages = Histogram(
-            "resnet_stage_seconds",
-            "Time of a request in each stage: decode, queue, inference, total.",
-            ["model", "stage"],
-            buckets=_SECONDS,
-            registry=self.registry,
+        self.confidence = self._histogram(
+            "resnet_confidence", "Probability of the likeliest class.", _CONFIDENCE, "model"
         )
-        self._batch_sizes = Histogram(
-            "resnet_batch_size", "Images in a batch.", ["model"], buckets=_IMAGES, registry=self.registry
+        self.stages = self._histogram(
+            "resnet_stage_seconds", f"Time of a request in: {', '.join(STAGES)}, total.", _SECONDS, "model", "stage"
         )
-        self._batch_seconds = Histogram(
-            "resnet_batch_seconds", "Time of a batch in the executor.", ["model"], buckets=_SECONDS,
-            registry=self.registry,
-        )  # fmt: skip
-        self._waiting = Gauge("resnet_queue_images", "Images that wait for a batch.", ["model"], registry=self.registry)
-        self.in_flight = Gauge(
-            "resnet_requests_in_flight", "Requests accepted and not yet answered.", registry=self.registry
+        self.batch_sizes = self._histogram("resnet_batch_size", "Images in a batch.", _IMAGES, "model")
+        self.batch_seconds = self._histogram(
+            "resnet_batch_seconds", "Time of a batch in the executor.", _SECONDS, "model"
         )
+        self._loads = self._counter("resnet_model_loads", "Attempts to load a model, by outcome.", "outcome")
+        self._load_seconds = self._histogram("resnet_model_load_seconds", "Time to load a model.", _LOAD_SECONDS)
+        self._waiting = self._gauge("resnet_queue_images", "Images that wait for a batch.", "model")
+        self._admitted = self._gauge("resnet_images_in_flight", "Images accepted and not yet answered.", "model")
+        self.in_flight = self._gauge("resnet_requests_in_flight", "Requests accepted and not yet answered.")
+        self._models: dict[str, ModelMetrics] = {}
 
-    def batch(self, model: str, size: int, seconds: float) -> None:
-        """A batch was computed."""
-        self._batch_sizes.labels(model).observe(size)
-        self._batch_seconds.labels(model).observe(seconds)
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
 
-    def request(self, model: str, status: int, images: int = 0, **stages: float) -> None:
-        """A request was answered. `stages` are seconds by name."""
-        self._requests.labels(model, str(status)).inc()
-        if images:
-            self._images.labels(model).inc(images)
-        for stage, seconds in stages.items():
-            self._stages.labels(model, stage).observe(seconds)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Iterable[float], *labels: str) -> Histogram:
+        return Histogram(name, text, labels, buckets=tuple(buckets), registry=self.registry)
+
+    def model(self, name: str) -> ModelMetrics:
+        """The instruments of one loaded model."""
+        if name not in self._models:
+            self._models[name] = ModelMetrics(self, name)
+        return self._models[name]
+
+    def request(self, record: Record, status: int, seconds: float) -> None:
+        """A request was answered; the model's name is empty where none was found."""
+        if record.model:
+            self.model(record.model).request(record, status, seconds)
+            return
+        self.requests.labels("", str(status)).inc()
+        if record.refused:
+            self.refused.labels("", record.refused).inc()
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """A model is being loaded; counts as failed where it raises."""
+        started = time.monotonic()
+        outcome = "failed"
+        try:
+            yield
+            outcome = "loaded"
+        finally:
+            self._loads.labels(outcome).inc()
+            self._load_seconds.observe(time.monotonic() - started)
 
     def watch_queue(self, model: str, waiting: Callable[[], float]) -> None:
         """Read the length of a model's queue whenever Prometheus asks."""
         self._waiting.labels(model).set_function(waiting)
 
+    def watch_admitted(self, model: str, admitted: Callable[[], float]) -> None:
+        """Read the number of a model's accepted images whenever Prometheus asks."""
+        self._admitted.labels(model).set_function(admitted)
+
     def render(self) -> bytes:
         """The text exposition format."""
         return generate_latest(self.registry)
+
+
+class ModelMetrics:
+    """The instruments of one model, found once: looking up labels costs as much as counting."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self._metrics = metrics
+        self._model = model
+        self._images = metrics.images.labels(model)
+        self._confidence = metrics.confidence.labels(model)
+        self._batch_sizes = metrics.batch_sizes.labels(model)
+        self._batch_seconds = metrics.batch_seconds.labels(model)
+        self._stages = {stage: metrics.stages.labels(model, stage) for stage in (*STAGES, "total")}
+        self._refused = {reason: metrics.refused.labels(model, reason) for reason in REASONS}
+        self._requests: dict[int, Counter] = {}
+        self._classes: dict[int, Counter] = {}
+
+    def batch(self, size: int, seconds: float) -> None:
+        """A batch was computed."""
+        self._batch_sizes.observe(size)
+        self._batch_seconds.observe(seconds)
+
+    def predictions(self, likeliest: Iterable[Prediction]) -> None:
+        """Images were answered with these as their likeliest classes."""
+        for prediction in likeliest:
+            index = min(prediction.index, _MAX_CLASSES)
+            if index not in self._classes:
+                label = prediction.label if index < _MAX_CLASSES else "others"
+                self._classes[index] = self._metrics.predictions.labels(self._model, label)
+            self._classes[index].inc()
+            self._confidence.observe(prediction.probability)
+
+    def request(self, record: Record, status: int, seconds: float) -> None:
+        """A request for this model was answered."""
+        if status not in self._requests:
+            self._requests[status] = self._metrics.requests.labels(self._model, str(status))
+        self._requests[status].inc()
+        if record.refused:
+            self._refused[record.refused].inc()
+        if status >= 400:  # refusals take no time, and would hide how long answers take
+            return
+        self._images.inc(record.images)
+        for stage, _, stage_seconds in record.stages:
+            self._stages[stage].observe(stage_seconds)
+        self._stages["total"].observe(seconds)

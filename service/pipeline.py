@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from models.preprocess import Preprocess, UInt8Array
+from service import record
 from service.decode import Decoded, Decoder
 from service.engine import Result
 from service.errors import DeadlineExceeded, ServiceError
 from service.extras import NOTHING, Extras
 from service.metrics import Metrics
+from service.priority import Priority
 from service.registry import Registry
 from service.repository import LoadedModel
 from service.schemas import Classification, ImageInfo, ImageResult, Problem, Timing
@@ -40,18 +42,21 @@ class Pipeline:
         self._decoder.close()
 
     async def decode(
-        self, files: Sequence[bytes], preprocess: Preprocess, deadline: float
+        self, files: Sequence[bytes], preprocess: Preprocess, deadline: float, priority: Priority
     ) -> list[Decoded | ServiceError]:
         """Decode image files; a bad one gives its error in its place.
 
         Raises:
             DeadlineExceeded: the deadline, in `time.monotonic` seconds, passed.
         """
+        started = time.monotonic()
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._decoder.decode(files, preprocess)
+                return await self._decoder.decode(files, preprocess, priority)
         except TimeoutError:
             raise DeadlineExceeded("the time limit passed while images were decoded: raise timeout_ms") from None
+        finally:
+            record.current().stage("decode", started, time.monotonic() - started)
 
     async def infer(
         self,
@@ -59,6 +64,7 @@ class Pipeline:
         images: Sequence[UInt8Array],
         outputs: frozenset[str],
         deadline: float,
+        priority: Priority,
         decode_seconds: float = 0.0,
     ) -> Result:
         """Compute images, uint8 [H, W, C] each, and count the request in the version's statistics.
@@ -68,7 +74,7 @@ class Pipeline:
         """
         started = time.monotonic() - decode_seconds
         try:
-            result = await model.engine.submit(images, outputs, deadline)
+            result = await model.engine.submit(images, outputs, deadline, priority)
         except ServiceError:
             model.statistics.failed(time.monotonic() - started)
             raise
@@ -83,6 +89,7 @@ class Pipeline:
         k: int,
         timeout_seconds: float,
         extras: Extras = NOTHING,
+        priority: Priority = Priority.interactive,
         *,
         inline_errors: bool = False,
     ) -> Classification:
@@ -94,6 +101,7 @@ class Pipeline:
             k: classes to answer for each.
             timeout_seconds: time for decoding, waiting and inference together.
             extras: what is wanted beside labels.
+            priority: interactive images pass the bulk ones.
             inline_errors: give the error of an only image in its place too, as that of one among several.
 
         Raises:
@@ -103,18 +111,23 @@ class Pipeline:
         extras.check(model)
         started = time.monotonic()
         deadline = started + timeout_seconds
-        decoded = await self.decode(files, model.manifest.preprocess, deadline)
+        decoded = await self.decode(files, model.manifest.preprocess, deadline, priority)
         decoded_at = time.monotonic()
         if len(decoded) == 1 and isinstance(decoded[0], ServiceError) and not inline_errors:
             raise decoded[0]
         good = [image for image in decoded if isinstance(image, Decoded)]
-        result = Result({}, 0.0, 0.0, 0)
+        result = Result({}, 0.0, 0.0, 0.0, 0)
         answers: list[ImageResult] = []
-        stages: dict[str, float] = {}
+        extras_seconds = 0.0
         if good:
             pixels = [image.pixels for image in good]
-            result = await self.infer(model, pixels, _OUTPUTS | extras.outputs, deadline, decoded_at - started)
+            wanted = _OUTPUTS | extras.outputs
+            result = await self.infer(model, pixels, wanted, deadline, priority, decoded_at - started)
+        noted = record.current()
+        computed_at = time.monotonic()
+        if good:
             best = top_k(result.outputs["probabilities"], model.manifest.labels, k)
+            self.metrics.model(model.name).predictions(first for first, *_ in best)
             answers = [
                 ImageResult(
                     predictions=predictions,
@@ -123,27 +136,20 @@ class Pipeline:
                 for image, predictions in zip(good, best, strict=True)
             ]
         if answers and extras != NOTHING:
-            computed_at = time.monotonic()
+            extras_at = time.monotonic()
             sources = [data for data, image in zip(files, decoded, strict=True) if isinstance(image, Decoded)]
             answers = await extras.add(model, answers, result.outputs, sources, deadline)
-            stages["extras"] = time.monotonic() - computed_at
+            extras_seconds = time.monotonic() - extras_at
+            noted.stage("extras", extras_at, extras_seconds)
 
         answered = iter(answers)
         results = [
             ImageResult(error=problem(image)) if isinstance(image, ServiceError) else next(answered)
             for image in decoded
         ]
-        total = time.monotonic() - started
-        self.metrics.request(
-            model.name,
-            200,
-            len(good),
-            decode=decoded_at - started,
-            queue=result.queue_seconds,
-            inference=result.inference_seconds,
-            total=total,
-            **stages,
-        )
+        finished = time.monotonic()
+        noted.stage("postprocess", computed_at, finished - computed_at - extras_seconds)
+        noted.images += len(good)
         return Classification(
             model=model.name,
             version=model.version,
@@ -152,11 +158,41 @@ class Pipeline:
                 decode_ms=_milliseconds(decoded_at - started),
                 queue_ms=_milliseconds(result.queue_seconds),
                 inference_ms=_milliseconds(result.inference_seconds),
-                extras_ms=_milliseconds(stages["extras"]) if stages else None,
+                extras_ms=_milliseconds(extras_seconds) if extras_seconds else None,
                 batch_size=result.batch_size,
-                total_ms=_milliseconds(total),
+                total_ms=_milliseconds(finished - started),
             ),
         )
+
+    async def classify_each(
+        self,
+        model: LoadedModel,
+        files: Sequence[bytes],
+        k: int,
+        timeout_seconds: float,
+        extras: Extras = NOTHING,
+        priority: Priority = Priority.interactive,
+    ) -> AsyncGenerator[tuple[int, ImageResult]]:
+        """Classify image files one by one; arguments are those of `classify`.
+
+        Gives:
+            (position, result) of each as soon as it is done; a failure, or the time limit, is an `error` in its place.
+        """
+
+        async def one(position: int, file: bytes) -> tuple[int, ImageResult]:
+            try:
+                answer = await self.classify(model, [file], k, timeout_seconds, extras, priority)
+            except ServiceError as error:
+                return position, ImageResult(error=problem(error))
+            return position, answer.results[0]
+
+        tasks = [asyncio.create_task(one(position, file)) for position, file in enumerate(files)]
+        try:
+            for done in asyncio.as_completed(tasks):
+                yield await done
+        finally:
+            for task in tasks:
+                task.cancel()
 
 
 def problem(error: ServiceError) -> Problem:

@@ -6,11 +6,13 @@ import asyncio
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
-from service import repository
+from service import record, repository
 from service.errors import NotFound, ServiceError, Unavailable
 from service.metrics import Metrics
 from service.policy import Policies, Policy
+from service.priority import Priority
 from service.repository import Found, LoadedModel, LoadError
 from service.schemas import ModelStatus, VersionStatus
 from service.settings import Settings
@@ -76,13 +78,15 @@ class Registry:
     async def _follow(self, name: str, found: Mapping[int, Found]) -> None:
         model = self._models.get(name)
         if model is None:
-            model = self._models[name] = ModelVersions(
-                name, lambda folder, serving: repository.load(folder, self._settings, self._metrics, serving)
-            )
+            model = self._models[name] = ModelVersions(name, self._load)
             self._metrics.watch_queue(name, lambda: self._waiting(name))
         await model.follow(found, _UNLOADED if name in self._unloaded else self._policies.of(name))
         if model.empty:
             del self._models[name]
+
+    def _load(self, folder: Path, serving: LoadedModel | None) -> LoadedModel:
+        with self._metrics.loading():
+            return repository.load(folder, self._settings, self._metrics, serving)
 
     def _waiting(self, name: str) -> int:
         model = self._models.get(name)
@@ -151,6 +155,26 @@ class Registry:
             if found is None:
                 raise self._not_served(model, number)
             yield found
+
+    @contextmanager
+    def admit(
+        self, name: str, version: str | None, images: int, seconds: float, priority: Priority
+    ) -> Iterator[LoadedModel]:
+        """As `use`, once the engine lets so many images in.
+
+        Args:
+            name: of the model.
+            version: one of its versions, or None for the current one.
+            images: how many are to be computed.
+            seconds: how long they can wait.
+            priority: interactive images pass the bulk ones.
+
+        Raises:
+            ServiceError: as `use` and `LoadedModel.admit`.
+        """
+        with self.use(name, version) as model, model.admit(images, seconds, priority):
+            record.current().version = model.version
+            yield model
 
     def find(self, name: str | None = None, version: str | None = None) -> LoadedModel:
         """What `use` would give, without holding it: to tell of it, or to refuse before a body is read."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +20,10 @@ from models.preprocess import UInt8Array
 from service import executors
 from service.batching import BatchQueue
 from service.engine import LocalEngine
+from service.errors import ServiceError
 from service.executors import Executor, ExecutorError
 from service.metrics import Metrics
+from service.priority import Priority
 from service.settings import Settings
 from service.statistics import CountedExecutor, Statistics
 
@@ -73,6 +77,17 @@ class LoadedModel:
     @property
     def version(self) -> str:
         return str(self.manifest.version)
+
+    @contextmanager
+    def admit(self, images: int, seconds: float, priority: Priority) -> Iterator[None]:
+        """As `Admission.admit`; a refusal is in the statistics."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self.engine.admission.admit(images, seconds, priority))
+            except ServiceError:
+                self.statistics.failed(0.0)
+                raise
+            yield
 
     def computes(self, other: Manifest) -> bool:
         """Whether another version is the same network with other weights."""

@@ -41,6 +41,8 @@ class Problem(_Schema):
     title: str
     status: int
     detail: str
+    request_id: str | None = None
+    """Of the request that failed, as in the header X-Request-Id and the log."""
 
 
 class ImageResult(_Schema):
@@ -51,6 +53,18 @@ class ImageResult(_Schema):
     embedding: list[float] | None = None
     """The pooled features, before the classifier."""
     error: Problem | None = None
+
+
+class StreamedResult(ImageResult):
+    """One line of an answer in lines: they come in the order in which the images are done."""
+
+    index: int
+    """Position of the image in the request."""
+    model: str
+    version: str
+
+    def line(self) -> str:
+        return self.model_dump_json(exclude_none=True) + "\n"
 
 
 class Timing(_Schema):

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, DirectoryPath, Field, FilePath, PositiveFlo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.manifest import Precision
+from service.logs import LogFormat, LogLevel
 from service.policy import Policies
 from service.watch import Watch
 
@@ -120,10 +121,34 @@ class Settings(BaseSettings):
     """Images that may wait. More ride out longer bursts; those who come when it is full are refused at once."""
 
     timeout_ms: PositiveFloat = 10_000.0
-    """Default time limit of a request, from its last byte to its answer. A request can ask for less or more."""
+    """Default time limit of a request, from its last byte to its answer. A request can ask for less or more; one that
+    cannot be answered in time is refused at once."""
+
+    rate_limit: Annotated[float, Field(ge=0)] = 0.0
+    """Requests a second that each caller may send; 0 sets no limit. Keeps one caller from crowding out the others."""
+
+    rate_burst: PositiveInt = 20
+    """Requests that a caller may send at once after a pause, where there is a rate limit."""
+
+    max_connections: PositiveInt = 4096
+    """Clients connected at the same time; each takes a file descriptor. Those beyond get 503 and are disconnected."""
+
+    client_seconds: PositiveFloat = 30.0
+    """Time that a client has to send a request, and to read its answer. More serves slower networks; less frees what
+    slow clients hold sooner."""
+
+    idle_seconds: PositiveInt = 75
+    """Time that a connection may be idle. Must be more than that of a load balancer in front, or its requests meet
+    connections that are being closed."""
 
     max_body_bytes: PositiveInt = 32 * _MIB
     """Largest request body."""
+
+    max_decompressed_bytes: PositiveInt = 64 * _MIB
+    """Largest request body after its Content-Encoding (gzip, deflate) is undone."""
+
+    max_held_bytes: PositiveInt = 1024 * _MIB
+    """Request bodies in memory at the same time, all together. Requests beyond are refused."""
 
     max_pixels: PositiveInt = 64_000_000
     """Largest image, width times height; decoding takes about 4 bytes of memory a pixel."""
@@ -137,6 +162,15 @@ class Settings(BaseSettings):
 
     shutdown_seconds: PositiveFloat = 30.0
     """Time that accepted requests have to finish after SIGTERM."""
+
+    log_format: LogFormat | None = None
+    """json: an object a line, for programs; text: for people. Default: text on a terminal, otherwise json."""
+
+    log_level: LogLevel = LogLevel.info
+    """The least important lines to write. warning leaves out the line of each request."""
+
+    tracing: bool = False
+    """Send OpenTelemetry traces, where the OTEL_EXPORTER_OTLP_* variables say; needs the extra `tracing`."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

@@ -126,12 +126,13 @@ class Client:
 
 
 @contextmanager
-def serve(settings: Settings, hold: Event | None = None) -> Iterator[Client]:
+def serve(settings: Settings, hold: Event | None = None, **options: Any) -> Iterator[Client]:
     """The service from startup to shutdown, over ASGI without a socket.
 
-    Gives the client once models are loaded; with `hold` at once, and loading begins when that is set.
+    Gives the client once models are loaded; with `hold` at once, and loading begins when that is set. `options` are
+    those of `create_app`.
     """
-    app = create_app(settings)
+    app = create_app(settings, **options)
     pipeline: Any = app.state.pipeline
     load, loaded = pipeline.start, Event()
 

@@ -61,6 +61,16 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "max_pixels": "2000",
         "max_images": "30",
         "examples": str(tmp_path),
+        "max_decompressed_bytes": "3000",
+        "max_held_bytes": "4000",
+        "rate_limit": "2.5",
+        "rate_burst": "5",
+        "max_connections": "100",
+        "client_seconds": "4.5",
+        "idle_seconds": "6",
+        "log_format": "text",
+        "log_level": "warning",
+        "tracing": "True",
         "shutdown_seconds": "7.5",
     }
     assert set(values) == set(Settings.model_fields)

@@ -9,42 +9,9 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
 from service.schemas import ClassifyRequest
-
-
-class BodyLimit:
-    """ASGI middleware that refuses bodies over a size, by their announced length or as they come in."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        announced = next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
-        received = 0
-
-        async def limited() -> Message:
-            nonlocal received
-            if announced > self._max_bytes:
-                raise self._too_large()
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise self._too_large()
-            return message
-
-        await self._app(scope, limited, send)
-
-    def _too_large(self) -> PayloadTooLarge:
-        return PayloadTooLarge(
-            f"the body is larger than the {self._max_bytes:,} bytes accepted: send fewer or smaller images"
-        )
 
 
 async def read_images(request: Request, max_images: int) -> Sequence[bytes]:

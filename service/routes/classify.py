@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from models.manifest import MODEL_NAME
-from service.errors import ServiceError
+from service import record
 from service.extras import Cam, Extras
 from service.pipeline import Pipeline
+from service.presence import while_connected
+from service.priority import Priority
 from service.registry import Registry
 from service.repository import LoadedModel
+from service.routes import ndjson
 from service.routes.body import read_images
+from service.routes.ndjson import Lines
 from service.schemas import Classification, ClassifyRequest, ModelInfo, ModelList, Problem
 
 router = APIRouter(prefix="/v1")
@@ -37,6 +43,10 @@ Errors = Annotated[
     Query(description="Of an only image that cannot be used: the status, or 200 with the error in its place."),
 ]
 _CAM = {"false": None, "true": Cam.values} | {kind.value: kind for kind in Cam}
+
+PriorityName = Annotated[
+    Priority, Query(description="Interactive requests pass bulk ones, which get at least a tenth of the service.")
+]
 
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 # FastAPI publishes the schemas of bodies that it reads itself; this one is read here, so it may refer to none.
@@ -64,9 +74,11 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     for status, description in {
         400: "Malformed request",
         404: "No such model or version",
+        408: "Body sent too slowly",
         413: "Too many bytes, pixels or images",
         415: "Content-Type not taken",
         422: "Not a usable image",
+        429: "More requests than the caller's rate (with Retry-After)",
         500: "Inference failed",
         503: "Overloaded (with Retry-After), or not ready",
         504: "Time limit passed",
@@ -74,58 +86,66 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def _classify(
-    request: Request,
-    name: str | None,
-    version: str | None,
-    k: int,
-    timeout_ms: float | None,
-    extras: Extras,
-    inline_errors: bool,
-) -> Response:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the query of a request asks for, beside the model."""
+
+    k: int
+    timeout_ms: float | None
+    extras: Extras
+    inline_errors: bool
+    priority: Priority
+
+
+def _asked(
+    top_k: TopK = 5,
+    timeout_ms: TimeoutMs = None,
+    embedding: WithEmbedding = False,
+    cam: WithCam = "false",
+    errors: Errors = "status",
+    priority: PriorityName = Priority.interactive,
+) -> Asked:
+    return Asked(top_k, timeout_ms, Extras(embedding, _CAM[cam]), errors == "inline", priority)
+
+
+AskedOf = Annotated[Asked, Depends(_asked)]
+
+
+async def _classify(request: Request, name: str | None, version: str | None, asked: Asked) -> Response:
     """The path of a request, top to bottom: find the model, read the images, classify, answer."""
     pipeline: Pipeline = request.app.state.pipeline
-    registry = pipeline.registry
-    with pipeline.metrics.in_flight.track_inprogress():
-        try:
-            name = registry.find(name, version).name
-            files = await read_images(request, pipeline.settings.max_images)
-            # Only now: another version may have taken over while the body was on its way.
-            with registry.use(name, version) as model:
-                extras.check_size(model, len(files), k)
-                seconds = (timeout_ms or pipeline.settings.timeout_ms) / 1000
-                answer = await pipeline.classify(model, files, k, seconds, extras, inline_errors=inline_errors)
-        except ServiceError as error:
-            pipeline.metrics.request(name if name in registry.current else "", error.status)
-            raise
+    registry, k, extras, priority = pipeline.registry, asked.k, asked.extras, asked.priority
+    seconds = (asked.timeout_ms or pipeline.settings.timeout_ms) / 1000
+    found = registry.find(name, version)
+    noted = record.current()
+    noted.model, noted.version, noted.priority = found.name, found.version, priority
+    found.engine.admission.check(1, seconds, priority)  # before the body is read
+    started = time.monotonic()
+    files = await read_images(request, pipeline.settings.max_images)
+    noted.stage("read", started, time.monotonic() - started)
+    # Only now: another version may have taken over while the body was on its way.
+    admitted = registry.admit(found.name, version, len(files), seconds, priority)
+    if ndjson.MEDIA_TYPE in request.headers.get("accept", ""):
+        return Lines(admitted, lambda model: pipeline.classify_each(model, files, k, seconds, extras, priority))
+    async with while_connected(request.scope):
+        with admitted as model:
+            extras.check_size(model, len(files), k)
+            answer = await pipeline.classify(
+                model, files, k, seconds, extras, priority, inline_errors=asked.inline_errors
+            )
     return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
 
 @router.post("/classify", response_model=Classification, responses=_ERRORS, openapi_extra=_BODY)
-async def classify(
-    request: Request,
-    top_k: TopK = 5,
-    timeout_ms: TimeoutMs = None,
-    embedding: WithEmbedding = False,
-    cam: WithCam = "false",
-    errors: Errors = "status",
-) -> Response:
+async def classify(request: Request, asked: AskedOf) -> Response:
     """Classify images with the default model."""
-    return await _classify(request, None, None, top_k, timeout_ms, Extras(embedding, _CAM[cam]), errors == "inline")
+    return await _classify(request, None, None, asked)
 
 
 @router.post("/models/{model}/classify", response_model=Classification, responses=_ERRORS, openapi_extra=_BODY)
-async def classify_with_model(
-    request: Request,
-    model: ModelName,
-    top_k: TopK = 5,
-    timeout_ms: TimeoutMs = None,
-    embedding: WithEmbedding = False,
-    cam: WithCam = "false",
-    errors: Errors = "status",
-) -> Response:
+async def classify_with_model(request: Request, model: ModelName, asked: AskedOf) -> Response:
     """Classify images with the served version of a model."""
-    return await _classify(request, model, None, top_k, timeout_ms, Extras(embedding, _CAM[cam]), errors == "inline")
+    return await _classify(request, model, None, asked)
 
 
 @router.post(
@@ -134,18 +154,9 @@ async def classify_with_model(
     responses=_ERRORS,
     openapi_extra=_BODY,
 )
-async def classify_with_version(
-    request: Request,
-    model: ModelName,
-    version: VersionNumber,
-    top_k: TopK = 5,
-    timeout_ms: TimeoutMs = None,
-    embedding: WithEmbedding = False,
-    cam: WithCam = "false",
-    errors: Errors = "status",
-) -> Response:
+async def classify_with_version(request: Request, model: ModelName, version: VersionNumber, asked: AskedOf) -> Response:
     """Classify images with one version of a model."""
-    return await _classify(request, model, version, top_k, timeout_ms, Extras(embedding, _CAM[cam]), errors == "inline")
+    return await _classify(request, model, version, asked)
 
 
 @router.get("/models")

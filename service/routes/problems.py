@@ -10,12 +10,17 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
+from service import record
 from service.errors import BadRequest, ServiceError
 from service.pipeline import problem
 from service.schemas import Problem
 
 log = logging.getLogger(__name__)
+
+CLIENT_GONE = 499
+"""The status in log and metrics of requests whose client hung up; the number that nginx uses."""
 
 
 _MEDIA_TYPE = "application/problem+json"
@@ -54,23 +59,30 @@ def _document(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _respond(request: Request, content: Problem, headers: dict[str, str] | None = None) -> Response:
-    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+def respond(scope: Scope, error: ServiceError) -> Response:
+    """The answer to a request that failed; the reason goes into its record."""
+    record.current().refused = error.reason
+    return _respond(scope, problem(error), error.headers)
+
+
+def _respond(scope: Scope, content: Problem, headers: dict[str, str] | None = None) -> Response:
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
     if path == "/v2" or path.startswith("/v2/"):
         return JSONResponse({"error": content.detail}, content.status, headers)
+    content = content.model_copy(update={"request_id": record.current().request_id})
     return Response(content.model_dump_json(), content.status, headers, _MEDIA_TYPE)
 
 
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    return _respond(request, problem(error), error.headers)
+    return respond(request.scope, error)
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"][1:])
-    return _respond(request, problem(BadRequest(f"{place}: {first['msg']}" if place else str(first["msg"]))))
+    return _respond(request.scope, problem(BadRequest(f"{place}: {first['msg']}" if place else str(first["msg"]))))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -82,14 +94,18 @@ async def _http_error(request: Request, error: Exception) -> Response:
         status=error.status_code,
         detail=hint.get(error.status_code, str(error.detail)),
     )
-    return _respond(request, content, dict(error.headers or {}))
+    return _respond(request.scope, content, dict(error.headers or {}))
 
 
 async def _gone(request: Request, error: Exception) -> Response:
-    # Nobody reads this; without it every upload that breaks off would be a traceback in the log.
-    return _respond(request, problem(BadRequest("the connection was closed before the body was complete")))
+    # Nobody reads this; without it every client that hangs up would be a traceback in the log.
+    return Response(status_code=CLIENT_GONE)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return _respond(request, Problem(title="Internal error", status=500, detail="the server's log has the cause"))
+    request_id = record.current().request_id
+    log.error(
+        "%s %s failed", request.method, request.url.path, exc_info=error, extra={"fields": {"request_id": request_id}}
+    )
+    content = Problem(title="Internal error", status=500, detail="the server's log has the cause")
+    return _respond(request.scope, content, {"X-Request-Id": request_id})

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,13 +48,16 @@ def wait_until(ready: Server, path: str = "/readyz", seconds: float = 60.0) -> N
 
 @contextmanager
 def serve(*options: str) -> Iterator[Server]:
-    """`python -m service` on a free port, ready; ended at the end if it has not ended itself."""
+    """`python -m service` on a free port, ready; ended at the end if it has not ended itself. Shows its warnings."""
     port = free_port()
-    process = subprocess.Popen([sys.executable, "-m", "service", "--port", str(port), *options])
-    server = Server(process, f"http://127.0.0.1:{port}")
-    try:
-        wait_until(server)
-        yield server
-    finally:
-        process.terminate()
-        process.wait(30)
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen([sys.executable, "-m", "service", "--port", str(port), *options], stderr=log)
+        server = Server(process, f"http://127.0.0.1:{port}")
+        try:
+            wait_until(server)
+            yield server
+        finally:
+            process.terminate()
+            process.wait(30)
+            log.seek(0)
+            print("".join(line for line in log if '"level":"info"' not in line), file=sys.stderr, end="")

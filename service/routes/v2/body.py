@@ -4,52 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import re
-import zlib
 from typing import TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from service.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
+from service.errors import BadRequest
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 
-_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 _INLINE = 65536
 """Bytes of JSON that are parsed on the event loop; a hand-over to a thread costs as much as that."""
 
 Schema = TypeVar("Schema", bound=BaseModel)
-
-
-async def read(request: Request) -> bytes:
-    """The body, decompressed.
-
-    Raises:
-        BadRequest: it is not compressed as it says.
-        PayloadTooLarge: more than `max_body_bytes` once decompressed.
-        UnsupportedMediaType: a Content-Encoding other than gzip and deflate.
-    """
-    max_bytes = request.app.state.pipeline.settings.max_body_bytes
-    body = await request.body()
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding in ("identity", ""):
-        return body
-    if encoding not in ("gzip", "deflate"):
-        raise UnsupportedMediaType(f"Content-Encoding {encoding!r} is not taken: send gzip, deflate or none")
-    return await asyncio.to_thread(_decompress, body, max_bytes)
-
-
-def _decompress(body: bytes, max_bytes: int) -> bytes:
-    inflater = zlib.decompressobj(_GZIP_OR_ZLIB)
-    try:
-        content = inflater.decompress(body, max_bytes + 1)
-    except zlib.error as error:
-        raise BadRequest(f"the body cannot be decompressed: {error}") from None
-    if len(content) > max_bytes:
-        raise PayloadTooLarge(f"the body is larger than the {max_bytes:,} bytes accepted once it is decompressed")
-    if not inflater.eof or inflater.unused_data:
-        raise BadRequest("the body cannot be decompressed: it is cut, or something follows it")
-    return content
 
 
 def split(request: Request, body: bytes) -> tuple[memoryview, memoryview]:
@@ -71,9 +38,9 @@ async def read_json(request: Request, schema: type[Schema]) -> Schema:
     """A body that is JSON, or empty.
 
     Raises:
-        ServiceError: as `read` and `parse`.
+        ServiceError: as `parse`.
     """
-    return await parse(schema, memoryview(await read(request) or b"{}"))
+    return await parse(schema, memoryview(await request.body() or b"{}"))
 
 
 async def parse(schema: type[Schema], content: memoryview) -> Schema:

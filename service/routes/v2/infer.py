@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from models.manifest import OUTPUTS
+from models.preprocess import UInt8Array
+from service import record
 from service.decode import Decoded
 from service.engine import Result
 from service.errors import BadRequest, ServiceError
 from service.pipeline import Pipeline
+from service.presence import while_connected
 from service.repository import LoadedModel
 from service.routes.v2 import body, faces, tensors
 from service.routes.v2.faces import ERRORS, Face
@@ -28,18 +32,15 @@ classifiers refuse a model with several, and perf_analyzer asks for every one of
 async def infer(request: Request, face: Face) -> Response:
     """Compute the tensor in the body: pixels for NAME, image files for NAME-encoded."""
     pipeline: Pipeline = request.app.state.pipeline
-    registry = pipeline.registry
-    with pipeline.metrics.in_flight.track_inprogress():
-        try:
-            registry.find(face.model, face.version)
-            content = await body.read(request)
-            asked, raw = await _parse(request, content, face)
-            # Only now: another version may have taken over while the body was on its way.
-            with registry.use(face.model, face.version) as model:
-                return await _answer(pipeline, model, face, asked, raw)
-        except ServiceError as error:
-            pipeline.metrics.request(face.model if face.model in registry.current else "", error.status)
-            raise
+    found = pipeline.registry.find(face.model, face.version)
+    noted = record.current()
+    noted.model, noted.version = found.name, found.version
+    started = time.monotonic()
+    content = await request.body()
+    noted.stage("read", started, time.monotonic() - started)
+    asked, raw = await _parse(request, content, face)
+    async with while_connected(request.scope):
+        return await _answer(pipeline, face, asked, raw)
 
 
 async def _parse(request: Request, content: bytes, face: Face) -> tuple[InferRequest, memoryview]:
@@ -55,24 +56,30 @@ async def _parse(request: Request, content: bytes, face: Face) -> tuple[InferReq
     return InferRequest(inputs=[whole]), memoryview(element)
 
 
-async def _answer(pipeline: Pipeline, model: LoadedModel, face: Face, asked: InferRequest, raw: memoryview) -> Response:
-    started = time.monotonic()
-    deadline = started + (asked.parameters.timeout / 1e6 or pipeline.settings.timeout_ms / 1e3)
-    outputs = _check_outputs(asked.outputs)
-    preprocess, max_images = model.manifest.preprocess, pipeline.settings.max_images
-    if face.encoded:
-        decoded = await pipeline.decode(tensors.read_files(asked.inputs[0], raw, max_images), preprocess, deadline)
-        images = [image.pixels for image in map(_good, range(len(decoded)), decoded)]
-    else:
-        images = list(tensors.read_images(asked.inputs[0], raw, preprocess.shape, max_images))
-    decode = time.monotonic() - started
-    result = await pipeline.infer(model, images, frozenset(output.name for output in outputs), deadline, decode)
-    response = _respond(model, face, asked, outputs, result)
-    pipeline.metrics.request(
-        model.name, 200, len(images), decode=decode, queue=result.queue_seconds, inference=result.inference_seconds,
-        total=time.monotonic() - started,
-    )  # fmt: skip
-    return response
+async def _answer(pipeline: Pipeline, face: Face, asked: InferRequest, raw: memoryview) -> Response:
+    seconds = asked.parameters.timeout / 1e6 or pipeline.settings.timeout_ms / 1e3
+    outputs, priority = _check_outputs(asked.outputs), asked.parameters.urgency
+    names, max_images = frozenset(output.name for output in outputs), pipeline.settings.max_images
+    # Only now: another version may have taken over while the body was on its way.
+    with pipeline.registry.use(face.model, face.version) as model:
+        noted = record.current()
+        noted.version, noted.priority = model.version, priority
+        preprocess, started = model.manifest.preprocess, time.monotonic()
+        deadline = started + seconds
+        files: Sequence[bytes] = ()
+        images: Sequence[UInt8Array] = ()
+        if face.encoded:
+            files = tensors.read_files(asked.inputs[0], raw, max_images)
+        else:
+            images = list(tensors.read_images(asked.inputs[0], raw, preprocess.shape, max_images))
+        with model.admit(len(files) or len(images), seconds, priority):
+            if files:
+                decoded = await pipeline.decode(files, preprocess, deadline, priority)
+                images = [image.pixels for image in map(_good, range(len(decoded)), decoded)]
+            decode = time.monotonic() - started
+            result = await pipeline.infer(model, images, names, deadline, priority, decode)
+        noted.images += len(images)
+        return _respond(model, face, asked, outputs, result)
 
 
 def _check_outputs(asked: list[RequestedOutput]) -> list[RequestedOutput]:

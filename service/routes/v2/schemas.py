@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
+from service.priority import Priority
+
 
 class _Schema(BaseModel):
     # Clients of other servers send parameters that mean nothing here.
@@ -44,6 +46,12 @@ class RequestParameters(_Schema):
     binary_data_output: bool = False
     timeout: Annotated[int, Field(ge=0, le=3_600_000_000)] = 0
     """Microseconds; 0 is the server's default."""
+    priority: NonNegativeInt = 0
+    """1 comes before 2, as everywhere; 0 is the default, and means 1."""
+
+    @property
+    def urgency(self) -> Priority:
+        return Priority.interactive if self.priority <= 1 else Priority.bulk
 
 
 class InferRequest(_Schema):

@@ -1,0 +1,126 @@
+"""A client's connection, and how long a slow or silent client may keep it.
+
+uvicorn closes connections that are idle between two requests. Those that never send one, that send it a byte at a
+time, or that do not read their answer would stay for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from service.presence import HANG_UP
+
+CROWDED = "resnet.crowded"
+"""ASGI extension of requests on a connection that is one too many: to be answered with 503."""
+
+
+class _Patience:
+    """A time limit that is set while a client owes something."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, lost: Callable[[], None]) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._lost = lost
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._seconds, self._lost)
+
+    def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's connection with limits.
+
+    Args:
+        max_connections: those that come when there are more have their first request refused.
+        client_seconds: time to send the head of a request, to send the rest of a body that is not wanted any more, and
+            to read an answer. The bodies that are wanted have theirs from `incoming.Body`.
+    """
+
+    def __init__(self, *args: Any, max_connections: int, client_seconds: float, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._max_connections = max_connections
+        self._crowded = False
+        self._answering: RequestResponseCycle | None = None
+        self._sends = _Patience(self.loop, client_seconds, self._abort)
+        self._reads = _Patience(self.loop, client_seconds, self._abort)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._crowded = len(self.connections) > self._max_connections
+        # uvicorn begins to count idle time only behind the first answer.
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._sends.end()
+        self._reads.end()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+            watchers: Any = self._answering.scope["extensions"][HANG_UP]
+            for leave in watchers:
+                leave()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is None or self.cycle.response_complete:  # what came is not yet a request
+            self._sends.begin()
+
+    def on_headers_complete(self) -> None:
+        self._sends.end()
+        extensions: dict[str, Any] = {HANG_UP: []}
+        if self._crowded:
+            extensions[CROWDED] = {}
+        self.scope["extensions"] = extensions
+        super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        # uvicorn tells only the last request that has come of a lost connection; it may not be this one's turn yet.
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._sends.end()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.more_body:
+            self._sends.begin()
+            if self.expect_100_continue:  # the client may leave the body out: the next request would be taken for it
+                self.transport.close()
+        if self.transport.is_closing():
+            self._reads.begin()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reads.begin()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._reads.end()
+
+    def timeout_keep_alive_handler(self) -> None:
+        if self.transport.get_write_buffer_size():  # closing would wait for the client to read that
+            self._abort()
+        super().timeout_keep_alive_handler()
+
+    def _abort(self) -> None:
+        # With a reset the system forgets the answers too, megabytes that it would keep for the client to read.
+        client: socket.socket = self.transport.get_extra_info("socket")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()

@@ -1,0 +1,57 @@
+"""What a client may ask of the service before anything is computed: connections, requests a second, and bytes."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.connection import CROWDED
+from service.errors import Overloaded, ServiceError
+from service.incoming import Body, Held
+from service.metrics import Metrics
+from service.observe import caller
+from service.ratelimit import RateLimiter
+from service.routes import problems
+from service.settings import Settings
+
+PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Answered in any case: an orchestrator that cannot reach a loaded service would end it."""
+
+
+class Limits:
+    """ASGI middleware that refuses at once what is over a limit, and what turns out to be, as the body comes in."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, rates: RateLimiter | None) -> None:
+        self._app = app
+        self._settings = settings
+        self._in_flight = metrics.in_flight
+        self._held = Held(settings.max_held_bytes)
+        self._rates = rates
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in PROBES:
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._check(scope)
+            body = Body(
+                scope,
+                receive,
+                self._held,
+                max_bytes=self._settings.max_body_bytes,
+                max_decompressed=self._settings.max_decompressed_bytes,
+                seconds=self._settings.client_seconds,
+            )
+        except ServiceError as error:
+            await problems.respond(scope, error)(scope, receive, send)
+            return
+        try:
+            with self._in_flight.track_inprogress():
+                await self._app(scope, body.receive, send)
+        finally:
+            body.release()
+
+    def _check(self, scope: Scope) -> None:
+        if CROWDED in scope.get("extensions", ()):
+            raise Overloaded(1, "connections")
+        if self._rates is not None:
+            self._rates.take(caller(scope))
