@@ -53,6 +53,12 @@ _BODY: dict[str, Any] = {
         },
     }
 }
+_LINES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "JSON; with Accept: application/x-ndjson a line for each image, as soon as it is done",
+        "content": {ndjson.MEDIA_TYPE: {"schema": {"type": "string"}}},
+    }
+}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": description}
     for status, description in {
@@ -93,7 +99,7 @@ async def _classify(
     return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
 
-@router.post("/classify", response_model=Classification, responses=_ERRORS, openapi_extra=_BODY)
+@router.post("/classify", response_model=Classification, responses=_LINES | _ERRORS, openapi_extra=_BODY)
 async def classify(
     request: Request, top_k: TopK = 5, timeout_ms: TimeoutMs = None, priority: PriorityName = Priority.interactive
 ) -> Response:
@@ -101,7 +107,7 @@ async def classify(
     return await _classify(request, None, None, top_k, timeout_ms, priority)
 
 
-@router.post("/models/{model}/classify", response_model=Classification, responses=_ERRORS, openapi_extra=_BODY)
+@router.post("/models/{model}/classify", response_model=Classification, responses=_LINES | _ERRORS, openapi_extra=_BODY)
 async def classify_with_model(
     request: Request,
     model: ModelName,
@@ -116,7 +122,7 @@ async def classify_with_model(
 @router.post(
     "/models/{model}/versions/{version}/classify",
     response_model=Classification,
-    responses=_ERRORS,
+    responses=_LINES | _ERRORS,
     openapi_extra=_BODY,
 )
 async def classify_with_version(
