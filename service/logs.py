@@ -15,6 +15,7 @@ from pydantic_core import to_json
 _MAX_RECORDS = 10_000
 _COLLECT_SECONDS = 0.05
 _CLOSE_SECONDS = 2.0
+_IN_MESSAGE = {"method", "path", "status"}
 
 
 class LogFormat(StrEnum):
@@ -102,11 +103,11 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level and message, then the fields as name=value."""
+    """Time, level and message, then the fields that it does not name, as name=value."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
+        fields = "".join(f" {name}={value}" for name, value in _fields(record).items() if name not in _IN_MESSAGE)
         return super().formatMessage(record) + fields

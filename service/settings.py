@@ -118,7 +118,8 @@ class Settings(BaseSettings):
     is busy; it only helps executors that gain much from full batches."""
 
     queue_size: PositiveInt = 512
-    """Images that may wait. More ride out longer bursts; those who come when it is full are refused at once."""
+    """Images accepted and not yet answered. More ride out longer bursts; those who come when it is full are refused
+    at once."""
 
     timeout_ms: PositiveFloat = 10_000.0
     """Default time limit of a request, from its last byte to its answer. A request can ask for less or more; one that

@@ -569,6 +569,8 @@ def test_the_openapi_document(client: Client) -> None:
         content = operations[name]["requestBody"]["content"]
         assert content.keys() == {"image/*", "application/octet-stream", "multipart/form-data", "application/json"}
         assert {"200", "400", "404", "413", "415", "422", "500", "503", "504"} <= operations[name]["responses"].keys()
+        answers = operations[name]["responses"]["200"]["content"]
+        assert answers.keys() == {"application/json", "application/x-ndjson"}
         in_path = {parameter["name"] for parameter in operations[name]["parameters"] if parameter["in"] == "path"}
         assert in_path == set(re.findall(r"{(\w+)}", name[1]))
     image = operations["post", "/v1/classify"]["requestBody"]["content"]["application/json"]["schema"]

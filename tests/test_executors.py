@@ -147,7 +147,8 @@ def test_the_embedding_is_the_mean_of_the_feature_map(
     executor = load(name, repository, precision)
     answers = run(executor, golden[0], "embedding", "feature_map")
     executor.close()
-    tolerance = 1e-2 if precision == "bfloat16" else 1e-4
+    # OpenVINO computes the head of int8 graphs in bfloat16.
+    tolerance = 1e-4 if precision == "float32" or name == "onnxruntime-cpu" else 1e-2
     np.testing.assert_allclose(answers["embedding"], answers["feature_map"].mean((2, 3)), rtol=tolerance, atol=1e-3)
 
 

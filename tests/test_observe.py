@@ -244,7 +244,7 @@ def test_json_lines_are_one_line_whatever_they_say() -> None:
 
 
 def test_text_lines_name_the_fields() -> None:
-    text = logged(TextFormatter(), "POST / 200", extra={"fields": {"images": 3, "model": "tiny"}})
+    text = logged(TextFormatter(), "POST / 200", extra={"fields": {"status": 200, "images": 3, "model": "tiny"}})
     assert text.endswith(" ERROR POST / 200 images=3 model=tiny\n")
 
 

@@ -69,6 +69,12 @@ _BODY: dict[str, Any] = {
         },
     }
 }
+_LINES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "JSON; with Accept: application/x-ndjson a line for each image, as soon as it is done",
+        "content": {ndjson.MEDIA_TYPE: {"schema": {"type": "string"}}},
+    }
+}
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": description}
     for status, description in {
@@ -136,13 +142,13 @@ async def _classify(request: Request, name: str | None, version: str | None, ask
     return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
 
-@router.post("/classify", response_model=Classification, responses=_ERRORS, openapi_extra=_BODY)
+@router.post("/classify", response_model=Classification, responses=_LINES | _ERRORS, openapi_extra=_BODY)
 async def classify(request: Request, asked: AskedOf) -> Response:
     """Classify images with the default model."""
     return await _classify(request, None, None, asked)
 
 
-@router.post("/models/{model}/classify", response_model=Classification, responses=_ERRORS, openapi_extra=_BODY)
+@router.post("/models/{model}/classify", response_model=Classification, responses=_LINES | _ERRORS, openapi_extra=_BODY)
 async def classify_with_model(request: Request, model: ModelName, asked: AskedOf) -> Response:
     """Classify images with the served version of a model."""
     return await _classify(request, model, None, asked)
@@ -151,7 +157,7 @@ async def classify_with_model(request: Request, model: ModelName, asked: AskedOf
 @router.post(
     "/models/{model}/versions/{version}/classify",
     response_model=Classification,
-    responses=_ERRORS,
+    responses=_LINES | _ERRORS,
     openapi_extra=_BODY,
 )
 async def classify_with_version(request: Request, model: ModelName, version: VersionNumber, asked: AskedOf) -> Response:
