@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import secrets
 import subprocess
@@ -218,3 +219,32 @@ def test_other_origins_may_use_it_only_where_they_are_set(client: Client, tiny_r
         assert answer.headers["access-control-allow-origin"] == ORIGIN
         other = client.request("GET", "/v1/models", headers={"origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
+
+
+def test_each_key_has_a_rate_of_its_own(tiny_repository: Path, tmp_path: Path, photographs: Photographs) -> None:
+    write(tmp_path / "keys.toml", KEYS)
+    settings = Settings(
+        repository=tiny_repository,
+        executor="simulated:0",
+        api_keys=tmp_path / "keys.toml",
+        rate_limit=0.001,
+        rate_burst=1,
+    )
+    with serve(settings) as client:
+
+        def status(secret: str | None) -> int:
+            headers = {} if secret is None else bearer(secret)
+            return client.post("/v1/classify", content=photographs[0][1], headers=headers).status_code
+
+        # Who has no key uses up nobody's rate.
+        assert [status(secret) for secret in (None, WEB, WEB, ROOT, ROOT, None)] == [401, 200, 429, 200, 429, 401]
+        refused = client.request("GET", "/v2/models/tiny", headers=bearer(WEB))
+        assert (refused.status_code, list(refused.json())) == (429, ["error"])
+        assert int(refused.headers["retry-after"]) > 900
+
+
+def test_the_log_names_the_key(guarded: Client, photographs: Photographs, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="service")
+    assert guarded.post("/v1/classify", content=photographs[0][1], headers=bearer(WEB)).status_code == 200
+    (line,) = (entry for entry in caplog.records if entry.name == "service.observe")
+    assert line.__dict__["fields"]()["caller"] == "web"

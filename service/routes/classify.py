@@ -103,7 +103,7 @@ class Asked:
     priority: Priority
 
 
-def _asked(
+async def _asked(
     top_k: TopK = 5,
     timeout_ms: TimeoutMs = None,
     embedding: WithEmbedding = False,
@@ -111,6 +111,7 @@ def _asked(
     errors: Errors = "status",
     priority: PriorityName = Priority.interactive,
 ) -> Asked:
+    # Not a plain function: FastAPI would run that in a thread.
     return Asked(top_k, timeout_ms, Extras(embedding, _CAM[cam]), errors == "inline", priority)
 
 

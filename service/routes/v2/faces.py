@@ -16,6 +16,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, description in {
         400: "Malformed request",
         404: "No such model or version",
+        429: "More requests than the caller's rate (with Retry-After)",
         503: "Not ready, or overloaded (with Retry-After)",
     }.items()
 }

@@ -149,6 +149,7 @@ _DOCUMENTATION = {
 _INFER_ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Error, "description": description}
     for status, description in {
+        408: "Body sent too slowly",
         413: "Too many bytes, pixels or images",
         415: "Content-Encoding not taken",
         422: "Not a usable image",
