@@ -52,7 +52,8 @@ def line_1() -> tuple[bool, str]:
         simulated = _loads(server, CAPACITY, timeout=0.25, batch_seconds=BATCH_SECONDS, image=IMAGE)
     with tempfile.TemporaryDirectory() as folder:
         repository = _resnet50(Path(folder))
-        with serve("--repository", str(repository)) as server:
+        # One processor for the engine: the clients run on this machine too, and would take theirs from it.
+        with serve("--repository", str(repository), "--threads", "1") as server:
             capacity = _capacity(server)
             batch_seconds = server.metric("resnet_batch_seconds_sum") / server.metric("resnet_batch_seconds_count")
             real = _loads(server, capacity, timeout=1.0, batch_seconds=batch_seconds, image=PHOTOGRAPH)
