@@ -52,16 +52,14 @@ def fusion_command(version: Version, batches: Batches = "1,8", threads: Threads 
     from benchmarks import fusion, plots
 
     rows = list(fusion.measure(version, _numbers(batches), threads))
-    table = Table("runtime", "precision", "batch", "fused", "images/s", "fused without", "images/s without", "gain")
+    table = Table("runtime", "precision", "batch", "with fusion", "without", "gain")
     for row in rows:
         table.add_row(
             row.runtime,
             row.precision,
             str(row.batch),
-            f"{row.fused} of {row.residual_adds}",
-            f"{row.images_per_second:,.1f}",
-            f"{row.fused_without} of {row.residual_adds}",
-            f"{row.images_per_second_without:,.1f}",
+            f"{row.images_per_second:,.1f}/s ({row.fused}/{row.residual_adds})",
+            f"{row.images_per_second_without:,.1f}/s ({row.fused_without}/{row.residual_adds})",
             f"{row.gain:+.1%}",
         )
     _print(table)

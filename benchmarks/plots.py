@@ -31,7 +31,7 @@ def engines(rows: Sequence[engines_benchmark.Row], path: Path) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set(xlabel="images per second")
-    axes.legend(title="batch")
+    figure.legend(loc="outside upper center", ncols=len(batches), title="batch")
     _save(figure, path)
 
 
@@ -49,7 +49,7 @@ def fusion(rows: Sequence[fusion_benchmark.Row], path: Path) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set(xlabel="images per second")
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper center", ncols=2)
     _save(figure, path)
 
 
