@@ -110,7 +110,6 @@ class LocalEngine:
         self._name = name
         self._thread = Thread(target=self._work, name=f"engine-{name}", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
-        metrics.watch_admitted(name, lambda: len(self.admission))
 
     def start(self) -> None:
         """Begin to compute; answers are delivered on the running event loop."""

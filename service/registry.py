@@ -79,7 +79,8 @@ class Registry:
         model = self._models.get(name)
         if model is None:
             model = self._models[name] = ModelVersions(name, self._load)
-            self._metrics.watch_queue(name, lambda: self._waiting(name))
+            self._metrics.watch_queue(name, lambda: sum(model.engine.waiting for model in self.served(name)))
+            self._metrics.watch_admitted(name, lambda: sum(len(model.engine.admission) for model in self.served(name)))
         await model.follow(found, _UNLOADED if name in self._unloaded else self._policies.of(name))
         if model.empty:
             del self._models[name]
@@ -87,10 +88,6 @@ class Registry:
     def _load(self, folder: Path, serving: LoadedModel | None) -> LoadedModel:
         with self._metrics.loading():
             return repository.load(folder, self._settings, self._metrics, serving)
-
-    def _waiting(self, name: str) -> int:
-        model = self._models.get(name)
-        return 0 if model is None else sum(version.engine.waiting for version in model.served)
 
     async def load(self, name: str) -> None:
         """Serve a model that was unloaded, and try again what failed.

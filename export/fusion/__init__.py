@@ -14,7 +14,7 @@ from pathlib import Path
 
 import onnx
 
-from models.manifest import FusionReport, Precision
+from models.manifest import FusionReport, Precision, UnfusedAdd
 
 Reader = Callable[[Path], FusionReport]
 """What a module of this package calls `report`."""
@@ -48,6 +48,26 @@ def reports(path: Path, kind: tuple[str, Precision]) -> dict[str, FusionReport]:
             read: Reader = importlib.import_module(f"export.fusion.{runtime.module}").report
             found[name] = read(path)
     return found
+
+
+def report_of(
+    path: Path, kernels: Mapping[str, str], is_convolution: Callable[[str], bool], part: str = "kernel"
+) -> FusionReport:
+    """The report of a runtime that tells what computes each node.
+
+    Args:
+        path: the model.
+        kernels: type of what computes a node, by the node's name.
+        is_convolution: whether a type is that of a convolution.
+        part: what the runtime calls these.
+    """
+    adds = [node.name for node in residual_adds(onnx.load(path, load_external_data=False).graph)]
+    unfused = tuple(
+        UnfusedAdd(node=name, reason=f"computed by a {part} of type {kernels.get(name, 'unknown')}")
+        for name in adds
+        if not is_convolution(kernels.get(name, ""))
+    )
+    return FusionReport(residual_adds=len(adds), fused=len(adds) - len(unfused), unfused=unfused)
 
 
 def residual_adds(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

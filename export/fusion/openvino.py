@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnx
 import openvino
 
-from export.fusion import residual_adds
-from models.manifest import FusionReport, UnfusedAdd
+from export.fusion import report_of
+from models.manifest import FusionReport
 
 _FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 def report(path: Path) -> FusionReport:
     """Read the execution graph of a model on the CPU."""
-    adds = [node.name for node in residual_adds(onnx.load(path, load_external_data=False).graph)]
     compiled = openvino.Core().compile_model(path, "CPU", _FLOAT32)
     kernels: dict[str, str] = {}
     for operation in compiled.get_runtime_model().get_ops():
@@ -24,9 +22,4 @@ def report(path: Path) -> FusionReport:
         # An operation that becomes several kernels is in the names of each; the first is the one that adds.
         for layer in facts["originalLayersNames"].astype(str).split(","):
             kernels.setdefault(layer, kind)
-    unfused = tuple(
-        UnfusedAdd(node=name, reason=f"computed by a kernel of type {kernels.get(name, 'unknown')}")
-        for name in adds
-        if kernels.get(name) != "Convolution"
-    )
-    return FusionReport(residual_adds=len(adds), fused=len(adds) - len(unfused), unfused=unfused)
+    return report_of(path, kernels, lambda kind: kind == "Convolution")

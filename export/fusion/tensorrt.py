@@ -11,10 +11,8 @@ import json
 import re
 from pathlib import Path
 
-import onnx
-
-from export.fusion import residual_adds
-from models.manifest import FusionReport, UnfusedAdd
+from export.fusion import report_of
+from models.manifest import FusionReport
 
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _PART = re.compile(r" \+ | \|\| ")  # vertical and horizontal fusion
@@ -37,13 +35,7 @@ def read_inspection(text: str, path: Path) -> FusionReport:
         UnreadableInspection: no such text, or names only.
     """
     kernels = {node: kind for name, kind, metadata in _layers(text) for node in _nodes(name, metadata)}
-    adds = [node.name for node in residual_adds(onnx.load(path, load_external_data=False).graph)]
-    unfused = tuple(
-        UnfusedAdd(node=name, reason=f"computed by a layer of type {kernels.get(name, 'unknown')}")
-        for name in adds
-        if not _CONVOLUTION.search(kernels.get(name, ""))
-    )
-    return FusionReport(residual_adds=len(adds), fused=len(adds) - len(unfused), unfused=unfused)
+    return report_of(path, kernels, lambda kind: _CONVOLUTION.search(kind) is not None, "layer")
 
 
 def _layers(text: str) -> list[tuple[str, str, str]]:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import onnx
 import tensorrt_rtx as trt
 
-from export.fusion import residual_adds
-from models.manifest import INPUT, FusionReport, UnfusedAdd
+from export.fusion import report_of
+from models.manifest import INPUT, FusionReport
 
 _LAYER = re.compile(r"^Name: .*?, LayerType: (?P<kind>[^,]*),.*?Metadata: (?P<nodes>.*)$", re.MULTILINE)
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
@@ -48,16 +47,10 @@ def report(path: Path) -> FusionReport:
 
 def read_layers(log: str, path: Path) -> FusionReport:
     """What the layers of an engine, as the log lists them, make of the additions in the model of `path`."""
-    adds = [node.name for node in residual_adds(onnx.load(path, load_external_data=False).graph)]
     kernels = {node: found["kind"] for found in _LAYER.finditer(log) for node in _NODE.findall(found["nodes"])}
     if not kernels:
         raise UnreadableLog(f"{path.name}: the log of the build lists no layers")
-    unfused = tuple(
-        UnfusedAdd(node=name, reason=f"computed by a kernel of type {kernels.get(name, 'unknown')}")
-        for name in adds
-        if kernels.get(name) != _CONVOLUTION
-    )
-    return FusionReport(residual_adds=len(adds), fused=len(adds) - len(unfused), unfused=unfused)
+    return report_of(path, kernels, lambda kind: kind == _CONVOLUTION)
 
 
 def _build(path: Path) -> str:
