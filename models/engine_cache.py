@@ -33,7 +33,7 @@ from models.manifest import SHA256, FusionReport, Precision
 
 TUNING_FILE = "tuning.json"
 ENVIRONMENT = "RESNET_SERVE_CACHE"
-"""Sets the folder for those who write and those who read."""
+"""The variable that sets the folder, for the service and for the commands that fill it."""
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
 """The Python module: TensorRT, or TensorRT for RTX. Neither reads the other's plans."""
@@ -179,9 +179,7 @@ class Plan(BaseModel):
 
 
 def default_folder() -> Path:
-    """Where engines are kept if nobody says otherwise: the variable RESNET_SERVE_CACHE, else below ~/.cache."""
-    if chosen := os.environ.get(ENVIRONMENT):
-        return Path(chosen)
+    """Where engines are kept if neither an option nor the environment says otherwise."""
     # The XDG base directory specification has relative paths ignored.
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "resnet-serve"
