@@ -38,6 +38,9 @@ ENVIRONMENT = "RESNET_SERVE_CACHE"
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
 """The Python module: TensorRT, or TensorRT for RTX. Neither reads the other's plans."""
 
+Hardware = Literal["device", "compute-capability", "ampere+"]
+"""What can run a plan: GPUs of the same name, of the same compute capability, or of 8.0 and above."""
+
 _SHORT: dict[Flavour, str] = {"tensorrt": "trt", "tensorrt_rtx": "rtx"}
 _LONG: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT for RTX"}
 _AMPERE = 8
@@ -140,8 +143,7 @@ class Plan(BaseModel):
     device: str | None = None
     version_compatible: bool = False
     """Whether later versions of the same major one can run it."""
-    hardware: Literal["device", "compute-capability", "ampere+"] = "device"
-    """What can run it: GPUs of the same name, of the same compute capability, or of 8.0 and above."""
+    hardware: Hardware = "device"
     batches: tuple[BatchRange, ...]
     """The optimisation profiles, in the engine's order."""
     sha256: Annotated[str, Field(pattern=SHA256)]
