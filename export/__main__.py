@@ -9,6 +9,9 @@ import typer
 from rich.console import Console
 
 from export.inspect import find_versions, print_version
+from models.driver import NoDevice
+from models.engine_cache import ENVIRONMENT, Flavour, Hardware, default_folder
+from models.machine import NoTensorRT
 from models.manifest import MODEL_NAME, ManifestError
 from models.parity import ParityError
 from models.progress import console
@@ -53,6 +56,42 @@ def build_command(
     except (BuildError, CheckpointError, DataError, ParityError) as error:
         _fail(error)
     print_version(version, Console())
+
+
+@app.command("engines")
+def engines_command(
+    path: Annotated[Path, typer.Argument(help="A repository, a model or a version in it.", metavar="PATH")],
+    cache: Annotated[
+        Path | None, typer.Option(envvar=ENVIRONMENT, help="Folder of engines. Default: ~/.cache/resnet-serve.")
+    ] = None,
+    runtime: Annotated[
+        Flavour | None, typer.Option(help="The one to build with. Default: tensorrt where it is installed.")
+    ] = None,
+    compute_capability: Annotated[
+        str | None, typer.Option(help="Of a GPU that is not here, such as 8.9. Only with TensorRT for RTX.")
+    ] = None,
+    batches: Annotated[str, typer.Option(help="Ranges of batch sizes, an optimisation profile each.")] = "1,2-8,9-32",
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Have later minor versions of TensorRT take the engines.")
+    ] = False,
+    hardware: Annotated[Hardware, typer.Option(help="Which GPUs are to take the engines. More cost speed.")] = "device",
+    again: Annotated[bool, typer.Option("--again", help="Build what is there already, too.")] = False,
+) -> None:
+    """Build the TensorRT engines that this machine can use. Needs no torch."""
+    from export import engines
+    from export.formats.tensorrt import Options
+
+    failed = False
+    try:
+        options = Options(engines.parse_batches(batches), version_compatible, hardware)
+        machines = engines.machines(runtime, compute_capability)
+        for outcome in engines.build_engines(find_versions(path), cache or default_folder(), machines, options, again):
+            failed = failed or outcome.result == "failed"
+            typer.echo(f"{outcome.result}: {outcome.text}")
+    except (ManifestError, NoDevice, NoTensorRT, ValueError) as error:
+        _fail(error)
+    if failed:
+        raise typer.Exit(2)
 
 
 @app.command("verify")

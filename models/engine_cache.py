@@ -25,11 +25,11 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from models.manifest import SHA256, FusionReport, Precision
+from models.manifest import SHA256, Artifact, FusionReport, Precision
 
 TUNING_FILE = "tuning.json"
 ENVIRONMENT = "RESNET_SERVE_CACHE"
@@ -149,6 +149,23 @@ class Plan(BaseModel):
     sha256: Annotated[str, Field(pattern=SHA256)]
     """Of the plan."""
     fusion: FusionReport | None = None
+
+    @classmethod
+    def of(
+        cls, content: bytes, artifact: Artifact, machine: Machine, batches: tuple[BatchRange, ...], **more: Any
+    ) -> Plan:
+        """The description of a plan that a machine's runtime takes."""
+        return cls(
+            onnx_sha256=artifact.sha256,
+            precision=artifact.precision,
+            flavour=machine.flavour,
+            version=machine.version,
+            compute_capability=machine.compute_capability,
+            device=machine.device,
+            batches=batches,
+            sha256=hashlib.sha256(content).hexdigest(),
+            **more,
+        )
 
     @property
     def built_for(self) -> Machine:
