@@ -83,9 +83,10 @@ def engines_command(
 
     failed = False
     try:
+        versions = find_versions(path)
         options = Options(engines.parse_batches(batches), version_compatible, hardware)
         machines = engines.machines(runtime, compute_capability)
-        for outcome in engines.build_engines(find_versions(path), cache or default_folder(), machines, options, again):
+        for outcome in engines.build_engines(versions, cache or default_folder(), machines, options, again):
             failed = failed or outcome.result == "failed"
             typer.echo(f"{outcome.result}: {outcome.text}")
     except (ManifestError, NoDevice, NoTensorRT, ValueError) as error:

@@ -21,7 +21,7 @@ from models.manifest import Artifact, FusionReport, ManifestError
 
 Result = Literal["built", "kept", "skipped", "failed"]
 
-_RANGE = re.compile(r"(?P<smallest>[1-9]\d{0,4})(-(?P<largest>[1-9]\d{0,4}))?", re.ASCII)
+_RANGE = re.compile(r"(?P<smallest>[1-9][0-9]{0,4})(-(?P<largest>[1-9][0-9]{0,4}))?")
 
 
 @dataclass(frozen=True)

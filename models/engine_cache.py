@@ -92,7 +92,7 @@ class ComputeCapability(NamedTuple):
         Raises:
             ValueError: it is not written so.
         """
-        if not re.fullmatch(r"[1-9]\d?\.\d", text):
+        if not re.fullmatch(r"[1-9][0-9]?\.[0-9]", text):
             raise ValueError(f"a compute capability is written as 9.0, not {text!r}")
         major, minor = text.split(".")
         return cls(int(major), int(minor))
