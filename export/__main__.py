@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -56,6 +56,71 @@ def build_command(
     except (BuildError, CheckpointError, DataError, ParityError) as error:
         _fail(error)
     print_version(version, Console())
+
+
+@app.command("import")
+def import_command(
+    path: Annotated[Path, typer.Argument(help="Weights: safetensors, or a state dict (.pth).", metavar="FILE")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write.", metavar="CHECKPOINT")],
+    arch: Annotated[str, typer.Option(help="Their architecture, such as resnet50.")],
+    layout: Annotated[
+        str | None, typer.Option(help="Whose names the file has: torchvision, timm, transformers. Default: found out.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Names of the classes: one a line, or JSON. Default: ImageNet-1k's.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Height and width that the network takes.", min=1)] = None,
+    resize: Annotated[
+        int | None, typer.Option(help="Shorter side that the crop is cut from; 0 squeezes images to the size.", min=0)
+    ] = None,
+    interpolation: Annotated[str | None, typer.Option(help="nearest, bilinear, bicubic or lanczos.")] = None,
+    mean: Annotated[str | None, typer.Option(help="Of each channel, of values between 0 and 1: 0.5,0.5,0.5.")] = None,
+    std: Annotated[str | None, typer.Option(help="Standard deviation of each channel, likewise.")] = None,
+) -> None:
+    """Make a checkpoint of weights from torchvision, timm or transformers.
+
+    How images are to be prepared is found out, as far as the files say it; the options for it win.
+    """
+    from export.errors import ForeignWeights
+    from export.importing import Wishes, import_weights
+
+    try:
+        preprocess = _preprocess(size, resize, interpolation, mean, std)
+        imported = import_weights(path, arch, Wishes(layout, labels, preprocess))
+        imported.checkpoint.save(output)
+    except (ForeignWeights, OSError) as error:
+        _fail(error)
+    found, prepared = imported.checkpoint, imported.checkpoint.preprocess
+    cut = f"shorter side to {prepared.resize}, cut to" if prepared.resize else "squeezed to"
+    typer.echo(
+        f"{output}: {arch} with {len(found.labels)} classes, in {imported.layout}'s layout\n"
+        f"labels         {imported.labels_from}: {found.labels[0]}, …\n"
+        f"preprocessing  {imported.preprocess_from}:\n"
+        f"               {cut} {prepared.size[0]} x {prepared.size[1]}, {prepared.interpolation}, "
+        f"mean {', '.join(f'{value:g}' for value in prepared.mean)}, "
+        f"std {', '.join(f'{value:g}' for value in prepared.std)}"
+    )
+
+
+def _preprocess(
+    size: int | None, resize: int | None, interpolation: str | None, mean: str | None, std: str | None
+) -> dict[str, Any]:
+    """Fields of `Preprocess` that were given."""
+    given: dict[str, Any] = {
+        "size": None if size is None else (size, size),
+        "interpolation": interpolation,
+        "mean": None if mean is None else _numbers("--mean", mean),
+        "std": None if std is None else _numbers("--std", std),
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return chosen if resize is None else {**chosen, "resize": resize or None}
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{option} takes numbers such as 0.485,0.456,0.406, not {text!r}") from None
 
 
 @app.command("engines")

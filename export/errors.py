@@ -1,6 +1,7 @@
 """What can go wrong while a version or an engine is written.
 
 BuildError
+├── ForeignWeights          a file from elsewhere cannot be taken
 └── EngineError             TensorRT builds no engine
     ├── BadProfile          from these batch sizes
     ├── UnreadableModel     from this file: it is no ONNX, or not a graph of this project
@@ -13,6 +14,10 @@ from __future__ import annotations
 
 class BuildError(ValueError):
     """The version cannot be written; the message is one line that says why."""
+
+
+class ForeignWeights(BuildError):
+    """A file from elsewhere cannot be taken; the message is one line that says why."""
 
 
 class EngineError(BuildError):

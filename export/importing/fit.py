@@ -1,0 +1,105 @@
+"""Whether tensors of another layout are the weights of an architecture, and their names here if they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from export.importing.layout import Layout
+from models import architectures
+from models.architectures import VARIANTS
+from models.architectures.blocks import PostActivationBlock
+
+_COUNTER = ".num_batches_tracked"
+"""Not used by what is computed, and absent from files of before PyTorch 0.4.1."""
+_MOST_NAMED = 20
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """How a file differs from an architecture, in the file's own names."""
+
+    missing: tuple[str, ...]
+    left_over: tuple[str, ...]
+    shapes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        kinds = (("missing", self.missing), ("left over", self.left_over), ("of another shape", self.shapes))
+        return "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in kinds if names)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Weights under the names that the architecture has for them."""
+
+    weights: dict[str, Tensor]
+    options: dict[str, Any]
+    """Of the architecture, beside its name."""
+
+
+def fit(tensors: Mapping[str, Tensor], layout: Layout, arch: str) -> Fit | Misfit:
+    """The weights of an architecture, or what is wrong with them as such.
+
+    A network of the CIFAR family is tried with projection shortcuts too, which the paper calls option B.
+
+    Raises:
+        UnknownArchitecture: no architecture has this name.
+    """
+    first: Misfit | None = None
+    choices: tuple[dict[str, Any], ...] = ({}, {"shortcut": "B"})
+    for options in choices if arch in VARIANTS and VARIANTS[arch].shortcut == "A" else choices[:1]:
+        found = _fit(tensors, layout, arch, options)
+        if isinstance(found, Fit):
+            return found
+        first = first or found
+    assert first is not None
+    return first
+
+
+def other_architecture(tensors: Mapping[str, Tensor], layout: Layout) -> str | None:
+    """An architecture that they are the weights of, out of those that other libraries have."""
+    family = [
+        name
+        for name, variant in VARIANTS.items()
+        if variant.stem == "imagenet" and variant.block is PostActivationBlock and variant.shortcut == "B"
+    ]
+    return next((name for name in family if isinstance(_fit(tensors, layout, name, {}), Fit)), None)
+
+
+def classes_of(tensors: Mapping[str, Tensor], layout: Layout) -> int:
+    """Rows of the last layer; 1 where it is missing, which the comparison then tells."""
+    head = tensors.get(layout.rename("classifier.weight"))
+    return 1 if head is None else len(head)
+
+
+def channels_of(tensors: Mapping[str, Tensor], layout: Layout) -> int:
+    """Channels of the images that the first convolution takes; 3 where it is missing."""
+    stem = tensors.get(layout.rename("stem.conv.weight"))
+    return 3 if stem is None or stem.ndim != 4 else stem.shape[1]
+
+
+def _fit(tensors: Mapping[str, Tensor], layout: Layout, arch: str, options: dict[str, Any]) -> Fit | Misfit:
+    with torch.device("meta"):
+        model = architectures.build(arch, classes_of(tensors, layout), channels_of(tensors, layout), **options)
+    expected = {layout.rename(key): (key, value) for key, value in model.state_dict().items()}
+    missing = [name for name in expected if name not in tensors and not name.endswith(_COUNTER)]
+    left_over = [name for name in tensors if name not in expected]
+    shapes = [
+        f"{name} {list(tensors[name].shape)}, not {list(value.shape)}"
+        for name, (_, value) in expected.items()
+        if name in tensors and tensors[name].shape != value.shape
+    ]
+    if missing or left_over or shapes:
+        return Misfit(tuple(missing), tuple(left_over), tuple(shapes))
+    weights = {key: tensors.get(name, torch.zeros((), dtype=torch.int64)) for name, (key, _) in expected.items()}
+    return Fit({key: value.float() if value.is_floating_point() else value for key, value in weights.items()}, options)
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more

@@ -1,0 +1,102 @@
+"""A file of weights from elsewhere, read without running anything that it holds."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from export.errors import ForeignWeights
+from models import checkpoint
+from models.checkpoint import CheckpointError
+from models.manifest import sha256
+
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+"""How `torch.save` begins its files, since PyTorch 1.6 and before."""
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+"""Where training scripts put the state dict in what they save."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Tensors by the names that they have elsewhere, and the files beside them."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+
+    @cached_property
+    def sha256(self) -> str:
+        return sha256(self.path)
+
+    def beside(self, name: str) -> dict[str, Any]:
+        """A JSON file in the same folder; empty where there is none.
+
+        Raises:
+            ForeignWeights: it is no JSON object.
+        """
+        path = self.path.parent / name
+        try:
+            content = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise ForeignWeights(f"{path}: cannot be read: {error}") from error
+        if not isinstance(content, dict):
+            raise ForeignWeights(f"{path}: is no JSON object")
+        return content
+
+
+def read(path: Path) -> Source:
+    """The tensors of a safetensors file, or of what `torch.save` wrote of a state dict.
+
+    Raises:
+        ForeignWeights: no such file, neither of the two, or one that holds more than tensors.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_ZIP))
+    except OSError as error:
+        raise ForeignWeights(f"{path}: cannot be read: {error.strerror}") from error
+    if start == _ZIP or start.startswith(_PICKLE):
+        tensors = _read_pickled(path)
+    else:
+        try:
+            tensors, _ = checkpoint.load_tensors(path)
+        except CheckpointError as error:
+            raise ForeignWeights(f"{path}: is neither safetensors nor what torch.save writes") from error
+    if tensors and all(key.startswith("module.") for key in tensors):  # saved from DistributedDataParallel
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    return Source(path, tensors)
+
+
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols that it may not know in full
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ForeignWeights(f"{path}: {_why_not(str(error))}") from error
+    except Exception as error:  # what a damaged pickle raises can be anything
+        raise ForeignWeights(f"{path}: is not a whole file of torch.save: {error}") from error
+    for name in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ForeignWeights(f"{path}: holds no state dict: save what model.state_dict() gives")
+    return {str(key): value for key, value in content.items()}
+
+
+def _why_not(message: str) -> str:
+    """Of PyTorch's page-long explanation, what it refused to make."""
+    named = re.search(r"GLOBAL ([\w.]+)", message)
+    what = f"asks for {named[1]}, which could run code," if named else "holds more than tensors"
+    return f"{what} and is not loaded: save only the state dict, best as safetensors"

@@ -1,0 +1,66 @@
+"""timm: torchvision's names, for many more networks; `config.json` beside the weights says which one it is.
+
+https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/resnet.py
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from export.errors import ForeignWeights
+from export.importing import torchvision
+from export.importing.layout import IMAGENET_MEAN, IMAGENET_STD, Trained
+from export.importing.source import Source
+
+_CONFIG = "config.json"
+_CROP = 0.95
+"""Share of the resized image that the crop keeps: of timm's own weights, most."""
+
+rename = torchvision.rename
+
+
+def recognises(source: Source) -> bool:
+    return "pretrained_cfg" in source.beside(_CONFIG) or "conv1.0.weight" in source.tensors
+
+
+def check(source: Source, arch: str) -> None:
+    if "conv1.0.weight" in source.tensors:
+        raise ForeignWeights(
+            f"{source.path}: is a ResNet-C or -D, whose stem has three convolutions (conv1.0, …): there is none here"
+        )
+    if "layer1.0.se.fc1.weight" in source.tensors:
+        raise ForeignWeights(f"{source.path}: has squeeze-and-excitation blocks (layer1.0.se): there are none here")
+    if "bn1.weight" in source.tensors and "bn1.running_mean" not in source.tensors:
+        raise ForeignWeights(
+            f"{source.path}: is normalised by groups (bn1 has no statistics): there is no such network"
+        )
+    named = str(source.beside(_CONFIG).get("architecture", arch))
+    if named not in (arch, f"tv_{arch}", f"gluon_{arch}_v1b"):
+        raise ForeignWeights(
+            f"{source.path.with_name(_CONFIG)}: says that the weights are of timm's {named!r}, not {arch!r}: others "
+            "compute something else with the same tensors"
+        )
+
+
+def trained(source: Source) -> Trained:
+    config: dict[str, Any] = source.beside(_CONFIG).get("pretrained_cfg", {})
+    if config.get("crop_mode", "center") != "center":
+        raise ForeignWeights(f"{source.path.with_name(_CONFIG)}: crop_mode {config['crop_mode']!r} cannot be done here")
+    size = tuple(config.get("input_size", (3, 224, 224))[1:])
+    values = {
+        "size": size,
+        "resize": math.floor(min(size) / config.get("crop_pct", _CROP)),
+        "interpolation": config.get("interpolation", "bicubic"),
+        "mean": tuple(config.get("mean", IMAGENET_MEAN)),
+        "std": tuple(config.get("std", IMAGENET_STD)),
+    }
+    if config:
+        return Trained(values, f"pretrained_cfg in {_CONFIG}")
+    return Trained(values, f"timm's usual, assumed: there is no {_CONFIG} beside the file")
+
+
+def labels(source: Source) -> Sequence[str] | None:
+    names = source.beside(_CONFIG).get("label_names")
+    return names if isinstance(names, list) else None

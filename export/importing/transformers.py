@@ -1,0 +1,100 @@
+"""Hugging Face's transformers, `ResNetForImageClassification`: `resnet.encoder.stages.0.layers.0.layer.0.convolution`.
+
+https://github.com/huggingface/transformers/blob/main/src/transformers/models/resnet/modeling_resnet.py
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from export.errors import ForeignWeights
+from export.importing.layout import IMAGENET_MEAN, IMAGENET_STD, Trained
+from export.importing.source import Source
+
+_CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
+_NO_CROP = 384
+"""From this size on, `ConvNextImageProcessor` squeezes images instead of cropping them."""
+
+_RENAMES = (
+    (r"\.conv\.", ".convolution."),
+    (r"\.norm\.", ".normalization."),
+    (r"^stem\.", "resnet.embedder.embedder."),
+    (r"^stages\.(\d+)\.(\d+)\.convs\.", r"resnet.encoder.stages.\1.layers.\2.layer."),
+    (r"^stages\.(\d+)\.(\d+)\.shortcut\.", r"resnet.encoder.stages.\1.layers.\2.shortcut."),
+    (r"^classifier\.", "classifier.1."),
+)
+
+
+def rename(key: str) -> str:
+    for pattern, replacement in _RENAMES:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def recognises(source: Source) -> bool:
+    return any(key.startswith("resnet.encoder.") for key in source.tensors)
+
+
+def check(source: Source, arch: str) -> None:
+    config = source.beside(_CONFIG)
+    if config.get("downsample_in_bottleneck") and not arch.endswith("-v1"):
+        raise ForeignWeights(
+            f"{source.path.with_name(_CONFIG)}: the stride is in the first convolution of a bottleneck, as in --arch "
+            f"{arch}-v1, not as in {arch}"
+        )
+    if config and not config.get("downsample_in_bottleneck") and arch.endswith("-v1"):
+        raise ForeignWeights(
+            f"{source.path.with_name(_CONFIG)}: the stride is in the 3x3 convolution of a bottleneck, as in --arch "
+            f"{arch.removesuffix('-v1')}, not as in {arch}"
+        )
+    if config.get("downsample_in_first_stage"):
+        raise ForeignWeights(f"{source.path.with_name(_CONFIG)}: downsample_in_first_stage: there is no such network")
+    if config.get("hidden_act", "relu") != "relu":
+        raise ForeignWeights(f"{source.path.with_name(_CONFIG)}: hidden_act {config['hidden_act']!r} is not relu")
+
+
+def trained(source: Source) -> Trained:
+    config = source.beside(_PROCESSOR)
+    size, resize = _sizes(config, source)
+    resample = config.get("resample", Image.Resampling.BICUBIC)
+    values = {
+        "size": size,
+        "resize": resize,
+        "interpolation": Image.Resampling(resample).name.lower(),
+        "mean": tuple(config.get("image_mean", IMAGENET_MEAN)),
+        "std": tuple(config.get("image_std", IMAGENET_STD)),
+    }
+    if config:
+        return Trained(values, _PROCESSOR)
+    return Trained(values, f"that of microsoft/resnet-50, assumed: there is no {_PROCESSOR} beside the file")
+
+
+def _sizes(config: dict[str, Any], source: Source) -> tuple[tuple[int, int], int | None]:
+    """The size of the crop, and the shorter side before it; None where images are squeezed instead."""
+    size = config.get("size", 224)
+    if isinstance(size, int):
+        size = {"shortest_edge": size}
+    edge = size.get("shortest_edge")
+    if config.get("do_center_crop") and edge is not None:
+        crop = config["crop_size"]
+        return ((crop, crop) if isinstance(crop, int) else (crop["height"], crop["width"])), edge
+    if edge is not None and edge < _NO_CROP:
+        return (edge, edge), int(edge / config.get("crop_pct", 224 / 256))
+    if edge is not None:
+        return (edge, edge), None
+    if not config.get("do_center_crop") and {"height", "width"} <= size.keys():
+        return (size["height"], size["width"]), None
+    raise ForeignWeights(
+        f"{source.path.with_name(_PROCESSOR)}: its size {size} cannot be done here: give --size and --resize"
+    )
+
+
+def labels(source: Source) -> Sequence[str] | None:
+    named = source.beside(_CONFIG).get("id2label")
+    if not isinstance(named, dict) or any(str(name).startswith("LABEL_") for name in named.values()):
+        return None  # what the library writes where nobody named them
+    return [str(named[key]) for key in sorted(named, key=int)]
