@@ -80,6 +80,7 @@ class Registry:
         if model is None:
             model = self._models[name] = ModelVersions(name, self._load)
             self._metrics.watch_queue(name, lambda: sum(model.engine.waiting for model in self.served(name)))
+            self._metrics.watch_devices(name, lambda: sum(model.engine.devices for model in self.served(name)))
             self._metrics.watch_admitted(name, lambda: sum(len(model.engine.admission) for model in self.served(name)))
         await model.follow(found, _UNLOADED if name in self._unloaded else self._policies.of(name))
         if model.empty:
@@ -214,12 +215,20 @@ class Registry:
         if self.loading:
             return ["loading and warming up"]
         current = self.current
-        dead = [f"{name}: its engine has stopped" for name, model in current.items() if not model.engine.alive]
+        dead = [
+            f"{name}: {'; '.join(model.engine.lost) or 'its engine has stopped'}"
+            for name, model in current.items()
+            if not model.engine.alive
+        ]
         if dead or current:
             return dead
         failed = {name: model.reason() for name, model in self._models.items()}
         reasons = [f"{name}: {reason}" for name, reason in failed.items() if reason]
         return reasons or [self._trouble or "no model is served"]
+
+    def degraded(self) -> list[str]:
+        """What answers with less than it was given: models that go on although a device of theirs is lost."""
+        return [f"{name}: {lost}" for name, model in self.current.items() for lost in model.engine.lost]
 
 
 def _being_loaded() -> Unavailable:

@@ -151,5 +151,8 @@ class ModelList(_Schema):
 class Readiness(_Schema):
     ready: bool
     reasons: list[str] = []
+    """What keeps the service from answering."""
+    degraded: list[str] = []
+    """What is lost although the service answers, such as one of several devices."""
     models: list[ModelStatus] | None = None
     """Every version and its state, for those who ask with `verbose`."""

@@ -186,8 +186,10 @@ class ModelVersions:
         state: State
         if served is not None:
             state, reason = "READY", "" if failure is None else f"an older content is served: {failure.reason}"
+            if lost := served.model.engine.lost:
+                reason = "; ".join(lost)
             if not served.model.engine.alive:
-                state, reason = "UNAVAILABLE", "its engine has stopped"
+                state, reason = "UNAVAILABLE", reason or "its engine has stopped"
         elif number == self._loading:
             state, reason = "LOADING", ""
         elif draining:

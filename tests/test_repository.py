@@ -213,6 +213,9 @@ class TimedExecutor:
     """A batch takes as long as a table says; the clock is a number."""
 
     computes = True
+    device = "timed"
+    lanes = 1
+    buckets = ()
 
     def __init__(self, seconds: dict[int, float], clock: list[float]) -> None:
         self.seconds = seconds

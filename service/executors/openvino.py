@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
-import numpy as np
 import openvino
 
-from models.manifest import INPUT, Artifact, Manifest, Precision
+from models.manifest import INPUT, Precision
 from models.preprocess import UInt8Array
-from service.executors import ExecutorError, Float32Array
+from service.executors import ExecutorError, Float32Array, HostExecutor, Source
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "float32": ("onnx", "float32"),
@@ -25,18 +23,15 @@ _FLOATS: Mapping[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8"
 _HEAD = frozenset({"logits", "probabilities"})
 
 
-class Executor:
+class Executor(HostExecutor):
     """Runs a portable graph on `threads` processors."""
 
-    computes = True
-
-    def __init__(
-        self, version: Path, manifest: Manifest, artifact: Artifact, precision: Precision, threads: int, argument: str
-    ) -> None:
-        if argument:
-            raise ExecutorError(f"openvino takes no argument, not {argument!r}")
-        self._path = version / artifact.file
-        self._shape = manifest.preprocess.shape
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        if source.argument:
+            raise ExecutorError(f"openvino takes no argument, not {source.argument!r}")
+        precision = source.precision
+        self._path = source.path
         self._core = openvino.Core()
         has_bfloat16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bfloat16" and not has_bfloat16:
@@ -45,16 +40,13 @@ class Executor:
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": _FLOATS[precision] if has_bfloat16 else "f32",
-                "INFERENCE_NUM_THREADS": threads,
+                "INFERENCE_NUM_THREADS": source.threads,
                 "NUM_STREAMS": 1,
                 "PERFORMANCE_HINT": "LATENCY",
             },
         )
         self._head = self._compile(_HEAD)
         self._whole: openvino.InferRequest | None = None
-
-    def acquire(self, n: int) -> UInt8Array:
-        return np.empty((n, *self._shape), np.uint8)
 
     def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
         if outputs <= _HEAD:
