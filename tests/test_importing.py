@@ -315,7 +315,9 @@ def test_imagenets_labels() -> None:
 
 def test_the_processor_of_transformers_cuts_the_same_way() -> None:
     """Resized to 341 x 256, cut to 224."""
-    processor = ConvNextImageProcessorPil(size={"shortest_edge": 224}, crop_pct=0.875)
+    processor = ConvNextImageProcessorPil(
+        size={"shortest_edge": 224}, crop_pct=0.875, image_mean=IMAGENET[0], image_std=IMAGENET[1]
+    )
     preprocess = Preprocess(size=(224, 224), resize=256, interpolation="bicubic", mean=IMAGENET[0], std=IMAGENET[1])
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))
     theirs = processor(image, return_tensors="np")["pixel_values"][0]

@@ -16,6 +16,8 @@ from export.importing.layout import IMAGENET_MEAN, IMAGENET_STD, Trained
 from export.importing.source import Source
 
 _CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
+_UNSAID = (0.5, 0.5, 0.5)
+"""Mean and standard deviation of a `ConvNextImageProcessor` whose file names none."""
 _NO_CROP = 384
 """From this size on, `ConvNextImageProcessor` squeezes images instead of cropping them."""
 
@@ -61,12 +63,13 @@ def trained(source: Source) -> Trained:
     config = source.beside(_PROCESSOR)
     size, resize = _sizes(config, source)
     resample = config.get("resample", Image.Resampling.BICUBIC)
+    mean, std = (_UNSAID, _UNSAID) if config else (IMAGENET_MEAN, IMAGENET_STD)
     values = {
         "size": size,
         "resize": resize,
         "interpolation": Image.Resampling(resample).name.lower(),
-        "mean": tuple(config.get("image_mean", IMAGENET_MEAN)),
-        "std": tuple(config.get("image_std", IMAGENET_STD)),
+        "mean": tuple(config.get("image_mean", mean)),
+        "std": tuple(config.get("image_std", std)),
     }
     if config:
         return Trained(values, _PROCESSOR)
