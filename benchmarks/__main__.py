@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,6 +13,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from export.inspect import find_versions
+from models import manifest
+from models.engine_cache import ENVIRONMENT, default_folder, tuning_file
+from models.manifest import ManifestError
+from models.progress import console
+from models.tuning import Bounds, Measurement, Tuning, engine_of, key
+from service.executors import ExecutorError
 from service.settings import available_cpus
 
 app = typer.Typer(help="Measure, and show as tables, JSON and plots.", no_args_is_help=True)
@@ -68,13 +76,93 @@ def fusion_command(version: Version, batches: Batches = "1,8", threads: Threads 
         plots.fusion(rows, out / "fusion")
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+@app.command("tune")
+def tune_command(
+    path: Annotated[
+        Path, typer.Argument(help="A model in a repository; its newest version.", metavar="REPOSITORY/NAME")
+    ],
+    cache: Annotated[
+        Path | None, typer.Option(envvar=ENVIRONMENT, help="Folder of engines. Default: ~/.cache/resnet-serve.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="How long to measure; more is more exact.", min=1)] = 180.0,
+    max_latency: Annotated[
+        float | None, typer.Option(help="Milliseconds that a batch may take. Default: any.", min=0.01)
+    ] = None,
+    max_accuracy_loss: Annotated[
+        float, typer.Option(help="Share of images by which top-1 may fall against float32.", min=0)
+    ] = 0.01,
+    threads: Annotated[
+        str | None, typer.Option(help="Numbers of threads to try. Default: 1, 2, 4, … and all processors.")
+    ] = None,
+) -> None:
+    """Find out what computes a model best on this machine, for the service to use from its next start."""
+    from benchmarks import tune
+
+    folder, counts = cache or default_folder(), () if threads is None else _numbers(threads, "--threads")
+    bounds = Bounds(max_latency_ms=max_latency, max_accuracy_loss=max_accuracy_loss)
+    try:
+        version = find_versions(path)[-1]
+        tuning = tune.tune(version, folder, bounds, seconds, counts)
+    except (ManifestError, ExecutorError, OSError) as error:
+        console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        raise typer.Exit(2) from None
+    _print(_tuning_table(tuning))
+    file = tuning_file(folder, key(manifest.read(version)))
+    if any(not tuning.bounds.allow(row) for row in tuning.measurements):
+        typer.echo("(…) beyond the bounds")
+    if any(row.disturbed for row in tuning.measurements):
+        typer.echo("* something else used the processors meanwhile: tune again on a quiet machine")
+    typer.echo(_best_of(tuning))
+    typer.echo(f"written: {file}")
+    if importlib.util.find_spec("matplotlib") is None:
+        typer.echo("no plot: it needs the package matplotlib")
+        return
+    from benchmarks import plots
+
+    plots.tuning(tuning, file)
+
+
+def _tuning_table(tuning: Tuning) -> Table:
+    """Images a second: a row an engine, a column a size of the batch."""
+    batches = sorted({row.batch for row in tuning.measurements})
+    table = Table("engine", "threads", *(f"batch {batch}" for batch in batches), "accuracy loss")
+    best, engines = tuning.best(), dict.fromkeys(map(engine_of, tuning.measurements))
+    for engine in engines:
+        rows = {row.batch: row for row in tuning.measurements if engine_of(row) == engine}
+        executor, precision, threads = engine
+        cells = [_cell(rows[batch], tuning, best) if batch in rows else "" for batch in batches]
+        loss = next(iter(rows.values())).accuracy_loss
+        table.add_row(f"{executor} {precision}", str(threads), *cells, f"{loss:.2%}")
+    return table
+
+
+def _cell(row: Measurement, tuning: Tuning, best: Measurement | None) -> str:
+    rate = f"{row.images_per_second:,.0f}{'*' if row.disturbed else ''}"
+    if row == best:
+        return f"[bold]{rate}[/bold]"
+    return rate if tuning.bounds.allow(row) else f"[dim]({rate})[/dim]"
+
+
+def _best_of(tuning: Tuning) -> str:
+    """What the service will use, and what it gains."""
+    best = tuning.best()
+    if best is None:
+        return "nothing keeps within the bounds: the service goes by its default rule"
+    line = (
+        f"best: {best.executor} {best.precision}, threads {best.threads}, batches of up to {best.batch}: "
+        f"{best.images_per_second:,.1f} images/s, {best.latency_ms:.1f} ms a batch"
+    )
+    ratio = tuning.ratio(best)
+    return line if ratio is None else f"{line}, {ratio:.2f} x ONNX Runtime in float32 at the same batch"
+
+
+def _numbers(text: str, option: str = "--batches") -> tuple[int, ...]:
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
         numbers = ()
     if not numbers or min(numbers) < 1:
-        raise typer.BadParameter(f"--batches takes numbers such as 1,8, not {text!r}")
+        raise typer.BadParameter(f"{option} takes numbers such as 1,8, not {text!r}")
     return numbers
 
 

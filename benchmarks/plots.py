@@ -11,7 +11,11 @@ from matplotlib.figure import Figure
 
 from benchmarks import engines as engines_benchmark
 from benchmarks import fusion as fusion_benchmark
-from models.plots import BLUE, ORANGE
+from models.plots import BLUE, COLOURS, ORANGE
+from models.tuning import Measurement, Tuning, engine_of
+
+_MARKERS = "osD^vPX"
+_LINES = ("--", "-", ":", "-.")
 
 
 def engines(rows: Sequence[engines_benchmark.Row], path: Path) -> None:
@@ -50,6 +54,39 @@ def fusion(rows: Sequence[fusion_benchmark.Row], path: Path) -> None:
     axes.margins(x=0.12)
     axes.set(xlabel="images per second")
     figure.legend(loc="outside upper center", ncols=2)
+    _save(figure, path)
+
+
+def tuning(measured: Tuning, path: Path) -> None:
+    """Throughput against latency, a line an engine; its points are the sizes of the batches."""
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    groups: dict[tuple[str, str, int], list[Measurement]] = {}
+    for row in measured.measurements:
+        groups.setdefault(engine_of(row), []).append(row)
+    kinds = list(dict.fromkeys((executor, precision) for executor, precision, _ in groups))
+    threads = sorted({count for _, _, count in groups})
+    for (executor, precision, count), rows in groups.items():
+        kind = kinds.index((executor, precision))
+        axes.plot(
+            [row.latency_ms for row in rows],
+            [row.images_per_second for row in rows],
+            color=COLOURS[kind % len(COLOURS)],
+            marker=_MARKERS[kind % len(_MARKERS)],
+            linestyle=_LINES[threads.index(count) % len(_LINES)],
+            markersize=4,
+            label=f"{executor} {precision}, {count} thread{'s' if count > 1 else ''}",
+        )
+        for row in (rows[0], rows[-1]):
+            place = (row.latency_ms, row.images_per_second)
+            axes.annotate(str(row.batch), place, (0, 4), textcoords="offset points", fontsize=7, ha="center")
+    if (best := measured.best()) is not None:
+        axes.plot(best.latency_ms, best.images_per_second, "*", color="black", markersize=12, label="best")
+    if (bound := measured.bounds.max_latency_ms) is not None:
+        axes.axvline(bound, color="black", linewidth=0.8, linestyle=":", label="bound")
+    axes.set(xlabel="milliseconds a batch", ylabel="images per second", xscale="log")
+    axes.set_title(f"{measured.model} version {measured.version}\n{measured.host.processor}", fontsize=9)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8)
     _save(figure, path)
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.load import OtherLoad
 from models.progress import progress_bar
 
 ROUNDS = 12
 _SECONDS = 0.4
 """Of each thing in each round."""
+MOST_OTHER_LOAD = 0.08
+"""Share of the processors that others may use before a timing is held to be disturbed."""
 
 
 def interleave(runs: Mapping[str, Callable[[], object]], label: str, rounds: int = ROUNDS) -> dict[str, list[float]]:
@@ -40,3 +44,26 @@ def _median_of_calls(run: Callable[[], object]) -> float:
         run()
         seconds.append(time.perf_counter() - started)
     return float(np.median(seconds))
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One turn of one thing that is timed."""
+
+    seconds: float
+    """Of a call, the median."""
+    disturbed: bool
+    """Whether something else used the processors meanwhile."""
+
+
+def visit(run: Callable[[], object], seconds: float) -> Visit:
+    """Call a function for some time, or once if a call takes longer."""
+    run()  # what ran before has left the caches to its own data
+    load = OtherLoad()
+    calls: list[float] = []
+    end = time.perf_counter() + seconds
+    while not calls or time.perf_counter() < end:
+        started = time.perf_counter()
+        run()
+        calls.append(time.perf_counter() - started)
+    return Visit(float(np.median(calls)), load.share() > MOST_OTHER_LOAD)

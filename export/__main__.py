@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -158,6 +160,13 @@ def engines_command(
         _fail(error)
     if failed:
         raise typer.Exit(2)
+
+
+@app.command("tune", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def tune_command(context: typer.Context) -> None:
+    """Find out what computes a model best on this machine, for the service to use from its next start."""
+    # It measures the service's executors, which nothing here may import: so it takes this process over.
+    os.execv(sys.executable, [sys.executable, "-m", "benchmarks", "tune", *context.args])
 
 
 @app.command("verify")

@@ -14,6 +14,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 BLUE, ORANGE = "#0072B2", "#D55E00"
+COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def plot_curves(history: list[dict[str, Any]], path: Path) -> None:

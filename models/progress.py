@@ -24,9 +24,13 @@ console = Console(stderr=True)
 
 
 class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} images/s" if speed else "", style="cyan")
+        return Text(f"{speed:,.0f} {self._unit}/s" if speed else "", style="cyan")
 
 
 class ProgressBar:
@@ -48,8 +52,8 @@ class ProgressBar:
 
 
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[ProgressBar]:
-    """A bar on standard error that shows images done, images/s, time gone and time left.
+def progress_bar(description: str, total: int, unit: str = "images") -> Iterator[ProgressBar]:
+    """A bar on standard error that shows images done, images/s (or what else is counted), time gone and time left.
 
     Where standard error is not a terminal only the notes are printed.
     """
@@ -57,7 +61,7 @@ def progress_bar(description: str, total: int) -> Iterator[ProgressBar]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        _Rate(),
+        _Rate(unit),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

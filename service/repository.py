@@ -17,8 +17,10 @@ from models.classifier import Classifier
 from models.manifest import MODEL_NAME, Artifact, Manifest, ManifestError, Precision
 from models.parity import Float32Array, ParityError
 from models.preprocess import UInt8Array
+from models.tuning import WORTHWHILE
 from service import executors
 from service.batching import BatchQueue
+from service.choice import Choice, choose
 from service.engine import LocalEngine
 from service.errors import ServiceError
 from service.executors import Executor, ExecutorError
@@ -34,8 +36,6 @@ ENCODED = "-encoded"
 
 _VERSION = r"[1-9][0-9]{0,17}"
 _BATCHES = (1, 2, 4, 8, 16, 32)
-_WORTHWHILE = 0.97
-"""A larger batch is not worth its latency once a smaller one has this share of the best throughput."""
 _SLOW = 0.25
 """Seconds a batch; larger ones are not tried, or starting would take long."""
 
@@ -62,9 +62,8 @@ class LoadedModel:
 
     manifest: Manifest
     artifact: Artifact
-    executor: str
-    precision: Precision
-    """What the executor computes in; the artifact may hold more."""
+    choice: Choice
+    """What computes it; the artifact may hold more precision than it is computed in."""
     engine: LocalEngine
     classifier: Classifier | None
     """What class activation maps are made with; None where the version or the executor cannot give any."""
@@ -73,6 +72,14 @@ class LoadedModel:
     @property
     def name(self) -> str:
         return self.manifest.name
+
+    @property
+    def executor(self) -> str:
+        return self.choice.executor
+
+    @property
+    def precision(self) -> Precision:
+        return self.choice.precision
 
     @property
     def version(self) -> str:
@@ -132,7 +139,7 @@ def load(version: Path, settings: Settings, metrics: Metrics, serving: LoadedMod
 
     Args:
         version: its folder.
-        settings: executor, threads and limits.
+        settings: executor, threads and limits, as far as they are not tuned.
         metrics: told of its batches.
         serving: the version that it is to take over from. Where both compute the same network, the largest batch that
             was measured for it is kept: a measurement beside a service under load says little.
@@ -146,22 +153,23 @@ def load(version: Path, settings: Settings, metrics: Metrics, serving: LoadedMod
             raise LoadError(f"names that end in {ENCODED} are those of other models' second face under /v2: rename it")
         _check_inside(settings.repository, version / manifest.FILE_NAME)
         described = manifest.read(version)
-        runtime = executors.find(settings.executor)
-        artifact = runtime.choose(described, settings.precision)
+        choice = choose(settings, described)
+        runtime = executors.find(choice.executor)
+        artifact = runtime.choose(described, choice.precision)
         read = (artifact.file, manifest.GOLDEN_FILE, manifest.CLASSIFIER_FILE)
         _check_inside(settings.repository, *(version / name for name in read))
         manifest.check_hash(version / artifact.file, artifact.sha256)
         manifest.check_hash(version / manifest.GOLDEN_FILE, described.golden_sha256)
         images, logits = golden.read(version / manifest.GOLDEN_FILE)
         weights = read_classifier(version, described)
-        loaded = runtime.load(version, described, settings.precision, settings.threads, settings.cache)
+        loaded = runtime.load(version, described, choice.precision, choice.threads, settings.cache)
     except (ManifestError, ExecutorError) as error:
         raise LoadError(str(error)) from error
     try:
         for executor in loaded:
-            check_golden(executor, images, logits, artifact.file, settings.precision)
+            check_golden(executor, images, logits, artifact.file, choice.precision)
         kept = serving.engine.max_batch if serving is not None and serving.computes(described) else None
-        max_batch = settings.max_batch or kept or choose_max_batch(loaded[0], images)
+        max_batch = choice.max_batch or kept or choose_max_batch(loaded[0], images)
         _check_fits(max_batch, loaded[0].buckets)
     except BaseException:
         for executor in loaded:
@@ -176,16 +184,15 @@ def load(version: Path, settings: Settings, metrics: Metrics, serving: LoadedMod
         described.name,
         described.version,
         time.monotonic() - started,
-        settings.executor,
+        choice.executor,
         ", ".join(executor.device for executor in loaded),
-        settings.precision,
+        choice.precision,
         max_batch,
     )
     return LoadedModel(
         described,
         artifact,
-        settings.executor,
-        settings.precision,
+        choice,
         engine,
         weights if loaded[0].computes else None,
         statistics,
@@ -259,4 +266,4 @@ def choose_max_batch(executor: Executor, images: UInt8Array) -> int:
         if min(seconds) > _SLOW:
             break
     best = max(throughput.values())
-    return min(size for size, rate in throughput.items() if rate >= _WORTHWHILE * best)
+    return min(size for size, rate in throughput.items() if rate >= WORTHWHILE * best)

@@ -126,6 +126,20 @@ class ModelStatus(_Schema):
     versions: list[VersionStatus]
 
 
+Origin = Literal["set", "tuned", "default rule"]
+
+
+class Chosen(_Schema):
+    """Where each setting comes from: from the settings, from measurements on this machine, or from the default rule."""
+
+    executor: Origin
+    precision: Origin
+    threads: Origin
+    max_batch: Origin
+    reason: str
+    """What was measured, or why no measurement is used."""
+
+
 class ModelInfo(_Schema):
     """The version that answers those who name none, and the state of all versions."""
 
@@ -137,7 +151,9 @@ class ModelInfo(_Schema):
     architecture: str
     executor: str
     precision: Precision
+    threads: int
     max_batch: int
+    chosen: Chosen
     accuracy: Accuracy | None
     cam: bool
     """Whether it gives class activation maps."""
