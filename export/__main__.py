@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 
 from export.inspect import find_versions, print_version
+from models import manifest
 from models.driver import NoDevice
 from models.engine_cache import ENVIRONMENT, Flavour, Hardware, default_folder
 from models.machine import NoTensorRT
@@ -24,6 +26,11 @@ app = typer.Typer(help="From checkpoints to model repositories.", no_args_is_hel
 def _fail(error: Exception | str) -> NoReturn:
     console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
     raise typer.Exit(2)
+
+
+def _check_name(name: str) -> None:
+    if not re.match(MODEL_NAME, name):
+        _fail(f"{name!r} cannot be a model name: letters, digits, '.', '_' and '-', the first a letter or digit")
 
 
 @app.command("build")
@@ -43,10 +50,7 @@ def build_command(
     ] = False,
 ) -> None:
     """Export a checkpoint as the next version of a model, checked against it."""
-    import re
-
-    if not re.match(MODEL_NAME, name):
-        _fail(f"{name!r} cannot be a model name: letters, digits, '.', '_' and '-', the first a letter or digit")
+    _check_name(name)
     # torch takes seconds to import, which `inspect` and `--help` need not wait for.
     from export.build import build
     from export.errors import BuildError
@@ -63,8 +67,10 @@ def build_command(
 @app.command("import")
 def import_command(
     path: Annotated[Path, typer.Argument(help="Weights: safetensors, or a state dict (.pth).", metavar="FILE")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint to write.", metavar="CHECKPOINT")],
-    arch: Annotated[str, typer.Option(help="Their architecture, such as resnet50.")],
+    arch: Annotated[str | None, typer.Option(help="Their architecture, such as resnet50.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Checkpoint to write.", metavar="CHECKPOINT")
+    ] = None,
     layout: Annotated[
         str | None, typer.Option(help="Whose names the file has: torchvision, timm, transformers. Default: found out.")
     ] = None,
@@ -78,30 +84,59 @@ def import_command(
     interpolation: Annotated[str | None, typer.Option(help="nearest, bilinear, bicubic or lanczos.")] = None,
     mean: Annotated[str | None, typer.Option(help="Of each channel, of values between 0 and 1: 0.5,0.5,0.5.")] = None,
     std: Annotated[str | None, typer.Option(help="Standard deviation of each channel, likewise.")] = None,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="FILE is an ONNX classifier: make a version of a model of it as it is.")
+    ] = False,
+    repository: Annotated[Path | None, typer.Option(help="With --onnx: folder of models to write it in.")] = None,
+    name: Annotated[str | None, typer.Option(help="With --onnx: name of the model.")] = None,
 ) -> None:
-    """Make a checkpoint of weights from torchvision, timm or transformers.
+    """Take weights that were trained elsewhere: by torchvision, timm or transformers, or any ONNX classifier.
 
     How images are to be prepared is found out, as far as the files say it; the options for it win.
     """
-    from export.errors import ForeignWeights
+    from export.errors import BuildError
+
+    preprocess = _preprocess(size, resize, interpolation, mean, std)
+    try:
+        if onnx:
+            if repository is None or name is None or arch or output or layout:
+                _fail("--onnx takes --repository and --name, and none of --arch, --output and --layout")
+            _check_name(name)
+            _import_onnx(path, repository, name, labels, preprocess)
+        else:
+            if arch is None or output is None or repository or name:
+                _fail("weights need --arch and --output; --repository and --name are for --onnx")
+            _import_weights(path, arch, output, layout, labels, preprocess)
+    except (BuildError, ParityError, OSError) as error:
+        _fail(error)
+
+
+def _import_weights(
+    path: Path, arch: str, output: Path, layout: str | None, labels: Path | None, preprocess: dict[str, Any]
+) -> None:
     from export.importing import Wishes, import_weights
 
-    try:
-        preprocess = _preprocess(size, resize, interpolation, mean, std)
-        imported = import_weights(path, arch, Wishes(layout, labels, preprocess))
-        imported.checkpoint.save(output)
-    except (ForeignWeights, OSError) as error:
-        _fail(error)
-    found, prepared = imported.checkpoint, imported.checkpoint.preprocess
-    cut = f"shorter side to {prepared.resize}, cut to" if prepared.resize else "squeezed to"
+    imported = import_weights(path, arch, Wishes(layout, labels, preprocess))
+    imported.checkpoint.save(output)
+    found = imported.checkpoint
     typer.echo(
         f"{output}: {arch} with {len(found.labels)} classes, in {imported.layout}'s layout\n"
         f"labels         {imported.labels_from}: {found.labels[0]}, …\n"
         f"preprocessing  {imported.preprocess_from}:\n"
-        f"               {cut} {prepared.size[0]} x {prepared.size[1]}, {prepared.interpolation}, "
-        f"mean {', '.join(f'{value:g}' for value in prepared.mean)}, "
-        f"std {', '.join(f'{value:g}' for value in prepared.std)}"
+        f"               {found.preprocess.in_words()}"
     )
+
+
+def _import_onnx(path: Path, repository: Path, name: str, labels: Path | None, preprocess: dict[str, Any]) -> None:
+    from export.wrapping import adopt
+
+    adopted = adopt(path, repository, name, labels, preprocess)
+    print_version(adopted.version, Console())
+    typer.echo(f"preprocessing: {manifest.read(adopted.version).preprocess.in_words()}")
+    if adopted.absent:
+        typer.echo(f"left out, because it is not found in the graph: {', '.join(adopted.absent)}")
+    if not adopted.maps:
+        typer.echo("left out: class activation maps, which need the feature map and the weights of the last layer")
 
 
 def _preprocess(

@@ -31,7 +31,6 @@ from models.manifest import Artifact, Manifest, Precision, Quantization
 from models.parity import Float32Array
 from models.preprocess import UInt8Array
 
-GOLDEN_IMAGES = 16
 _BATCH = 64
 
 
@@ -78,7 +77,7 @@ def build(
             artifacts.append(_write_float(trained, model, temperature, folder / "model.fp16.onnx", "float16", judge))
         if int8:
             artifacts += _write_int8(folder, used.calibration, selection, judge)
-        chosen = np.linspace(0, len(used.parity) - 1, min(GOLDEN_IMAGES, len(used.parity))).astype(np.int64)
+        chosen = samples.spread(np.arange(len(used.parity)), samples.GOLDEN_IMAGES)
         golden.write(folder / manifest.GOLDEN_FILE, used.parity[chosen], judge.logits[chosen])
         head = model.classifier
         classifier.write(

@@ -13,12 +13,12 @@ from models.manifest import INPUT, OUTPUTS
 _STANDARD = {"", "ai.onnx"}
 
 
-def check_portable(path: Path) -> None:
-    """Check a file that any runtime is to load.
+def check_portable(path: Path, outputs: tuple[str, ...] = OUTPUTS) -> None:
+    """Check a file that any runtime is to load, and that is to give these outputs.
 
     Raises:
         BuildError: operators outside the standard, which only one runtime knows; unsigned zero-points, which TensorRT
-            reads as signed with no more than a warning; or another signature than every graph has.
+            reads as signed with no more than a warning; or another signature.
     """
     model = onnx.load(path)
     graph = model.graph
@@ -30,5 +30,5 @@ def check_portable(path: Path) -> None:
         if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and unsigned.intersection(node.input[2:]):
             raise BuildError(f"{path.name}: {node.name} has an unsigned zero-point, which TensorRT reads as signed")
     signature = [value.name for value in graph.input], tuple(value.name for value in graph.output)
-    if signature != ([INPUT], OUTPUTS):
+    if signature != ([INPUT], outputs):
         raise BuildError(f"{path.name}: takes {signature[0]} and gives {signature[1]}")

@@ -20,7 +20,8 @@ CLASSIFIER_FILE = "classifier.npz"
 INPUT = "images"
 """What every graph takes: uint8 [N, H, W, C]."""
 OUTPUTS = ("logits", "probabilities", "embedding", "feature_map")
-"""What every graph gives: float32 [N, classes], [N, classes], [N, features] and [N, features, h, w]."""
+"""What every graph of this project gives: float32 [N, classes], [N, classes], [N, features] and [N, features, h, w].
+One that was made elsewhere may be without the last, or the last two."""
 
 SCHEMA: Literal[1] = 1
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -124,6 +125,8 @@ class Manifest(_Model):
     temperature: PositiveFloat = 1.0
     """probabilities = softmax(logits / temperature)."""
     artifacts: tuple[Artifact, ...]
+    outputs: tuple[str, ...] = OUTPUTS
+    """What its graphs give: logits and probabilities at least."""
     golden_sha256: Annotated[str, Field(pattern=SHA256)]
     classifier_sha256: Annotated[str, Field(pattern=SHA256)] | None = None
     """None for a version without the file: it is served, but gives no class activation maps."""

@@ -98,3 +98,9 @@ class Preprocess(Geometry):
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(f"mode {self.mode} has {self.channels} channels; mean and std need as many values each")
         return self
+
+    def in_words(self) -> str:
+        """One line, for people."""
+        cut = "squeezed to" if self.resize is None else f"shorter side to {self.resize}, cut to"
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return f"{cut} {self.size[0]} x {self.size[1]}, {self.interpolation}, mean {mean}, std {std}"

@@ -44,10 +44,16 @@ class Extras:
 
     def check(self, model: LoadedModel) -> None:
         """Raises BadRequest where the model cannot give them."""
+        if absent := self.outputs - set(model.manifest.outputs):
+            raise BadRequest(
+                f"{model.name} version {model.version} gives no {' and no '.join(sorted(absent))}, which "
+                f"{'cam' if 'feature_map' in absent else 'embedding'} needs: it was made of an ONNX file in which that "
+                "is not found. Ask without, or import the weights instead of the ONNX file"
+            )
         if self.cam is not None and model.classifier is None:
             raise BadRequest(
-                f"cam: {model.name} version {model.version} gives no activation maps: either it was exported without "
-                f"classifier.npz (export it again), or executor {model.executor!r} computes nothing"
+                f"cam: {model.name} version {model.version} gives no activation maps: it was exported without "
+                f"classifier.npz (export it again), its last layer was not found in an ONNX file, or executor {model.executor!r} computes nothing"
             )
 
     def check_size(self, model: LoadedModel, files: int, k: int) -> None:

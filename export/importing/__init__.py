@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from export.errors import ForeignWeights
 from export.importing import labels, source, timm, torchvision, transformers
 from export.importing.fit import Misfit, channels_of, classes_of, fit, other_architecture
-from export.importing.layout import Layout, Trained
+from export.importing.layout import Layout, Trained, prepared
 from export.importing.source import Source
 from models.architectures import VARIANTS, UnknownArchitecture
 from models.checkpoint import Checkpoint
@@ -70,7 +68,7 @@ def import_weights(path: Path, arch: str, wishes: Wishes | None = None) -> Impor
         raise ForeignWeights(f"{path}: these are not the weights of {arch} in {name}'s layout: {reason}")
     classes, channels = classes_of(read.tensors, layout), channels_of(read.tensors, layout)
     preprocess, preprocess_from = _preprocess(read, layout, arch, channels, wishes.preprocess)
-    names, labels_from = _labels(read, layout, classes, wishes.labels)
+    names, labels_from = labels.choose(path, classes, wishes.labels, layout.labels(read))
     checkpoint = Checkpoint(
         Architecture(name=arch, num_classes=classes, in_channels=channels, options=fitted.options),
         names,
@@ -109,27 +107,5 @@ def _preprocess(
     values = {**trained.preprocess, **wishes}
     if "size" in wishes and "resize" not in wishes and (resize := trained.preprocess.get("resize")):
         values["resize"] = round(resize * wishes["size"][0] / trained.preprocess["size"][0])
-    try:
-        preprocess = Preprocess.model_validate({**values, "mode": _MODES[channels]})
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ForeignWeights(f"preprocessing: {place + ': ' if place else ''}{first['msg']}") from error
     given = f", with {', '.join(wishes)} as given" if wishes else ""
-    return preprocess, trained.known_from + given
-
-
-def _labels(read: Source, layout: Layout, classes: int, file: Path | None) -> tuple[tuple[str, ...], str]:
-    """Names of the classes, and where they are from."""
-    found = None if file is not None else layout.labels(read)
-    if file is not None:
-        names, known_from = labels.read(file), str(file)
-    elif found is not None:
-        names, known_from = tuple(found), "beside the weights"
-    elif classes == labels.IMAGENET_CLASSES:
-        names, known_from = labels.imagenet(), "ImageNet-1k"
-    else:
-        raise ForeignWeights(f"{read.path}: has {classes} classes, and nothing names them: give --labels FILE")
-    if len(names) != classes:
-        raise ForeignWeights(f"{read.path}: has {classes} classes, but there are {len(names)} labels ({known_from})")
-    return names, known_from
+    return prepared({**values, "mode": _MODES[channels]}), trained.known_from + given

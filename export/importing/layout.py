@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pydantic import ValidationError
+
+from export.errors import ForeignWeights
 from export.importing.source import Source
+from models.preprocess import Preprocess
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -50,3 +54,17 @@ class Layout(Protocol):
     def labels(self, source: Source) -> Sequence[str] | None:
         """Names of the classes, where the files say them."""
         ...
+
+
+def prepared(values: Mapping[str, Any]) -> Preprocess:
+    """The preprocessing of these fields.
+
+    Raises:
+        ForeignWeights: they do not go together.
+    """
+    try:
+        return Preprocess.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ForeignWeights(f"preprocessing: {place + ': ' if place else ''}{first['msg']}") from error

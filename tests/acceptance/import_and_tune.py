@@ -270,8 +270,9 @@ def _tuned(repository: Path, cache: Path) -> tuple[bool, str]:
     plotted = all(file.with_suffix(suffix).exists() for suffix in (".png", ".svg"))
     disturbed = sum(row.disturbed for row in tuning.measurements)
     return holds and plotted, (
-        f"{best.executor} {best.precision}, threads {best.threads}, batch {best.batch}: {best.images_per_second:.1f}/s, "
-        f"{ratio:.2f} x (3.5); disturbed: {disturbed} of {len(tuning.measurements)}; the service uses {used}: {json.dumps(shown['chosen'])}"
+        f"{best.executor} {best.precision}, threads {best.threads}, batch {best.batch}: "
+        f"{best.images_per_second:.1f}/s, {ratio:.2f} x (3.5); disturbed: {disturbed} of {len(tuning.measurements)}; "
+        f"the service uses {used}: {json.dumps(shown['chosen'])}"
     )
 
 

@@ -62,6 +62,7 @@ async def _answer(pipeline: Pipeline, face: Face, asked: InferRequest, raw: memo
     names, max_images = frozenset(output.name for output in outputs), pipeline.settings.max_images
     # Only now: another version may have taken over while the body was on its way.
     with pipeline.registry.use(face.model, face.version) as model:
+        _check_given(names, model)
         noted = record.current()
         noted.version, noted.priority = model.version, priority
         preprocess, started = model.manifest.preprocess, time.monotonic()
@@ -93,6 +94,14 @@ def _check_outputs(asked: list[RequestedOutput]) -> list[RequestedOutput]:
     if len({output.name for output in asked}) < len(asked):
         raise BadRequest("an output is asked for twice")
     return asked or [RequestedOutput(name=DEFAULT_OUTPUT)]
+
+
+def _check_given(names: frozenset[str], model: LoadedModel) -> None:
+    if absent := names - set(model.manifest.outputs):
+        raise BadRequest(
+            f"{model.name} version {model.version} does not give {', '.join(sorted(absent))}, only "
+            f"{', '.join(model.manifest.outputs)}: it was made of an ONNX file from elsewhere"
+        )
 
 
 def _good(index: int, image: Decoded | ServiceError) -> Decoded:

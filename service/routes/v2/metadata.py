@@ -33,7 +33,6 @@ EXTENSIONS = [
     "parameters",
     "statistics",
 ]
-_ON_REQUEST = "logits,embedding,feature_map"
 
 
 @router.get("")
@@ -68,6 +67,7 @@ async def model_config(request: Request, face: Face) -> ModelConfig:
     settings = request.app.state.pipeline.settings
     model = _find(request, face)
     name, datatype, shape = _input(model, face)
+    on_request = (output for output in model.manifest.outputs if output != DEFAULT_OUTPUT)
     return ModelConfig(
         name=face.name,
         platform=_platform(model),
@@ -87,7 +87,7 @@ async def model_config(request: Request, face: Face) -> ModelConfig:
             preferred_batch_size=[model.engine.max_batch],
             max_queue_delay_microseconds=round(settings.max_delay_ms * 1000),
         ),
-        parameters={"outputs_on_request": {"string_value": _ON_REQUEST}},
+        parameters={"outputs_on_request": {"string_value": ",".join(on_request)}},
     )
 
 

@@ -1,0 +1,138 @@
+"""Puts the signature that every graph has around one that was made elsewhere, which stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, compose, helper, numpy_helper
+
+from export.errors import ForeignWeights
+from export.wrapping.head import Head, find_head
+from models.manifest import INPUT, OUTPUTS
+from models.preprocess import Preprocess
+
+_PREFIX = "wrapped/"
+_LEAST_OPSET = 7
+"""Before it, arithmetic did not broadcast."""
+_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
+
+
+@dataclass(frozen=True)
+class Original:
+    """A model from elsewhere, and what it takes."""
+
+    model: onnx.ModelProto
+    input: str
+    dtype: int
+    channels: int
+    channels_first: bool
+    size: tuple[int, int] | None
+    """Height and width; None where it takes any."""
+    head: Head
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """The same model with the signature of all graphs."""
+
+    model: onnx.ModelProto
+    outputs: tuple[str, ...]
+    """Those that it has, in the order of `models.manifest.OUTPUTS`."""
+
+
+def read(path: Path) -> Original:
+    """A classifier's graph.
+
+    Raises:
+        ForeignWeights: it is no ONNX file, does not take one image tensor, or has no output that can be its logits.
+    """
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
+    except Exception as error:  # protobuf's and the checker's exceptions have no common base
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ForeignWeights(f"{path}: is no ONNX model: {first}") from error
+    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
+    if opset < _LEAST_OPSET:
+        raise ForeignWeights(f"{path}: has opset {opset}, at least {_LEAST_OPSET} is needed: convert it")
+    weights = {item.name for item in model.graph.initializer}
+    inputs = [item for item in model.graph.input if item.name not in weights]
+    if len(inputs) != 1:
+        raise ForeignWeights(f"{path}: takes {len(inputs)} inputs ({', '.join(item.name for item in inputs)}), not one")
+    return _original(path, model, inputs[0])
+
+
+def _original(path: Path, model: onnx.ModelProto, given: onnx.ValueInfoProto) -> Original:
+    tensor = given.type.tensor_type
+    shape = [item.dim_value for item in tensor.shape.dim]
+    told = f"{given.name}: {TensorProto.DataType.Name(tensor.elem_type).lower()} {shape}"
+    if tensor.elem_type not in _FLOATS:
+        raise ForeignWeights(f"{path}: takes {told}: only normalised images in floating point can be fed")
+    if len(shape) != 4 or not ({shape[1], shape[3]} & {1, 3}):
+        raise ForeignWeights(f"{path}: takes {told}, which are no images of 1 or 3 channels")
+    channels_first = shape[1] in (1, 3)
+    height, width = shape[2:] if channels_first else shape[1:3]
+    size = (height, width) if height and width else None
+    channels = shape[1 if channels_first else 3]
+    return Original(model, given.name, tensor.elem_type, channels, channels_first, size, find_head(model.graph))
+
+
+def with_logits(original: Original) -> bytes:
+    """The model as it came, but for its logits being its only output."""
+    model = onnx.ModelProto()
+    model.CopyFrom(original.model)
+    del model.graph.output[:]
+    model.graph.output.append(onnx.ValueInfoProto(name=original.head.logits))
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def wrap(original: Original, preprocess: Preprocess) -> Wrapped:
+    """Put the signature around a model."""
+    model = compose.add_prefix(original.model, _PREFIX)
+    graph = model.graph
+    nodes = list(graph.node)
+    del graph.node[:], graph.input[:], graph.output[:]
+    graph.input.append(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", *preprocess.shape]))
+    graph.node.extend(_prologue(graph, original, preprocess))
+    graph.node.extend(nodes)
+    found = {name: getattr(original.head, name) for name in ("logits", "embedding", "feature_map")}
+    for name, source in found.items():
+        if source is not None:
+            graph.node.append(helper.make_node("Cast", [_PREFIX + source], [name], name, to=TensorProto.FLOAT))
+    # Made again, of float32 and where there was none.
+    graph.node.append(helper.make_node("Softmax", ["logits"], ["probabilities"], "probabilities", axis=1))
+    outputs = tuple(name for name in OUTPUTS if found.get(name, "") is not None)
+    for name in outputs:
+        rank = 4 if name == "feature_map" else 2
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *[None] * (rank - 1)]))
+    for item in graph.value_info:  # what was written down of shapes may hold a fixed batch
+        item.type.tensor_type.ClearField("shape")
+    return Wrapped(model, outputs)
+
+
+def _prologue(graph: onnx.GraphProto, original: Original, preprocess: Preprocess) -> list[onnx.NodeProto]:
+    """uint8 [N, H, W, C] to what the model takes."""
+    mean, std = (np.array(values, np.float64) for values in (preprocess.mean, preprocess.std))
+    graph.initializer.append(numpy_helper.from_array((mean * 255).astype(np.float32), "mean"))
+    graph.initializer.append(numpy_helper.from_array((1 / (std * 255)).astype(np.float32), "scale"))
+    # Cast, arithmetic, transpose, in this order: TensorRT's parser refuses to transpose uint8.
+    steps: list[tuple[str, Sequence[str], dict[str, Any]]] = [
+        ("Cast", (), {"to": TensorProto.FLOAT}),
+        ("Sub", ("mean",), {}),
+        ("Mul", ("scale",), {}),
+    ]
+    if original.channels_first:
+        steps.append(("Transpose", (), {"perm": [0, 3, 1, 2]}))
+    steps.append(("Cast", (), {"to": original.dtype}))
+    nodes, value = [], INPUT
+    for index, (kind, constants, attributes) in enumerate(steps):
+        output = _PREFIX + original.input if index == len(steps) - 1 else f"prologue_{index}"
+        nodes.append(helper.make_node(kind, [value, *constants], [output], f"prologue/{kind}_{index}", **attributes))
+        value = output
+    return nodes
