@@ -30,6 +30,7 @@ BATCHES = (1, 2, 4, 8, 16, 32)
 _SLOWEST = 1.0
 """Seconds a batch; larger ones of that engine are not tried. Under a bound, twice the bound."""
 _VISIT = 0.2
+"""Seconds of each engine and batch in each round, if there are so many."""
 _LEAST_ROUNDS, _MOST_ROUNDS = 3, 12
 _REPEATS = 2
 _ANSWER = frozenset({"probabilities"})
@@ -63,11 +64,6 @@ class _Trial:
 
     def run(self) -> None:
         compute(self.engine.loaded, self.pixels)
-
-    @property
-    def cost(self) -> float:
-        """Seconds that a visit will take."""
-        return self.estimate + max(self.estimate, _VISIT)
 
 
 def tune(version: Path, cache: Path, bounds: Bounds, seconds: float, threads: Sequence[int] = ()) -> Tuning:
@@ -182,12 +178,14 @@ def _measure(engines: Sequence[Engine], images: UInt8Array, bounds: Bounds, seco
     end = time.monotonic() + seconds
     slowest = _SLOWEST if bounds.max_latency_ms is None else 2 * bounds.max_latency_ms / 1000
     trials = [trial for engine in engines for trial in _trials(engine, images, slowest)]
-    possible = int((end - time.monotonic()) / sum(trial.cost for trial in trials))
+    length = min(_VISIT, seconds / (_LEAST_ROUNDS * len(trials)))
+    # One call before it is timed, then as many as fit in the visit.
+    possible = int((end - time.monotonic()) / sum(trial.estimate + max(trial.estimate, length) for trial in trials))
     rounds = min(max(possible, _LEAST_ROUNDS), _MOST_ROUNDS)
     with progress_bar("measuring", total=rounds * len(trials), unit="timings") as progress:
         for turn in range(rounds):
             for index, trial in enumerate(trials):
-                _visit(trial, end)
+                _visit(trial, length, end)
                 progress.update(turn * len(trials) + index + 1)
     return [_measurement(trial) for trial in trials]
 
@@ -204,10 +202,10 @@ def _trials(engine: Engine, images: UInt8Array, slowest: float) -> Iterator[_Tri
         yield _Trial(engine, pixels, taken)
 
 
-def _visit(trial: _Trial, end: float) -> None:
+def _visit(trial: _Trial, length: float, end: float) -> None:
     """Time a trial; again, while there is time for it, if something else ran meanwhile."""
     for _ in range(1 + _REPEATS):
-        timed = visit(trial.run, _VISIT)
+        timed = visit(trial.run, length)
         if not timed.disturbed or time.monotonic() > end:
             break
     trial.seconds.append(timed.seconds)

@@ -52,8 +52,9 @@ class Extras:
             )
         if self.cam is not None and model.classifier is None:
             raise BadRequest(
-                f"cam: {model.name} version {model.version} gives no activation maps: it was exported without "
-                f"classifier.npz (export it again), its last layer was not found in an ONNX file, or executor {model.executor!r} computes nothing"
+                f"cam: {model.name} version {model.version} gives no activation maps: either it was exported without "
+                "classifier.npz (export it again), or its last layer was not found in the ONNX file that it was made "
+                f"of, or executor {model.executor!r} computes nothing"
             )
 
     def check_size(self, model: LoadedModel, files: int, k: int) -> None:

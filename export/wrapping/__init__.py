@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from onnx import helper
 
 from export import fusion
 from export.errors import ForeignWeights
@@ -50,7 +49,7 @@ def adopt(path: Path, repository: Path, name: str, labels: Path | None, wishes: 
     """Write the next version of a model from an ONNX file.
 
     Args:
-        path: its input is one batch of images, float, [N, C, H, W] or [N, H, W, C]; its output logits or probabilities.
+        path: takes images, float32 [N, C, H, W] or [N, H, W, C], and gives logits or probabilities.
         repository: folder of models; made if it is not there.
         name: of the model in the repository.
         labels: names of the classes. Default: ImageNet-1k's, for 1,000 of them.
@@ -123,14 +122,14 @@ def _reference(path: Path, original: Original, preprocess: Preprocess, images: U
     normalised = (images / 255 - np.array(preprocess.mean)) / np.array(preprocess.std)
     if original.channels_first:
         normalised = normalised.transpose(0, 3, 1, 2)
-    given = normalised.astype(helper.tensor_dtype_to_np_dtype(original.dtype))
+    given = normalised.astype(np.float32)
     try:
         session = ort.InferenceSession(with_logits(original), providers=["CPUExecutionProvider"])
         rows = [session.run(None, {original.input: image[None]})[0] for image in given]
     except Exception as error:  # the runtime's exceptions have no common base
         first = str(error).splitlines()[0]
         raise ForeignWeights(f"{path}: ONNX Runtime cannot compute it: {first}") from error
-    logits: Float32Array = np.concatenate(rows).astype(np.float32)
+    logits: Float32Array = np.concatenate(rows)
     if logits.shape != (len(images), logits.shape[-1]):
         raise ForeignWeights(f"{path}: gives {list(rows[0].shape)} for an image, not one row of logits")
     return logits

@@ -19,7 +19,6 @@ from models.preprocess import Preprocess
 _PREFIX = "wrapped/"
 _LEAST_OPSET = 7
 """Before it, arithmetic did not broadcast."""
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16}
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,6 @@ class Original:
 
     model: onnx.ModelProto
     input: str
-    dtype: int
     channels: int
     channels_first: bool
     size: tuple[int, int] | None
@@ -71,15 +69,15 @@ def _original(path: Path, model: onnx.ModelProto, given: onnx.ValueInfoProto) ->
     tensor = given.type.tensor_type
     shape = [item.dim_value for item in tensor.shape.dim]
     told = f"{given.name}: {TensorProto.DataType.Name(tensor.elem_type).lower()} {shape}"
-    if tensor.elem_type not in _FLOATS:
-        raise ForeignWeights(f"{path}: takes {told}: only normalised images in floating point can be fed")
+    if tensor.elem_type != TensorProto.FLOAT:
+        raise ForeignWeights(f"{path}: takes {told}: only normalised images in float32 can be fed")
     if len(shape) != 4 or not ({shape[1], shape[3]} & {1, 3}):
         raise ForeignWeights(f"{path}: takes {told}, which are no images of 1 or 3 channels")
     channels_first = shape[1] in (1, 3)
     height, width = shape[2:] if channels_first else shape[1:3]
     size = (height, width) if height and width else None
     channels = shape[1 if channels_first else 3]
-    return Original(model, given.name, tensor.elem_type, channels, channels_first, size, find_head(model.graph))
+    return Original(model, given.name, channels, channels_first, size, find_head(model.graph))
 
 
 def with_logits(original: Original) -> bytes:
@@ -104,8 +102,8 @@ def wrap(original: Original, preprocess: Preprocess) -> Wrapped:
     found = {name: getattr(original.head, name) for name in ("logits", "embedding", "feature_map")}
     for name, source in found.items():
         if source is not None:
-            graph.node.append(helper.make_node("Cast", [_PREFIX + source], [name], name, to=TensorProto.FLOAT))
-    # Made again, of float32 and where there was none.
+            graph.node.append(helper.make_node("Identity", [_PREFIX + source], [name], name))
+    # Made again, where there were some: they may be under any name.
     graph.node.append(helper.make_node("Softmax", ["logits"], ["probabilities"], "probabilities", axis=1))
     outputs = tuple(name for name in OUTPUTS if found.get(name, "") is not None)
     for name in outputs:
@@ -126,10 +124,8 @@ def _prologue(graph: onnx.GraphProto, original: Original, preprocess: Preprocess
         ("Cast", (), {"to": TensorProto.FLOAT}),
         ("Sub", ("mean",), {}),
         ("Mul", ("scale",), {}),
+        ("Transpose", (), {"perm": [0, 3, 1, 2]}) if original.channels_first else ("Identity", (), {}),
     ]
-    if original.channels_first:
-        steps.append(("Transpose", (), {"perm": [0, 3, 1, 2]}))
-    steps.append(("Cast", (), {"to": original.dtype}))
     nodes, value = [], INPUT
     for index, (kind, constants, attributes) in enumerate(steps):
         output = _PREFIX + original.input if index == len(steps) - 1 else f"prologue_{index}"

@@ -13,7 +13,7 @@ from export.errors import ForeignWeights
 from models.classifier import Classifier
 from models.parity import Float32Array
 
-_TRANSPARENT = {"Identity", "Dropout", "Cast"}
+_TRANSPARENT = {"Identity", "Dropout"}
 _FLATTENING = {"Flatten", "Squeeze", "Reshape"}
 
 
@@ -121,5 +121,5 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 
 def _array(tensor: onnx.TensorProto) -> Float32Array:
-    values: Float32Array = numpy_helper.to_array(tensor).astype(np.float32)
+    values: Float32Array = numpy_helper.to_array(tensor)
     return values
