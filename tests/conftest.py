@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 
 from export.build import build
 from models.checkpoint import Checkpoint
+from models.engine_cache import ENVIRONMENT
 from models.parity import Float32Array
 from models.preprocess import UInt8Array
 from service.app import create_app
@@ -37,6 +38,14 @@ hypothesis.settings.load_profile("tests")
 
 TIMEOUT = 60
 """Seconds until a test that would hang fails instead."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An engine cache of the tests' own: what somebody has tuned on this machine must not change what they see."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ENVIRONMENT, str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
