@@ -41,7 +41,7 @@ TIMEOUT = 60
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def engine_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """An engine cache of the tests' own: what somebody has tuned on this machine must not change what they see."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ENVIRONMENT, str(tmp_path_factory.mktemp("cache")))
