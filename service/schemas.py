@@ -152,7 +152,7 @@ class Readiness(_Schema):
     ready: bool
     reasons: list[str] = []
     """What keeps the service from answering."""
-    degraded: list[str] = []
+    degraded: list[str] | None = None
     """What is lost although the service answers, such as one of several devices."""
     models: list[ModelStatus] | None = None
     """Every version and its state, for those who ask with `verbose`."""

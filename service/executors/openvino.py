@@ -15,6 +15,7 @@ ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "bfloat16": ("onnx", "float32"),
     "int8": ("onnx", "int8"),
 }
+DEVICES: Mapping[str, str] = {"cpu": ""}
 
 # What is not computed with integers: "float32" would otherwise be bfloat16 on processors that have it. Beside the
 # rounding to eight bits that of the few float layers in an int8 graph is nothing, and it is a few per cent faster.
