@@ -255,4 +255,5 @@ def as_array(address: int, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any
     """Memory at an address, for what stands in for kernels."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory: np.ndarray[Any, Any] = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
-    return memory.view(dtype).reshape(shape)
+    array: np.ndarray[Any, Any] = memory.view(dtype).reshape(shape)
+    return array

@@ -18,7 +18,7 @@ from models.engine_cache import BatchRange, ComputeCapability, Machine, Plan
 from service.executors import onnxruntime_cuda
 from service.gpu import cuda
 from tests.fake_cuda import FakeRuntime, Work, as_array
-from tests.fake_tensorrt import FakeTensorRT
+from tests.fake_tensorrt_runtime import FakeTensorRT
 
 NAME = "Fake GPU"
 CAPABILITY = ComputeCapability(9, 0)
