@@ -39,6 +39,9 @@ def build_command(
     allow_unfused: Annotated[
         bool, typer.Option("--allow-unfused", help="Write the version even where an addition is not fused.")
     ] = False,
+    triton: Annotated[
+        bool, typer.Option("--triton", help="Also write config.pbtxt: the model's folder then loads in Triton.")
+    ] = False,
 ) -> None:
     """Export a checkpoint as the next version of a model, checked against it."""
     import re
@@ -48,12 +51,15 @@ def build_command(
     # torch takes seconds to import, which `inspect` and `--help` need not wait for.
     from export.build import build
     from export.errors import BuildError
+    from export.triton import write_configuration
     from models.checkpoint import CheckpointError
     from models.data import DataError
 
     try:
         version = build(path, repository, name, data, float16=float16, int8=int8, allow_unfused=allow_unfused)
-    except (BuildError, CheckpointError, DataError, ParityError) as error:
+        if triton:
+            write_configuration(version)
+    except (BuildError, CheckpointError, DataError, ParityError, OSError) as error:
         _fail(error)
     print_version(version, Console())
 

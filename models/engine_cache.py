@@ -17,18 +17,17 @@ and `service` reads; imports neither torch nor TensorRT.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from models.files import replace
 from models.manifest import SHA256, Artifact, FusionReport, Precision
 
 TUNING_FILE = "tuning.json"
@@ -296,26 +295,6 @@ def read(path: Path) -> Plan:
     except (OSError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.errors(include_url=False)[0]["msg"]
         raise PlanDamaged(f"{path.name}: its description cannot be read: {reason}: build it again") from error
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: it is on the disk before anyone sees it.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    descriptor, partial = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(descriptor, 0o644)  # others may serve what one has built
-            os.fsync(descriptor)
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial)
-        raise
 
 
 def _description(plan: Path) -> Path:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import BadProfile, EngineError, UnreadableModel, UnsupportedDevice, UnsupportedOperator
-from models import engine_cache
 from models.engine_cache import BatchRange, ComputeCapability, Hardware
+from models.files import replace
 from models.manifest import INPUT, OUTPUTS
 from models.progress import Phases, phases
 
@@ -223,7 +223,7 @@ def _read_timings(config: Any, file: Path | None) -> None:
 def _write_timings(config: Any, file: Path | None) -> None:
     if file is not None:
         # Of two builds at the same time the later one's stay: it costs time, nothing else.
-        engine_cache.replace(file, bytes(config.get_timing_cache().serialize()))
+        replace(file, bytes(config.get_timing_cache().serialize()))
 
 
 def _failure(log: Any) -> EngineError:
