@@ -12,7 +12,7 @@ from export.inspect import find_versions, print_version
 from models.driver import NoDevice
 from models.engine_cache import ENVIRONMENT, Flavour, Hardware, default_folder
 from models.machine import NoTensorRT
-from models.manifest import MODEL_NAME, ManifestError
+from models.manifest import MODEL_NAME, ManifestError, Precision
 from models.parity import ParityError
 from models.progress import console
 
@@ -73,6 +73,7 @@ def engines_command(
     runtime: Annotated[
         Flavour | None, typer.Option(help="The one to build with. Default: tensorrt where it is installed.")
     ] = None,
+    precision: Annotated[Precision | None, typer.Option(help="Build in this one only. Default: all there are.")] = None,
     compute_capability: Annotated[
         str | None, typer.Option(help="Of a GPU that is not here, such as 8.9. Only with TensorRT for RTX.")
     ] = None,
@@ -92,7 +93,8 @@ def engines_command(
         versions = find_versions(path)
         options = Options(engines.parse_batches(batches), version_compatible, hardware)
         machines = engines.machines(runtime, compute_capability)
-        for outcome in engines.build_engines(versions, cache or default_folder(), machines, options, again):
+        folder = cache or default_folder()
+        for outcome in engines.build_engines(versions, folder, machines, options, precision, again):
             failed = failed or outcome.result == "failed"
             typer.echo(f"{outcome.result}: {outcome.text}")
     except (ManifestError, NoDevice, NoTensorRT, ValueError) as error:

@@ -242,6 +242,11 @@ def write(cache: Path, plan: Plan, content: bytes) -> Path:
     return path
 
 
+def built(cache: Path, onnx_sha256: str, precision: Precision) -> list[Path]:
+    """All plans that are there for a file and its precision, whatever they fit."""
+    return sorted((cache / onnx_sha256).glob(f"{precision}-*.plan"))
+
+
 def find(cache: Path, onnx_sha256: str, precision: Precision, machine: Machine) -> tuple[Plan, bytes]:
     """The plan that a machine can run.
 
@@ -259,7 +264,7 @@ def find(cache: Path, onnx_sha256: str, precision: Precision, machine: Machine) 
         PlanForeign: what was built is for other machines or versions.
         PlanDamaged: it is not what was written, or cannot be read.
     """
-    plans = sorted((cache / onnx_sha256).glob(f"{precision}-*.plan"))
+    plans = built(cache, onnx_sha256, precision)
     if not plans:
         raise PlanMissing(f"no engine in {precision} has been built for {machine}")
     errors: list[EngineCacheError] = []
