@@ -17,19 +17,18 @@ and `service` reads; imports neither torch nor TensorRT.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from models.manifest import SHA256, FusionReport, Precision
+from models.files import replace
+from models.manifest import SHA256, Artifact, FusionReport, Precision
 
 TUNING_FILE = "tuning.json"
 ENVIRONMENT = "RESNET_SERVE_CACHE"
@@ -92,7 +91,7 @@ class ComputeCapability(NamedTuple):
         Raises:
             ValueError: it is not written so.
         """
-        if not re.fullmatch(r"[1-9]\d?\.\d", text):
+        if not re.fullmatch(r"[1-9][0-9]?\.[0-9]", text):
             raise ValueError(f"a compute capability is written as 9.0, not {text!r}")
         major, minor = text.split(".")
         return cls(int(major), int(minor))
@@ -149,6 +148,23 @@ class Plan(BaseModel):
     sha256: Annotated[str, Field(pattern=SHA256)]
     """Of the plan."""
     fusion: FusionReport | None = None
+
+    @classmethod
+    def of(
+        cls, content: bytes, artifact: Artifact, machine: Machine, batches: tuple[BatchRange, ...], **more: Any
+    ) -> Plan:
+        """The description of a plan that a machine's runtime takes."""
+        return cls(
+            onnx_sha256=artifact.sha256,
+            precision=artifact.precision,
+            flavour=machine.flavour,
+            version=machine.version,
+            compute_capability=machine.compute_capability,
+            device=machine.device,
+            batches=batches,
+            sha256=hashlib.sha256(content).hexdigest(),
+            **more,
+        )
 
     @property
     def built_for(self) -> Machine:
@@ -226,6 +242,11 @@ def write(cache: Path, plan: Plan, content: bytes) -> Path:
     return path
 
 
+def built(cache: Path, onnx_sha256: str, precision: Precision) -> list[Path]:
+    """All plans that are there for a file and its precision, whatever they fit."""
+    return sorted((cache / onnx_sha256).glob(f"{precision}-*.plan"))
+
+
 def find(cache: Path, onnx_sha256: str, precision: Precision, machine: Machine) -> tuple[Plan, bytes]:
     """The plan that a machine can run.
 
@@ -243,7 +264,7 @@ def find(cache: Path, onnx_sha256: str, precision: Precision, machine: Machine) 
         PlanForeign: what was built is for other machines or versions.
         PlanDamaged: it is not what was written, or cannot be read.
     """
-    plans = sorted((cache / onnx_sha256).glob(f"{precision}-*.plan"))
+    plans = built(cache, onnx_sha256, precision)
     if not plans:
         raise PlanMissing(f"no engine in {precision} has been built for {machine}")
     errors: list[EngineCacheError] = []
@@ -279,26 +300,6 @@ def read(path: Path) -> Plan:
     except (OSError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.errors(include_url=False)[0]["msg"]
         raise PlanDamaged(f"{path.name}: its description cannot be read: {reason}: build it again") from error
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: it is on the disk before anyone sees it.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    descriptor, partial = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(descriptor, 0o644)  # others may serve what one has built
-            os.fsync(descriptor)
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial)
-        raise
 
 
 def _description(plan: Path) -> Path:

@@ -16,17 +16,20 @@ class NoTensorRT(Exception):
     """No TensorRT can be used; the message is one line that says why."""
 
 
-def here() -> list[Machine]:
-    """One for each kind of GPU, with the best TensorRT that is installed.
+def here(flavour: Flavour | None = None) -> list[Machine]:
+    """One for each kind of GPU, in the driver's order.
 
     The driver is asked before TensorRT is imported: without a GPU none of it is touched.
+
+    Args:
+        flavour: as for `load`.
 
     Raises:
         NoDevice: there is no GPU to use.
         NoTensorRT: there is none for it.
     """
     devices = driver.devices()
-    module = load()
+    module = load(flavour)
     return list(dict.fromkeys(machine(module, device) for device in devices))
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import pytest
 
 from export.build import build
 from models import manifest, parity
 from models.checkpoint import Checkpoint
 from models.manifest import Precision
+from models.openvino_core import core
 from models.parity import Float32Array
 from models.preprocess import UInt8Array
 from service import executors
@@ -65,7 +65,7 @@ def kinds() -> Iterator[Kind]:
 def parameter(kind: Kind) -> object:
     marks = needs_gpu() if kind.place == "gpu" else ()
     if kind.name == "openvino" and kind.precision == "bfloat16":
-        has = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        has = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         marks = (pytest.mark.skipif(not has, reason="this processor does not compute in bfloat16"),)
     return pytest.param(kind, marks=marks, id=str(kind))
 

@@ -135,6 +135,29 @@ def test_a_file_that_openvino_cannot_load(repository: Path, tmp_path: Path) -> N
         load("openvino", tmp_path)
 
 
+def test_a_signal_after_one_openvino_executor_replaced_another(repository: Path) -> None:
+    code = """
+import os, signal, sys
+from pathlib import Path
+from models import manifest
+from service import executors
+
+version = Path(sys.argv[1])
+described = manifest.read(version)
+runtime = executors.find("openvino")
+artifact = runtime.choose(described, "float32")
+old, new = (runtime.factory(version, described, artifact, "float32", 1, "") for _ in range(2))
+old.close()
+del old
+new.close()
+del new
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    arguments = [sys.executable, "-c", code, str(repository / "tiny" / "1")]
+    assert subprocess.run(arguments, capture_output=True, text=True, check=True).stdout == "handled\n"
+
+
 def test_runtimes_are_imported_when_chosen_and_torch_never() -> None:
     code = (
         "import sys, service.app, service.classify, service.executors as e; e.find('simulated');"

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import BadProfile, EngineError, UnreadableModel, UnsupportedDevice, UnsupportedOperator
-from models import engine_cache
 from models.engine_cache import BatchRange, ComputeCapability, Hardware
+from models.files import replace
 from models.manifest import INPUT, OUTPUTS
 from models.progress import Phases, phases
 
@@ -73,7 +73,7 @@ def build(
     try:
         builder = trt.Builder(log)
     except TypeError as error:  # what the bindings make of a null pointer
-        raise _failure(log, path, "the builder cannot be made") from error
+        raise _failure(log) from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)  # owns the weights: must live until the engine is built
     _parse(trt, parser, network, path)
@@ -89,7 +89,7 @@ def build(
     if monitor is not None and monitor.interrupted:
         raise KeyboardInterrupt
     if plan is None:
-        raise _failure(log, path, "no engine was built")
+        raise _failure(log)
     _write_timings(config, timing)
     return Engine(bytes(plan), log.layers)
 
@@ -165,14 +165,13 @@ def _parse(trt: Any, parser: Any, network: Any, path: Path) -> None:
         error = parser.get_error(0)
         if error.node_operator() and error.code() != trt.ErrorCode.INVALID_GRAPH:
             raise UnsupportedOperator(
-                f"{path.name}: TensorRT does not take the node {error.node_name()} ({error.node_operator()}): "
-                f"{error.desc()}"
+                f"TensorRT does not take the node {error.node_name()} ({error.node_operator()}): {error.desc()}"
             )
-        raise UnreadableModel(f"{path.name}: TensorRT cannot read it: {error.desc()}")
+        raise UnreadableModel(f"TensorRT cannot read it: {error.desc()}")
     inputs = [network.get_input(index).name for index in range(network.num_inputs)]
     outputs = [network.get_output(index).name for index in range(network.num_outputs)]
     if (inputs, outputs) != ([INPUT], list(OUTPUTS)):
-        raise UnreadableModel(f"{path.name}: takes {inputs} and gives {outputs}, not {[INPUT]} and {list(OUTPUTS)}")
+        raise UnreadableModel(f"takes {inputs} and gives {outputs}, not {[INPUT]} and {list(OUTPUTS)}")
 
 
 def _configure(trt: Any, config: Any, options: Options, compute_capability: ComputeCapability | None) -> None:
@@ -224,10 +223,10 @@ def _read_timings(config: Any, file: Path | None) -> None:
 def _write_timings(config: Any, file: Path | None) -> None:
     if file is not None:
         # Of two builds at the same time the later one's stay: it costs time, nothing else.
-        engine_cache.replace(file, bytes(config.get_timing_cache().serialize()))
+        replace(file, bytes(config.get_timing_cache().serialize()))
 
 
-def _failure(log: Any, path: Path, what: str) -> EngineError:
+def _failure(log: Any) -> EngineError:
     reason = log.reason()
     kind = UnsupportedDevice if _NOT_FOR_THIS_GPU.search(reason) else EngineError
-    return kind(f"{path.name}: {what}: {reason}")
+    return kind(f"no engine was built: {reason}")
