@@ -20,6 +20,7 @@ import numpy as np
 from cuda.bindings import runtime as real
 
 from models.preprocess import UInt8Array
+from tests.conftest import TIMEOUT
 
 OK = real.cudaError_t.cudaSuccess
 INVALID = real.cudaError_t.cudaErrorInvalidValue
@@ -67,7 +68,7 @@ class Timeline:
             me = threading.get_ident()
             self._waiting[me] = at
             self._turn.notify_all()
-            self._turn.wait_for(lambda: self._is_next(me))
+            assert self._turn.wait_for(lambda: self._is_next(me), TIMEOUT), "the other threads do not come"
             del self._waiting[me]
             self._local.now = at
             self.end = max(self.end, at)

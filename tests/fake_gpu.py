@@ -60,8 +60,9 @@ def install(patch: pytest.MonkeyPatch, devices: int = 1) -> FakeGpu:
     fake = FakeGpu(runtime, trt, FakeOnnxRuntime(runtime))
     patch.setattr(cuda, "runtime", runtime)
     patch.setattr("models.driver.devices", lambda: [Device(NAME, CAPABILITY)] * devices)
-    patch.setattr("models.machine.load", lambda: trt)
+    patch.setattr("models.machine.load", lambda flavour=None: trt)
     patch.setattr(onnxruntime_cuda, "ort", fake.onnxruntime)
+    patch.setattr(ort, "get_available_providers", fake.onnxruntime.get_available_providers)
     return fake
 
 

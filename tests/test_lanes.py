@@ -114,9 +114,6 @@ def test_the_fake_tensorrt_has_only_what_the_real_one_has(version: str) -> None:
     for name, value in classes.items():
         for attribute in (one for one in vars(value) if not one.startswith("_")):
             assert attribute in recorded[name], f"TensorRT {version} has no {name}.{attribute}"
-    used = inspect.getsource(__import__("service.executors.tensorrt", fromlist=["Executor"]))
-    for attribute in ("device_memory_size_v2", "infer_shapes", "set_device_memory", "execute_async_v3"):
-        assert attribute in used
 
 
 def test_the_fake_onnxruntime_has_the_signatures_of_the_real_one() -> None:
@@ -253,15 +250,18 @@ def test_a_buffer_that_was_not_run_does_not_cost_a_lane(fake: FakeRuntime) -> No
 
 def seconds(fake: FakeRuntime, count: int, batches: int, work: dict[Kind, float]) -> float:
     """Virtual time of so many batches by a thread a lane, as the engine has them."""
+    fake.timeline = None  # nothing is measured before everything is ready
     executor = Executor(fake, count)
     fake.timeline = timeline = Timeline(work, count)
 
     def compute_all() -> None:
-        for _ in range(batches // count):
-            buffer = executor.acquire(8)
-            buffer[:] = images(8)
-            executor.run(buffer, LOGITS)
-        timeline.leave()
+        try:
+            for _ in range(batches // count):
+                buffer = executor.acquire(8)
+                buffer[:] = images(8)
+                executor.run(buffer, LOGITS)
+        finally:
+            timeline.leave()
 
     threads = [Thread(target=compute_all) for _ in range(count)]
     for thread in threads:
