@@ -181,6 +181,7 @@ def put_plan(cache: Path, version: Path, content: bytes, capability: tuple[int, 
     """A plan as TensorRT for RTX would have been asked for it, with a description that is right but for the content."""
     artifact = manifest.read(version).artifacts[0]
     plan = engine_cache.Plan(
+        schema=1,
         onnx_sha256=artifact.sha256,
         precision="float32",
         flavour="tensorrt_rtx",
