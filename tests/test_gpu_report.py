@@ -39,7 +39,7 @@ def test_every_executor_that_is_there_is_checked_and_measured(
     monkeypatch.setattr(gpu, "default_folder", lambda: tmp_path)
     monkeypatch.setattr(gpu, "_BATCHES", (1, 32, 64))
     monkeypatch.setattr(timing, "_SECONDS", 0.0)
-    monkeypatch.setattr(gpu.executors, "names", lambda: ["onnxruntime-cuda", "openvino", "tensorrt"])
+    monkeypatch.setattr("service.executors.names", lambda: ["onnxruntime-cuda", "openvino", "tensorrt"])
     report = Report(driver.devices())
     assert gpu.check_all([version], report).splitlines() == [
         "- tiny, onnxruntime-cuda float32: within its bound on every bucket and lane",
