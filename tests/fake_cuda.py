@@ -20,7 +20,6 @@ import numpy as np
 from cuda.bindings import runtime as real
 
 from models.preprocess import UInt8Array
-from tests.conftest import TIMEOUT
 
 OK = real.cudaError_t.cudaSuccess
 INVALID = real.cudaError_t.cudaErrorInvalidValue
@@ -29,6 +28,8 @@ UNSUPPORTED = real.cudaError_t.cudaErrorStreamCaptureUnsupported
 
 Kind = Literal["in", "compute", "out"]
 RUBBISH = 0xA5
+TIMEOUT = 60
+"""Seconds of real time after which threads that do not come are a mistake."""
 
 
 @dataclass(frozen=True)
