@@ -69,22 +69,25 @@ class Plans:
         self._closing = asyncio.Event()
 
     def status(self, version: Path) -> EngineStatus | None:
-        """Of the engine of a version; None where none is to be expected."""
+        """Of the engine of a version; None where none was built and none is asked for, or can be."""
         return self._statuses.get(version)
 
-    def look(self, version: Path) -> bool:
-        """Compare the engine of a version with this machine; whether it can be run. Reads files, in a thread."""
+    def look(self, version: Path) -> EngineStatus | None:
+        """Compare the engine of a version with this machine. Reads files, in a thread.
+
+        Returns:
+            What `status` gives from now on.
+        """
         status = self._look(version) if self._concerned else None
         self._wanted.discard(version)
         self._statuses.pop(version, None)
-        if status is None:
-            return False
-        self._statuses[version] = status
-        if status.state == "BUILDING":
-            self._wanted.add(version)
-        if status.reason is not None:
-            log.warning("%s version %s: TensorRT does not serve it: %s", *version.parts[-2:], status.reason)
-        return status.state == "READY"
+        if status is not None:
+            self._statuses[version] = status
+            if status.state == "BUILDING":
+                self._wanted.add(version)
+            if status.reason is not None:
+                log.warning("%s version %s: TensorRT does not serve it: %s", *version.parts[-2:], status.reason)
+        return status
 
     def refused(self, version: Path, error: Exception) -> None:
         """TensorRT did not load an engine that fits, or its answers were wrong."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from service import fallback, record, repository
@@ -91,16 +92,17 @@ class Registry:
 
     def _load(self, folder: Path, serving: LoadedModel | None) -> LoadedModel:
         """In a thread."""
+        load = partial(repository.load, folder, metrics=self._metrics, serving=serving)
         with self._metrics.loading():
-            fits = self._plans.look(folder)
-            if fits or not self._plans.required:
+            engine = self._plans.look(folder)
+            if engine is None or not self._plans.required:
+                return load(settings=self._settings)
+            if engine.state == "READY":
                 try:
-                    return repository.load(folder, self._settings, self._metrics, serving)
+                    return load(settings=self._settings)
                 except LoadError as error:
-                    if not self._plans.required:
-                        raise
                     self._plans.refused(folder, error)
-            return repository.load(folder, fallback.instead(folder, self._settings), self._metrics, serving)
+            return load(settings=fallback.instead(folder, self._settings))
 
     async def _engine_built(self, folder: Path) -> None:
         """Have TensorRT take over from what serves in its place."""

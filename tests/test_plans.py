@@ -248,15 +248,19 @@ def test_onnxruntime_serves_until_the_engine_is_built(
 
 
 def test_where_tensorrt_cannot_be_had_onnxruntime_serves_in_what_it_has(
-    tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photographs: Photographs, eager: Eager
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provide(monkeypatch, machines=no_device)
     monkeypatch.setattr(driver, "devices", no_device)
-    settings = Settings(repository=tiny_repository, cache=tmp_path, executor="tensorrt", precision="float16")
-    with serve(settings) as client:
-        assert executor(client) == ("onnxruntime-cpu", "float32")
-        assert engine(client) is None  # `tiny` has no file in float16
-        check_served(client, photographs, eager)
+    for precision, instead in (("float16", "float32"), ("int8", "int8")):
+        with serve(Settings(cache=tmp_path, executor="tensorrt", precision=precision)) as client:  # type: ignore[arg-type]
+            told = client.get("/v1/models/fashion-mnist-resnet20").json()
+            assert (told["executor"], told["precision"]) == ("onnxruntime-cpu", instead)
+            assert told["engine"] == {
+                "state": "UNUSABLE",
+                "reason": "no NVIDIA driver: libcuda.so.1 is not there",
+            }
+            assert client.get("/readyz").status_code == 200
 
 
 def test_an_engine_that_tensorrt_refuses(
