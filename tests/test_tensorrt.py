@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -117,13 +118,20 @@ def test_progress_is_told_of(trt: ModuleType, version: Path, monkeypatch: pytest
     assert len(lines) == 4
 
 
-def test_ctrl_c_ends_a_build(trt: ModuleType, version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(self: Phases, phase: str, completed: int) -> None:
-        raise KeyboardInterrupt
+def test_ctrl_c_ends_a_build(trt: ModuleType, rtx: ModuleType, version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    updates: list[str] = []
 
-    monkeypatch.setattr(Phases, "update", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        tensorrt.build(trt, version / "model.onnx")
+    def press(self: Phases, phase: str, completed: int) -> None:
+        updates.append(phase)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Phases, "update", press)
+    for module in (trt, rtx):
+        updates.clear()
+        with pytest.raises(KeyboardInterrupt):
+            tensorrt.build(module, version / "model.onnx")
+        assert len(updates) < 10  # of hundreds
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_the_inspector_tells_what_is_fused(trt: ModuleType, version: Path) -> None:
