@@ -133,7 +133,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    schema_version: Literal[1] = Field(1, alias="schema")
+    schema_version: Literal[1] = Field(default=1, alias="schema")
     onnx_sha256: Annotated[str, Field(pattern=SHA256)]
     precision: Precision
     flavour: Flavour

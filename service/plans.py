@@ -14,54 +14,65 @@ import logging
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models import engine_cache, machine, manifest
 from models.driver import NoDevice
 from models.engine_cache import EngineCacheError, Machine
 from models.machine import NoTensorRT
-from models.manifest import Artifact, ManifestError
+from models.manifest import Artifact, ManifestError, Precision
 from service.schemas import EngineStatus
-from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Command = Callable[[Path, Settings], Sequence[str]]
-"""Gives the command that builds the engines of a version."""
+Command = Callable[[Path, Path, Precision], Sequence[str]]
+"""Gives the command that builds the engine of a version: its folder, the cache, the precision."""
 
 
-def build_command(version: Path, settings: Settings) -> list[str]:
-    """As a user would build them; TensorRT is in a process of its own, so that it can take down nothing but that."""
-    options = ["--cache", str(settings.cache), "--precision", settings.precision]
+def build_command(version: Path, cache: Path, precision: Precision) -> list[str]:
+    """As a user would build it; TensorRT is in a process of its own, so that it can take down nothing but that."""
+    options = ["--cache", str(cache), "--precision", precision]
     return [sys.executable, "-m", "export", "engines", str(version), *options]
+
+
+def is_tensorrt(executor: str) -> bool:
+    """Whether an executor `NAME[:ARGUMENT]` runs these engines."""
+    return executor.partition(":")[0] == "tensorrt"
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What was found of the engine of a version."""
+
+    precision: Precision
+    required: bool
+    """Whether TensorRT is to serve; otherwise an engine that nobody built is not missed."""
+    status: EngineStatus
 
 
 class Plans:
     """What is known of the engines of the versions that were loaded.
 
     Args:
-        settings: the engine cache, and which executor and precision are to serve.
-        built: called with a version's folder when its engine has been built.
+        cache: the engine cache.
+        built: called with the folder of a version that TensorRT is to serve, when its engine has been built.
         machines: what engines can run on here; raises NoDevice or NoTensorRT.
         command: builds them.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        cache: Path,
         built: Callable[[Path], Awaitable[None]],
         machines: Callable[[], list[Machine]] = machine.here,
         command: Command = build_command,
     ) -> None:
-        self._settings = settings
+        self._cache = cache
         self._built = built
         self._machines = machines
         self._command = command
-        executor = settings.executor.partition(":")[0]
-        self.required = executor == "tensorrt"
-        """Whether TensorRT is to serve; otherwise engines that nobody built are not missed."""
-        self._concerned = self.required or executor.startswith("onnxruntime")
-        self._statuses: dict[Path, EngineStatus] = {}
+        self._known: dict[Path, _Known] = {}
         self._wanted: set[Path] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
@@ -69,34 +80,44 @@ class Plans:
         self._closing = asyncio.Event()
 
     def status(self, version: Path) -> EngineStatus | None:
-        """Of the engine of a version; None where none is to be expected."""
-        return self._statuses.get(version)
+        """Of the engine of a version; None where none was built and none is asked for, or can be."""
+        known = self._known.get(version)
+        return None if known is None else known.status
 
-    def look(self, version: Path) -> bool:
-        """Compare the engine of a version with this machine; whether it can be run. Reads files, in a thread."""
-        status = self._look(version) if self._concerned else None
+    def look(self, version: Path, executor: str, precision: Precision) -> EngineStatus | None:
+        """Compare the engine of a version with this machine. Reads files, in a thread.
+
+        Args:
+            version: its folder.
+            executor: what is to serve it. For others than TensorRT and ONNX Runtime no engine is looked at.
+            precision: what it is to compute in.
+
+        Returns:
+            What `status` gives from now on.
+        """
+        required = is_tensorrt(executor)
+        status = self._look(version, precision, required) if required or executor.startswith("onnxruntime") else None
+        self._known.pop(version, None)
         self._wanted.discard(version)
-        self._statuses.pop(version, None)
-        if status is None:
-            return False
-        self._statuses[version] = status
-        if status.state == "BUILDING":
-            self._wanted.add(version)
-        if status.reason is not None:
-            log.warning("%s version %s: TensorRT does not serve it: %s", *version.parts[-2:], status.reason)
-        return status.state == "READY"
+        if status is not None:
+            self._known[version] = _Known(precision, required, status)
+            if status.state == "BUILDING":
+                self._wanted.add(version)
+            if status.reason is not None:
+                log.warning("%s version %s: TensorRT does not serve it: %s", *version.parts[-2:], status.reason)
+        return status
 
     def refused(self, version: Path, error: Exception) -> None:
         """TensorRT did not load an engine that fits, or its answers were wrong."""
         log.error("%s version %s: TensorRT does not serve it: %s", *version.parts[-2:], error)
-        self._statuses[version] = EngineStatus(state="UNUSABLE", reason=str(error))
+        self._known[version] = replace(self._known[version], status=EngineStatus(state="UNUSABLE", reason=str(error)))
 
-    def _look(self, version: Path) -> EngineStatus | None:
-        artifact = _artifact(version, self._settings)
+    def _look(self, version: Path, precision: Precision, required: bool) -> EngineStatus | None:
+        artifact = _artifact(version, precision)
         if artifact is None:
             return None
-        there = engine_cache.built(self._settings.cache, artifact.sha256, artifact.precision)
-        if not there and not self.required:
+        plans = engine_cache.built(self._cache, artifact.sha256, precision)
+        if not plans and not required:
             return None
         try:
             for here in self._machines():
@@ -104,12 +125,12 @@ class Plans:
                 if reason is None:
                     return EngineStatus(state="READY")
         except (NoDevice, NoTensorRT) as error:
-            return EngineStatus(state="UNUSABLE", reason=_without_machine(there, error))
+            return EngineStatus(state="UNUSABLE", reason=_without_machine(plans, error))
         return EngineStatus(state="BUILDING", reason=reason)
 
     def _unfit(self, artifact: Artifact, here: Machine) -> str | None:
         try:
-            engine_cache.find(self._settings.cache, artifact.sha256, artifact.precision, here)
+            engine_cache.find(self._cache, artifact.sha256, artifact.precision, here)
         except EngineCacheError as error:
             return str(error)
         return None
@@ -122,21 +143,23 @@ class Plans:
             task.add_done_callback(self._tasks.discard)
 
     async def _build(self, version: Path) -> None:
+        known = self._known[version]
         async with self._turn:
             if self._closing.is_set():
                 return
             log.info("%s version %s: building its TensorRT engine", *version.parts[-2:])
-            reason = await self._run(self._command(version, self._settings))
+            said = await self._run(self._command(version, self._cache, known.precision))
         if self._closing.is_set():
             return
-        status = await asyncio.to_thread(self._look, version)
-        if status is not None and status.state == "READY":
-            log.info("%s version %s: its TensorRT engine is built", *version.parts[-2:])
-            self._statuses[version] = status
+        status = await asyncio.to_thread(self._look, version, known.precision, known.required)
+        if status is None or status.state != "READY":
+            log.error("%s version %s: its TensorRT engine was not built: %s", *version.parts[-2:], said)
+            self._known[version] = replace(known, status=EngineStatus(state="FAILED", reason=said))
+            return
+        log.info("%s version %s: its TensorRT engine is built", *version.parts[-2:])
+        self._known[version] = replace(known, status=status)
+        if known.required:
             await self._built(version)
-        else:
-            log.error("%s version %s: its TensorRT engine was not built: %s", *version.parts[-2:], reason)
-            self._statuses[version] = EngineStatus(state="FAILED", reason=reason)
 
     async def _run(self, command: Sequence[str]) -> str:
         """Run a command to its end; the last line that it wrote."""
@@ -158,21 +181,21 @@ class Plans:
         await asyncio.gather(*self._tasks)
 
 
-def _artifact(version: Path, settings: Settings) -> Artifact | None:
+def _artifact(version: Path, precision: Precision) -> Artifact | None:
     """What TensorRT computes a version from; None where it has no such file, or cannot be read."""
     try:
         artifacts = manifest.read(version).artifacts
     except ManifestError:  # who loads the version says so
         return None
-    wanted = ("onnx", settings.precision)
+    wanted = ("onnx", precision)
     return next((artifact for artifact in artifacts if (artifact.format, artifact.precision) == wanted), None)
 
 
-def _without_machine(there: Sequence[Path], error: Exception) -> str:
-    if not there:
+def _without_machine(plans: Sequence[Path], error: Exception) -> str:
+    if not plans:
         return str(error)
     try:
-        plan = engine_cache.read(there[0])
+        plan = engine_cache.read(plans[0])
     except EngineCacheError as damaged:
         return f"{damaged}; {error}"
     return f"{plan.name}: built for {plan.built_for}, and here: {error}"

@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from service import fallback, record, repository
 from service.errors import NotFound, ServiceError, Unavailable
 from service.metrics import Metrics
-from service.plans import Plans
+from service.plans import Plans, is_tensorrt
 from service.policy import Policies, Policy
 from service.priority import Priority
 from service.repository import Found, LoadedModel, LoadError
@@ -41,7 +42,7 @@ class Registry:
         """Why the repository cannot be read."""
         self._stop = asyncio.Event()
         self._refreshing = asyncio.Lock()
-        self._plans = Plans(settings, self._engine_built)
+        self._plans = Plans(settings.cache, self._engine_built)
 
     async def start(self) -> None:
         """Load and warm up every model; what fails leaves its reason."""
@@ -92,21 +93,23 @@ class Registry:
 
     def _load(self, folder: Path, serving: LoadedModel | None) -> LoadedModel:
         """In a thread."""
+        settings = self._settings
+        load = partial(repository.load, folder, metrics=self._metrics, serving=serving)
         with self._metrics.loading():
-            fits = self._plans.look(folder)
-            if fits or not self._plans.required:
+            engine = self._plans.look(folder, settings.executor, settings.precision)
+            if engine is None or not is_tensorrt(settings.executor):
+                return load(settings=settings)
+            if engine.state == "READY":
                 try:
-                    return repository.load(folder, self._settings, self._metrics, serving)
+                    return load(settings=settings)
                 except LoadError as error:
-                    if not self._plans.required:
-                        raise
                     self._plans.refused(folder, error)
-            return repository.load(folder, fallback.instead(folder, self._settings), self._metrics, serving)
+            return load(settings=fallback.instead(folder, settings))
 
     async def _engine_built(self, folder: Path) -> None:
         """Have TensorRT take over from what serves in its place."""
-        if self._plans.required and folder.parent.name in self._models:
-            self._models[folder.parent.name].outdate(int(folder.name))
+        if model := self._models.get(folder.parent.name):
+            model.outdate(int(folder.name))
             await self.refresh()
 
     def engine_status(self, model: LoadedModel) -> EngineStatus | None:

@@ -17,6 +17,7 @@ from models import driver, engine_cache, manifest
 from models.driver import NoDevice
 from models.engine_cache import BatchRange, ComputeCapability, Machine, Plan
 from models.machine import NoTensorRT
+from models.manifest import Precision
 from service import registry, repository
 from service.metrics import Metrics
 from service.plans import Plans, build_command
@@ -57,11 +58,11 @@ class Builder:
         self._body = body
         os.mkfifo(self._gate)
 
-    def __call__(self, version: Path, settings: Settings) -> Sequence[str]:
+    def __call__(self, version: Path, cache: Path, precision: Precision) -> Sequence[str]:
         self.versions.append(version)
         put(self._built, version.parent.parent, H100)
         script = f"import shutil, sys; gate, built, cache = sys.argv[1:]; open(gate).read(); {self._body}"
-        return [sys.executable, "-S", "-c", script, str(self._gate), str(self._built), str(settings.cache)]
+        return [sys.executable, "-S", "-c", script, str(self._gate), str(self._built), str(cache)]
 
     def let(self, client: Client) -> None:
         """Let it build, and wait for what follows."""
@@ -248,15 +249,19 @@ def test_onnxruntime_serves_until_the_engine_is_built(
 
 
 def test_where_tensorrt_cannot_be_had_onnxruntime_serves_in_what_it_has(
-    tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photographs: Photographs, eager: Eager
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provide(monkeypatch, machines=no_device)
     monkeypatch.setattr(driver, "devices", no_device)
-    settings = Settings(repository=tiny_repository, cache=tmp_path, executor="tensorrt", precision="float16")
-    with serve(settings) as client:
-        assert executor(client) == ("onnxruntime-cpu", "float32")
-        assert engine(client) is None  # `tiny` has no file in float16
-        check_served(client, photographs, eager)
+    for precision, instead in (("float16", "float32"), ("int8", "int8")):
+        with serve(Settings(cache=tmp_path, executor="tensorrt", precision=precision)) as client:  # type: ignore[arg-type]
+            told = client.get("/v1/models/fashion-mnist-resnet20").json()
+            assert (told["executor"], told["precision"]) == ("onnxruntime-cpu", instead)
+            assert told["engine"] == {
+                "state": "UNUSABLE",
+                "reason": "no NVIDIA driver: libcuda.so.1 is not there",
+            }
+            assert client.get("/readyz").status_code == 200
 
 
 def test_an_engine_that_tensorrt_refuses(
@@ -286,6 +291,6 @@ def test_other_runtimes_look_at_no_engines(
 
 
 def test_the_builder_is_the_command_that_a_user_would_give(tmp_path: Path) -> None:
-    command = build_command(tmp_path / "tiny" / "1", Settings(cache=tmp_path / "cache", precision="float16"))
-    assert command[1:4] == ["-m", "export", "engines"]
-    assert command[4:] == [str(tmp_path / "tiny" / "1"), "--cache", str(tmp_path / "cache"), "--precision", "float16"]
+    command = build_command(Path("tiny/1"), tmp_path / "cache", "float16")
+    options = ["tiny/1", "--cache", str(tmp_path / "cache"), "--precision", "float16"]
+    assert command == [sys.executable, "-m", "export", "engines", *options]
