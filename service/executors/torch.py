@@ -77,6 +77,7 @@ class _OnGpu(LaneExecutor):
             super().__init__(device, BUCKETS)
             torch.backends.cudnn.allow_tf32 = False  # float32 is to mean float32
             network = _Network(source, torch.device(device.name))
+            torch.cuda.synchronize(device.name)  # the lanes' streams do not wait for the one that made the weights
             image = source.manifest.preprocess.shape
             self._add_lanes(image, lambda stream: _Program(network, image, device.name, stream))
         except CudaError as error:
@@ -185,7 +186,10 @@ def _read(path: Path) -> onnx.GraphProto:
 
 
 def _weight(tensor: onnx.TensorProto, device: torch.device, dtype: torch.dtype | None) -> Tensor:
-    weight = torch.from_numpy(numpy_helper.to_array(tensor).copy()).to(device, dtype)
+    weight = torch.from_numpy(numpy_helper.to_array(tensor).copy())
+    if not weight.is_floating_point():
+        return weight  # axes, which the host reads: waiting for the device could not be recorded
+    weight = weight.to(device, dtype)
     # The image comes with its channels last, and so do the kernels that are fast.
     return weight.contiguous(memory_format=torch.channels_last) if weight.ndim == 4 else weight
 

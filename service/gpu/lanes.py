@@ -7,6 +7,7 @@ batch is served.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import threading
@@ -156,6 +157,8 @@ class LaneExecutor:
             self._free.put(lane)
 
     def close(self) -> None:
+        with contextlib.suppress(CudaError):  # of a lost device
+            self._cuda.use()
         while not self._free.empty():  # what the runtime holds goes before the memory that it uses
             self._free.get()
         self._cuda.close()

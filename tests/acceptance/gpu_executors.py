@@ -77,11 +77,11 @@ def line_4() -> tuple[bool, str]:
 
 
 def line_5() -> tuple[bool, str]:
-    """Files of the service, the benchmarks and the packaging that name an executor."""
+    """Files of the service, of the table of engines and of the packaging that name an executor."""
     named = {}
     for name in ("openvino", "torch"):  # of whom one computes on GPUs as well
         pattern = re.compile(rf"executors[./]{name}|\"{name}\"|'{name}'")
-        files = [*(ROOT / "service").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py"), ROOT / "pyproject.toml"]
+        files = [*(ROOT / "service").rglob("*.py"), ROOT / "benchmarks" / "engines.py", ROOT / "pyproject.toml"]
         named[name] = [
             str(path.relative_to(ROOT))
             for path in files
