@@ -7,6 +7,7 @@ on a fake GPU as well, so that everything of theirs but the runtime is tested an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from export import engines
 from export.build import build
+from export.formats.tensorrt import Options
 from models import manifest, parity
 from models.checkpoint import Checkpoint
-from models.manifest import Precision
-from models.openvino_core import core
+from models.driver import NoDevice
+from models.machine import NoTensorRT
+from models.manifest import OUTPUTS, Precision
 from models.parity import Float32Array
 from models.preprocess import UInt8Array
 from service import executors
@@ -33,9 +37,10 @@ from service.repository import check_golden
 from tests import fake_gpu
 from tests.conftest import TIMEOUT
 from tests.gpu import needs_gpu
-from tests.test_executors import OUTPUTS
 
 FAKED = ("onnxruntime-cuda", "tensorrt")
+NOT_HERE = ("needs the package", "is not installed", "this processor does not compute in")
+"""Of what an executor says, that is no fault of its own."""
 LOGITS = frozenset({"logits"})
 
 
@@ -52,22 +57,21 @@ class Kind:
         return f"{self.name}-{self.precision}-{self.place}"
 
 
-def kinds() -> Iterator[Kind]:
+def parameters() -> Iterator[object]:
     for name in executors.names():
-        runtime = executors.find(name)
+        try:
+            runtime = executors.find(name)
+        except ExecutorError as error:
+            kind = Kind(name, "float32", "missing", "")
+            yield pytest.param(kind, marks=pytest.mark.skip(reason=str(error)), id=str(kind))
+            continue
         for precision in runtime.artifacts:
             for place, argument in runtime.devices.items():
-                yield Kind(name, precision, place, argument)
+                kind = Kind(name, precision, place, argument)
+                yield pytest.param(kind, marks=needs_gpu() if place == "gpu" else (), id=str(kind))
             if name in FAKED:
-                yield Kind(name, precision, "fake", "0")
-
-
-def parameter(kind: Kind) -> object:
-    marks = needs_gpu() if kind.place == "gpu" else ()
-    if kind.name == "openvino" and kind.precision == "bfloat16":
-        has = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        marks = (pytest.mark.skipif(not has, reason="this processor does not compute in bfloat16"),)
-    return pytest.param(kind, marks=marks, id=str(kind))
+                kind = Kind(name, precision, "fake", "0")
+                yield pytest.param(kind, id=str(kind))
 
 
 @pytest.fixture(scope="session")
@@ -86,25 +90,38 @@ def golden(repository: Path) -> tuple[UInt8Array, Float32Array]:
         return file["images"], file["logits"]
 
 
-@pytest.fixture(params=[parameter(kind) for kind in kinds()])
+@pytest.fixture(params=parameters())
 def kind(request: pytest.FixtureRequest) -> Kind:
     chosen: Kind = request.param
     return chosen
 
 
+@pytest.fixture(scope="session")
+def built(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the engines that TensorRT builds here; the reason why there are none is a test's to tell."""
+    cache = tmp_path_factory.mktemp("engines")
+    with contextlib.suppress(NoDevice, NoTensorRT):
+        here = engines.machines(None, None)[:1]
+        for outcome in engines.build_engines([repository / "tiny" / "1"], cache, here, Options()):
+            assert outcome.result in ("built", "skipped"), outcome.text
+    return cache
+
+
 @pytest.fixture
-def executor(kind: Kind, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
+def executor(
+    kind: Kind, repository: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Executor]:
     version = repository / "tiny" / "1"
     fake = fake_gpu.install(monkeypatch) if kind.place == "fake" else None
     if fake is not None:
         fake.build_engines(version, tmp_path)
     described, runtime = manifest.read(version), executors.find(f"{kind.name}:{kind.argument}")
     try:
-        (loaded,) = runtime.load(version, described, kind.precision, 2, tmp_path)
+        (loaded,) = runtime.load(version, described, kind.precision, 2, tmp_path if fake is not None else built)
     except ExecutorError as error:
-        if kind.place != "gpu":
-            raise
-        pytest.skip(str(error))
+        if any(reason in str(error) for reason in NOT_HERE):
+            pytest.skip(str(error))
+        raise
     yield loaded
     loaded.close()
     if fake is not None:
