@@ -18,7 +18,6 @@ from service import executors
 from service.executors import Executor, ExecutorError
 
 BASELINE = "onnxruntime-cpu float32"
-_RUNTIMES = ("onnxruntime-cpu", "openvino")
 _ANSWER = frozenset({"probabilities"})
 
 
@@ -52,18 +51,19 @@ def measure(version: Path, batches: tuple[int, ...], threads: int) -> Iterator[R
 
 
 def _load(version: Path, described: Manifest, threads: int) -> Iterator[tuple[str, Executor]]:
-    for name in _RUNTIMES:
+    for name in executors.names():
         try:
             runtime = executors.find(name)
         except ExecutorError:
             continue
-        for precision in runtime.artifacts:
+        for precision in runtime.artifacts if "cpu" in runtime.devices else ():
             try:
                 artifact = runtime.choose(described, precision)
-                engine = runtime.factory(version, described, artifact, precision, threads, "")
+                engine = runtime.factory(version, described, artifact, precision, threads, runtime.devices["cpu"])
             except ExecutorError:
                 continue
-            yield f"{name} {precision}", engine
+            if engine.computes:
+                yield f"{name} {precision}", engine
 
 
 def _run(engine: Executor, pixels: UInt8Array) -> None:

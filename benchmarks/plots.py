@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import engines as engines_benchmark
 from benchmarks import fusion as fusion_benchmark
+from benchmarks import gpu as gpu_benchmark
 from models.plots import BLUE, COLOURS, ORANGE
 from models.tuning import Measurement, Tuning, engine_of
 
@@ -87,6 +88,21 @@ def tuning(measured: Tuning, path: Path) -> None:
     axes.set_title(f"{measured.model} version {measured.version}\n{measured.host.processor}", fontsize=9)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
+    _save(figure, path)
+
+
+def gpu(rows: Sequence[gpu_benchmark.Row], path: Path) -> None:
+    """Throughput over batch size, a line an executor and precision, a panel a model."""
+    models = list(dict.fromkeys(row.model for row in rows))
+    figure, panels = plt.subplots(1, len(models), figsize=(6 * len(models), 4), layout="constrained", squeeze=False)
+    for axes, model in zip(panels[0], models, strict=True):
+        for kind in dict.fromkeys((row.executor, row.precision) for row in rows):
+            chosen = [row for row in rows if (row.model, row.executor, row.precision) == (model, *kind)]
+            axes.plot([row.batch for row in chosen], [row.all_lanes for row in chosen], "o-", label=" ".join(kind))
+        axes.set(title=model, xlabel="batch", ylabel="images per second")
+        axes.set_xscale("log", base=2)
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8)
     _save(figure, path)
 
 

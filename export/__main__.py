@@ -16,7 +16,7 @@ from models import manifest
 from models.driver import NoDevice
 from models.engine_cache import ENVIRONMENT, Flavour, Hardware, default_folder
 from models.machine import NoTensorRT
-from models.manifest import MODEL_NAME, ManifestError
+from models.manifest import MODEL_NAME, ManifestError, Precision
 from models.parity import ParityError
 from models.progress import console
 
@@ -48,18 +48,24 @@ def build_command(
     allow_unfused: Annotated[
         bool, typer.Option("--allow-unfused", help="Write the version even where an addition is not fused.")
     ] = False,
+    triton: Annotated[
+        bool, typer.Option("--triton", help="Also write config.pbtxt: the model's folder then loads in Triton.")
+    ] = False,
 ) -> None:
     """Export a checkpoint as the next version of a model, checked against it."""
     _check_name(name)
     # torch takes seconds to import, which `inspect` and `--help` need not wait for.
     from export.build import build
     from export.errors import BuildError
+    from export.triton import write_configuration
     from models.checkpoint import CheckpointError
     from models.data import DataError
 
     try:
         version = build(path, repository, name, data, float16=float16, int8=int8, allow_unfused=allow_unfused)
-    except (BuildError, CheckpointError, DataError, ParityError) as error:
+        if triton:
+            write_configuration(version)
+    except (BuildError, CheckpointError, DataError, ParityError, OSError) as error:
         _fail(error)
     print_version(version, Console())
 
@@ -169,6 +175,7 @@ def engines_command(
     runtime: Annotated[
         Flavour | None, typer.Option(help="The one to build with. Default: tensorrt where it is installed.")
     ] = None,
+    precision: Annotated[Precision | None, typer.Option(help="Build in this one only. Default: all there are.")] = None,
     compute_capability: Annotated[
         str | None, typer.Option(help="Of a GPU that is not here, such as 8.9. Only with TensorRT for RTX.")
     ] = None,
@@ -188,7 +195,8 @@ def engines_command(
         versions = find_versions(path)
         options = Options(engines.parse_batches(batches), version_compatible, hardware)
         machines = engines.machines(runtime, compute_capability)
-        for outcome in engines.build_engines(versions, cache or default_folder(), machines, options, again):
+        folder = cache or default_folder()
+        for outcome in engines.build_engines(versions, folder, machines, options, precision, again):
             failed = failed or outcome.result == "failed"
             typer.echo(f"{outcome.result}: {outcome.text}")
     except (ManifestError, NoDevice, NoTensorRT, ValueError) as error:

@@ -17,7 +17,7 @@ from export.fusion.tensorrt import UnreadableInspection, read_inspection, read_l
 from models import engine_cache, machine, manifest
 from models.driver import NoDevice
 from models.engine_cache import BatchRange, ComputeCapability, EngineCacheError, Flavour, Machine, Plan
-from models.manifest import Artifact, FusionReport, ManifestError
+from models.manifest import Artifact, FusionReport, ManifestError, Precision
 
 Result = Literal["built", "kept", "skipped", "failed"]
 
@@ -55,7 +55,12 @@ def machines(flavour: Flavour | None, compute_capability: str | None) -> list[Ma
 
 
 def build_engines(
-    versions: Sequence[Path], cache: Path, machines: Sequence[Machine], options: Options, again: bool = False
+    versions: Sequence[Path],
+    cache: Path,
+    machines: Sequence[Machine],
+    options: Options,
+    precision: Precision | None = None,
+    again: bool = False,
 ) -> Iterator[Outcome]:
     """Build an engine of every artifact that TensorRT takes.
 
@@ -64,6 +69,7 @@ def build_engines(
         cache: the engine cache; made if it is not there.
         machines: what the engines are for.
         options: how they are built.
+        precision: build from the artifacts in this one only.
         again: build also what is there already.
 
     Raises:
@@ -78,7 +84,7 @@ def build_engines(
         trt = machine.load(target.flavour)
         for version in versions:
             described = manifest.read(version)
-            for artifact in described.artifacts:
+            for artifact in (each for each in described.artifacts if precision in (None, each.precision)):
                 result, text = _ensure(version, artifact, cache, trt, target, options, again)
                 yield Outcome(result, f"{described.name} version {described.version}: {text}")
 

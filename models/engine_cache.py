@@ -17,18 +17,17 @@ and `service` reads; imports neither torch nor TensorRT.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
+from models.files import replace
 from models.manifest import SHA256, Artifact, FusionReport, Precision
 
 TUNING_FILE = "tuning.json"
@@ -134,7 +133,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    schema_version: Literal[1] = Field(1, alias="schema")
+    schema_version: Literal[1] = Field(default=1, alias="schema")
     onnx_sha256: Annotated[str, Field(pattern=SHA256)]
     precision: Precision
     flavour: Flavour
@@ -243,6 +242,11 @@ def write(cache: Path, plan: Plan, content: bytes) -> Path:
     return path
 
 
+def built(cache: Path, onnx_sha256: str, precision: Precision) -> list[Path]:
+    """All plans that are there for a file and its precision, whatever they fit."""
+    return sorted((cache / onnx_sha256).glob(f"{precision}-*.plan"))
+
+
 def find(cache: Path, onnx_sha256: str, precision: Precision, machine: Machine) -> tuple[Plan, bytes]:
     """The plan that a machine can run.
 
@@ -260,7 +264,7 @@ def find(cache: Path, onnx_sha256: str, precision: Precision, machine: Machine) 
         PlanForeign: what was built is for other machines or versions.
         PlanDamaged: it is not what was written, or cannot be read.
     """
-    plans = sorted((cache / onnx_sha256).glob(f"{precision}-*.plan"))
+    plans = built(cache, onnx_sha256, precision)
     if not plans:
         raise PlanMissing(f"no engine in {precision} has been built for {machine}")
     errors: list[EngineCacheError] = []
@@ -296,26 +300,6 @@ def read(path: Path) -> Plan:
     except (OSError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else error.errors(include_url=False)[0]["msg"]
         raise PlanDamaged(f"{path.name}: its description cannot be read: {reason}: build it again") from error
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: it is on the disk before anyone sees it.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    descriptor, partial = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(descriptor, 0o644)  # others may serve what one has built
-            os.fsync(descriptor)
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial)
-        raise
 
 
 def _description(plan: Path) -> Path:

@@ -58,6 +58,6 @@ def load(flavour: Flavour | None = None) -> ModuleType:
         if importlib.util.find_spec(name) is not None:
             try:
                 return importlib.import_module(name)
-            except (ImportError, OSError) as error:  # the bindings are there and the libraries are not
+            except Exception as error:  # whatever bindings raise whose libraries are not there
                 raise NoTensorRT(f"the package {name} is installed but cannot be loaded: {error}") from error
     raise NoTensorRT(f"the package {' or '.join(wanted)} is not installed")

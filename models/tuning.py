@@ -14,9 +14,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
 
-from models import driver, engine_cache
+from models import driver
 from models.driver import NoDevice
 from models.engine_cache import tuning_file
+from models.files import replace
 from models.manifest import Manifest, Precision
 
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13")
@@ -185,7 +186,7 @@ def write(cache: Path, described: Manifest, tuning: Tuning) -> Path:
     """
     path = tuning_file(cache, key(described))
     path.parent.mkdir(parents=True, exist_ok=True)
-    engine_cache.replace(path, tuning.to_json().encode())
+    replace(path, tuning.to_json().encode())
     return path
 
 

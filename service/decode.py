@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from PIL import Image
+
 from models import images
 from models.images import ImageError, TooManyPixels
 from models.preprocess import Preprocess, UInt8Array
 from service.errors import PayloadTooLarge, ServiceError, UnprocessableImage
+from service.gpu.jpeg import JpegDecoder
 from service.priority import Priority, Turns
 
 log = logging.getLogger(__name__)
@@ -43,11 +46,13 @@ class Decoder:
     Args:
         threads: images decoded at the same time.
         max_pixels: larger images are refused before they are decoded.
+        jpeg: decodes JPEG files in colour, where it can.
     """
 
-    def __init__(self, threads: int, max_pixels: int) -> None:
+    def __init__(self, threads: int, max_pixels: int, jpeg: JpegDecoder | None = None) -> None:
         self._threads = threads
         self._max_pixels = max_pixels
+        self._jpeg = jpeg
         # More than threads: one that finishes finds its next image without waiting for the event loop.
         self._turns = Turns(4 * threads)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
@@ -75,11 +80,29 @@ class Decoder:
             self._turns.release()
 
     def _decode_part(self, files: Sequence[bytes], preprocess: Preprocess) -> list[Decoded | ServiceError]:
-        return [self._decode_one(data, preprocess) for data in files]
+        return [
+            self._decode_one(data, pixels, preprocess)
+            for data, pixels in zip(files, self._on_device(files, preprocess), strict=True)
+        ]
 
-    def _decode_one(self, data: bytes, preprocess: Preprocess) -> Decoded | ServiceError:
+    def _on_device(self, files: Sequence[bytes], preprocess: Preprocess) -> Sequence[UInt8Array | None]:
+        """Pixels of the files that another decoder takes."""
+        nothing: list[UInt8Array | None] = [None] * len(files)
+        if self._jpeg is None or preprocess.mode != "RGB":
+            return nothing
         try:
-            image = images.decode(data, preprocess.mode, self._max_pixels)
+            return self._jpeg.decode(files)
+        except Exception:  # a device that fails must not keep the host from decoding
+            log.warning("the GPU's decoder failed on %d images", len(files), exc_info=True)
+            return nothing
+
+    def _decode_one(self, data: bytes, pixels: UInt8Array | None, preprocess: Preprocess) -> Decoded | ServiceError:
+        try:
+            if pixels is None:
+                image = images.decode(data, preprocess.mode, self._max_pixels)
+            else:
+                image = Image.fromarray(pixels)
+                image.format = "JPEG"
             if preprocess.resize is not None and max(image.size) > _MAX_ELONGATION * min(image.size):
                 return UnprocessableImage(
                     f"the image has {image.width} x {image.height} pixels, one side more than {_MAX_ELONGATION} times "

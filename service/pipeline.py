@@ -12,6 +12,7 @@ from service.decode import Decoded, Decoder
 from service.engine import Result
 from service.errors import DeadlineExceeded, ServiceError
 from service.extras import NOTHING, Extras
+from service.gpu.jpeg import open_decoder
 from service.metrics import Metrics
 from service.priority import Priority
 from service.registry import Registry
@@ -30,7 +31,8 @@ class Pipeline:
         self.settings = settings
         self.metrics = Metrics()
         self.registry = Registry(settings, self.metrics)
-        self._decoder = Decoder(settings.decode_threads, settings.max_pixels)
+        jpeg = open_decoder(settings.decode_gpu, settings.max_pixels)
+        self._decoder = Decoder(settings.decode_threads, settings.max_pixels, jpeg)
 
     async def start(self) -> None:
         """Load and warm up every model; one that fails leaves its reason in the registry."""

@@ -6,15 +6,17 @@ import asyncio
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from service import record, repository
+from service import fallback, record, repository
 from service.errors import NotFound, ServiceError, Unavailable
 from service.metrics import Metrics
+from service.plans import Plans, is_tensorrt
 from service.policy import Policies, Policy
 from service.priority import Priority
 from service.repository import Found, LoadedModel, LoadError
-from service.schemas import ModelStatus, VersionStatus
+from service.schemas import EngineStatus, ModelStatus, VersionStatus
 from service.settings import Settings
 from service.versions import ModelVersions
 from service.watch import changes
@@ -40,6 +42,7 @@ class Registry:
         """Why the repository cannot be read."""
         self._stop = asyncio.Event()
         self._refreshing = asyncio.Lock()
+        self._plans = Plans(settings.cache, self._engine_built)
 
     async def start(self) -> None:
         """Load and warm up every model; what fails leaves its reason."""
@@ -57,6 +60,7 @@ class Registry:
         """Finish what was accepted, then free everything."""
         self.draining = True
         self._stop.set()
+        await self._plans.close()
         async with self._refreshing:
             await asyncio.gather(*(model.close() for model in self._models.values()))
 
@@ -83,12 +87,34 @@ class Registry:
             self._metrics.watch_devices(name, lambda: sum(model.engine.devices for model in self.served(name)))
             self._metrics.watch_admitted(name, lambda: sum(len(model.engine.admission) for model in self.served(name)))
         await model.follow(found, _UNLOADED if name in self._unloaded else self._policies.of(name))
+        self._plans.start()
         if model.empty:
             del self._models[name]
 
     def _load(self, folder: Path, serving: LoadedModel | None) -> LoadedModel:
+        """In a thread."""
+        settings = self._settings
+        load = partial(repository.load, folder, metrics=self._metrics, serving=serving)
         with self._metrics.loading():
-            return repository.load(folder, self._settings, self._metrics, serving)
+            engine = self._plans.look(folder, settings.executor, settings.precision)
+            if engine is None or not is_tensorrt(settings.executor):
+                return load(settings=settings)
+            if engine.state == "READY":
+                try:
+                    return load(settings=settings)
+                except LoadError as error:
+                    self._plans.refused(folder, error)
+            return load(settings=fallback.instead(folder, settings))
+
+    async def _engine_built(self, folder: Path) -> None:
+        """Have TensorRT take over from what serves in its place."""
+        if model := self._models.get(folder.parent.name):
+            model.outdate(int(folder.name))
+            await self.refresh()
+
+    def engine_status(self, model: LoadedModel) -> EngineStatus | None:
+        """Of the TensorRT engine of a version; None where none was built and none is asked for."""
+        return self._plans.status(self._settings.repository / model.name / model.version)
 
     async def load(self, name: str) -> None:
         """Serve a model that was unloaded, and try again what failed.

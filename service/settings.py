@@ -7,7 +7,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, DirectoryPath, Field, FilePath, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    DirectoryPath,
+    Field,
+    FilePath,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.engine_cache import default_folder
@@ -101,8 +110,9 @@ class Settings(BaseSettings):
     * for all. Default: only pages that the service itself gives."""
 
     executor: str = "onnxruntime-cpu"
-    """Runtime that computes: onnxruntime-cpu, or openvino where it is installed. `simulated:MS` answers after MS
-    milliseconds a batch, to try out a deployment. Default for this, precision, threads and max_batch: what
+    """Runtime that computes: onnxruntime-cpu, or where they are installed openvino and torch; on NVIDIA GPUs tensorrt,
+    onnxruntime-cuda and torch, with the numbers of the GPUs behind it, as in tensorrt:0,1. `simulated:MS` answers
+    after MS milliseconds a batch, to try out a deployment. Default for this, precision, threads and max_batch: what
     resnet-export tune found best on this machine, where it was run."""
 
     precision: Precision = "float32"
@@ -114,6 +124,10 @@ class Settings(BaseSettings):
 
     decode_threads: PositiveInt = Field(default_factory=available_cpus)
     """Images decoded at the same time. Default: one for each processor."""
+
+    decode_gpu: NonNegativeInt | None = None
+    """Number of the GPU that decodes JPEG files, with nvImageCodec; resizing stays with the
+    processor. Default: none."""
 
     max_batch: PositiveInt | None = None
     """Most images in one inference. More raise latency, and throughput up to a point. Default: measured at start,

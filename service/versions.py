@@ -151,6 +151,11 @@ class ModelVersions:
         """Try again what failed, though its files are the same."""
         self._failed.clear()
 
+    def outdate(self, number: int) -> None:
+        """Have a version loaded again by the next `follow`, though its files are the same."""
+        if served := self._served.get(number):
+            served.stamp = ()
+
     def _retire(self, served: _Served) -> None:
         served.unused.clear()
         self._draining[served] = asyncio.create_task(self._drain(served))

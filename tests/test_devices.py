@@ -220,11 +220,11 @@ def test_readiness_tells_of_a_lost_device(
     client, lost = two_devices
     photograph = photographs[0][1]
     ready = client.get("/readyz")
-    assert (ready.status_code, ready.json()["degraded"]) == (200, [])
+    assert (ready.status_code, ready.json().get("degraded")) == (200, None)
     assert 'resnet_devices{model="tiny"} 2.0' in client.get("/metrics").text
 
     lost.append("simulated:0")
-    while not client.get("/readyz").json()["degraded"]:
+    while "degraded" not in client.get("/readyz").json():
         assert client.post("/v1/classify", content=photograph).status_code == 200
     ready = client.get("/readyz?verbose")
     assert ready.status_code == 200

@@ -37,7 +37,7 @@ class HeldExecutor:
     computes = False
     device = "held"
     lanes = 1
-    buckets = ()
+    buckets: Sequence[int] = ()
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []

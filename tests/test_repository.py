@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +215,7 @@ class TimedExecutor:
     computes = True
     device = "timed"
     lanes = 1
-    buckets = ()
+    buckets: Sequence[int] = ()
 
     def __init__(self, seconds: dict[int, float], clock: list[float]) -> None:
         self.seconds = seconds

@@ -54,6 +54,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "precision": "int8",
         "threads": "3",
         "decode_threads": "4",
+        "decode_gpu": "1",
         "max_batch": "16",
         "max_delay_ms": "2.5",
         "queue_size": "300",

@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -117,13 +118,20 @@ def test_progress_is_told_of(trt: ModuleType, version: Path, monkeypatch: pytest
     assert len(lines) == 4
 
 
-def test_ctrl_c_ends_a_build(trt: ModuleType, version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(self: Phases, phase: str, completed: int) -> None:
-        raise KeyboardInterrupt
+def test_ctrl_c_ends_a_build(trt: ModuleType, rtx: ModuleType, version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    updates: list[str] = []
 
-    monkeypatch.setattr(Phases, "update", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        tensorrt.build(trt, version / "model.onnx")
+    def press(self: Phases, phase: str, completed: int) -> None:
+        updates.append(phase)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Phases, "update", press)
+    for module in (trt, rtx):
+        updates.clear()
+        with pytest.raises(KeyboardInterrupt):
+            tensorrt.build(module, version / "model.onnx")
+        assert len(updates) < 10  # of hundreds
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_the_inspector_tells_what_is_fused(trt: ModuleType, version: Path) -> None:
@@ -148,26 +156,30 @@ def test_a_builder_that_cannot_be_made(trt: ModuleType, version: Path, monkeypat
 
 
 SOURCE = inspect.getsource(tensorrt)
-REMOVED = [  # what 11 lacks, what it is put in the place of, and how
-    ("EXPLICIT_BATCH", "STRONGLY_TYPED", "EXPLICIT_BATCH"),
-    ("FP16", "config.clear_flag(trt.BuilderFlag.TF32)", "config.set_flag(trt.BuilderFlag.FP16)"),
-    ("int8_calibrator", "config.clear_flag(trt.BuilderFlag.TF32)", "config.int8_calibrator = None"),
-    ("set_quantization_flag", "config.clear_flag(trt.BuilderFlag.TF32)", "config.set_quantization_flag(0)"),
-    ("platform_has_fast_fp16", "config = builder.", "builder.platform_has_fast_fp16; config = builder."),
-    ("supports_model", "inputs = [", "parser.supports_model(b''); inputs = ["),
-    ("device_memory_size", "text: str = loaded.", "loaded.device_memory_size; text: str = loaded."),
+CLEAR = "config.clear_flag(trt.BuilderFlag.TF32)"
+ABSENT = [  # a name, a version that lacks it, what it is put in the place of, and how
+    ("EXPLICIT_BATCH", "11.4.0", "STRONGLY_TYPED", "EXPLICIT_BATCH"),
+    ("FP16", "11.4.0", CLEAR, "config.set_flag(trt.BuilderFlag.FP16)"),
+    ("int8_calibrator", "11.4.0", CLEAR, "config.int8_calibrator = None"),
+    ("set_quantization_flag", "11.4.0", CLEAR, "config.set_quantization_flag(0)"),
+    ("platform_has_fast_fp16", "11.4.0", "config = builder.", "builder.platform_has_fast_fp16; config = builder."),
+    ("supports_model", "11.4.0", "inputs = [", "parser.supports_model(b''); inputs = ["),
+    ("device_memory_size", "11.4.0", "text: str = loaded.", "loaded.device_memory_size; text: str = loaded."),
+    ("build_route", "10.16.1", CLEAR, "config.build_route = 1"),
 ]
 
 
-@pytest.mark.parametrize(("name", "there", "instead"), REMOVED, ids=[name for name, _, _ in REMOVED])
-def test_a_name_that_a_version_lacks_is_noticed(name: str, there: str, instead: str, version: Path) -> None:
-    """The same builder as somebody would have written it for TensorRT 10."""
+@pytest.mark.parametrize(("name", "number", "there", "instead"), ABSENT, ids=[name for name, *_ in ABSENT])
+def test_a_name_that_a_version_lacks_is_noticed(
+    name: str, number: str, there: str, instead: str, version: Path
+) -> None:
+    """The same builder as somebody might have written it for the other version."""
     assert SOURCE.count(there) == 1
     changed = ModuleType(tensorrt.__name__)
     exec(compile(SOURCE.replace(there, instead), "changed.py", "exec"), changed.__dict__)
-    new = fake_tensorrt.module("11.4.0")
+    trt = fake_tensorrt.module(number)
     with pytest.raises(AttributeError, match=rf"\b{name}\b"):
-        changed.inspect(new, changed.build(new, version / "model.onnx"))
+        changed.inspect(trt, changed.build(trt, version / "model.onnx"))
 
 
 def written_names(source: str) -> set[tuple[str, ...]]:

@@ -7,13 +7,17 @@ precision stands in the ONNX file, and the network is strongly typed: nothing is
 from __future__ import annotations
 
 import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, current_thread, main_thread
 from typing import Any
 
 from export.errors import BadProfile, EngineError, UnreadableModel, UnsupportedDevice, UnsupportedOperator
-from models import engine_cache
 from models.engine_cache import BatchRange, ComputeCapability, Hardware
+from models.files import replace
 from models.manifest import INPUT, OUTPUTS
 from models.progress import Phases, phases
 
@@ -81,13 +85,10 @@ def build(
     _configure(trt, config, options, compute_capability)
     _add_profiles(builder, network, config, options.batches, log)
     _read_timings(config, timing)
-    with phases(f"building an engine from {path.name}") as bars:
-        monitor = _make_monitor(trt, bars)
-        if monitor is not None:
-            config.progress_monitor = monitor
+    with phases(f"building an engine from {path.name}") as bars, _ctrl_c() as stopped:
+        if hasattr(trt, "IProgressMonitor"):
+            config.progress_monitor = _make_monitor(trt, bars, stopped)
         plan = builder.build_serialized_network(network, config)
-    if monitor is not None and monitor.interrupted:
-        raise KeyboardInterrupt
     if plan is None:
         raise _failure(log)
     _write_timings(config, timing)
@@ -130,34 +131,44 @@ def _make_log(trt: Any) -> Any:
     return Log()
 
 
-def _make_monitor(trt: Any, bars: Phases) -> Any:
-    """What TensorRT tells how far it is; None where it cannot."""
-    if not hasattr(trt, "IProgressMonitor"):
-        return None
+def _make_monitor(trt: Any, bars: Phases, stopped: Event) -> Any:
+    """What TensorRT tells how far it is, and asks whether to go on."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.interrupted = False
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            self._tell(bars.start, phase, steps)
+            bars.start(phase, steps)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            self._tell(bars.update, phase, step + 1)
-            return not self.interrupted
+            bars.update(phase, step + 1)
+            return not stopped.is_set()
 
         def phase_finish(self, phase: str) -> None:
-            self._tell(bars.finish, phase)
-
-        def _tell(self, function: Any, *arguments: object) -> None:
-            # Ctrl-C is seen here; an exception that passed through C++ would end the process.
-            try:
-                function(*arguments)
-            except KeyboardInterrupt:
-                self.interrupted = True
+            bars.finish(phase)
 
     return Monitor()
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[Event]:
+    """Have Ctrl-C set an event, and raise KeyboardInterrupt at the end.
+
+    Raised where it is seen, in a function that TensorRT calls, it would pass through C++, which drops it or ends the
+    process.
+    """
+    stopped = Event()
+    if current_thread() is not main_thread():  # others get no signals
+        yield stopped
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: stopped.set())
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if stopped.is_set():
+        raise KeyboardInterrupt
 
 
 def _parse(trt: Any, parser: Any, network: Any, path: Path) -> None:
@@ -223,7 +234,7 @@ def _read_timings(config: Any, file: Path | None) -> None:
 def _write_timings(config: Any, file: Path | None) -> None:
     if file is not None:
         # Of two builds at the same time the later one's stay: it costs time, nothing else.
-        engine_cache.replace(file, bytes(config.get_timing_cache().serialize()))
+        replace(file, bytes(config.get_timing_cache().serialize()))
 
 
 def _failure(log: Any) -> EngineError:

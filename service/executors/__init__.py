@@ -1,7 +1,8 @@
 """Executors compute batches: one file a runtime, found by its name and imported only when it is chosen.
 
-A file `some_runtime.py` here is the executor `some-runtime`. It holds a class `Executor`, made from a `Source`, and
-`ARTIFACTS`: from which artifact (format, precision) of a version it computes each precision.
+A file `some_runtime.py` here is the executor `some-runtime`. It holds `Executor`, which makes one of a `Source`;
+`ARTIFACTS`, from which artifact (format, precision) of a version it computes each precision; and `DEVICES`, where it
+computes (cpu, gpu), with the argument that chooses it. Nothing else lists it: tests and benchmarks find it here too.
 """
 
 from __future__ import annotations
@@ -115,6 +116,8 @@ class Runtime:
     artifacts: Mapping[Precision, tuple[str, Precision]]
     """The artifact (format, precision) that it computes each precision from. One format serves several runtimes, and
     some compute in less than what the file holds."""
+    devices: Mapping[str, str]
+    """Where it computes, cpu or gpu, and the argument that chooses it."""
 
     def choose(self, manifest: Manifest, precision: Precision) -> Artifact:
         """The artifact of a version that is computed in this precision.
@@ -194,7 +197,7 @@ def find(name: str) -> Runtime:
         raise ExecutorError(f"executor {name!r} needs the package {error.name!r}: install it") from error
     except ImportError as error:
         raise ExecutorError(f"the runtime of executor {name!r} is installed but cannot be loaded: {error}") from error
-    return Runtime(name, argument, module.Executor, module.ARTIFACTS)
+    return Runtime(name, argument, module.Executor, module.ARTIFACTS, module.DEVICES)
 
 
 def fill_up(n: int, buckets: Sequence[int]) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import openvino
 
 from models.manifest import INPUT, Precision
+from models.openvino_core import core
 from models.preprocess import UInt8Array
 from service.executors import ExecutorError, Float32Array, HostExecutor, Source
 
@@ -15,6 +16,7 @@ ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "bfloat16": ("onnx", "float32"),
     "int8": ("onnx", "int8"),
 }
+DEVICES: Mapping[str, str] = {"cpu": ""}
 
 # What is not computed with integers: "float32" would otherwise be bfloat16 on processors that have it. Beside the
 # rounding to eight bits that of the few float layers in an int8 graph is nothing, and it is a few per cent faster.
@@ -32,19 +34,15 @@ class Executor(HostExecutor):
             raise ExecutorError(f"openvino takes no argument, not {source.argument!r}")
         precision = source.precision
         self._path = source.path
-        self._core = openvino.Core()
-        has_bfloat16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        has_bfloat16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bfloat16" and not has_bfloat16:
             raise ExecutorError("this processor does not compute in bfloat16: choose float32 or int8")
-        self._core.set_property(
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": _FLOATS[precision] if has_bfloat16 else "f32",
-                "INFERENCE_NUM_THREADS": source.threads,
-                "NUM_STREAMS": 1,
-                "PERFORMANCE_HINT": "LATENCY",
-            },
-        )
+        self._options = {
+            "INFERENCE_PRECISION_HINT": _FLOATS[precision] if has_bfloat16 else "f32",
+            "INFERENCE_NUM_THREADS": source.threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
         self._head = self._compile(_HEAD)
         self._whole: openvino.InferRequest | None = None
 
@@ -59,16 +57,16 @@ class Executor(HostExecutor):
         return {name: request.get_tensor(name).data.copy() for name in outputs}
 
     def close(self) -> None:
-        del self._head, self._whole, self._core
+        del self._head, self._whole
 
     def _compile(self, outputs: frozenset[str] | None) -> openvino.InferRequest:
         """A graph that gives these outputs; all for None."""
         try:
-            model = self._core.read_model(self._path)
+            model = core().read_model(self._path)
             if outputs is not None:
                 kept = [result for result in model.get_results() if result.input_value(0).get_names() & outputs]
                 model = openvino.Model(kept, model.get_parameters())
-            return self._core.compile_model(model, "CPU").create_infer_request()
+            return core().compile_model(model, "CPU", self._options).create_infer_request()
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise ExecutorError(f"{self._path.name}: OpenVINO cannot load it: {reason}") from error

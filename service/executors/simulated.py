@@ -15,6 +15,7 @@ from models.preprocess import UInt8Array
 from service.executors import ExecutorError, Float32Array, HostExecutor, Source
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {"float32": ("onnx", "float32")}
+DEVICES: Mapping[str, str] = {"cpu": "0"}
 
 
 class Executor(HostExecutor):

@@ -196,5 +196,6 @@ def _info(registry: Registry, model: LoadedModel) -> ModelInfo:
         chosen=model.choice.chosen,
         accuracy=model.artifact.accuracy,
         cam=model.classifier is not None,
+        engine=registry.engine_status(model),
         versions=registry.versions(model.name),
     )

@@ -29,7 +29,7 @@ async def readyz(request: Request, verbose: Verbose = None) -> Response:
     registry: Registry = request.app.state.pipeline.registry
     reasons = registry.not_ready()
     models = None if verbose is None else registry.statuses()
-    answer = Readiness(ready=not reasons, reasons=reasons, degraded=registry.degraded(), models=models)
+    answer = Readiness(ready=not reasons, reasons=reasons, degraded=registry.degraded() or None, models=models)
     return Response(answer.model_dump_json(exclude_none=True), 503 if reasons else 200, media_type="application/json")
 
 

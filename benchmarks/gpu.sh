@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# All that a machine with an NVIDIA GPU can show of this project, in one report: the tests that need a GPU, every
+# executor against the golden images, engines over batch sizes and precisions, and the service over HTTP. Installs
+# nothing, uses what is there, and says what it could not do.
+#
+#     [PYTHON=python3] [PYTHONPATH=folder-of-packages] benchmarks/gpu.sh [OUT [VERSION...]]
+#
+# OUT is a folder (build/gpu), VERSION a folder in a model repository (the shipped model, and a ResNet-50 of random
+# weights where torch can export one).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+here=.venv/bin/python
+[ -x "$here" ] || here=python3
+exec "${PYTHON:-$here}" -m benchmarks.gpu "$@"

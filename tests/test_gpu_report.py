@@ -1,0 +1,77 @@
+"""The GPU report: to its end without a GPU, saying exactly that; and its steps, over a fake GPU and a real service."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu, timing
+from benchmarks.gpu import NotDone, Report
+from models import driver
+from tests import fake_gpu
+from tests.gpu import why_not
+
+
+@pytest.mark.skipif(why_not() is None, reason="this machine has a GPU")
+def test_without_a_gpu_it_says_that_and_nothing_else(tmp_path: Path) -> None:
+    command = [str(gpu.ROOT / "benchmarks" / "gpu.sh"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHON": sys.executable})
+    assert done.returncode == 0, done.stderr
+    report = (tmp_path / "report.md").read_text()
+    assert report.startswith("# GPU report: no GPU\n")
+    _, missing = report.split("## Not done\n\n")
+    reasons = {line.partition(": ")[2] for line in missing.strip().splitlines()}
+    assert reasons == {why_not()}
+    assert len(missing.strip().splitlines()) == 6
+
+
+def test_every_executor_that_is_there_is_checked_and_measured(
+    tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = tiny_repository / "tiny" / "1"
+    fake = fake_gpu.install(monkeypatch)
+    fake.build_engines(version, tmp_path)
+    monkeypatch.setattr(gpu, "default_folder", lambda: tmp_path)
+    monkeypatch.setattr(gpu, "_BATCHES", (1, 32, 64))
+    monkeypatch.setattr(timing, "_SECONDS", 0.0)
+    monkeypatch.setattr("service.executors.names", lambda: ["onnxruntime-cuda", "openvino", "tensorrt"])
+    report = Report(driver.devices())
+    assert gpu.check_all([version], report).splitlines() == [
+        "- tiny, onnxruntime-cuda float32: within its bound on every bucket and lane",
+        "- tiny, tensorrt float32: within its bound on every bucket and lane",
+    ]
+    gpu.measure_all([version], tmp_path, report)
+    rows = json.loads((tmp_path / "engines.json").read_text())
+    assert [(row["executor"], row["batch"]) for row in rows] == [
+        *(("onnxruntime-cuda", batch) for batch in (1, 32, 64)),
+        *(("tensorrt", batch) for batch in (1, 32)),  # of which its engine takes no more
+    ]
+    assert all(row["one_at_a_time"] > 0 and row["all_lanes"] > 0 for row in rows)
+    assert (tmp_path / "engines.png").read_bytes().startswith(b"\x89PNG")
+    text = report.text()
+    assert text.startswith(f"# GPU report: {fake_gpu.NAME}")
+    assert "- tiny, tensorrt int8: tiny version 1 has nothing that tensorrt computes int8 from" in text
+    assert fake.cuda.allocations == 0
+
+
+def test_a_service_is_loaded_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_LOAD_SECONDS", 0.3)
+    monkeypatch.setattr(gpu, "_CLIENTS", (2,))
+    image = gpu.ROOT / "models" / "pretrained" / "examples" / "trouser.png"
+    ((clients, seen),) = gpu.serve(gpu.SHIPPED, "onnxruntime-cpu", "float32", [image.read_bytes()])
+    assert clients == 2
+    assert seen.failed == 0
+    assert seen.requests_per_second > 0
+    assert 0 < seen.p50_ms <= seen.p99_ms
+
+
+def test_a_service_that_serves_nothing_is_not_measured(tmp_path: Path) -> None:
+    (tmp_path / "model" / "1").mkdir(parents=True)
+    (tmp_path / "model" / "1" / "manifest.json").write_text("{}")
+    with pytest.raises(NotDone, match="is not served"):
+        list(gpu.serve(tmp_path / "model" / "1", "onnxruntime-cpu", "float32", []))
