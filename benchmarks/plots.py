@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from benchmarks import engines as engines_benchmark
 from benchmarks import fusion as fusion_benchmark
@@ -85,6 +86,7 @@ def tuning(measured: Tuning, path: Path) -> None:
     if (bound := measured.bounds.max_latency_ms) is not None:
         axes.axvline(bound, color="black", linewidth=0.8, linestyle=":", label="bound")
     axes.set(xlabel="milliseconds a batch", ylabel="images per second", xscale="log")
+    axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.set_title(f"{measured.model} version {measured.version}\n{measured.host.processor}", fontsize=9)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)

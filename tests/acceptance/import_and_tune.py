@@ -219,7 +219,7 @@ def _not_refused(folder: Path) -> list[str]:
         (("more.safetensors", "resnet50"), "1 left over: layer3.9.conv1.weight"),
         ((str(WEIGHTS), "resnet101"), "they are those of a resnet50: --arch resnet50"),
         (("code.pth", "resnet50"), "asks for posix.system"),
-        (("code.pkl", "resnet50"), "asks for posix.system"),
+        (("code.pkl", "resnet50"), "holds more than tensors"),
         (("text.pth", "resnet50"), "is neither safetensors nor what torch.save writes"),
         ((str(WEIGHTS), "resnet50", "--labels", str(folder / "labels.txt")), "1000 classes, but there are 2 labels"),
     ]
