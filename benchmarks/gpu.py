@@ -6,21 +6,19 @@ import dataclasses
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.http_load import load
+from benchmarks.http_load import NotServed, serve
 from benchmarks.timing import interleave
 from models import driver, golden, manifest
 from models.driver import Device, NoDevice
@@ -38,8 +36,6 @@ PACKAGES = ("cuda-bindings", "nvidia-nvimgcodec-cu13", "onnx", "onnxruntime-gpu"
 
 _BATCHES = (1, 8, 32, 64)
 _ANSWER = frozenset({"probabilities"})
-_CLIENTS = (1, 16, 64)
-_LOAD_SECONDS = 5.0
 _EXPORT = """
 import sys
 from pathlib import Path
@@ -258,41 +254,9 @@ def serve_all(versions: list[Path], report: Report) -> str:
                     f"| {version.parent.name} | {name} | {precision} | {clients} | {seen.requests_per_second:,.0f} "
                     f"| {seen.p50_ms:.1f} | {seen.p99_ms:.1f} | {seen.failed} |"
                 )
-        except NotDone as error:
+        except NotServed as error:
             report.missing.append(f"{version.parent.name}, {name} {precision} over HTTP: {error}")
     return _some(lines[2:]) and "\n".join(lines)
-
-
-def serve(version: Path, name: str, precision: Precision, bodies: list[bytes]) -> Iterator[tuple[int, Any]]:
-    """A service process, and loads of several numbers of clients."""
-    command = [sys.executable, "-m", "service", "--port", "0", "--repository", str(version.parents[1])]
-    command += ["--model", version.parent.name, "--executor", name, "--precision", precision, "--log-format", "json"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    try:
-        port = _ready(process)
-        for clients in _CLIENTS:
-            yield clients, load("127.0.0.1", port, "/v1/classify", bodies, clients, _LOAD_SECONDS)
-    finally:
-        process.terminate()
-        process.communicate()
-
-
-def _ready(process: subprocess.Popen[str]) -> int:
-    """The port, once the model is loaded. Afterwards somebody goes on reading what the process writes."""
-    assert process.stderr is not None
-    port, said = None, []
-    for line in process.stderr:
-        said.append(line.strip())
-        if match := re.search(r"listening on http://[^:]+:(\d+)", line):
-            port = int(match[1])
-        if " ready in " in line:
-            break
-        if "is not served" in line:
-            raise NotDone(line.strip())
-    if port is None:
-        raise NotDone(f"the service ended: {said[-1] if said else 'and said nothing'}")
-    ThreadPoolExecutor(1).submit(partial(list, process.stderr))
-    return port
 
 
 def _run(*command: str) -> str:

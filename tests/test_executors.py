@@ -21,8 +21,6 @@ from models.preprocess import UInt8Array
 from service import executors
 from service.executors import Executor, ExecutorError
 
-OUTPUTS = ("logits", "probabilities", "embedding", "feature_map")
-
 
 @pytest.fixture(scope="session")
 def repository(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:

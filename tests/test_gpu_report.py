@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu, timing
-from benchmarks.gpu import NotDone, Report
+from benchmarks import gpu, http_load, timing
+from benchmarks.gpu import Report
+from benchmarks.http_load import NotServed
 from models import driver
 from tests import fake_gpu
 from tests.gpu import why_not
@@ -60,10 +61,10 @@ def test_every_executor_that_is_there_is_checked_and_measured(
 
 
 def test_a_service_is_loaded_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "_LOAD_SECONDS", 0.3)
-    monkeypatch.setattr(gpu, "_CLIENTS", (2,))
+    monkeypatch.setattr(http_load, "_SECONDS", 0.3)
+    monkeypatch.setattr(http_load, "_CLIENTS", (2,))
     image = gpu.ROOT / "models" / "pretrained" / "examples" / "trouser.png"
-    ((clients, seen),) = gpu.serve(gpu.SHIPPED, "onnxruntime-cpu", "float32", [image.read_bytes()])
+    ((clients, seen),) = http_load.serve(gpu.SHIPPED, "onnxruntime-cpu", "float32", [image.read_bytes()])
     assert clients == 2
     assert seen.failed == 0
     assert seen.requests_per_second > 0
@@ -73,5 +74,5 @@ def test_a_service_is_loaded_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_service_that_serves_nothing_is_not_measured(tmp_path: Path) -> None:
     (tmp_path / "model" / "1").mkdir(parents=True)
     (tmp_path / "model" / "1" / "manifest.json").write_text("{}")
-    with pytest.raises(NotDone, match="is not served"):
-        list(gpu.serve(tmp_path / "model" / "1", "onnxruntime-cpu", "float32", []))
+    with pytest.raises(NotServed, match="is not served"):
+        list(http_load.serve(tmp_path / "model" / "1", "onnxruntime-cpu", "float32", []))
