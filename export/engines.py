@@ -130,7 +130,7 @@ def _build(path: Path, artifact: Artifact, cache: Path, trt: Any, target: Machin
         compute_capability=target.compute_capability if rtx else None,
         timing=None if rtx else engine_cache.timing_file(cache, target),  # RTX times nothing when it builds
     )
-    fusion = _fusion(trt, engine, path)
+    fusion = _fusion(trt, engine, path, rtx)
     plan = Plan.of(
         engine.content,
         artifact,
@@ -148,12 +148,10 @@ def _build(path: Path, artifact: Artifact, cache: Path, trt: Any, target: Machin
     return f"{plan.name}, {len(engine.content) / 1e6:.1f} MB in {time.monotonic() - started:.1f} s, {fused}"
 
 
-def _fusion(trt: Any, engine: Engine, path: Path) -> FusionReport | None:
+def _fusion(trt: Any, engine: Engine, path: Path, rtx: bool) -> FusionReport | None:
     """None where TensorRT describes its layers in another way than is known."""
     try:
-        if engine.layers:
-            return read_log(engine.layers, path)
-        return read_inspection(tensorrt.inspect(trt, engine), path)
+        return read_log(engine.layers, path) if rtx else read_inspection(tensorrt.inspect(trt, engine), path)
     except UnreadableInspection:
         return None
 
