@@ -2,8 +2,8 @@
 
     python install.py EXTRA ...
 
-Works in the folder of pyproject.toml; pip is told where to by its own variables. Takes only wheels: there is no compiler
-where this runs.
+Works in the folder of pyproject.toml; pip is told where to by its own variables. Takes only wheels: there is no
+compiler where this runs.
 """
 
 from __future__ import annotations
