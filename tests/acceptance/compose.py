@@ -63,6 +63,7 @@ def line_1() -> tuple[bool, str]:
     with _compose() as (compose, clone):
         (clone / ".env").write_text("TARGET=openvino\n")
         compose.run("up --build --detach")
+        _wait()
         executor = _wait("/v1/models").json()["models"][0]["executor"]
         by_openvino = _label(IMAGE)
     added = {target: (_size(f"resnet-serve:{target}") - _size(BASE)) / MEGABYTE for target in ("cpu", "openvino")}
