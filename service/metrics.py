@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from service.errors import REASONS
 from service.record import STAGES, Record
@@ -59,6 +61,11 @@ class Metrics:
         self._admitted = self._gauge("resnet_images_in_flight", "Images accepted and not yet answered.", "model")
         self.in_flight = self._gauge("resnet_requests_in_flight", "Requests accepted and not yet answered.")
         self._models: dict[str, ModelMetrics] = {}
+        # Begin at 0: what is first seen as 1 has not increased, and no alert would tell of it.
+        for reason in REASONS:
+            self.refused.labels("", reason)
+        for outcome in ("loaded", "failed"):
+            self._loads.labels(outcome)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
@@ -108,9 +115,27 @@ class Metrics:
         """Read the number of a model's devices whenever Prometheus asks."""
         self._devices.labels(model).set_function(devices)
 
+    def watch_versions(self, served: Callable[[], Iterable[tuple[str, str, str, str]]]) -> None:
+        """Read which versions take requests whenever Prometheus asks: model, version, executor, precision of each."""
+        self.registry.register(_Versions(served))
+
     def render(self) -> bytes:
         """The text exposition format."""
         return generate_latest(self.registry)
+
+
+class _Versions(Collector):
+    """One sample for each version that takes requests; a version that is retired leaves nothing behind."""
+
+    def __init__(self, served: Callable[[], Iterable[tuple[str, str, str, str]]]) -> None:
+        self._served = served
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ("model", "version", "executor", "precision")
+        family = GaugeMetricFamily("resnet_model_info", "Versions that take requests; always 1.", labels=labels)
+        for values in self._served():
+            family.add_metric(values, 1.0)
+        yield family
 
 
 class ModelMetrics:

@@ -43,6 +43,7 @@ class Registry:
         self._stop = asyncio.Event()
         self._refreshing = asyncio.Lock()
         self._plans = Plans(settings.cache, self._engine_built)
+        metrics.watch_versions(self._served_versions)
 
     async def start(self) -> None:
         """Load and warm up every model; what fails leaves its reason."""
@@ -153,6 +154,10 @@ class Registry:
         """All versions of a model that take requests, oldest first."""
         model = self._models.get(name)
         return [] if model is None else model.served
+
+    def _served_versions(self) -> list[tuple[str, str, str, str]]:
+        served = [model for name in self._models for model in self.served(name)]
+        return [(model.name, model.version, model.executor, model.precision) for model in served]
 
     def versions(self, name: str) -> list[VersionStatus]:
         """Every version of a model that is in the repository or in memory, oldest first."""

@@ -75,7 +75,9 @@ def test_every_metric_moves(
     assert values["resnet_batch_size_sum", "tiny"] == images
     assert values["resnet_batch_seconds_sum", "tiny"] > 0
     assert values["resnet_model_loads_total", "loaded"] == 1
+    assert values["resnet_model_loads_total", "failed"] == 0
     assert values["resnet_model_load_seconds_sum",] > 0
+    assert values["resnet_model_info", "onnxruntime-cpu", "tiny", "float32", "1"] == 1
     assert values["resnet_queue_images", "tiny"] == 0
     assert values["during", "resnet_images_in_flight"] == 512
     assert values["resnet_images_in_flight", "tiny"] == 0
@@ -104,6 +106,7 @@ def test_no_metric_is_left_out_above(traffic: tuple[str, dict[tuple[str, ...], f
         "resnet_batch_seconds",
         "resnet_model_loads",
         "resnet_model_load_seconds",
+        "resnet_model_info",
         "resnet_queue_images",
         "resnet_images_in_flight",
         "resnet_requests_in_flight",

@@ -197,6 +197,7 @@ def test_lines_come_as_images_are_done(
     client.portal.call(exchange.run, client.app)
     assert exchange.status == 200
     assert exchange.answer_headers["content-type"] == "application/x-ndjson"
+    assert exchange.answer_headers["x-accel-buffering"] == "no"  # nginx would keep the lines until the end
     lines = [json.loads(line) for line in exchange.answer.splitlines()]
     assert sorted(line["index"] for line in lines) == list(range(len(files)))
     for line in lines:

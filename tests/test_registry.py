@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -168,6 +169,25 @@ def test_a_newer_version_takes_over_and_a_removed_one_gives_way(repo: Path) -> N
         assert registry.not_ready()
 
     play(repo, scenario)
+
+
+def test_the_metric_of_versions_follows_them(repo: Path) -> None:
+    metrics = Metrics()
+
+    def shown() -> set[str]:
+        text = metrics.render().decode()
+        return set(re.findall(r'^resnet_model_info{.*model="tiny".*version="(\d+)"} 1.0$', text, re.MULTILINE))
+
+    async def scenario() -> None:
+        registry = Registry(Settings(repository=repo, executor="simulated:0"), metrics)
+        await registry.start()
+        assert shown() == {"1"}
+        add(repo, 2)
+        await registry.refresh()
+        assert shown() == {"2"}
+        await registry.close()
+
+    asyncio.run(scenario())
 
 
 def test_models_come_and_go_and_the_default_stays(repo: Path) -> None:

@@ -21,6 +21,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import TIMEOUT
+from tests.test_probe import probe
 
 REQUESTS = 50
 ATTEMPTS = 5000
@@ -168,6 +169,8 @@ def test_it_speaks_tls(tiny_repository: Path, tmp_path: Path) -> None:
     with running("--repository", tiny_repository, *flags, verify=context) as (process, url):
         assert url.startswith("https://")
         assert httpx.get(f"{url}/healthz", verify=context).text == "ok\n"
+        settings = {"RESNET_SERVE_PORT": url.rpartition(":")[2], "RESNET_SERVE_SSL_CERTFILE": str(certificate)}
+        assert probe(**settings).returncode == 0
         end(process)
 
 

@@ -29,7 +29,8 @@ class Lines(StreamingResponse):
     def __init__(
         self, admitted: AbstractContextManager[LoadedModel], classify: Callable[[LoadedModel], Results]
     ) -> None:
-        super().__init__(())  # the lines are not known until the model is
+        # The lines are not known until the model is. nginx would keep them until the end without the header.
+        super().__init__((), headers={"X-Accel-Buffering": "no"})
         self._admitted = admitted
         self._classify = classify
 

@@ -1,0 +1,80 @@
+# One image a target, the first for those who name none:
+#
+#   cpu        ONNX Runtime on the processor
+#   openvino   OpenVINO on the processor: faster for large networks in int8
+#   gpu        ONNX Runtime on CUDA, and TensorRT
+#   export     training and export, with torch
+#
+# What pip installs is locked by constraints.txt. Not locked: the base image, whose tag moves on with security fixes
+# (give a digest as PYTHON to hold it), and TensorRT, whose package index entry is a script that fetches the libraries
+# from its vendor: its version is fixed, what comes for it is not.
+
+ARG PYTHON=python:3.11-slim
+
+FROM ${PYTHON} AS build
+ENV PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_ROOT_USER_ACTION=ignore \
+    PIP_CONSTRAINT=/build/constraints.txt \
+    PIP_PYTHON=/opt/resnet-serve
+WORKDIR /build
+RUN python -m venv --without-pip /opt/resnet-serve
+COPY pyproject.toml constraints.txt deploy/install.py ./
+
+# The project alone, in the same place: laid over what it needs, a release is a layer of a few megabytes.
+FROM build AS project
+RUN pip install setuptools
+COPY . .
+RUN pip install --no-deps --no-build-isolation . \
+ && pip uninstall --yes --quiet setuptools
+
+FROM build AS build-cpu
+RUN python install.py cpu tracing
+
+FROM build AS build-openvino
+RUN python install.py openvino tracing
+
+FROM build AS build-gpu
+RUN python install.py gpu tracing
+# Without TensorRT (--build-arg TENSORRT=) the image is half as large, and ONNX Runtime computes.
+ARG TENSORRT=tensorrt
+RUN test -z "$TENSORRT" || pip install "$TENSORRT"
+
+FROM build AS build-export
+RUN python install.py cpu train
+
+FROM ${PYTHON} AS runtime
+RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin resnet
+ENV PATH=/opt/resnet-serve/bin:$PATH \
+    HOME=/tmp
+# A volume that is mounted here begins with the shipped model, and belongs to the one who writes to it.
+COPY --chown=10001:10001 models/pretrained/repository /repository
+USER 10001:10001
+
+FROM runtime AS service
+ENV RESNET_SERVE_HOST=0.0.0.0 \
+    RESNET_SERVE_PORT=8000 \
+    RESNET_SERVE_REPOSITORY=/repository
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-m", "service.probe"]
+ENTRYPOINT ["resnet-serve"]
+
+FROM service AS openvino
+COPY --from=build-openvino /opt/resnet-serve /opt/resnet-serve
+COPY --from=project /opt/resnet-serve /opt/resnet-serve
+ENV RESNET_SERVE_EXECUTOR=openvino
+
+FROM service AS gpu
+COPY --from=build-gpu /opt/resnet-serve /opt/resnet-serve
+COPY --from=project /opt/resnet-serve /opt/resnet-serve
+
+FROM runtime AS export
+COPY --from=build-export /opt/resnet-serve /opt/resnet-serve
+COPY --from=project /opt/resnet-serve /opt/resnet-serve
+ENTRYPOINT ["resnet-export"]
+
+# The last stage is what `docker build .` makes.
+FROM service AS cpu
+COPY --from=build-cpu /opt/resnet-serve /opt/resnet-serve
+COPY --from=project /opt/resnet-serve /opt/resnet-serve
