@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from models.studies import degradation
+from models.studies import degradation, shattered_gradients, signal_growth
 from models.studies.study import Study
 
 __all__ = ["STUDIES"]
 
-STUDIES: dict[str, Study] = {study.NAME: study for study in (degradation,)}
+STUDIES: dict[str, Study] = {
+    study.NAME: study for study in (degradation, shattered_gradients, signal_growth)
+}

@@ -31,12 +31,16 @@ _STYLE = {
 }
 
 
-def panels(count: int = 1, *, height: float = 3.6, share_y: bool = False) -> tuple[Figure, Sequence[Axes]]:
-    """An empty figure with panels side by side."""
+def panels(
+    columns: int = 1, *, rows: int = 1, height: float = 3.6, share_y: bool = False
+) -> tuple[Figure, Sequence[Axes]]:
+    """An empty figure with its panels, row by row; `height` in inches."""
     plt.rcParams.update(_STYLE)
-    width = 5.4 if count == 1 else 4.0 * count
-    figure, axes = plt.subplots(1, count, figsize=(width, height), layout="constrained", sharey=share_y, squeeze=False)
-    return figure, list(axes[0])
+    width = 5.4 if columns == 1 else 4.0 * columns
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width, height), layout="constrained", sharey=share_y, squeeze=False
+    )
+    return figure, list(axes.flat)
 
 
 def line_with_spread(
