@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from models.studies import degradation, shattered_gradients, signal_growth
+from models.studies import degradation, finite_step, shattered_gradients, shortcuts, signal_growth
 from models.studies.study import Study
 
 __all__ = ["STUDIES"]
 
 STUDIES: dict[str, Study] = {
-    study.NAME: study for study in (degradation, shattered_gradients, signal_growth)
+    study.NAME: study for study in (degradation, shattered_gradients, finite_step, signal_growth, shortcuts)
 }

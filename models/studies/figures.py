@@ -53,6 +53,13 @@ def line_with_spread(
         axes.fill_between(x, array.min(0), array.max(0), color=color, alpha=0.18, linewidth=0)
 
 
+def dots(axes: Axes, place: float, values: ArrayLike, color: str) -> None:
+    """One dot a seed above `place`, and a line at their mean."""
+    array = np.asarray(values, float)
+    axes.plot([place] * len(array), array, "o", color=color, markersize=5, alpha=0.7)
+    axes.plot([place - 0.2, place + 0.2], [array.mean()] * 2, color=color, linewidth=2)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write `path` as PNG and SVG, without the date and the writer's version."""
     path.parent.mkdir(parents=True, exist_ok=True)
