@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from models.studies import degradation, finite_step, shattered_gradients, shortcuts, signal_growth
+from models.studies import (
+    degradation,
+    finite_step,
+    loss_surface,
+    order_of_operations,
+    shattered_gradients,
+    shortcuts,
+    signal_growth,
+)
 from models.studies.study import Study
 
 __all__ = ["STUDIES"]
 
-STUDIES: dict[str, Study] = {
-    study.NAME: study for study in (degradation, shattered_gradients, finite_step, signal_growth, shortcuts)
-}
+_MODULES: tuple[Study, ...] = (
+    degradation,
+    shattered_gradients,
+    finite_step,
+    order_of_operations,
+    signal_growth,
+    shortcuts,
+    loss_surface,
+)
+
+STUDIES = {study.NAME: study for study in _MODULES}

@@ -31,17 +31,17 @@ NEEDS_DATA = True
 
 
 class FiniteStepSettings(Settings):
-    seeds: int = 10
+    seeds: int = 5
     images: int = 128
     """One batch, drawn from the training split."""
     size: int | None = None
     """Height and width in pixels to which images are reduced; None leaves them as they are stored."""
-    lengths: int = 17
-    """Step lengths, evenly spaced in the logarithm from 1e-5 to 1e-1 of the parameters' length."""
+    lengths: int = 13
+    """Step lengths, evenly spaced in the logarithm from 1e-7 to 1e-1 of the parameters' length."""
 
 
 SETTINGS = FiniteStepSettings
-QUICK = {"seeds": 2, "images": 64, "lengths": 5, "size": 14}
+QUICK = {"seeds": 2, "images": 64, "lengths": 7, "size": 14}
 
 NETWORKS = ("plain20", "plain56", "resnet20", "resnet56")
 
@@ -66,7 +66,7 @@ def _piece(arch: str, seed: int, settings: FiniteStepSettings, data: Path, _: Pa
     labels = torch.from_numpy(batch.labels).to(device)
     torch.manual_seed(seed)
     model = architectures.build(arch, len(batch.classes), inputs.shape[1]).to(device).double()
-    return measure(model, inputs.double(), labels, np.geomspace(1e-5, 1e-1, settings.lengths).tolist())
+    return measure(model, inputs.double(), labels, np.geomspace(1e-7, 1e-1, settings.lengths).tolist())
 
 
 def early_parameters(model: architectures.ResNet) -> list[nn.Parameter]:
@@ -122,9 +122,9 @@ def draw(numbers: Numbers) -> Figure:
             _median(panel, numbers["length"], numbers[arch][key], colors[family], label, style)
         panel.axhline(0, color="black", linewidth=0.6)
         panel.set(xscale="log", xlabel="length of the step / length of the parameters")
-    axes[0].set(title="loss", ylabel="actual / predicted decrease", ylim=(-1, 1.2))
-    axes[1].set(title="gradient", ylabel="cosine, before and after the step", ylim=(-0.2, 1.05))
-    axes[1].legend()
+    axes[0].set(title="loss", ylabel="actual / predicted decrease", ylim=(-0.15, 1.1))
+    axes[1].set(title="gradient", ylabel="cosine, before and after the step", ylim=(-0.25, 1.05))
+    axes[0].legend(loc="center right")
     return figure
 
 
