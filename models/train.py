@@ -235,9 +235,7 @@ def augment(images: Tensor, recipe: Recipe, preprocess: Preprocess, generator: G
     return random_erasing(images, recipe.erasing, fill, generator)
 
 
-def finish_epoch(
-    state: State, rate: float, watched: Mapping[str, Dataset], preprocess: Preprocess
-) -> dict[str, Any]:
+def finish_epoch(state: State, rate: float, watched: Mapping[str, Dataset], preprocess: Preprocess) -> dict[str, Any]:
     """The epoch's figures; moves the state to the next epoch."""
     figures: dict[str, Any] = {
         "epoch": state.epoch + 1,

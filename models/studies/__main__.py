@@ -15,6 +15,8 @@ from models.studies import STUDIES
 from models.studies.study import Settings, Study, draw, run
 from models.train import Interrupted
 
+app = typer.Typer(add_completion=False)
+
 
 def _fail(message: str) -> NoReturn:
     console.print(f"error: {message}", style="red", highlight=False, soft_wrap=True, markup=False)
@@ -32,6 +34,7 @@ def _list(wanted: bool) -> None:
     raise typer.Exit
 
 
+@app.command()
 def study_command(
     name: Annotated[str, typer.Argument(help="Study; see --list.", metavar="NAME")],
     data: Annotated[Path | None, typer.Option(help="Folder of the data set, for the studies that train.")] = None,
@@ -40,9 +43,9 @@ def study_command(
         list[str] | None, typer.Option("--set", help="Another value for a setting, such as epochs=30; repeatable.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for NAME.json, NAME.png and NAME.svg.")] = None,
-    work: Annotated[
-        Path, typer.Option(help="Folder of what is finished; the same command goes on from there.")
-    ] = Path("runs/studies/pieces"),
+    work: Annotated[Path, typer.Option(help="Folder of what is finished; the same command goes on from there.")] = Path(
+        "runs/studies/pieces"
+    ),
     redraw: Annotated[bool, typer.Option(help="Only draw the figure of the JSON in --out again.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Show the studies.", is_eager=True, callback=_list)] = False,
 ) -> None:
@@ -86,9 +89,5 @@ def _settings(study: Study, quick: bool, changes: list[str]) -> Settings:
         _fail(f"--set {'.'.join(map(str, first['loc']))}: {first['msg']}; {study.NAME} has: {known}")
 
 
-def run_study() -> None:
-    typer.run(study_command)
-
-
 if __name__ == "__main__":
-    run_study()
+    app()

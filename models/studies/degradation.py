@@ -1,4 +1,4 @@
-"""Deeper plain networks have a higher training error; deeper residual networks do not (He et al. 2016a, Figs. 1 and 6)."""
+"""Deeper plain networks have a higher training error, deeper residual ones do not (He et al. 2016a, Figs. 1 and 6)."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -71,7 +72,8 @@ def _piece(arch: str, seed: int, settings: FiniteStepSettings, data: Path, _: Pa
 
 def early_parameters(model: architectures.ResNet) -> list[nn.Parameter]:
     """The weights of the stem and of the first block's convolutions: three layers."""
-    return [p for part in (model.stem, model.stages[0][0]) for p in part.parameters() if p.ndim > 1]
+    first_block = next(model.stages[0].children())
+    return [p for part in (model.stem, first_block) for p in part.parameters() if p.ndim > 1]
 
 
 def measure(model: architectures.ResNet, inputs: Tensor, labels: Tensor, lengths: list[float]) -> Numbers:
@@ -124,13 +126,11 @@ def draw(numbers: Numbers) -> Figure:
         panel.set(xscale="log", xlabel="length of the step / length of the parameters")
     axes[0].set(title="loss", ylabel="actual / predicted decrease", ylim=(-0.15, 1.1))
     axes[1].set(title="gradient", ylabel="cosine, before and after the step", ylim=(-0.25, 1.05))
-    axes[0].legend(loc="center right")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
-def _median(
-    panel: figures.Axes, x: list[float], values: list[list[float]], color: str, label: str, style: str
-) -> None:
+def _median(panel: Axes, x: list[float], values: list[list[float]], color: str, label: str, style: str) -> None:
     """Median over seeds, and the middle half as a band: a ratio of small numbers has outliers."""
     low, middle, high = np.quantile(np.asarray(values), (0.25, 0.5, 0.75), axis=0)
     panel.plot(x, middle, style, color=color, label=label)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models import checkpoint
-from models.architectures import ResNet
+from models.architectures import VARIANTS, ResNet
 from models.device import best_device, compute_dtype
 from models.evaluate import normalise
 from models.studies import figures
@@ -54,7 +54,9 @@ def split(settings: LossSurfaceSettings, data: Path) -> list[Piece]:
                 own = {key: getattr(settings, key) for key in ("points", "reach", "loss_images")}
                 identity = {"training": trained.identity, **own}
                 work = functools.partial(_row, row, seed, settings, data, trained)
-                surface = Piece(f"surface {arch} seed {seed} row {row}", identity, work, needs=trained)
+                # Of a training's three passes one is forward.
+                cost = settings.points * settings.loss_images * sum(VARIANTS[arch].depths) / 3
+                surface = Piece(f"surface {arch} seed {seed} row {row}", identity, work, cost, needs=trained)
                 pieces += [surface] if row else [trained, surface]
     return pieces
 
@@ -78,7 +80,7 @@ def _row(row: int, seed: int, settings: LossSurfaceSettings, data: Path, trained
             for name, parameter in model.named_parameters():
                 parameter.copy_(origin[name] + x * horizontal[name] + coordinates[row] * vertical[name])
         losses.append(loss(model, inputs, labels))
-    return {"losses": losses}
+    return {"losses": losses, "reach": settings.reach}
 
 
 def filter_normalised(model: ResNet, generator: torch.Generator) -> dict[str, Tensor]:
@@ -104,7 +106,7 @@ def loss(model: ResNet, inputs: Tensor, labels: Tensor, batch_size: int = 250) -
     total = 0.0
     dtype = compute_dtype("auto", inputs.device)
     with torch.inference_mode(), torch.autocast(inputs.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        for images_, labels_ in zip(inputs.split(batch_size), labels.split(batch_size), strict=True):
+        for images_, labels_ in zip(torch.split(inputs, batch_size), torch.split(labels, batch_size), strict=True):
             images_ = images_.contiguous(memory_format=torch.channels_last)
             total += F.cross_entropy(model(images_).float(), labels_, reduction="sum").item()
     return total / len(labels)
@@ -112,7 +114,8 @@ def loss(model: ResNet, inputs: Tensor, labels: Tensor, batch_size: int = 250) -
 
 def summarise(results: Mapping[str, Numbers]) -> Numbers:
     """By network: the loss on the grid [seeds, vertical, horizontal]; errors of the trained network."""
-    summary: Numbers = {}
+    reach = next(numbers["reach"] for name, numbers in results.items() if name.startswith("surface "))
+    summary: Numbers = {"reach": reach}
     for arch in NETWORKS:
         seeds = [name.removeprefix(f"{arch} ") for name in results if name.startswith(f"{arch} ")]
         summary[arch] = {
@@ -128,13 +131,15 @@ def summarise(results: Mapping[str, Numbers]) -> Numbers:
 
 def draw(numbers: Numbers) -> Figure:
     figure, axes = figures.panels(2, height=4.2)
-    levels = np.geomspace(0.01, 100, 17)
-    for panel, arch in zip(axes, NETWORKS, strict=True):
-        losses = np.asarray(numbers[arch]["losses"][0])
-        reach = np.linspace(-1, 1, len(losses))
-        lines = panel.contour(reach, reach, losses, levels=levels, cmap="cividis", norm="log", linewidths=1)
-        panel.clabel(lines, levels[::2], fmt="%.2g", fontsize=7)
+    surfaces = [np.asarray(numbers[arch]["losses"][0]) for arch in NETWORKS]
+    # One scale for both networks; where the loss is a hundred times the lowest there is nothing left to tell apart.
+    lowest, highest = min(map(np.min, surfaces)), max(map(np.max, surfaces))
+    levels = np.geomspace(lowest, min(highest, 100 * max(lowest, 1.0)), 15)
+    for panel, surface, family in zip(axes, surfaces, ("plain", "residual"), strict=True):
+        reach = np.linspace(-numbers["reach"], numbers["reach"], len(surface))
+        if ((surface.min() < levels) & (levels < surface.max())).any():
+            lines = panel.contour(reach, reach, surface, levels=levels, cmap="cividis", norm="log", linewidths=1)
+            panel.clabel(lines, fmt="%.2g", fontsize=7)
         panel.plot(0, 0, "+", color="black")
-        panel.set(title="plain, 56 layers" if arch == "plain56" else "residual, 56 layers", aspect="equal")
-        panel.set(xlabel="first direction", ylabel="second direction")
+        panel.set(title=f"{family}, 56 layers", aspect="equal", xlabel="first direction", ylabel="second direction")
     return figure

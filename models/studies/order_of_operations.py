@@ -74,7 +74,8 @@ def split(settings: TrainingSettings, data: Path) -> list[Piece]:
             trained = training(f"{arch}{TRAINED_LAYERS}", seed, settings, data)
             work = functools.partial(_statistics, arch, seed, settings, data, trained)
             identity = {"study": NAME, "training": trained.identity}
-            pieces += [trained, Piece(f"stream {arch} seed {seed}", identity, work, needs=trained)]
+            cost = _STATISTICS_IMAGES * sum(VARIANTS[f"{arch}{FRESH_LAYERS}"].depths)
+            pieces += [trained, Piece(f"stream {arch} seed {seed}", identity, work, cost, needs=trained)]
     return pieces
 
 
@@ -98,9 +99,8 @@ def stream_means(model: ResNet, batch: ArrayDataset, preprocess: Preprocess) -> 
     """The mean over images, channels and pixels of what each block gives to the next."""
     means: list[float] = []
     device = best_device()
-    for stage in model.stages:
-        for block in stage:
-            block.register_forward_hook(lambda _, __, output: means.append(float(output.mean())))
+    for block in (block for stage in model.stages for block in stage.children()):
+        block.register_forward_hook(lambda _, __, output: means.append(float(output.mean())))
     inputs = normalise(torch.from_numpy(batch.array).permute(0, 3, 1, 2).to(device), preprocess)
     with torch.no_grad():
         model.to(device)(inputs)

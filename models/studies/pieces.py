@@ -1,7 +1,7 @@
 """The work of a study in independent pieces: each is computed once, kept, and not computed again.
 
-That is how a study resumes. Several processes may run the same study: a piece is locked by the one that computes it, the
-others take the next. A piece is known by all that decides its numbers, so studies share what they have in common.
+That is how a study resumes. Several processes may run the same study: a piece is locked by the one that computes it,
+the others take the next. A piece is known by all that decides its numbers, so studies share what they have in common.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Piece:
 def compute(pieces: Sequence[Piece], root: Path) -> dict[str, dict[str, Any]]:
     """The numbers of each piece by name, computed or read from `root`; says after each how much is left."""
     results: dict[str, dict[str, Any]] = {}
-    countdown = _Countdown(pieces)
+    countdown = _Countdown([piece for piece in pieces if not piece.numbers(root).exists()])
     # What another process is at is left for last, and then waited for.
     for wait in (False, True):
         for piece in pieces:
@@ -105,10 +105,11 @@ class _Countdown:
         self._seconds = self._cost = 0.0
 
     def skip(self, piece: Piece) -> None:
-        del self._left[piece.name]
+        """It was computed before, or by another process."""
+        self._left.pop(piece.name, None)
 
     def done(self, piece: Piece, seconds: float) -> None:
-        del self._left[piece.name]
+        self._left.pop(piece.name)
         self._seconds += seconds
         self._cost += piece.cost
         left = sum(self._left.values()) * self._seconds / self._cost

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
@@ -108,7 +109,7 @@ def _linear(x: Tensor, width: int, generator: torch.Generator) -> Tensor:
     scale = (2.0 / x.shape[1]) ** 0.5
     weight = torch.randn(x.shape[1], width, generator=generator, dtype=x.dtype) * scale
     bias = torch.randn(width, generator=generator, dtype=x.dtype) * scale
-    return x @ weight + bias
+    return torch.addmm(bias, x, weight)
 
 
 def _normalise(x: Tensor) -> Tensor:
@@ -122,7 +123,7 @@ def autocorrelation(values: NDArray[np.float64], lags: int) -> NDArray[np.float6
     """Of the values about their mean, at 0, 1, ... `lags`; 1 at 0."""
     centred = values - values.mean()
     products = [centred[: len(centred) - lag] @ centred[lag:] for lag in range(lags + 1)]
-    return np.asarray(products) / products[0]
+    return np.asarray(products, np.float64) / float(products[0])
 
 
 def summarise(results: Mapping[str, Numbers]) -> Numbers:
@@ -153,7 +154,7 @@ def draw(numbers: Numbers) -> Figure:
     return figure
 
 
-def _curve(panel: figures.Axes, numbers: Numbers, name: str, color: str, style: str = "-") -> None:
+def _curve(panel: Axes, numbers: Numbers, name: str, color: str, style: str = "-") -> None:
     mean, error = (np.asarray(numbers[name][key]) for key in ("mean", "standard_error"))
     distance = np.arange(len(mean)) * numbers[name]["distance"]
     panel.plot(distance, mean, style, color=color, label=name)

@@ -25,6 +25,7 @@ import functools
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,9 @@ def measure(
 
     def layer(x: Tensor) -> Tensor:
         weight = torch.randn(settings.width, settings.width, generator=generator) * scale
-        return (F.batch_norm(x, None, None, training=True) if normalised else x).relu() @ weight
+        x = F.batch_norm(x, None, None, training=True) if normalised else x
+        product: Tensor = x.relu() @ weight
+        return product
 
     x = torch.randn(settings.images, settings.width, generator=generator).requires_grad_()
     stream = [x]
@@ -94,10 +97,10 @@ def measure(
         stream.append(stream[-1] + branch if residual else branch)
     ahead = torch.randn(stream[-1].shape, generator=generator)
     gradients = torch.autograd.grad(stream[-1], stream, ahead)
-    return [float(x.square().mean()) for x in stream], [float(g.square().mean()) for g in gradients]
+    return [float(x.detach().square().mean()) for x in stream], [float(g.square().mean()) for g in gradients]
 
 
-def theory(residual: bool, init: str, normalised: bool, blocks: int) -> dict[str, NDArray[np.float64]]:
+def theory(residual: bool, init: str, normalised: bool, blocks: int) -> dict[str, NDArray[np.floating[Any]]]:
     """What the module's docstring says, after 0, 1, ... `blocks` blocks."""
     half = GAINS[init] / 2
     number = np.arange(blocks + 1)
@@ -111,7 +114,7 @@ def theory(residual: bool, init: str, normalised: bool, blocks: int) -> dict[str
     return {"signal": signal, "gradient": np.append(np.cumprod(factors[::-1])[::-1], 1.0)}
 
 
-def growth(values: NDArray[np.float64], linear: bool) -> float:
+def growth(values: NDArray[np.floating[Any]], linear: bool) -> float:
     """Per block, over all blocks: the factor, or where growth is linear the step."""
     blocks = len(values) - 1
     return float((values[-1] - values[0]) / blocks if linear else (values[-1] / values[0]) ** (1 / blocks))

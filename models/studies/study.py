@@ -51,8 +51,8 @@ class Study(Protocol):
         """The settings with which it ends within two minutes."""
         ...
 
-    def split(self, settings: Any, data: Path | None) -> Sequence[Piece]:
-        """The study's work, in the order in which it is best done."""
+    def split(self, settings: Any, data: Any) -> Sequence[Piece]:
+        """The study's work, in the order in which it is best done; `data` is a Path where `NEEDS_DATA`."""
         ...
 
     def summarise(self, results: Mapping[str, Numbers]) -> Numbers:

@@ -91,7 +91,12 @@ def training(arch: str, seed: int, settings: TrainingSettings, folder: Path, **o
         }
 
     suffix = "".join(f" {key} {value}" for key, value in options.items())
-    identity = {"recipe": asdict(recipe), "data": data.name, "train": data.array.shape, "test": watched["test"].array.shape}
+    identity = {
+        "recipe": asdict(recipe),
+        "data": data.name,
+        "train": data.array.shape,
+        "test": watched["test"].array.shape,
+    }
     blocks = sum(VARIANTS[arch].depths)
     return Piece(f"{arch}{suffix} seed {seed}", identity, work, cost=settings.epochs * len(data.labels) * blocks)
 
