@@ -15,8 +15,8 @@ Without normalisation the same factors hold for gradients, from the last block t
 gradient by the variance over the batch, and of a rectified normal variable this is 1 - 1/pi = rho of the mean square. A
 block whose input has the variance V over the batch therefore multiplies the gradient by (c/2) / (rho V), plus 1 where
 it is residual. V is 1 for the first block; then (c/2) rho where it is plain, a block of two layers thus multiplying by
-1 / rho^2 = 2.15 (Yang et al. 2019), and 1 + (c/2) rho k where it is residual, after k blocks. This takes the units to
-be normally distributed, and is exact for wide networks and large batches only.
+1 / rho^2 = 2.15, and 1 + (c/2) rho k where it is residual, after k blocks. This takes the units to be normally
+distributed, and holds for wide networks and large batches only. That plain ones explode is in Yang et al. 2019.
 """
 
 from __future__ import annotations
