@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -126,20 +128,32 @@ def summarise(results: Mapping[str, Numbers]) -> Numbers:
             ],
             "train_error": [results[f"{arch} {seed}"]["train_error"] for seed in seeds],
         }  # fmt: skip
+        summary[arch]["falls"] = [falls(np.asarray(surface)) for surface in summary[arch]["losses"]]
     return summary
+
+
+def falls(surface: NDArray[np.float64]) -> float:
+    """The share of steps straight away from the trained network, in eight directions, in which the loss falls."""
+    middle = len(surface) // 2
+    out = np.arange(middle + 1)
+    rays = [surface[middle + y * out, middle + x * out] for x in (-1, 0, 1) for y in (-1, 0, 1) if x or y]
+    return float((np.diff(rays) < 0).mean())
 
 
 def draw(numbers: Numbers) -> Figure:
     figure, axes = figures.panels(2, height=4.2)
     surfaces = [np.asarray(numbers[arch]["losses"][0]) for arch in NETWORKS]
-    # One scale for both networks; where the loss is a hundred times the lowest there is nothing left to tell apart.
-    lowest, highest = min(map(np.min, surfaces)), max(map(np.max, surfaces))
-    levels = np.geomspace(lowest, min(highest, 100 * max(lowest, 1.0)), 15)
+    # One scale for both networks, four lines a factor of ten; beyond a loss of 100 there is nothing left to tell apart.
+    lowest, highest = min(map(np.min, surfaces)), max(100.0, min(map(np.max, surfaces)))
+    exponents = np.arange(np.floor(4 * np.log10(lowest)), 4 * np.log10(highest) + 1)
+    levels = 10 ** (exponents / 4)
+    # The light end of the colours would not show on white.
+    shades = LogNorm(levels[0], 30 * levels[-1])
     for panel, surface, family in zip(axes, surfaces, ("plain", "residual"), strict=True):
         reach = np.linspace(-numbers["reach"], numbers["reach"], len(surface))
         if ((surface.min() < levels) & (levels < surface.max())).any():
-            lines = panel.contour(reach, reach, surface, levels=levels, cmap="cividis", norm="log", linewidths=1)
-            panel.clabel(lines, fmt="%.2g", fontsize=7)
+            lines = panel.contour(reach, reach, surface, levels=levels, cmap="cividis", norm=shades, linewidths=1)
+            panel.clabel(lines, levels[exponents % 4 == 0], fmt="%g", fontsize=7)
         panel.plot(0, 0, "+", color="black")
-        panel.set(title=f"{family}, 56 layers", aspect="equal", xlabel="first direction", ylabel="second direction")
+        panel.set(title=f"training loss, {family}, 56 layers", aspect="equal", xlabel="first direction", ylabel="second direction")
     return figure

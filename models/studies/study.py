@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict
 
-from models.device import Compute, best_device, compute_dtype
+from models.device import best_device, compute_dtype
 from models.studies import figures, pieces
 from models.studies.pieces import Piece
 
@@ -100,12 +100,11 @@ def draw(study: Study, out: Path) -> None:
 def environment() -> dict[str, str]:
     """What computed the numbers."""
     device = best_device()
-    choice: Compute = "auto"
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "matplotlib": matplotlib.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPU cores",
-        "training_dtype": str(compute_dtype(choice, device)).removeprefix("torch."),
+        "training_dtype": str(compute_dtype("auto", device)).removeprefix("torch."),
     }
