@@ -155,5 +155,10 @@ def draw(numbers: Numbers) -> Figure:
             lines = panel.contour(reach, reach, surface, levels=levels, cmap="cividis", norm=shades, linewidths=1)
             panel.clabel(lines, levels[exponents % 4 == 0], fmt="%g", fontsize=7)
         panel.plot(0, 0, "+", color="black")
-        panel.set(title=f"training loss, {family}, 56 layers", aspect="equal", xlabel="first direction", ylabel="second direction")
+        panel.set(
+            title=f"training loss, {family}, 56 layers",
+            aspect="equal",
+            xlabel="first direction",
+            ylabel="second direction",
+        )
     return figure
