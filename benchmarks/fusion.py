@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnxruntime as ort
-import openvino
 
 from benchmarks.timing import interleave
 from benchmarks.unfuse import unfuse
@@ -18,6 +17,7 @@ from export import fusion
 from export.formats import onnx as onnx_format
 from models import golden, manifest
 from models.manifest import INPUT, Precision
+from models.openvino_core import core
 from models.preprocess import UInt8Array
 
 Runner = Callable[[UInt8Array], object]
@@ -80,7 +80,7 @@ def _onnxruntime(path: Path, threads: int) -> Runner:
 
 def _openvino(path: Path, threads: int) -> Runner:
     hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-    request = openvino.Core().compile_model(path, "CPU", hints).create_infer_request()
+    request = core().compile_model(path, "CPU", hints).create_infer_request()
     return lambda images: request.infer({INPUT: images}, share_inputs=True)
 
 

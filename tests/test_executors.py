@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import pytest
 
 from export.build import build
 from models import manifest, parity
 from models.checkpoint import Checkpoint
 from models.manifest import Precision
+from models.openvino_core import core
 from models.parity import Float32Array
 from models.preprocess import UInt8Array
 from service import executors
@@ -31,7 +31,7 @@ COMPUTING: list[Kind] = [
     ("openvino", "bfloat16"),
     ("openvino", "int8"),
 ]
-if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+if "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
     COMPUTING.remove(("openvino", "bfloat16"))
 KINDS: list[Kind] = [*COMPUTING, ("simulated:0", "float32")]
 OUTPUTS = ("logits", "probabilities", "embedding", "feature_map")
@@ -229,6 +229,29 @@ def test_a_file_that_openvino_cannot_load(repository: Path, tmp_path: Path) -> N
     (version / "model.onnx").write_bytes((version / "model.onnx").read_bytes()[:-1000])
     with pytest.raises(ExecutorError, match=r"model\.onnx: OpenVINO cannot load it"):
         load("openvino", tmp_path)
+
+
+def test_a_signal_after_one_openvino_executor_replaced_another(repository: Path) -> None:
+    code = """
+import os, signal, sys
+from pathlib import Path
+from models import manifest
+from service import executors
+
+version = Path(sys.argv[1])
+described = manifest.read(version)
+runtime = executors.find("openvino")
+artifact = runtime.choose(described, "float32")
+old, new = (runtime.factory(version, described, artifact, "float32", 1, "") for _ in range(2))
+old.close()
+del old
+new.close()
+del new
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    arguments = [sys.executable, "-c", code, str(repository / "tiny" / "1")]
+    assert subprocess.run(arguments, capture_output=True, text=True, check=True).stdout == "handled\n"
 
 
 def test_runtimes_are_imported_when_chosen_and_torch_never() -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import openvino
-
 from export.fusion import report_of
 from models.manifest import FusionReport
+from models.openvino_core import core
 
 _FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
 def report(path: Path) -> FusionReport:
     """Read the execution graph of a model on the CPU."""
-    compiled = openvino.Core().compile_model(path, "CPU", _FLOAT32)
+    compiled = core().compile_model(path, "CPU", _FLOAT32)
     kernels: dict[str, str] = {}
     for operation in compiled.get_runtime_model().get_ops():
         facts = operation.get_rt_info()

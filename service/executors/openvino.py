@@ -9,6 +9,7 @@ import numpy as np
 import openvino
 
 from models.manifest import INPUT, Artifact, Manifest, Precision
+from models.openvino_core import core
 from models.preprocess import UInt8Array
 from service.executors import ExecutorError, Float32Array
 
@@ -37,19 +38,15 @@ class Executor:
             raise ExecutorError(f"openvino takes no argument, not {argument!r}")
         self._path = version / artifact.file
         self._shape = manifest.preprocess.shape
-        self._core = openvino.Core()
-        has_bfloat16 = "BF16" in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        has_bfloat16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bfloat16" and not has_bfloat16:
             raise ExecutorError("this processor does not compute in bfloat16: choose float32 or int8")
-        self._core.set_property(
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": _FLOATS[precision] if has_bfloat16 else "f32",
-                "INFERENCE_NUM_THREADS": threads,
-                "NUM_STREAMS": 1,
-                "PERFORMANCE_HINT": "LATENCY",
-            },
-        )
+        self._options = {
+            "INFERENCE_PRECISION_HINT": _FLOATS[precision] if has_bfloat16 else "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
         self._head = self._compile(_HEAD)
         self._whole: openvino.InferRequest | None = None
 
@@ -67,16 +64,16 @@ class Executor:
         return {name: request.get_tensor(name).data.copy() for name in outputs}
 
     def close(self) -> None:
-        del self._head, self._whole, self._core
+        del self._head, self._whole
 
     def _compile(self, outputs: frozenset[str] | None) -> openvino.InferRequest:
         """A graph that gives these outputs; all for None."""
         try:
-            model = self._core.read_model(self._path)
+            model = core().read_model(self._path)
             if outputs is not None:
                 kept = [result for result in model.get_results() if result.input_value(0).get_names() & outputs]
                 model = openvino.Model(kept, model.get_parameters())
-            return self._core.compile_model(model, "CPU").create_infer_request()
+            return core().compile_model(model, "CPU", self._options).create_infer_request()
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise ExecutorError(f"{self._path.name}: OpenVINO cannot load it: {reason}") from error
