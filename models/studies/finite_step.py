@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,12 +33,12 @@ NEEDS_DATA = True
 
 
 class FiniteStepSettings(Settings):
-    seeds: int = 5
-    images: int = 128
+    seeds: PositiveInt = 5
+    images: PositiveInt = 128
     """One batch, drawn from the training split."""
-    size: int | None = None
+    size: PositiveInt | None = None
     """Height and width in pixels to which images are reduced; None leaves them as they are stored."""
-    lengths: int = 13
+    lengths: PositiveInt = 13
     """Step lengths, evenly spaced in the logarithm from 1e-7 to 1e-1 of the parameters' length."""
 
 

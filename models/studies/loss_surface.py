@@ -11,6 +11,7 @@ import torch
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,12 +32,12 @@ NEEDS_DATA = True
 class LossSurfaceSettings(TrainingSettings):
     """The networks are those that `degradation` trains with the same settings and seed."""
 
-    seeds: int = 1
-    points: int = 21
+    seeds: PositiveInt = 1
+    points: PositiveInt = 21
     """Values of each of both coordinates, evenly spaced."""
-    reach: float = 1.0
+    reach: PositiveFloat = 1.0
     """Largest coordinate; at 1 a step is as long as the filter that it moves."""
-    loss_images: int = 1_000
+    loss_images: PositiveInt = 1_000
     """Training images that the loss is measured on."""
 
 

@@ -15,6 +15,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 from torch import Tensor
 
 from models.studies import figures
@@ -27,11 +28,11 @@ NEEDS_DATA = False
 
 
 class ShatteredGradientsSettings(Settings):
-    seeds: int = 50
-    width: int = 200
-    points: int = 256
+    seeds: PositiveInt = 50
+    width: PositiveInt = 200
+    points: PositiveInt = 256
     """Inputs, evenly spaced in [-2, 2]."""
-    lags: int = 40
+    lags: PositiveInt = 40
     """Largest distance in points at which the autocorrelation is kept."""
 
 

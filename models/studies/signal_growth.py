@@ -32,6 +32,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -45,10 +46,10 @@ NEEDS_DATA = False
 
 
 class SignalGrowthSettings(Settings):
-    seeds: int = 30
-    width: int = 512
-    blocks: int = 25
-    images: int = 256
+    seeds: PositiveInt = 30
+    width: PositiveInt = 512
+    blocks: PositiveInt = 25
+    images: PositiveInt = 256
     """Inputs, from a normal distribution; also what a batch normalisation sees."""
 
 

@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from models.device import best_device, compute_dtype
 from models.studies import figures, pieces
@@ -28,7 +28,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seeds: int = 3
+    seeds: PositiveInt = 3
     """Repetitions, with the seeds 0, 1, ..."""
 
 

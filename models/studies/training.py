@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import PositiveFloat, PositiveInt
 
 from models.architectures import VARIANTS
 from models.data import ArrayDataset, load
@@ -26,15 +27,15 @@ CHECKPOINT = "model.safetensors"
 class TrainingSettings(Settings):
     """The recipe of He et al. 2016a, section 4.2, but for the number of epochs and one epoch of warm-up."""
 
-    train_images: int | None = None
+    train_images: PositiveInt | None = None
     """Images drawn from the training split, the same for every network and seed; None takes all."""
-    test_images: int | None = None
+    test_images: PositiveInt | None = None
     """Images drawn from the test split for the error of each epoch; the trained network is tested on all."""
-    size: int | None = None
+    size: PositiveInt | None = None
     """Height and width in pixels to which images are reduced; None leaves them as they are stored."""
-    epochs: int = 12
-    batch_size: int = 128
-    peak_lr: float = 0.1
+    epochs: PositiveInt = 12
+    batch_size: PositiveInt = 128
+    peak_lr: PositiveFloat = 0.1
     augment: bool = True
     """Random shifts by up to an eighth of the image, and mirroring."""
 
