@@ -62,8 +62,8 @@ def draw(numbers: Numbers) -> Figure:
         values = 100 * np.asarray(numbers[option]["test_error"])
         color = figures.VERMILION if option == "none" else figures.BLUE
         figures.dots(axes[0], place, values, color)
-    labels = [f"{option}\n{numbers[option]['parameters'] / 1e3:.0f} k parameters" for option in numbers]
+    labels = [f"{option}\n{numbers[option]['parameters'] / 1e3:.0f} k" for option in numbers]
     axes[0].set_xticks(range(len(numbers)), labels)
-    axes[0].set(xlabel="shortcut", ylabel="test error in %")
+    axes[0].set(xlabel="shortcut, and parameters of the network", ylabel="test error in %")
     axes[0].margins(x=0.15, y=0.15)
     return figure
