@@ -29,7 +29,7 @@ DATA = os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist")
 
 
 def line_1() -> tuple[bool, str]:
-    """Every study ran in full and has its page, its numbers and the figure that is drawn from them; --quick ends within two minutes."""
+    """Every study ran in full, and has a page and the figure its numbers give; --quick ends within two minutes."""
     wrong, seconds = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for name, study in STUDIES.items():
