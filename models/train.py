@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -28,7 +28,7 @@ from models.data import Batch, Dataset, Subset, read_ahead
 from models.device import Compute, best_device, compute_dtype
 from models.evaluate import evaluate, normalise
 from models.manifest import Architecture
-from models.optim import learning_rate, make_optimizer, set_learning_rate
+from models.optim import Schedule, learning_rate, make_optimizer, set_learning_rate
 from models.preprocess import Preprocess
 from models.progress import progress_bar
 from models.run import Run, State
@@ -47,6 +47,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup_epochs: float = 1.0
+    schedule: Schedule = "cosine"
     label_smoothing: float = 0.1
     crop_padding: int = 4
     flip: bool = True
@@ -63,7 +64,15 @@ class Interrupted(Exception):
     """The run was asked to stop and has saved its state."""
 
 
-def train(recipe: Recipe, data: Dataset, test: Dataset | None, out: Path, *, resume: bool = False) -> Checkpoint:
+def train(
+    recipe: Recipe,
+    data: Dataset,
+    test: Dataset | None,
+    out: Path,
+    *,
+    resume: bool = False,
+    watched: Mapping[str, Dataset] | None = None,
+) -> Checkpoint:
     """Train a network and leave the run in `out`.
 
     Args:
@@ -72,6 +81,7 @@ def train(recipe: Recipe, data: Dataset, test: Dataset | None, out: Path, *, res
         test: images to report on after the last epoch; never used for a choice.
         out: folder of the run.
         resume: go on from the state in `out` where there is one.
+        watched: data sets whose error is among the figures of each epoch, as `NAME_error`; never used for a choice.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came; the state is saved.
@@ -88,6 +98,7 @@ def train(recipe: Recipe, data: Dataset, test: Dataset | None, out: Path, *, res
     count = len(training.labels)
     run = Run(out, identity={**asdict(recipe), "data": data.name, "images": count, **preprocess.model_dump()})
     history = run.resume(state) if resume else []
+    watched = {**({} if validation is None else {"validation": validation}), **(watched or {})}
 
     with (
         progress_bar("training", total=recipe.epochs * count) as progress,
@@ -105,7 +116,7 @@ def train(recipe: Recipe, data: Dataset, test: Dataset | None, out: Path, *, res
                     run.save_state(state)
                     raise Interrupted(f"stopped in epoch {state.epoch + 1}, saved in {out}: go on with --resume")
             rate = (state.seen - seen_before) / (time.perf_counter() - started)
-            history.append(finish_epoch(state, rate, validation, preprocess))
+            history.append(finish_epoch(state, rate, watched, preprocess))
             result = Checkpoint(
                 architecture,
                 data.classes,
@@ -191,6 +202,7 @@ def step(
         peak=recipe.peak_lr,
         warmup_steps=round(recipe.warmup_epochs * per_epoch),
         total_steps=recipe.epochs * per_epoch,
+        schedule=recipe.schedule,
     )
     set_learning_rate(state.optimizer, rate)
     seed = np.random.SeedSequence((recipe.seed, state.epoch, state.step)).generate_state(1)[0]
@@ -223,7 +235,7 @@ def augment(images: Tensor, recipe: Recipe, preprocess: Preprocess, generator: G
     return random_erasing(images, recipe.erasing, fill, generator)
 
 
-def finish_epoch(state: State, rate: float, validation: Dataset | None, preprocess: Preprocess) -> dict[str, Any]:
+def finish_epoch(state: State, rate: float, watched: Mapping[str, Dataset], preprocess: Preprocess) -> dict[str, Any]:
     """The epoch's figures; moves the state to the next epoch."""
     figures: dict[str, Any] = {
         "epoch": state.epoch + 1,
@@ -232,8 +244,8 @@ def finish_epoch(state: State, rate: float, validation: Dataset | None, preproce
         "train_error": 1.0 - state.correct / state.seen,
         "images_per_second": round(rate, 1),
     }
-    if validation is not None:
-        figures["validation_error"] = 1.0 - evaluate(state.model, validation, preprocess).top1
+    for name, images in watched.items():
+        figures[f"{name}_error"] = 1.0 - evaluate(state.model, images, preprocess).top1
     state.epoch, state.step, state.seen, state.correct, state.loss_sum = state.epoch + 1, 0, 0, 0, 0.0
     return figures
 

@@ -173,6 +173,27 @@ def test_schedule() -> None:
     assert all(rate(step) > rate(step + 1) for step in range(5, 104))
 
 
+def test_schedule_in_steps() -> None:
+    """A tenth from half of the steps on, a hundredth from three quarters."""
+
+    def rate(step: int) -> float:
+        return learning_rate(step, peak=0.4, warmup_steps=4, total_steps=100, schedule="step")
+
+    assert [rate(step) for step in (0, 3, 4, 49)] == pytest.approx([0.1, 0.4, 0.4, 0.4])
+    assert [rate(step) for step in (50, 74, 75, 99)] == pytest.approx([0.04, 0.04, 0.004, 0.004])
+
+
+def test_watched_data_sets_are_among_the_figures_and_change_nothing(tmp_path: Path) -> None:
+    recipe = Recipe("tiny", epochs=2, batch_size=16, compute="float32")
+    watched = {"test": stripes(48), "training": stripes()}
+    result = train(recipe, stripes(), None, tmp_path / "watched", watched=watched)
+    last = json.loads((tmp_path / "watched" / "metrics.jsonl").read_text().splitlines()[-1])
+    for name, data in watched.items():
+        assert last[f"{name}_error"] == 1 - evaluate(result.model(), data, result.preprocess).top1
+    train(recipe, stripes(), None, tmp_path / "alone")
+    assert_same(tmp_path / "watched", tmp_path / "alone")
+
+
 def test_no_decay_on_normalisation_and_biases() -> None:
     from models.architectures import build
 

@@ -1,0 +1,28 @@
+"""Experiments that show why residual networks work. One file a study; a new study is a new file and a line here."""
+
+from __future__ import annotations
+
+from models.studies import (
+    degradation,
+    finite_step,
+    loss_surface,
+    order_of_operations,
+    shattered_gradients,
+    shortcuts,
+    signal_growth,
+)
+from models.studies.study import Study
+
+__all__ = ["STUDIES"]
+
+_MODULES: tuple[Study, ...] = (
+    degradation,
+    shattered_gradients,
+    finite_step,
+    order_of_operations,
+    signal_growth,
+    shortcuts,
+    loss_surface,
+)
+
+STUDIES = {study.NAME: study for study in _MODULES}

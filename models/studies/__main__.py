@@ -1,0 +1,93 @@
+"""`resnet-study`; also `python -m models.studies`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import ValidationError
+from rich.table import Table
+
+from models.data import DataError
+from models.progress import console
+from models.studies import STUDIES
+from models.studies.study import Settings, Study, draw, run
+from models.train import Interrupted
+
+app = typer.Typer(add_completion=False)
+
+
+def _fail(message: str) -> NoReturn:
+    console.print(f"error: {message}", style="red", highlight=False, soft_wrap=True, markup=False)
+    raise typer.Exit(2)
+
+
+def _list(wanted: bool) -> None:
+    if not wanted:
+        return
+    table = Table("study", "what is compared", "settings and their defaults", show_lines=True)
+    for study in STUDIES.values():
+        settings = study.SETTINGS().model_dump()
+        table.add_row(study.NAME, study.TITLE, ", ".join(f"{key}={value}" for key, value in settings.items()))
+    type(console)().print(table)
+    raise typer.Exit
+
+
+@app.command()
+def study_command(
+    name: Annotated[str, typer.Argument(help="Study; see --list.", metavar="NAME")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the data set, for the studies that train.")] = None,
+    quick: Annotated[bool, typer.Option(help="End in under two minutes; the numbers then show little.")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Another value for a setting, such as epochs=30; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for NAME.json, NAME.png and NAME.svg.")] = None,
+    work: Annotated[Path, typer.Option(help="Folder of what is finished; the same command goes on from there.")] = Path(
+        "runs/studies/pieces"
+    ),
+    redraw: Annotated[bool, typer.Option(help="Only draw the figure of the JSON in --out again.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Show the studies.", is_eager=True, callback=_list)] = False,
+) -> None:
+    """Run an experiment on residual networks: numbers as JSON, a figure as PNG and SVG.
+
+    Ctrl-C stops, the same command goes on. Several processes may run it at once and share the work.
+    """
+    if name not in STUDIES:
+        _fail(f"no study is named {name!r}; there are: {', '.join(STUDIES)}")
+    study = STUDIES[name]
+    out = out or Path("runs/studies/quick" if quick else "runs/studies")
+    if redraw:
+        if not (out / f"{name}.json").is_file():
+            _fail(f"{out / f'{name}.json'}: there is no such file: run the study first")
+        draw(study, out)
+        return
+    if study.NEEDS_DATA and data is None:
+        _fail(f"{name} trains or runs networks on images: give --data, the folder of a data set")
+    try:
+        run(study, _settings(study, quick, set_ or []), data, work, out)
+    except (Interrupted, KeyboardInterrupt):
+        console.print("stopped; the same command goes on", highlight=False)
+        raise typer.Exit(130) from None
+    except DataError as error:
+        _fail(str(error))
+    console.print(f"{out / name}.json, .png, .svg", highlight=False, soft_wrap=True)
+
+
+def _settings(study: Study, quick: bool, changes: list[str]) -> Settings:
+    values = dict(study.QUICK) if quick else {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            _fail(f"--set takes NAME=VALUE such as epochs=30, not {change!r}")
+        values[key] = value
+    try:
+        return study.SETTINGS.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        known = ", ".join(study.SETTINGS.model_fields)
+        _fail(f"--set {'.'.join(map(str, first['loc']))}: {first['msg']}; {study.NAME} has: {known}")
+
+
+if __name__ == "__main__":
+    app()

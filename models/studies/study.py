@@ -1,0 +1,110 @@
+"""What a study is, and what it leaves: numbers as JSON, and a figure drawn from that JSON alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from pydantic import BaseModel, ConfigDict, PositiveInt
+
+from models.device import best_device, compute_dtype
+from models.studies import figures, pieces
+from models.studies.pieces import Piece
+
+Numbers = dict[str, Any]
+"""What can be written as JSON."""
+
+
+class Settings(BaseModel):
+    """How much of a study is computed. Each study adds its own; `--set NAME=VALUE` changes one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seeds: PositiveInt = 3
+    """Repetitions, with the seeds 0, 1, ..."""
+
+
+class Study(Protocol):
+    """The contents of a study's module."""
+
+    @property
+    def NAME(self) -> str: ...
+    @property
+    def TITLE(self) -> str:
+        """What is compared, in one line."""
+        ...
+
+    @property
+    def NEEDS_DATA(self) -> bool: ...
+    @property
+    def SETTINGS(self) -> type[Settings]: ...
+    @property
+    def QUICK(self) -> Mapping[str, Any]:
+        """The settings with which it ends within two minutes."""
+        ...
+
+    def split(self, settings: Any, data: Any) -> Sequence[Piece]:
+        """The study's work, in the order in which it is best done; `data` is a Path where `NEEDS_DATA`."""
+        ...
+
+    def summarise(self, results: Mapping[str, Numbers]) -> Numbers:
+        """From the numbers of each piece, by its name, to those of the figure and the page."""
+        ...
+
+    def draw(self, numbers: Numbers) -> Figure:
+        """The figure, from what `summarise` gave."""
+        ...
+
+
+def run(study: Study, settings: Settings, data: Path | None, work: Path, out: Path) -> Numbers:
+    """Compute a study, or what is left of it, and write `out/NAME.json`, `.png` and `.svg`.
+
+    Args:
+        study: a row of `STUDIES`.
+        settings: an instance of `study.SETTINGS`.
+        data: folder of a data set, for the studies that need one.
+        work: folder of what is finished; a run that was stopped goes on from there.
+        out: folder of the results.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came in a training; its state is saved.
+        DataError: the data set is missing or damaged.
+    """
+    results = pieces.compute(study.split(settings, data), work)
+    result: Numbers = {
+        "study": study.NAME,
+        "title": study.TITLE,
+        "settings": settings.model_dump(mode="json"),
+        "environment": environment(),
+        "numbers": study.summarise(results),
+    }
+    pieces.write_json(result, out / f"{study.NAME}.json")
+    draw(study, out)
+    return result
+
+
+def draw(study: Study, out: Path) -> None:
+    """Draw the figure of `out/NAME.json` again; computes nothing."""
+    result = json.loads((out / f"{study.NAME}.json").read_text(encoding="utf-8"))
+    figures.save(study.draw(result["numbers"]), out / study.NAME)
+
+
+def environment() -> dict[str, str]:
+    """What computed the numbers."""
+    device = best_device()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "matplotlib": matplotlib.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} CPU cores",
+        "training_dtype": str(compute_dtype("auto", device)).removeprefix("torch."),
+    }
