@@ -9,7 +9,10 @@ import typer
 from rich.console import Console
 
 from export.inspect import find_versions, print_version
-from models.manifest import MODEL_NAME, ManifestError
+from models.driver import NoDevice
+from models.engine_cache import ENVIRONMENT, Flavour, Hardware, default_folder
+from models.machine import NoTensorRT
+from models.manifest import MODEL_NAME, ManifestError, Precision
 from models.parity import ParityError
 from models.progress import console
 
@@ -36,6 +39,9 @@ def build_command(
     allow_unfused: Annotated[
         bool, typer.Option("--allow-unfused", help="Write the version even where an addition is not fused.")
     ] = False,
+    triton: Annotated[
+        bool, typer.Option("--triton", help="Also write config.pbtxt: the model's folder then loads in Triton.")
+    ] = False,
 ) -> None:
     """Export a checkpoint as the next version of a model, checked against it."""
     import re
@@ -45,14 +51,56 @@ def build_command(
     # torch takes seconds to import, which `inspect` and `--help` need not wait for.
     from export.build import build
     from export.errors import BuildError
+    from export.triton import write_configuration
     from models.checkpoint import CheckpointError
     from models.data import DataError
 
     try:
         version = build(path, repository, name, data, float16=float16, int8=int8, allow_unfused=allow_unfused)
-    except (BuildError, CheckpointError, DataError, ParityError) as error:
+        if triton:
+            write_configuration(version)
+    except (BuildError, CheckpointError, DataError, ParityError, OSError) as error:
         _fail(error)
     print_version(version, Console())
+
+
+@app.command("engines")
+def engines_command(
+    path: Annotated[Path, typer.Argument(help="A repository, a model or a version in it.", metavar="PATH")],
+    cache: Annotated[
+        Path | None, typer.Option(envvar=ENVIRONMENT, help="Folder of engines. Default: ~/.cache/resnet-serve.")
+    ] = None,
+    runtime: Annotated[
+        Flavour | None, typer.Option(help="The one to build with. Default: tensorrt where it is installed.")
+    ] = None,
+    precision: Annotated[Precision | None, typer.Option(help="Build in this one only. Default: all there are.")] = None,
+    compute_capability: Annotated[
+        str | None, typer.Option(help="Of a GPU that is not here, such as 8.9. Only with TensorRT for RTX.")
+    ] = None,
+    batches: Annotated[str, typer.Option(help="Ranges of batch sizes, an optimisation profile each.")] = "1,2-8,9-32",
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="Have later minor versions of TensorRT take the engines.")
+    ] = False,
+    hardware: Annotated[Hardware, typer.Option(help="Which GPUs are to take the engines. More cost speed.")] = "device",
+    again: Annotated[bool, typer.Option("--again", help="Build what is there already, too.")] = False,
+) -> None:
+    """Build the TensorRT engines that this machine can use. Needs no torch."""
+    from export import engines
+    from export.formats.tensorrt import Options
+
+    failed = False
+    try:
+        versions = find_versions(path)
+        options = Options(engines.parse_batches(batches), version_compatible, hardware)
+        machines = engines.machines(runtime, compute_capability)
+        folder = cache or default_folder()
+        for outcome in engines.build_engines(versions, folder, machines, options, precision, again):
+            failed = failed or outcome.result == "failed"
+            typer.echo(f"{outcome.result}: {outcome.text}")
+    except (ManifestError, NoDevice, NoTensorRT, ValueError) as error:
+        _fail(error)
+    if failed:
+        raise typer.Exit(2)
 
 
 @app.command("verify")

@@ -11,7 +11,9 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -62,3 +64,33 @@ def progress_bar(description: str, total: int) -> Iterator[ProgressBar]:
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield ProgressBar(progress, description, total)
+
+
+class Phases:
+    """What work in phases within phases reports to; each that is under way has a bar."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def start(self, phase: str, steps: int) -> None:
+        self._tasks[phase] = self._progress.add_task(f"  {phase}", total=steps)
+
+    def update(self, phase: str, completed: int) -> None:
+        """Steps of a phase done so far."""
+        self._progress.update(self._tasks[phase], completed=completed)
+
+    def finish(self, phase: str) -> None:
+        self._progress.remove_task(self._tasks.pop(phase))
+
+
+@contextmanager
+def phases(description: str) -> Iterator[Phases]:
+    """A spinner with the time gone on standard error, and bars below it for the phases that are told of.
+
+    Where standard error is not a terminal nothing is printed.
+    """
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        progress.add_task(description, total=None)
+        yield Phases(progress)

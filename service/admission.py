@@ -30,13 +30,16 @@ class Admission:
     Args:
         capacity: most images accepted and not yet answered.
         max_batch: most images that the engine computes together.
+        lanes: batches that it computes at the same time.
         clock: seconds, monotonic.
     """
 
-    def __init__(self, capacity: int, max_batch: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, capacity: int, max_batch: int, lanes: int = 1, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._capacity = capacity
         # With this many images inside, the next batch is always full: the pace is that of the loaded service.
-        self._busy = min(2 * max_batch, capacity)
+        self._busy = min((lanes + 1) * max_batch, capacity)
         self._clock = clock
         self._inside = {Priority.interactive: 0, Priority.bulk: 0}
         self._pace = _Pace()

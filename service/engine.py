@@ -1,4 +1,4 @@
-"""The engine: what a request sees of inference. A queue, and a thread that runs its batches on an executor.
+"""The engine: what a request sees of inference. A queue, and threads that run its batches on executors.
 
 Arrays and numbers go in, arrays and numbers come out; nothing else is shared, so the same messages could cross to an
 engine in another process.
@@ -7,12 +7,10 @@ engine in another process.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from threading import Thread
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -21,12 +19,11 @@ from models.preprocess import UInt8Array
 from service import record
 from service.admission import Admission
 from service.batching import Batch, BatchQueue, QueueClosed, QueueFull, Share, Ticket
-from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, Unavailable
+from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceError, Unavailable
 from service.executors import Executor, Float32Array
 from service.metrics import Metrics
 from service.priority import Priority
-
-log = logging.getLogger(__name__)
+from service.workers import Computed, NoDevice, Workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,39 +90,48 @@ class _Pending:
 
 
 class LocalEngine:
-    """An engine in this process: one thread, one executor.
+    """An engine in this process: a thread for each lane of its executors.
 
     Args:
-        executor: used by the engine's thread only.
+        executors: one a device, used by the engine's threads only.
         queue: where requests wait.
         metrics: told of each batch.
         name: of the model, for logs and metrics.
     """
 
-    def __init__(self, executor: Executor, queue: BatchQueue, metrics: Metrics, name: str) -> None:
-        self.admission = Admission(queue.capacity, queue.max_batch)
-        self._executor = executor
+    def __init__(self, executors: Sequence[Executor], queue: BatchQueue, metrics: Metrics, name: str) -> None:
+        self.executors = executors
         self._queue = queue
-        self._metrics = metrics.model(name)
         self._name = name
-        self._thread = Thread(target=self._work, name=f"engine-{name}", daemon=True)
+        self._workers = Workers(
+            executors, queue, metrics.model(name), name, partial(self._call, _deliver), partial(self._call, _fail)
+        )
+        self.admission = Admission(queue.capacity, queue.max_batch, len(self._workers))
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
         """Begin to compute; answers are delivered on the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        self._workers.start()
 
     async def close(self) -> None:
-        """Refuse what comes, compute what waits, then free the executor."""
+        """Refuse what comes, compute what waits, then free the executors."""
         self._queue.close()
-        if self._loop is not None:
-            await self._loop.run_in_executor(None, self._thread.join)
-        self._executor.close()
+        await asyncio.to_thread(self._workers.join)
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return self._workers.alive
+
+    @property
+    def devices(self) -> int:
+        """Devices that compute."""
+        return self._workers.devices
+
+    @property
+    def lost(self) -> list[str]:
+        """Each device that was taken out, and why."""
+        return self._workers.lost
 
     @property
     def waiting(self) -> int:
@@ -144,7 +150,7 @@ class LocalEngine:
         priority: Priority = Priority.interactive,
     ) -> Result:
         if self._loop is None or not self.alive:
-            raise Unavailable(f"model {self._name!r} is not running")
+            raise Unavailable("; ".join([f"model {self._name!r} is not running", *self.lost]))
         pending = _Pending(self._loop.create_future())
         ticket = Ticket(images, outputs, deadline, pending, priority=priority)
         try:
@@ -152,7 +158,7 @@ class LocalEngine:
         except QueueClosed:
             raise Unavailable(f"model {self._name!r} is shutting down") from None
         except QueueFull as full:  # only reached by those who were not admitted
-            batches = math.ceil(full.waiting / self.max_batch)
+            batches = math.ceil(full.waiting / self.max_batch) / max(1, len(self._workers))
             raise Overloaded(max(1, math.ceil(batches * self._queue.batch_seconds))) from None
         try:
             async with asyncio.timeout_at(deadline):
@@ -166,71 +172,41 @@ class LocalEngine:
         _note(ticket, result)
         return result
 
-    def _work(self) -> None:
-        """The engine's thread."""
-        while (batch := self._queue.take()) is not None:
-            started = time.monotonic()
-            try:
-                buffer = self._assemble(batch)
-                assembled = time.monotonic()
-                outputs = self._compute(buffer, batch)
-            except Exception as error:  # whatever a native runtime raises must reach the callers, not end the thread
-                log.exception("model %s: a batch of %d failed", self._name, batch.size)
-                self._call(self._fail, batch, error)
-                continue
-            finished = time.monotonic()
-            self._expect(finished - started)
-            self._call(self._deliver, batch, outputs, started, assembled, finished)
-
-    def _assemble(self, batch: Batch) -> UInt8Array:
-        buffer = self._executor.acquire(batch.size)
-        row = 0
-        for share in batch.shares:
-            for image in share.ticket.images[share.start : share.stop]:
-                buffer[row] = image
-                row += 1
-        return buffer
-
-    def _compute(self, buffer: UInt8Array, batch: Batch) -> dict[str, Float32Array]:
-        return self._executor.run(buffer, batch.outputs)
-
-    def _expect(self, seconds: float) -> None:
-        """Tell the queue how long a batch takes: a slow average, over about the last ten."""
-        known = self._queue.batch_seconds
-        self._queue.batch_seconds = known + (seconds - known) * (0.1 if known else 1.0)
-
-    def _call(self, function, *arguments) -> None:  # type: ignore[no-untyped-def]
+    def _call(self, function: Callable[..., None], *arguments: object) -> None:
         """Run a function on the event loop; nobody is left to be told when that is closed."""
         assert self._loop is not None
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *arguments)
 
-    def _fail(self, batch: Batch, error: Exception) -> None:
-        for share in batch.shares:
-            pending: _Pending = share.ticket.owner
-            share.ticket.abandoned = True
-            if not pending.future.done():
-                failure = InferenceFailed("the model failed on this batch: try again; the server's log has the cause")
-                failure.__cause__ = error
-                pending.future.set_exception(failure)
 
-    def _deliver(
-        self, batch: Batch, outputs: dict[str, Float32Array], started: float, assembled: float, finished: float
-    ) -> None:
-        self._metrics.batch(batch.size, finished - assembled)
-        row = 0
-        for share in batch.shares:
-            count = share.stop - share.start
-            pending: _Pending = share.ticket.owner
-            pending.parts.append((share, {name: values[row : row + count] for name, values in outputs.items()}))
-            pending.started_at = min(pending.started_at, started)
-            pending.assembly_seconds += assembled - started
-            pending.inference_seconds += finished - assembled
-            pending.batch_size = max(pending.batch_size, batch.size)
-            row += count
-            done = sum(part.stop - part.start for part, _ in pending.parts)
-            if done == len(share.ticket.images) and not pending.future.done():
-                pending.future.set_result(_put_together(share.ticket, pending))
+def _fail(batch: Batch, error: Exception) -> None:
+    for share in batch.shares:
+        pending: _Pending = share.ticket.owner
+        share.ticket.abandoned = True
+        if not pending.future.done():
+            failure: ServiceError
+            if isinstance(error, NoDevice):
+                failure = Unavailable(str(error))
+            else:
+                failure = InferenceFailed("the model failed on this batch: try again; the server's log has the cause")
+            failure.__cause__ = error
+            pending.future.set_exception(failure)
+
+
+def _deliver(batch: Batch, computed: Computed) -> None:
+    row = 0
+    for share in batch.shares:
+        count = share.stop - share.start
+        pending: _Pending = share.ticket.owner
+        pending.parts.append((share, {name: values[row : row + count] for name, values in computed.outputs.items()}))
+        pending.started_at = min(pending.started_at, computed.started)
+        pending.assembly_seconds += computed.assembled - computed.started
+        pending.inference_seconds += computed.finished - computed.assembled
+        pending.batch_size = max(pending.batch_size, batch.size)
+        row += count
+        done = sum(part.stop - part.start for part, _ in pending.parts)
+        if done == len(share.ticket.images) and not pending.future.done():
+            pending.future.set_result(_put_together(share.ticket, pending))
 
 
 def _put_together(ticket: Ticket, pending: _Pending) -> Result:

@@ -45,6 +45,14 @@ class Metrics:
         self.batch_seconds = self._histogram(
             "resnet_batch_seconds", "Time of a batch in the executor.", _SECONDS, "model"
         )
+        self.wasted_rows = self._counter(
+            "resnet_wasted_rows", "Rows that were computed beyond the images of a batch, to fill its bucket.", "model"
+        )
+        self.devices_lost = self._counter("resnet_devices_lost", "Devices that failed and were taken out.", "model")
+        self.batches_retried = self._counter(
+            "resnet_batches_retried", "Batches that were tried again on another device.", "model"
+        )
+        self._devices = self._gauge("resnet_devices", "Devices that compute.", "model")
         self._loads = self._counter("resnet_model_loads", "Attempts to load a model, by outcome.", "outcome")
         self._load_seconds = self._histogram("resnet_model_load_seconds", "Time to load a model.", _LOAD_SECONDS)
         self._waiting = self._gauge("resnet_queue_images", "Images that wait for a batch.", "model")
@@ -96,6 +104,10 @@ class Metrics:
         """Read the number of a model's accepted images whenever Prometheus asks."""
         self._admitted.labels(model).set_function(admitted)
 
+    def watch_devices(self, model: str, devices: Callable[[], float]) -> None:
+        """Read the number of a model's devices whenever Prometheus asks."""
+        self._devices.labels(model).set_function(devices)
+
     def render(self) -> bytes:
         """The text exposition format."""
         return generate_latest(self.registry)
@@ -111,15 +123,27 @@ class ModelMetrics:
         self._confidence = metrics.confidence.labels(model)
         self._batch_sizes = metrics.batch_sizes.labels(model)
         self._batch_seconds = metrics.batch_seconds.labels(model)
+        self._wasted_rows = metrics.wasted_rows.labels(model)
+        self._devices_lost = metrics.devices_lost.labels(model)
+        self._batches_retried = metrics.batches_retried.labels(model)
         self._stages = {stage: metrics.stages.labels(model, stage) for stage in (*STAGES, "total")}
         self._refused = {reason: metrics.refused.labels(model, reason) for reason in REASONS}
         self._requests: dict[int, Counter] = {}
         self._classes: dict[int, Counter] = {}
 
-    def batch(self, size: int, seconds: float) -> None:
-        """A batch was computed."""
+    def batch(self, size: int, seconds: float, wasted: int) -> None:
+        """A batch was computed, with so many rows beyond its images."""
         self._batch_sizes.observe(size)
         self._batch_seconds.observe(seconds)
+        self._wasted_rows.inc(wasted)
+
+    def device_lost(self) -> None:
+        """A device was taken out."""
+        self._devices_lost.inc()
+
+    def retried(self) -> None:
+        """A batch is tried again on another device."""
+        self._batches_retried.inc()
 
     def predictions(self, likeliest: Iterable[Prediction]) -> None:
         """Images were answered with these as their likeliest classes."""

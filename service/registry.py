@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from service import record, repository
+from service import fallback, record, repository
 from service.errors import NotFound, ServiceError, Unavailable
 from service.metrics import Metrics
+from service.plans import Plans
 from service.policy import Policies, Policy
 from service.priority import Priority
 from service.repository import Found, LoadedModel, LoadError
-from service.schemas import ModelStatus, VersionStatus
+from service.schemas import EngineStatus, ModelStatus, VersionStatus
 from service.settings import Settings
 from service.versions import ModelVersions
 from service.watch import changes
@@ -40,6 +41,7 @@ class Registry:
         """Why the repository cannot be read."""
         self._stop = asyncio.Event()
         self._refreshing = asyncio.Lock()
+        self._plans = Plans(settings, self._engine_built)
 
     async def start(self) -> None:
         """Load and warm up every model; what fails leaves its reason."""
@@ -57,6 +59,7 @@ class Registry:
         """Finish what was accepted, then free everything."""
         self.draining = True
         self._stop.set()
+        await self._plans.close()
         async with self._refreshing:
             await asyncio.gather(*(model.close() for model in self._models.values()))
 
@@ -80,14 +83,35 @@ class Registry:
         if model is None:
             model = self._models[name] = ModelVersions(name, self._load)
             self._metrics.watch_queue(name, lambda: sum(model.engine.waiting for model in self.served(name)))
+            self._metrics.watch_devices(name, lambda: sum(model.engine.devices for model in self.served(name)))
             self._metrics.watch_admitted(name, lambda: sum(len(model.engine.admission) for model in self.served(name)))
         await model.follow(found, _UNLOADED if name in self._unloaded else self._policies.of(name))
+        self._plans.start()
         if model.empty:
             del self._models[name]
 
     def _load(self, folder: Path, serving: LoadedModel | None) -> LoadedModel:
+        """In a thread."""
         with self._metrics.loading():
-            return repository.load(folder, self._settings, self._metrics, serving)
+            fits = self._plans.look(folder)
+            if fits or not self._plans.required:
+                try:
+                    return repository.load(folder, self._settings, self._metrics, serving)
+                except LoadError as error:
+                    if not self._plans.required:
+                        raise
+                    self._plans.refused(folder, error)
+            return repository.load(folder, fallback.instead(folder, self._settings), self._metrics, serving)
+
+    async def _engine_built(self, folder: Path) -> None:
+        """Have TensorRT take over from what serves in its place."""
+        if self._plans.required and folder.parent.name in self._models:
+            self._models[folder.parent.name].outdate(int(folder.name))
+            await self.refresh()
+
+    def engine_status(self, model: LoadedModel) -> EngineStatus | None:
+        """Of the TensorRT engine of a version; None where none was built and none is asked for."""
+        return self._plans.status(self._settings.repository / model.name / model.version)
 
     async def load(self, name: str) -> None:
         """Serve a model that was unloaded, and try again what failed.
@@ -214,12 +238,20 @@ class Registry:
         if self.loading:
             return ["loading and warming up"]
         current = self.current
-        dead = [f"{name}: its engine has stopped" for name, model in current.items() if not model.engine.alive]
+        dead = [
+            f"{name}: {'; '.join(model.engine.lost) or 'its engine has stopped'}"
+            for name, model in current.items()
+            if not model.engine.alive
+        ]
         if dead or current:
             return dead
         failed = {name: model.reason() for name, model in self._models.items()}
         reasons = [f"{name}: {reason}" for name, reason in failed.items() if reason]
         return reasons or [self._trouble or "no model is served"]
+
+    def degraded(self) -> list[str]:
+        """What answers with less than it was given: models that go on although a device of theirs is lost."""
+        return [f"{name}: {lost}" for name, model in self.current.items() for lost in model.engine.lost]
 
 
 def _being_loaded() -> Unavailable:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,25 +154,30 @@ def load(version: Path, settings: Settings, metrics: Metrics, serving: LoadedMod
         manifest.check_hash(version / manifest.GOLDEN_FILE, described.golden_sha256)
         images, logits = golden.read(version / manifest.GOLDEN_FILE)
         weights = read_classifier(version, described)
-        executor = runtime.factory(version, described, artifact, settings.precision, settings.threads, runtime.argument)
+        loaded = runtime.load(version, described, settings.precision, settings.threads, settings.cache)
     except (ManifestError, ExecutorError) as error:
         raise LoadError(str(error)) from error
     try:
-        check_golden(executor, images, logits, artifact.file, settings.precision)
+        for executor in loaded:
+            check_golden(executor, images, logits, artifact.file, settings.precision)
         kept = serving.engine.max_batch if serving is not None and serving.computes(described) else None
-        max_batch = settings.max_batch or kept or choose_max_batch(executor, images)
+        max_batch = settings.max_batch or kept or choose_max_batch(loaded[0], images)
+        _check_fits(max_batch, loaded[0].buckets)
     except BaseException:
-        executor.close()
+        for executor in loaded:
+            executor.close()
         raise
     statistics = Statistics()
     queue = BatchQueue(settings.queue_size, max_batch, settings.max_delay_ms / 1000)
-    engine = LocalEngine(CountedExecutor(executor, statistics), queue, metrics, described.name)
+    counted = [CountedExecutor(executor, statistics) for executor in loaded]
+    engine = LocalEngine(counted, queue, metrics, described.name)
     log.info(
-        "%s version %s ready in %.1f s: %s, %s, batches of up to %d",
+        "%s version %s ready in %.1f s: %s on %s, %s, batches of up to %d",
         described.name,
         described.version,
         time.monotonic() - started,
         settings.executor,
+        ", ".join(executor.device for executor in loaded),
         settings.precision,
         max_batch,
     )
@@ -182,7 +187,7 @@ def load(version: Path, settings: Settings, metrics: Metrics, serving: LoadedMod
         settings.executor,
         settings.precision,
         engine,
-        weights if executor.computes else None,
+        weights if loaded[0].computes else None,
         statistics,
     )
 
@@ -207,32 +212,40 @@ def _check_inside(repository: Path, *paths: Path) -> None:
 
 
 def check_golden(executor: Executor, images: UInt8Array, logits: Float32Array, file: str, precision: Precision) -> None:
-    """Run the golden images on the executor that will serve, at once and alone.
+    """Run the golden images on the executor that will serve: at once and alone, or in each bucket on each lane.
 
     Raises:
         LoadError: the logits are further from the eager model's than the precision allows.
     """
     if not executor.computes:
         return
-    for size in (len(images), 1):
-        answers = []
-        for first in range(0, len(images), size):
-            buffer = executor.acquire(size)
-            buffer[:] = images[first : first + size]
+    for size in executor.buckets or (len(images), 1):
+        # Beginning again at the first image, until the last batch is full.
+        order = np.arange(-(-len(images) // size) * size) % len(images)
+        for _ in range(executor.lanes):  # executors give their lanes in turn
+            answers = []
+            for chosen in np.split(order, len(order) // size):
+                buffer = executor.acquire(size)
+                buffer[:] = images[chosen]
+                try:
+                    answers.append(executor.run(buffer, frozenset({"logits"}))["logits"])
+                except Exception as error:  # the runtime's exceptions have no common base
+                    raise LoadError(f"{file}: the runtime fails on the golden images: {error}") from error
             try:
-                answers.append(executor.run(buffer, frozenset({"logits"}))["logits"])
-            except Exception as error:  # the runtime's exceptions have no common base
-                raise LoadError(f"{file}: the runtime fails on the golden images: {error}") from error
-        try:
-            parity.check(np.concatenate(answers), logits, precision)
-        except ParityError as error:
-            raise LoadError(f"{file}: wrong answers for the golden images: {error}") from error
+                parity.check(np.concatenate(answers), logits[order], precision)
+            except ParityError as error:
+                raise LoadError(f"{file}: wrong answers for the golden images: {error}") from error
+
+
+def _check_fits(max_batch: int, buckets: Sequence[int]) -> None:
+    if buckets and max_batch > buckets[-1]:
+        raise LoadError(f"max_batch is {max_batch}, and the executor computes at most {buckets[-1]} images at once")
 
 
 def choose_max_batch(executor: Executor, images: UInt8Array) -> int:
     """The smallest batch within 3 % of the best throughput measured."""
     throughput: dict[int, float] = {}
-    for size in _BATCHES:
+    for size in executor.buckets or _BATCHES:
         buffer = executor.acquire(size)
         buffer[:] = images[np.arange(size) % len(images)]
         seconds = []

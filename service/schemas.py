@@ -126,6 +126,15 @@ class ModelStatus(_Schema):
     versions: list[VersionStatus]
 
 
+class EngineStatus(_Schema):
+    """The TensorRT engine of a version in the engine cache."""
+
+    state: Literal["READY", "BUILDING", "UNUSABLE", "FAILED"]
+    """It fits this machine; does not, and another is being built; cannot be built here; or could not be."""
+    reason: str | None = None
+    """Why TensorRT does not serve the version: what the engine was built for, and what is here."""
+
+
 class ModelInfo(_Schema):
     """The version that answers those who name none, and the state of all versions."""
 
@@ -141,6 +150,8 @@ class ModelInfo(_Schema):
     accuracy: Accuracy | None
     cam: bool
     """Whether it gives class activation maps."""
+    engine: EngineStatus | None = None
+    """Absent where none was built and none is asked for."""
     versions: list[VersionStatus]
 
 
@@ -151,5 +162,8 @@ class ModelList(_Schema):
 class Readiness(_Schema):
     ready: bool
     reasons: list[str] = []
+    """What keeps the service from answering."""
+    degraded: list[str] | None = None
+    """What is lost although the service answers, such as one of several devices."""
     models: list[ModelStatus] | None = None
     """Every version and its state, for those who ask with `verbose`."""

@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, DirectoryPath, Field, FilePath, PositiveFloat, PositiveInt, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from models.engine_cache import default_folder
 from models.manifest import Precision
 from service.logs import LogFormat, LogLevel
 from service.policy import Policies
@@ -64,6 +65,10 @@ class Settings(BaseSettings):
     versions: Annotated[str, AfterValidator(_check_versions)] = "latest"
     """Versions to serve: latest, all, or numbers such as 1,3. For single models after blanks: `latest tiny=all
     resnet50=1,3`. Those who name no version are answered by the newest that is served."""
+
+    cache: Path = Field(default_factory=default_folder)
+    """Folder of engines and measurements that fit this machine only, as resnet-export writes them. Default:
+    ~/.cache/resnet-serve, or what XDG_CACHE_HOME says."""
 
     watch: Watch = "auto"
     """How new and removed versions are noticed: auto by file events, or once a second on network file systems,

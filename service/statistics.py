@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from threading import Lock
 
 from models.preprocess import UInt8Array
 from service.executors import Executor, Float32Array
@@ -23,7 +24,7 @@ class Duration:
 
 @dataclass(slots=True)
 class Statistics:
-    """Counts of one version. Batches are counted by the engine's thread, requests on the event loop."""
+    """Counts of one version. Batches are counted by the engine's threads, requests on the event loop."""
 
     inferences: int = 0
     """Images answered."""
@@ -38,11 +39,13 @@ class Statistics:
     infer: Duration = field(default_factory=Duration)
     batches: dict[int, Duration] = field(default_factory=dict)
     """By the number of images."""
+    _batch: Lock = field(default_factory=Lock, repr=False)
 
     def batch(self, size: int, seconds: float) -> None:
         """A batch was computed."""
-        self.executions += 1
-        self.batches.setdefault(size, Duration()).add(seconds)
+        with self._batch:
+            self.executions += 1
+            self.batches.setdefault(size, Duration()).add(seconds)
 
     def succeeded(self, images: int, decode: float, queue: float, infer: float, total: float) -> None:
         """A request was answered; all but the first in seconds."""
@@ -63,6 +66,9 @@ class CountedExecutor:
 
     def __init__(self, executor: Executor, statistics: Statistics) -> None:
         self.computes = executor.computes
+        self.device = executor.device
+        self.lanes = executor.lanes
+        self.buckets = executor.buckets
         self._executor = executor
         self._statistics = statistics
 

@@ -151,6 +151,11 @@ class ModelVersions:
         """Try again what failed, though its files are the same."""
         self._failed.clear()
 
+    def outdate(self, number: int) -> None:
+        """Have a version loaded again by the next `follow`, though its files are the same."""
+        if served := self._served.get(number):
+            served.stamp = ()
+
     def _retire(self, served: _Served) -> None:
         served.unused.clear()
         self._draining[served] = asyncio.create_task(self._drain(served))
@@ -186,8 +191,10 @@ class ModelVersions:
         state: State
         if served is not None:
             state, reason = "READY", "" if failure is None else f"an older content is served: {failure.reason}"
+            if lost := served.model.engine.lost:
+                reason = "; ".join(lost)
             if not served.model.engine.alive:
-                state, reason = "UNAVAILABLE", "its engine has stopped"
+                state, reason = "UNAVAILABLE", reason or "its engine has stopped"
         elif number == self._loading:
             state, reason = "LOADING", ""
         elif draining:

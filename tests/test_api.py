@@ -433,7 +433,7 @@ def test_a_failing_executor(
         raise RuntimeError("a secret of the machine")
 
     with monkeypatch.context() as patch:
-        patch.setattr(client.pipeline.registry.find("tiny").engine, "_compute", fail)
+        patch.setattr(client.pipeline.registry.find("tiny").engine.executors[0], "run", fail)
         response = client.post("/v1/classify", content=photographs[0][1])
         check_problem(response, 500, "try again")
         assert "secret" not in response.text

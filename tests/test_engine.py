@@ -35,6 +35,9 @@ class HeldExecutor:
     """Gives value + 0.5 as the logit and -value as the embedding, once the test releases the batch."""
 
     computes = False
+    device = "held"
+    lanes = 1
+    buckets: Sequence[int] = ()
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -79,7 +82,7 @@ def run(scenario: Scenario, capacity: int = 1000, max_batch: int = 8) -> HeldExe
 
     async def play() -> HeldExecutor:
         executor = HeldExecutor()
-        engine = LocalEngine(executor, BatchQueue(capacity, max_batch), Metrics(), "model")
+        engine = LocalEngine([executor], BatchQueue(capacity, max_batch), Metrics(), "model")
         engine.start()
         try:
             async with asyncio.timeout(TIMEOUT):
@@ -180,7 +183,7 @@ def test_three_hundred_callers_at_once() -> None:
 
 def test_overload_is_answered_at_once_with_the_time_that_the_queue_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr("service.engine.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("service.workers.time", SimpleNamespace(monotonic=lambda: clock.now))
 
     def three_seconds() -> None:
         clock.now += 3.0
@@ -329,7 +332,7 @@ def test_closing_computes_what_waits_and_refuses_what_comes() -> None:
 
 def test_nothing_runs_before_it_is_started() -> None:
     async def scenario() -> None:
-        engine = LocalEngine(HeldExecutor(), BatchQueue(1, 1), Metrics(), "model")
+        engine = LocalEngine([HeldExecutor()], BatchQueue(1, 1), Metrics(), "model")
         assert not engine.alive
         with pytest.raises(Unavailable):
             await engine.submit([image(1)], LOGITS, time.monotonic() + TIMEOUT)
@@ -339,12 +342,12 @@ def test_nothing_runs_before_it_is_started() -> None:
 
 def test_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=time.monotonic())
-    monkeypatch.setattr("service.engine.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("service.workers.time", SimpleNamespace(monotonic=lambda: clock.now))
     metrics = Metrics()
 
     async def scenario() -> Result:
         executor = HeldExecutor()
-        engine = LocalEngine(executor, BatchQueue(100, 2), metrics, "model")
+        engine = LocalEngine([executor], BatchQueue(100, 2), metrics, "model")
         engine.start()
 
         def quarter_second() -> None:

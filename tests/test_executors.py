@@ -1,11 +1,10 @@
-"""The same tests for every executor: the right answers, of any number of images, and only what was asked for."""
+"""How an executor is found and chosen. What all of them must do is in `test_conformance`."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
@@ -14,26 +13,14 @@ import numpy as np
 import pytest
 
 from export.build import build
-from models import manifest, parity
+from models import manifest
 from models.checkpoint import Checkpoint
 from models.manifest import Precision
-from models.openvino_core import core
 from models.parity import Float32Array
 from models.preprocess import UInt8Array
 from service import executors
 from service.executors import Executor, ExecutorError
 
-Kind = tuple[str, Precision]
-COMPUTING: list[Kind] = [
-    ("onnxruntime-cpu", "float32"),
-    ("onnxruntime-cpu", "int8"),
-    ("openvino", "float32"),
-    ("openvino", "bfloat16"),
-    ("openvino", "int8"),
-]
-if "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-    COMPUTING.remove(("openvino", "bfloat16"))
-KINDS: list[Kind] = [*COMPUTING, ("simulated:0", "float32")]
 OUTPUTS = ("logits", "probabilities", "embedding", "feature_map")
 
 
@@ -51,14 +38,6 @@ def load(name: str, repository: Path, precision: Precision = "float32") -> Execu
     described = manifest.read(version)
     runtime = executors.find(name)
     return runtime.factory(version, described, runtime.choose(described, precision), precision, 2, runtime.argument)
-
-
-@pytest.fixture(params=KINDS, ids="-".join)
-def executor(request: pytest.FixtureRequest, repository: Path) -> Iterator[Executor]:
-    name, precision = request.param
-    executor = load(name, repository, precision)
-    yield executor
-    executor.close()
 
 
 @pytest.fixture(scope="session")
@@ -81,30 +60,6 @@ def take(images: UInt8Array, count: int) -> UInt8Array:
     return images[np.arange(count) % len(images)]
 
 
-@pytest.mark.parametrize("size", [1, 3, 16])
-@pytest.mark.parametrize(("name", "precision"), COMPUTING)
-def test_the_eager_logits_whatever_the_size_of_the_batch(
-    name: str, precision: Precision, size: int, repository: Path, golden: tuple[UInt8Array, Float32Array]
-) -> None:
-    images, logits = golden
-    executor = load(name, repository, precision)
-    assert executor.computes
-    batches = [images[first : first + size] for first in range(0, len(images), size)]
-    answer = np.concatenate([run(executor, batch, "logits")["logits"] for batch in batches])
-    executor.close()
-    parity.check(answer, logits, precision)
-
-
-def test_less_precision_is_really_used(repository: Path, golden: tuple[UInt8Array, Float32Array]) -> None:
-    """Or a runtime that goes back to float32 would pass for a fast one, and "float32" would be something else."""
-    errors = {}
-    for name, precision in COMPUTING:
-        executor = load(name, repository, precision)
-        errors[name, precision] = parity.compare(run(executor, golden[0], "logits")["logits"], golden[1]).logit_error
-        executor.close()
-    assert all((error > 1e-3) == (precision != "float32") for (_, precision), error in errors.items()), errors
-
-
 @pytest.mark.parametrize("size", [1, 3, 17])
 def test_simulated_answers_can_be_told_apart(
     size: int, repository: Path, golden: tuple[UInt8Array, Float32Array]
@@ -114,57 +69,6 @@ def test_simulated_answers_can_be_told_apart(
     images = take(golden[0], size)
     answer = run(executor, images, "logits")["logits"]
     assert answer.argmax(1).tolist() == [int(np.floor(np.mean(image))) % 5 for image in images]
-
-
-@pytest.mark.parametrize("size", [1, 17])
-def test_a_row_for_each_image_in_float32(
-    executor: Executor, size: int, golden: tuple[UInt8Array, Float32Array]
-) -> None:
-    answers = run(executor, take(golden[0], size), *OUTPUTS)
-    assert {name: (len(value), str(value.dtype)) for name, value in answers.items()} == {
-        name: (size, "float32") for name in OUTPUTS
-    }
-    assert answers["logits"].shape == answers["probabilities"].shape == (size, 5)
-    assert answers["embedding"].ndim == 2
-    assert answers["feature_map"].ndim == 4
-
-
-def test_probabilities_are_the_softmax_of_the_logits(
-    executor: Executor, golden: tuple[UInt8Array, Float32Array]
-) -> None:
-    answers = run(executor, golden[0], "logits", "probabilities")
-    exponentials = np.exp(answers["logits"].astype(np.float64))
-    np.testing.assert_allclose(
-        answers["probabilities"], exponentials / exponentials.sum(1, keepdims=True), rtol=1e-5, atol=1e-7
-    )
-    np.testing.assert_allclose(answers["probabilities"].sum(1), 1.0, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("name", "precision"), COMPUTING)
-def test_the_embedding_is_the_mean_of_the_feature_map(
-    name: str, precision: Precision, repository: Path, golden: tuple[UInt8Array, Float32Array]
-) -> None:
-    executor = load(name, repository, precision)
-    answers = run(executor, golden[0], "embedding", "feature_map")
-    executor.close()
-    # OpenVINO computes the head of int8 graphs in bfloat16.
-    tolerance = 1e-4 if precision == "float32" or name == "onnxruntime-cpu" else 1e-2
-    np.testing.assert_allclose(answers["embedding"], answers["feature_map"].mean((2, 3)), rtol=tolerance, atol=1e-3)
-
-
-@pytest.mark.parametrize("outputs", [[name] for name in OUTPUTS] + [["embedding", "probabilities"]])
-def test_only_what_was_asked_for(
-    executor: Executor, outputs: list[str], golden: tuple[UInt8Array, Float32Array]
-) -> None:
-    assert sorted(run(executor, golden[0][:2], *outputs)) == outputs
-
-
-def test_answers_are_not_touched_by_the_next_batch(executor: Executor, golden: tuple[UInt8Array, Float32Array]) -> None:
-    images, _ = golden
-    first = run(executor, images[:4], "logits")["logits"]
-    before = first.copy()
-    run(executor, images[4:8], "logits")
-    np.testing.assert_array_equal(first, before)
 
 
 def test_an_unknown_name_lists_the_choices() -> None:

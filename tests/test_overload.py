@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from models.preprocess import UInt8Array
-from service.batching import Batch
 from service.connection import CROWDED
 from service.engine import LocalEngine
 from service.executors import Float32Array
@@ -34,16 +33,16 @@ class Gate:
 
     def __init__(self, engine: LocalEngine, patch: pytest.MonkeyPatch) -> None:
         self.images = 0
-        self._compute = engine._compute
+        self._run = engine.executors[0].run
         self._started = Semaphore(0)
         self._open = Semaphore(0)
-        patch.setattr(engine, "_compute", self._held)
+        patch.setattr(engine.executors[0], "run", self._held)
 
-    def _held(self, buffer: UInt8Array, batch: Batch) -> dict[str, Float32Array]:
-        self.images += batch.size
+    def _held(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+        self.images += len(images)
         self._started.release()
         assert self._open.acquire(timeout=TIMEOUT)
-        return self._compute(buffer, batch)
+        return self._run(images, outputs)
 
     async def started(self) -> None:
         assert await asyncio.to_thread(self._started.acquire, timeout=TIMEOUT)

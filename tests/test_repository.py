@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +213,9 @@ class TimedExecutor:
     """A batch takes as long as a table says; the clock is a number."""
 
     computes = True
+    device = "timed"
+    lanes = 1
+    buckets: Sequence[int] = ()
 
     def __init__(self, seconds: dict[int, float], clock: list[float]) -> None:
         self.seconds = seconds

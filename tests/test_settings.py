@@ -38,6 +38,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
     file.touch()
     values = {
         "repository": str(tmp_path),
+        "cache": str(tmp_path / "cache"),
         "versions": "all tiny=1,3",
         "watch": "poll",
         "root_path": "/vision",

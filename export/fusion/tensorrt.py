@@ -1,8 +1,10 @@
-"""TensorRT's engine inspector names the ONNX nodes that each layer of an engine computes. Reading it takes no TensorRT.
+"""TensorRT names the ONNX nodes that each layer of an engine computes. Reading it takes no TensorRT.
 
-In TensorRT 10 and 11 alike a layer is an object with `Name`, `LayerType` and `Metadata`; what changed between them
-(`Bindings`, and how tensors give their type) is not looked at. Engines for one machine are built with it, so this is
-no part of an exported version.
+The engine inspector gives JSON: in TensorRT 10 and 11 alike a layer is an object with `Name`, `LayerType` and
+`Metadata`; what changed between them (`Bindings`, and how tensors give their type) is not looked at. TensorRT for RTX
+has an inspector too, but no engine to inspect without a GPU; its log lists the layers when one is built:
+
+    Name: node_conv2d_2_myl0_4, LayerType: correlation, …, Metadata: [ONNX Layer: node_conv2d_2][ONNX Layer: node_add]
 """
 
 from __future__ import annotations
@@ -11,17 +13,19 @@ import json
 import re
 from pathlib import Path
 
+from export.errors import EngineError
 from export.fusion import report_of
 from models.manifest import FusionReport
 
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
+_LOGGED = re.compile(r"^Name: .*?, LayerType: (?P<kind>[^,]*),.*?Metadata: (?P<nodes>.*)$", re.MULTILINE)
 _PART = re.compile(r" \+ | \|\| ")  # vertical and horizontal fusion
 # CaskConvolution, CaskConvActPool, CaskGemmConvolution; Myelin calls a convolution correlation.
 _CONVOLUTION = re.compile(r"conv|correlation", re.IGNORECASE)
 
 
-class UnreadableInspection(ValueError):
-    """The text is not what an inspector gives for an engine that was built with detailed profiling."""
+class UnreadableInspection(EngineError):
+    """The text does not tell the layers of an engine that was built with detailed profiling."""
 
 
 def read_inspection(text: str, path: Path) -> FusionReport:
@@ -34,7 +38,22 @@ def read_inspection(text: str, path: Path) -> FusionReport:
     Raises:
         UnreadableInspection: no such text, or names only.
     """
-    kernels = {node: kind for name, kind, metadata in _layers(text) for node in _nodes(name, metadata)}
+    return _report(path, {node: kind for name, kind, metadata in _layers(text) for node in _nodes(name, metadata)})
+
+
+def read_log(text: str, path: Path) -> FusionReport:
+    """The same of the layers that TensorRT for RTX logs.
+
+    Raises:
+        UnreadableInspection: the text lists none.
+    """
+    kernels = {node: found["kind"] for found in _LOGGED.finditer(text) for node in _NODE.findall(found["nodes"])}
+    if not kernels:
+        raise UnreadableInspection(f"{path.name}: the log of the build lists no layers")
+    return _report(path, kernels)
+
+
+def _report(path: Path, kernels: dict[str, str]) -> FusionReport:
     return report_of(path, kernels, lambda kind: _CONVOLUTION.search(kind) is not None, "layer")
 
 

@@ -1,44 +1,55 @@
-"""Executors compute batches: one file a runtime, imported only when it is chosen."""
+"""Executors compute batches: one file a runtime, found by its name and imported only when it is chosen.
+
+A file `some_runtime.py` here is the executor `some-runtime`. It holds `Executor`, which makes one of a `Source`;
+`ARTIFACTS`, from which artifact (format, precision) of a version it computes each precision; and `DEVICES`, where it
+computes (cpu, gpu), with the argument that chooses it. Nothing else lists it: tests and benchmarks find it here too.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.engine_cache import default_folder
 from models.manifest import Artifact, Manifest, Precision
 from models.preprocess import UInt8Array
 
 Float32Array = NDArray[np.float32]
-
-_MODULES = {
-    "onnxruntime-cpu": "onnxruntime_cpu",
-    "openvino": "openvino",
-    "simulated": "simulated",
-}
 
 
 class ExecutorError(Exception):
     """An executor cannot be used; the message says what to do."""
 
 
+class DeviceLost(Exception):
+    """A device computes nothing more until the process is started again."""
+
+
 class Executor(Protocol):
-    """One runtime with one model loaded. Used by one thread at a time."""
+    """One runtime with one model loaded, on one device."""
 
     computes: bool
     """Whether the answers are the model's, to be checked against its golden images."""
+    device: str
+    """Where it computes, such as cpu or cuda:0."""
+    lanes: int
+    """Threads that may use it at the same time. Each has a lane to itself from `acquire` to the end of `run`."""
+    buckets: Sequence[int]
+    """Sizes that batches are filled up to, ascending; none larger can be computed. Empty: any size, as it is."""
 
     def acquire(self, n: int) -> UInt8Array:
         """A buffer [n, H, W, C] to write images into, which the runtime can use as it is."""
         ...
 
     def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
-        """Compute a buffer that `acquire` gave.
+        """Compute the buffer that `acquire` gave to this thread.
 
         Args:
             images: uint8 [n, H, W, C].
@@ -46,6 +57,9 @@ class Executor(Protocol):
 
         Returns:
             Arrays [n, ...] that the executor does not touch again, one for each name.
+
+        Raises:
+            DeviceLost: this and every later batch fails; any other exception is of this batch alone.
         """
         ...
 
@@ -54,26 +68,41 @@ class Executor(Protocol):
         ...
 
 
-class ExecutorFactory(Protocol):
-    """What an executor's module calls `Executor`."""
+class HostExecutor:
+    """What executors that compute in the host's memory have in common."""
 
-    def __call__(
-        self, version: Path, manifest: Manifest, artifact: Artifact, precision: Precision, threads: int, argument: str
-    ) -> Executor:
-        """Load an artifact of a version.
+    computes = True
+    device = "cpu"
+    lanes = 1
+    buckets: Sequence[int] = ()
 
-        Args:
-            version: folder that the artifact is in.
-            manifest: of that version.
-            artifact: what `Runtime.choose` gave for the precision.
-            precision: what to compute in.
-            threads: processors to use.
-            argument: what stood behind the colon of the executor's name.
+    def __init__(self, source: Source) -> None:
+        self._shape = source.manifest.preprocess.shape
 
-        Raises:
-            ExecutorError: it cannot be loaded.
-        """
-        ...
+    def acquire(self, n: int) -> UInt8Array:
+        return np.empty((n, *self._shape), np.uint8)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an executor is to load, and how."""
+
+    version: Path
+    """Folder that the artifact is in."""
+    manifest: Manifest
+    artifact: Artifact
+    precision: Precision
+    """What to compute in; the artifact may hold more."""
+    threads: int
+    """Processors to use."""
+    argument: str = ""
+    """What stood behind the colon of the executor's name: for GPUs, the number of the device."""
+    cache: Path = field(default_factory=default_folder)
+    """Folder of the engines that fit this machine only."""
+
+    @property
+    def path(self) -> Path:
+        return self.version / self.artifact.file
 
 
 @dataclass(frozen=True)
@@ -82,10 +111,13 @@ class Runtime:
 
     name: str
     argument: str
-    factory: ExecutorFactory
+    """One for each executor that is to be made, with commas between them."""
+    make: Callable[[Source], Executor]
     artifacts: Mapping[Precision, tuple[str, Precision]]
     """The artifact (format, precision) that it computes each precision from. One format serves several runtimes, and
     some compute in less than what the file holds."""
+    devices: Mapping[str, str]
+    """Where it computes, cpu or gpu, and the argument that chooses it."""
 
     def choose(self, manifest: Manifest, precision: Precision) -> Artifact:
         """The artifact of a version that is computed in this precision.
@@ -105,22 +137,73 @@ class Runtime:
             f"{there}: export it {how}"
         )
 
+    def factory(
+        self,
+        version: Path,
+        manifest: Manifest,
+        artifact: Artifact,
+        precision: Precision,
+        threads: int,
+        argument: str = "",
+        cache: Path | None = None,
+    ) -> Executor:
+        """Load an artifact of a version; the arguments are those of `Source`.
+
+        Raises:
+            ExecutorError: it cannot be loaded.
+        """
+        source = Source(version, manifest, artifact, precision, threads, argument, cache or default_folder())
+        return self.make(source)
+
+    def load(
+        self, version: Path, manifest: Manifest, precision: Precision, threads: int, cache: Path
+    ) -> list[Executor]:
+        """One executor for each argument, all of the same artifact.
+
+        Raises:
+            ExecutorError: one of them cannot be loaded.
+        """
+        artifact = self.choose(manifest, precision)
+        loaded: list[Executor] = []
+        try:
+            for argument in self.argument.split(","):
+                loaded.append(self.factory(version, manifest, artifact, precision, threads, argument, cache))
+        except BaseException:
+            for executor in loaded:
+                executor.close()
+            raise
+        return loaded
+
+
+def names() -> list[str]:
+    """Of all executors, installed or not."""
+    return sorted(_name(module.name) for module in pkgutil.iter_modules(__path__))
+
 
 def find(name: str) -> Runtime:
-    """The executor of a name `NAME[:ARGUMENT]`.
+    """The executor of a name `NAME[:ARGUMENT[,ARGUMENT...]]`.
 
     Raises:
         ExecutorError: no such executor, or its runtime is not installed, or is and cannot be loaded.
     """
     name, _, argument = name.partition(":")
-    if name not in _MODULES:
-        raise ExecutorError(f"no executor is named {name!r}; there are: {', '.join(_MODULES)}")
+    if name not in names():
+        raise ExecutorError(f"no executor is named {name!r}; there are: {', '.join(names())}")
     try:
-        module = importlib.import_module(f"service.executors.{_MODULES[name]}")
+        module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.startswith("service"):
             raise
         raise ExecutorError(f"executor {name!r} needs the package {error.name!r}: install it") from error
     except ImportError as error:
         raise ExecutorError(f"the runtime of executor {name!r} is installed but cannot be loaded: {error}") from error
-    return Runtime(name, argument, module.Executor, module.ARTIFACTS)
+    return Runtime(name, argument, module.Executor, module.ARTIFACTS, module.DEVICES)
+
+
+def fill_up(n: int, buckets: Sequence[int]) -> int:
+    """The size that n images are computed as: the smallest bucket that holds them, which wastes least."""
+    return next(bucket for bucket in buckets if bucket >= n) if buckets else n
+
+
+def _name(module: str) -> str:
+    return module.replace("_", "-")

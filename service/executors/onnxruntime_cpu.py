@@ -3,49 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
 
-from models.manifest import INPUT, Artifact, Manifest, Precision
+from models.manifest import INPUT, Precision
 from models.preprocess import UInt8Array
-from service.executors import ExecutorError, Float32Array
+from service.executors import ExecutorError, Float32Array, HostExecutor, Source
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "float32": ("onnx", "float32"),
     "int8": ("onnx-onnxruntime", "int8"),
 }
+DEVICES: Mapping[str, str] = {"cpu": ""}
 
 _FATAL = 4
 
 
-class Executor:
+class Executor(HostExecutor):
     """Runs a graph on `threads` processors."""
 
-    computes = True
-
-    def __init__(
-        self, version: Path, manifest: Manifest, artifact: Artifact, precision: Precision, threads: int, argument: str
-    ) -> None:
-        if argument:
-            raise ExecutorError(f"onnxruntime-cpu takes no argument, not {argument!r}")
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        if source.argument:
+            raise ExecutorError(f"onnxruntime-cpu takes no argument, not {source.argument!r}")
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = source.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _FATAL  # errors come as exceptions
         # Idle threads that spin for work take the processor away from decoding and HTTP.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = ort.InferenceSession(
-                str(version / artifact.file), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = ort.InferenceSession(str(source.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's exceptions have no common base
-            raise ExecutorError(f"{artifact.file}: ONNX Runtime cannot load it: {error}") from error
-        self._shape = manifest.preprocess.shape
-
-    def acquire(self, n: int) -> UInt8Array:
-        return np.empty((n, *self._shape), np.uint8)
+            raise ExecutorError(f"{source.path.name}: ONNX Runtime cannot load it: {error}") from error
 
     def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
         names = list(outputs)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
-import numpy as np
 import openvino
 
-from models.manifest import INPUT, Artifact, Manifest, Precision
+from models.manifest import INPUT, Precision
 from models.openvino_core import core
 from models.preprocess import UInt8Array
-from service.executors import ExecutorError, Float32Array
+from service.executors import ExecutorError, Float32Array, HostExecutor, Source
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "float32": ("onnx", "float32"),
     "bfloat16": ("onnx", "float32"),
     "int8": ("onnx", "int8"),
 }
+DEVICES: Mapping[str, str] = {"cpu": ""}
 
 # What is not computed with integers: "float32" would otherwise be bfloat16 on processors that have it. Beside the
 # rounding to eight bits that of the few float layers in an int8 graph is nothing, and it is a few per cent faster.
@@ -26,32 +25,26 @@ _FLOATS: Mapping[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8"
 _HEAD = frozenset({"logits", "probabilities"})
 
 
-class Executor:
+class Executor(HostExecutor):
     """Runs a portable graph on `threads` processors."""
 
-    computes = True
-
-    def __init__(
-        self, version: Path, manifest: Manifest, artifact: Artifact, precision: Precision, threads: int, argument: str
-    ) -> None:
-        if argument:
-            raise ExecutorError(f"openvino takes no argument, not {argument!r}")
-        self._path = version / artifact.file
-        self._shape = manifest.preprocess.shape
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        if source.argument:
+            raise ExecutorError(f"openvino takes no argument, not {source.argument!r}")
+        precision = source.precision
+        self._path = source.path
         has_bfloat16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bfloat16" and not has_bfloat16:
             raise ExecutorError("this processor does not compute in bfloat16: choose float32 or int8")
         self._options = {
             "INFERENCE_PRECISION_HINT": _FLOATS[precision] if has_bfloat16 else "f32",
-            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_NUM_THREADS": source.threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
         }
         self._head = self._compile(_HEAD)
         self._whole: openvino.InferRequest | None = None
-
-    def acquire(self, n: int) -> UInt8Array:
-        return np.empty((n, *self._shape), np.uint8)
 
     def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
         if outputs <= _HEAD:

@@ -7,34 +7,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
-from models.manifest import Artifact, Manifest, Precision
+from models.manifest import Precision
 from models.preprocess import UInt8Array
-from service.executors import ExecutorError, Float32Array
+from service.executors import ExecutorError, Float32Array, HostExecutor, Source
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {"float32": ("onnx", "float32")}
+DEVICES: Mapping[str, str] = {"cpu": "0"}
 
 
-class Executor:
+class Executor(HostExecutor):
     """Takes `argument` milliseconds for each batch, of whatever size."""
 
     computes = False
 
-    def __init__(
-        self, version: Path, manifest: Manifest, artifact: Artifact, precision: Precision, threads: int, argument: str
-    ) -> None:
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
         try:
-            self._seconds = float(argument or 10) / 1000
+            self._seconds = float(source.argument or 10) / 1000
         except ValueError:
-            raise ExecutorError(f"simulated:MS takes milliseconds a batch, not {argument!r}") from None
-        self._shape = manifest.preprocess.shape
-        self._classes = manifest.architecture.num_classes
-
-    def acquire(self, n: int) -> UInt8Array:
-        return np.empty((n, *self._shape), np.uint8)
+            raise ExecutorError(f"simulated:MS takes milliseconds a batch, not {source.argument!r}") from None
+        self._classes = source.manifest.architecture.num_classes
 
     def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
         time.sleep(self._seconds)

@@ -207,5 +207,6 @@ def _info(registry: Registry, model: LoadedModel) -> ModelInfo:
         max_batch=model.engine.max_batch,
         accuracy=model.artifact.accuracy,
         cam=model.classifier is not None,
+        engine=registry.engine_status(model),
         versions=registry.versions(model.name),
     )

@@ -24,11 +24,12 @@ async def healthz() -> str:
 
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness, "description": "Not ready"}})
 async def readyz(request: Request, verbose: Verbose = None) -> Response:
-    """200 when images are classified; 503 while warming up or draining, or when no engine is alive."""
+    """200 when images are classified, with what is lost though they are; 503 while warming up or draining, or when
+    no engine is alive."""
     registry: Registry = request.app.state.pipeline.registry
     reasons = registry.not_ready()
     models = None if verbose is None else registry.statuses()
-    answer = Readiness(ready=not reasons, reasons=reasons, models=models)
+    answer = Readiness(ready=not reasons, reasons=reasons, degraded=registry.degraded() or None, models=models)
     return Response(answer.model_dump_json(exclude_none=True), 503 if reasons else 200, media_type="application/json")
 
 

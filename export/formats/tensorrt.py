@@ -1,0 +1,232 @@
+"""Engines of TensorRT and of TensorRT for RTX: one builder over whichever module it is given.
+
+TensorRT 10 and 11 alike, and both flavours: what one of them lacks is asked for with hasattr, never by version. The
+precision stands in the ONNX file, and the network is strongly typed: nothing is computed in less than the file says.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.errors import BadProfile, EngineError, UnreadableModel, UnsupportedDevice, UnsupportedOperator
+from models.engine_cache import BatchRange, ComputeCapability, Hardware
+from models.files import replace
+from models.manifest import INPUT, OUTPUTS
+from models.progress import Phases, phases
+
+DEFAULT_BATCHES = (
+    BatchRange(min=1, opt=1, max=1),
+    BatchRange(min=2, opt=8, max=8),
+    BatchRange(min=9, opt=32, max=32),
+)
+
+_HARDWARE: dict[Hardware, str] = {"compute-capability": "SAME_COMPUTE_CAPABILITY", "ampere+": "AMPERE_PLUS"}
+_NOT_FOR_THIS_GPU = re.compile(r"\bSM ?\d.*not supported")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an engine is built, and so where it runs."""
+
+    batches: tuple[BatchRange, ...] = DEFAULT_BATCHES
+    """An optimisation profile each."""
+    version_compatible: bool = False
+    """Later versions of the same major one can run it; some kernels are then not used."""
+    hardware: Hardware = "device"
+    """Which GPUs can run it; the more, the fewer kernels are used."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    content: bytes
+    """The plan, as the runtime reads it."""
+    layers: str
+    """What TensorRT for RTX logs of its layers; TensorRT's are asked of its inspector."""
+
+
+def build(
+    trt: Any,
+    path: Path,
+    options: Options = Options(),
+    *,
+    compute_capability: ComputeCapability | None = None,
+    timing: Path | None = None,
+) -> Engine:
+    """Build an engine, with bars on standard error that show how far it is.
+
+    Args:
+        trt: the module `tensorrt` or `tensorrt_rtx`.
+        path: ONNX file.
+        options: how.
+        compute_capability: of the GPU to build for, with TensorRT for RTX; without it any since Ampere. TensorRT builds
+            for the GPU that it finds.
+        timing: file that keeps the times of kernels, which makes the next build quicker.
+
+    Raises:
+        EngineError: there is no engine, for the reason that its class tells.
+        OSError: the timing file cannot be read or written.
+    """
+    log = _make_log(trt)
+    try:
+        builder = trt.Builder(log)
+    except TypeError as error:  # what the bindings make of a null pointer
+        raise _failure(log) from error
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)  # owns the weights: must live until the engine is built
+    _parse(trt, parser, network, path)
+    config = builder.create_builder_config()
+    _configure(trt, config, options, compute_capability)
+    _add_profiles(builder, network, config, options.batches, log)
+    _read_timings(config, timing)
+    with phases(f"building an engine from {path.name}") as bars:
+        monitor = _make_monitor(trt, bars)
+        if monitor is not None:
+            config.progress_monitor = monitor
+        plan = builder.build_serialized_network(network, config)
+    if monitor is not None and monitor.interrupted:
+        raise KeyboardInterrupt
+    if plan is None:
+        raise _failure(log)
+    _write_timings(config, timing)
+    return Engine(bytes(plan), log.layers)
+
+
+def inspect(trt: Any, engine: Engine) -> str:
+    """TensorRT's own description of an engine's layers, in JSON. Needs the GPU that it was built for.
+
+    Raises:
+        EngineError: the runtime does not take the engine.
+    """
+    log = _make_log(trt)
+    runtime = trt.Runtime(log)
+    runtime.engine_host_code_allowed = True  # a version-compatible engine brings a runtime of its own; it was made here
+    loaded = runtime.deserialize_cuda_engine(engine.content)
+    if loaded is None:
+        raise EngineError(f"the engine that was just built cannot be loaded: {log.reason()}")
+    text: str = loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    return text
+
+
+def _make_log(trt: Any) -> Any:
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.layers = ""
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if message.startswith("Layers:"):
+                self.layers = message
+            elif severity <= trt.ILogger.ERROR:
+                self.errors.append(message)
+
+        def reason(self) -> str:
+            # What follows the first error comes of it.
+            return " ".join(self.errors[0].split()) if self.errors else "the log does not say why"
+
+    return Log()
+
+
+def _make_monitor(trt: Any, bars: Phases) -> Any:
+    """What TensorRT tells how far it is; None where it cannot."""
+    if not hasattr(trt, "IProgressMonitor"):
+        return None
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.interrupted = False
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self._tell(bars.start, phase, steps)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            self._tell(bars.update, phase, step + 1)
+            return not self.interrupted
+
+        def phase_finish(self, phase: str) -> None:
+            self._tell(bars.finish, phase)
+
+        def _tell(self, function: Any, *arguments: object) -> None:
+            # Ctrl-C is seen here; an exception that passed through C++ would end the process.
+            try:
+                function(*arguments)
+            except KeyboardInterrupt:
+                self.interrupted = True
+
+    return Monitor()
+
+
+def _parse(trt: Any, parser: Any, network: Any, path: Path) -> None:
+    if not parser.parse_from_file(str(path)):
+        error = parser.get_error(0)
+        if error.node_operator() and error.code() != trt.ErrorCode.INVALID_GRAPH:
+            raise UnsupportedOperator(
+                f"TensorRT does not take the node {error.node_name()} ({error.node_operator()}): {error.desc()}"
+            )
+        raise UnreadableModel(f"TensorRT cannot read it: {error.desc()}")
+    inputs = [network.get_input(index).name for index in range(network.num_inputs)]
+    outputs = [network.get_output(index).name for index in range(network.num_outputs)]
+    if (inputs, outputs) != ([INPUT], list(OUTPUTS)):
+        raise UnreadableModel(f"takes {inputs} and gives {outputs}, not {[INPUT]} and {list(OUTPUTS)}")
+
+
+def _configure(trt: Any, config: Any, options: Options, compute_capability: ComputeCapability | None) -> None:
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or nothing tells what was fused
+    config.clear_flag(trt.BuilderFlag.TF32)  # float32 is to mean float32
+    if hasattr(config, "set_compute_capability"):
+        if options.version_compatible or options.hardware != "device":
+            raise EngineError("TensorRT for RTX has no version- or hardware-compatible engines: leave the option out")
+        if compute_capability is not None:
+            _target(trt, config, compute_capability)
+        return
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.hardware != "device":
+        name = _HARDWARE[options.hardware]
+        if not hasattr(trt.HardwareCompatibilityLevel, name):
+            raise EngineError(f"TensorRT {trt.__version__} has no engines that are compatible by {options.hardware}")
+        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, name)
+
+
+def _target(trt: Any, config: Any, wanted: ComputeCapability) -> None:
+    """Have TensorRT for RTX build for one kind of GPU, which need not be here."""
+    chosen = getattr(trt.ComputeCapability, wanted.sm.upper(), None)
+    config.num_compute_capabilities = 1
+    if chosen is None or not config.set_compute_capability(chosen, 0):
+        known = sorted(int(name[2:]) for name in dir(trt.ComputeCapability) if re.fullmatch(r"SM\d+", name))
+        there = ", ".join(f"{number // 10}.{number % 10}" for number in known)
+        raise UnsupportedDevice(f"TensorRT for RTX does not build for compute capability {wanted}, only for {there}")
+
+
+def _add_profiles(builder: Any, network: Any, config: Any, batches: tuple[BatchRange, ...], log: Any) -> None:
+    image = tuple(network.get_input(0).shape)[1:]
+    for batch in batches:
+        profile = builder.create_optimization_profile()
+        profile.set_shape(INPUT, *((size, *image) for size in (batch.min, batch.opt, batch.max)))
+        if config.add_optimization_profile(profile) < 0:
+            raise BadProfile(f"batches of {batch.min} to {batch.max}, best at {batch.opt}: {log.reason()}")
+
+
+def _read_timings(config: Any, file: Path | None) -> None:
+    if file is None:
+        return
+    content = file.read_bytes() if file.exists() else b""
+    cache = config.create_timing_cache(content)
+    if cache is None or not config.set_timing_cache(cache, False):  # of another version or GPU: begin anew
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def _write_timings(config: Any, file: Path | None) -> None:
+    if file is not None:
+        # Of two builds at the same time the later one's stay: it costs time, nothing else.
+        replace(file, bytes(config.get_timing_cache().serialize()))
+
+
+def _failure(log: Any) -> EngineError:
+    reason = log.reason()
+    kind = UnsupportedDevice if _NOT_FOR_THIS_GPU.search(reason) else EngineError
+    return kind(f"no engine was built: {reason}")

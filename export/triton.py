@@ -1,0 +1,67 @@
+"""`config.pbtxt`, with which the folder of a model loads in NVIDIA's Triton as it is.
+
+Triton reads `<model>/config.pbtxt` and `<model>/<version>/model.onnx`; what else lies there it leaves alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto
+
+from models.files import replace
+
+FILE_NAME = "config.pbtxt"
+
+_FILE = "model.onnx"
+_MAX_BATCH = 128
+"""The graph takes any batch. This is what one request may bring to the service, too."""
+_TYPES: dict[int, str] = {TensorProto.UINT8: "TYPE_UINT8", TensorProto.FLOAT: "TYPE_FP32"}
+
+
+def write_configuration(version: Path) -> Path:
+    """Write the configuration of a model beside its versions, as the float32 file of one of them says.
+
+    Args:
+        version: folder of a version.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = version.parent / FILE_NAME
+    replace(
+        path, configuration_of(version.parent.name, onnx.load(version / _FILE, load_external_data=False).graph).encode()
+    )
+    return path
+
+
+def configuration_of(name: str, graph: onnx.GraphProto) -> str:
+    """A ModelConfig of Triton as text.
+
+    Args:
+        name: of the model; it needs no quoting, which `manifest.MODEL_NAME` sees to.
+        graph: with the batch as the first dimension of everything.
+    """
+    tensors = [("input", value) for value in graph.input] + [("output", value) for value in graph.output]
+    return "\n".join(
+        [
+            f'name: "{name}"',
+            'backend: "onnxruntime"',
+            f'default_model_filename: "{_FILE}"',
+            f"max_batch_size: {_MAX_BATCH}",
+            *(_tensor(kind, value) for kind, value in tensors),
+            "# Requests that wait together are computed together; nobody waits for others to come.",
+            "dynamic_batching { }",
+            "",
+        ]
+    )
+
+
+def _tensor(kind: str, value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    dims = ", ".join(str(size.dim_value or -1) for size in tensor.shape.dim[1:])  # Triton adds the batch itself
+    return f'{kind} {{\n  name: "{value.name}"\n  data_type: {_TYPES[tensor.elem_type]}\n  dims: [ {dims} ]\n}}'

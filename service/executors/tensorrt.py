@@ -1,0 +1,166 @@
+"""TensorRT, or TensorRT for RTX where only that is installed: engines out of the engine cache, on one GPU.
+
+    manifest ──► driver ──► version and GPU ──► engine cache ──► runtime ──► contexts ──► graphs
+
+Each step is only reached if those before it hold: a TensorRT runtime that meets no driver, or a plan from elsewhere,
+ends the process or says nothing of use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from models import driver, engine_cache, machine
+from models.driver import NoDevice
+from models.engine_cache import BatchRange, EngineCacheError, Plan
+from models.machine import NoTensorRT
+from models.manifest import INPUT, OUTPUTS, Precision
+from service.executors import ExecutorError, Source
+from service.gpu import CudaError
+from service.gpu.lanes import LaneExecutor, open_device
+
+if TYPE_CHECKING:
+    from service.gpu.cuda import Device
+
+ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
+    "float32": ("onnx", "float32"),
+    "float16": ("onnx", "float16"),
+    "int8": ("onnx", "int8"),
+}
+DEVICES: Mapping[str, str] = {"gpu": "0"}
+
+
+class TensorRTError(Exception):
+    """TensorRT said no: it gave None or False, and the log the reason."""
+
+
+class Executor(LaneExecutor):
+    """Runs an engine that was built for this machine; `argument` is the number of the GPU."""
+
+    def __init__(self, source: Source) -> None:
+        device = open_device("tensorrt", source.argument)
+        try:
+            trt, plan, content = _find(source, device.index)
+            super().__init__(device, buckets(plan.batches))
+            self._load(trt, plan, content, source)
+        except (NoDevice, NoTensorRT, EngineCacheError, TensorRTError, CudaError) as error:
+            device.close()
+            raise ExecutorError(f"tensorrt: {error}") from error
+        except BaseException:
+            device.close()
+            raise
+
+    def _load(self, trt: Any, plan: Plan, content: bytes, source: Source) -> None:
+        log = _make_log(trt)
+        self._runtime = log.given(trt.Runtime(log), "a runtime")
+        # A version-compatible plan brings a runtime of its own, which is code. It was built here: the hash was checked.
+        self._runtime.engine_host_code_allowed = plan.version_compatible
+        self._engine = log.given(self._runtime.deserialize_cuda_engine(content), f"an engine from {plan.name}")
+        _check_signature(trt, self._engine)
+        image = source.manifest.preprocess.shape
+        self._add_lanes(image, lambda stream: _Program(trt, log, self._engine, plan, self._cuda, stream, image))
+
+    def close(self) -> None:
+        super().close()
+        self._engine = self._runtime = None
+
+
+class _Program:
+    """A context a bucket, which share the memory of one lane: only one of them computes at a time."""
+
+    records = True
+
+    def __init__(
+        self, trt: Any, log: Any, engine: Any, plan: Plan, device: Device, stream: int, image: tuple[int, ...]
+    ) -> None:
+        self._trt = trt
+        self._log = log
+        self._engine = engine
+        self._plan = plan
+        self._stream = stream
+        self._image = image
+        self.outputs: Mapping[str, tuple[int, ...]] = {
+            name: tuple(engine.get_tensor_shape(name))[1:] for name in OUTPUTS
+        }
+        self._size = max(1, engine.device_memory_size_v2)
+        self._memory = device.allocate(self._size)
+
+    def bind(self, rows: int, addresses: Mapping[str, int]) -> Callable[[], None]:
+        log, stream = self._log, self._stream
+        context = log.given(
+            self._engine.create_execution_context(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED),
+            "a context",
+        )
+        profile = _profile(self._plan.batches, rows)
+        log.check(context.set_optimization_profile_async(profile, stream), f"profile {profile}")
+        context.set_device_memory(self._memory, self._size)
+        log.check(context.set_input_shape(INPUT, (rows, *self._image)), f"a batch of {rows}")
+        for name, address in addresses.items():
+            log.check(context.set_tensor_address(name, address), f"the address of {name}")
+        log.check(not context.infer_shapes(), f"the shapes of a batch of {rows}")
+
+        def enqueue() -> None:
+            log.check(context.execute_async_v3(stream), f"a batch of {rows}")
+
+        return enqueue
+
+
+def buckets(batches: tuple[BatchRange, ...]) -> tuple[int, ...]:
+    """Batch sizes to compute in: those that the engine's kernels were chosen for, and the powers of two between."""
+    largest = max(batch.max for batch in batches)
+    chosen = {size for batch in batches for size in (batch.opt, batch.max)}
+    chosen |= {size for size in (1 << power for power in range(largest.bit_length())) if _covered(batches, size)}
+    return tuple(sorted(chosen))
+
+
+def _covered(batches: tuple[BatchRange, ...], size: int) -> bool:
+    return any(batch.min <= size <= batch.max for batch in batches)
+
+
+def _profile(batches: tuple[BatchRange, ...], rows: int) -> int:
+    """Of the profiles that take so many rows, the one that was made for the nearest number."""
+    fitting = [index for index, batch in enumerate(batches) if batch.min <= rows <= batch.max]
+    return min(fitting, key=lambda index: abs(batches[index].opt - rows))
+
+
+def _find(source: Source, index: int) -> tuple[Any, Plan, bytes]:
+    """TensorRT's module, and the plan that it can run on a GPU."""
+    trt = machine.load()
+    here = machine.machine(trt, driver.devices()[index])
+    plan, content = engine_cache.find(source.cache, source.artifact.sha256, source.precision, here)
+    return trt, plan, content
+
+
+def _check_signature(trt: Any, engine: Any) -> None:
+    found = {
+        name: engine.get_tensor_dtype(name)
+        for name in (engine.get_tensor_name(index) for index in range(engine.num_io_tensors))
+    }
+    if found != {INPUT: trt.DataType.UINT8, **dict.fromkeys(OUTPUTS, trt.DataType.FLOAT)}:
+        raise TensorRTError(f"the engine has other inputs and outputs than this service's graphs: {', '.join(found)}")
+
+
+def _make_log(trt: Any) -> Any:
+    class Log(trt.ILogger):  # type: ignore[misc]
+        """Keeps what went wrong: TensorRT's functions only answer that it did."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self._errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.ERROR:
+                self._errors = [*self._errors[-9:], " ".join(message.split())]
+
+        def given(self, value: Any, what: str) -> Any:
+            self.check(value is not None, what)
+            return value
+
+        def check(self, holds: bool, what: str) -> None:
+            if not holds:
+                reason = self._errors[0] if self._errors else "the log does not say why"
+                self._errors = []
+                raise TensorRTError(f"TensorRT does not give {what}: {reason}")
+
+    return Log()

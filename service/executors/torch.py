@@ -1,0 +1,242 @@
+"""PyTorch, on the processor or on one NVIDIA GPU: the reference, and what runs where nothing else does.
+
+A version holds no checkpoint. What the graph holds are the checkpoint's weights, folded, and a dozen operators, so the
+graph is what is computed: node by node, eagerly, with PyTorch's kernels. Whatever can be exported can be computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor
+from torch.nn import functional as F
+
+from models import driver
+from models.driver import NoDevice
+from models.manifest import INPUT, OUTPUTS, Precision
+from models.preprocess import UInt8Array
+from service.executors import Executor as AnyExecutor
+from service.executors import ExecutorError, Float32Array, HostExecutor, Source
+from service.gpu import CudaError
+from service.gpu.lanes import LaneExecutor, open_device
+
+ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
+    "float32": ("onnx", "float32"),
+    "float16": ("onnx", "float16"),
+    "bfloat16": ("onnx", "float32"),
+}
+DEVICES: Mapping[str, str] = {"cpu": "cpu", "gpu": "0"}
+
+BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+
+_TYPES = {onnx.TensorProto.FLOAT: torch.float32, onnx.TensorProto.FLOAT16: torch.float16}
+
+
+def Executor(source: Source) -> AnyExecutor:
+    """`argument` is the number of a GPU, or cpu; without one the first GPU, if there is any."""
+    argument = source.argument
+    if argument not in ("", "cpu") and not argument.isdecimal():
+        raise ExecutorError(f"torch takes cpu or the number of a GPU, not {argument!r}")
+    if not argument:
+        try:
+            driver.devices()
+        except NoDevice:
+            argument = "cpu"
+    return _OnCpu(source) if argument == "cpu" else _OnGpu(source)
+
+
+class _OnCpu(HostExecutor):
+    """Runs the graph on `threads` processors."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        torch.set_num_threads(source.threads)
+        self._network = _Network(source, torch.device("cpu"))
+
+    def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+        computed = self._network(torch.from_numpy(images))
+        return {name: computed[name].numpy() for name in outputs}
+
+    def close(self) -> None:
+        del self._network
+
+
+class _OnGpu(LaneExecutor):
+    """Runs the graph on the GPU whose number is `argument`, one copy of the weights for all lanes."""
+
+    def __init__(self, source: Source) -> None:
+        device = open_device("torch", source.argument)
+        try:
+            super().__init__(device, BUCKETS)
+            torch.backends.cudnn.allow_tf32 = False  # float32 is to mean float32
+            network = _Network(source, torch.device(device.name))
+            image = source.manifest.preprocess.shape
+            self._add_lanes(image, lambda stream: _Program(network, image, device.name, stream))
+        except CudaError as error:
+            device.close()
+            raise ExecutorError(f"torch: {error}") from error
+        except BaseException:
+            device.close()
+            raise
+
+
+class _Program:
+    """The network on a lane's stream, with a graph a bucket."""
+
+    records = False
+    """PyTorch does it itself: what its kernels allocate must stay where the graph has it."""
+
+    def __init__(self, network: _Network, image: tuple[int, ...], device: str, stream: int) -> None:
+        self._network = network
+        self._image = image
+        self._device = device
+        self._stream = torch.cuda.ExternalStream(stream, device=device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(self._stream):
+            first = network(torch.zeros(1, *image, dtype=torch.uint8, device=device))
+        self.outputs: Mapping[str, tuple[int, ...]] = {name: tuple(value.shape[1:]) for name, value in first.items()}
+
+    def bind(self, rows: int, addresses: Mapping[str, int]) -> Callable[[], None]:
+        images = _at(addresses[INPUT], (rows, *self._image), "|u1", self._device)
+        targets = {name: _at(addresses[name], (rows, *row), "<f4", self._device) for name, row in self.outputs.items()}
+
+        def compute() -> None:
+            for name, value in self._network(images).items():
+                targets[name].copy_(value)
+
+        with torch.cuda.stream(self._stream):
+            compute()  # cuDNN chooses its kernels, which cannot be recorded
+        graph = torch.cuda.CUDAGraph()
+        # As in `Device.capture`: other threads may allocate meanwhile.
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            compute()
+
+        def enqueue() -> None:
+            with torch.cuda.stream(self._stream):
+                graph.replay()
+
+        return enqueue
+
+
+def _at(address: int, shape: tuple[int, ...], dtype: str, device: str) -> Tensor:
+    """Memory on the device as a tensor; nothing is copied."""
+
+    interface = {"data": (address, False), "shape": shape, "typestr": dtype, "version": 3}
+    return torch.as_tensor(SimpleNamespace(__cuda_array_interface__=interface), device=device)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One node: what to compute of which values, and which of them nobody needs after it."""
+
+    compute: Callable[..., Tensor]
+    inputs: tuple[str, ...]
+    output: str
+    attributes: dict[str, Any]
+    drop: tuple[str, ...]
+
+
+class _Network:
+    """An exported graph, its weights on a device. Called with images, uint8 [n, H, W, C], it gives all outputs.
+
+    Raises:
+        ExecutorError: the file cannot be read, or holds an operator that exported graphs do not have.
+    """
+
+    def __init__(self, source: Source, device: torch.device) -> None:
+        graph = _read(source.path)
+        narrow = torch.bfloat16 if source.precision == "bfloat16" else None
+        convolved = {name for node in graph.node if node.op_type == "Conv" for name in node.input[1:]}
+        self._weights = {
+            tensor.name: _weight(tensor, device, narrow if tensor.name in convolved else None)
+            for tensor in graph.initializer
+        }
+        last = {name: index for index, node in enumerate(graph.node) for name in node.input}
+        self._steps = []
+        for index, node in enumerate(graph.node):
+            if node.op_type not in _OPERATORS:
+                raise ExecutorError(f"{source.path.name}: torch does not compute the operator {node.op_type}")
+            attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+            done = {name for name in node.input if last[name] == index} - self._weights.keys() - set(OUTPUTS)
+            step = _Step(_OPERATORS[node.op_type], tuple(node.input), node.output[0], attributes, tuple(done))
+            self._steps.append(step)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        values = {**self._weights, INPUT: images}
+        for step in self._steps:
+            values[step.output] = step.compute(*(values[name] for name in step.inputs), **step.attributes)
+            for name in step.drop:
+                del values[name]
+        return {name: values[name].float().contiguous() for name in OUTPUTS}
+
+
+def _read(path: Path) -> onnx.GraphProto:
+    try:
+        return onnx.load(path).graph
+    except Exception as error:  # protobuf's exceptions have no common base with OSError
+        raise ExecutorError(f"{path.name}: cannot be read as ONNX: {error}") from error
+
+
+def _weight(tensor: onnx.TensorProto, device: torch.device, dtype: torch.dtype | None) -> Tensor:
+    weight = torch.from_numpy(numpy_helper.to_array(tensor).copy()).to(device, dtype)
+    # The image comes with its channels last, and so do the kernels that are fast.
+    return weight.contiguous(memory_format=torch.channels_last) if weight.ndim == 4 else weight
+
+
+def _conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, **attributes: Any) -> Tensor:
+    x, padding = _pad(x, attributes["pads"])
+    return F.conv2d(
+        x.to(weight.dtype), weight, bias, attributes["strides"], padding, attributes["dilations"], attributes["group"]
+    )
+
+
+def _max_pool(x: Tensor, **attributes: Any) -> Tensor:
+    x, padding = _pad(x, attributes["pads"], -torch.inf)
+    return F.max_pool2d(
+        x, attributes["kernel_shape"], attributes["strides"], padding, attributes.get("dilations", (1, 1))
+    )
+
+
+def _pad(x: Tensor, pads: tuple[int, int, int, int], value: float = 0.0) -> tuple[Tensor, tuple[int, int]]:
+    """Padding that an operator takes: the same on both sides. Another is put around x."""
+    top, left, bottom, right = pads
+    if (top, left) == (bottom, right):
+        return x, (top, left)
+    return F.pad(x, (left, right, top, bottom), value=value), (0, 0)
+
+
+def _gemm(a: Tensor, b: Tensor, c: Tensor, **attributes: Any) -> Tensor:
+    return F.linear(a.T if attributes.get("transA") else a, b if attributes.get("transB") else b.T, c)
+
+
+def _mean(x: Tensor, axes: Tensor, keepdims: int = 1, **_: Any) -> Tensor:
+    return x.float().mean(axes.tolist(), bool(keepdims))
+
+
+def _normalise(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor, **attributes: Any) -> Tensor:
+    return F.batch_norm(x, mean, variance, scale, shift, eps=attributes.get("epsilon", 1e-5))
+
+
+_OPERATORS: dict[str, Callable[..., Tensor]] = {
+    "Add": torch.add,
+    "BatchNormalization": _normalise,
+    "Cast": lambda x, to: x.to(_TYPES[to]),
+    "Conv": _conv,
+    "Div": torch.div,
+    "Gemm": _gemm,
+    "MaxPool": _max_pool,
+    "Mul": torch.mul,
+    "ReduceMean": _mean,
+    "Relu": torch.relu,
+    "Softmax": lambda x, axis: x.softmax(axis),
+    "Sub": torch.sub,
+    "Transpose": lambda x, perm: x.permute(*perm),
+}
+"""What exported graphs are made of."""

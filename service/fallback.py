@@ -1,0 +1,43 @@
+"""What serves a version that was meant for TensorRT, while there is no engine that this machine can run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from models import driver, manifest
+from models.driver import NoDevice
+from models.manifest import ManifestError, Precision
+from service import executors
+from service.executors import ExecutorError
+from service.settings import Settings
+
+_CUDA, _CPU = "onnxruntime-cuda", "onnxruntime-cpu"
+
+
+def instead(version: Path, settings: Settings) -> Settings:
+    """The settings with ONNX Runtime on the GPU, or where it is not there on the CPU.
+
+    It computes in the precision that was asked for where it can, else in float32: slower, and not less accurate.
+    """
+    executor = _executor(settings.executor.partition(":")[2])
+    return settings.model_copy(update={"executor": executor, "precision": _precision(version, executor, settings)})
+
+
+def _executor(gpus: str) -> str:
+    try:
+        driver.devices()
+    except NoDevice:
+        return _CPU
+    import onnxruntime  # a service whose models no TensorRT is meant for may do without
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return _CPU
+    return f"{_CUDA}:{gpus}" if gpus else _CUDA
+
+
+def _precision(version: Path, executor: str, settings: Settings) -> Precision:
+    try:
+        executors.find(executor).choose(manifest.read(version), settings.precision)
+    except (ExecutorError, ManifestError):  # who loads the version says what is wrong with it
+        return "float32"
+    return settings.precision

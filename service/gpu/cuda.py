@@ -1,0 +1,133 @@
+"""The CUDA runtime, as far as lanes need it: memory, streams and graphs, through cuda-python.
+
+Every function of `cuda.bindings.runtime` gives a tuple whose first member is a status. Here it becomes an exception,
+and what was allocated is freed together.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from cuda.bindings import runtime
+
+from models.preprocess import UInt8Array
+from service.executors import DeviceLost
+from service.gpu import CudaError
+
+log = logging.getLogger(__name__)
+
+
+class Device:
+    """One GPU. What is made with it is freed by `close`.
+
+    Args:
+        index: number of the GPU, in the driver's order.
+
+    Raises:
+        CudaError: there is no such GPU, or no driver.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.name = f"cuda:{index}"
+        self.index = index
+        self._undo: list[tuple[Callable[..., Any], object]] = []
+        self.use()
+
+    def use(self) -> None:
+        """Make it the calling thread's device, which is a setting of each thread."""
+        _call(runtime.cudaSetDevice, self.index)
+
+    def make_stream(self) -> int:
+        """A stream that does not wait for the default one."""
+        stream = int(_call(runtime.cudaStreamCreateWithFlags, runtime.cudaStreamNonBlocking))
+        self._undo.append((runtime.cudaStreamDestroy, stream))
+        return stream
+
+    def allocate(self, size: int) -> int:
+        """Address of so many bytes on the device."""
+        address = int(_call(runtime.cudaMalloc, size))
+        self._undo.append((runtime.cudaFree, address))
+        return address
+
+    def allocate_pinned(self, size: int) -> UInt8Array:
+        """So many bytes of the host that the device copies from and to without the processor, uint8 [size]."""
+        # cudaHostAllocPortable: pinned for every device, so that whichever computes can copy.
+        address = int(_call(runtime.cudaHostAlloc, size, runtime.cudaHostAllocPortable))
+        self._undo.append((runtime.cudaFreeHost, address))
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+    def copy_in(self, target: int, source: np.ndarray[Any, Any], stream: int) -> None:
+        """Begin to copy pinned memory, contiguous, to the device."""
+        kind = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        _call(runtime.cudaMemcpyAsync, target, source.ctypes.data, source.nbytes, kind, stream)
+
+    def copy_out(self, target: np.ndarray[Any, Any], source: int, stream: int) -> None:
+        """Begin to copy from the device to pinned memory, contiguous."""
+        kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        _call(runtime.cudaMemcpyAsync, target.ctypes.data, source, target.nbytes, kind, stream)
+
+    def fill(self, target: int, value: int, size: int, stream: int) -> None:
+        """Begin to set bytes on the device."""
+        _call(runtime.cudaMemsetAsync, target, value, size, stream)
+
+    def synchronise(self, stream: int) -> None:
+        """Wait until all that was begun on a stream is done."""
+        _call(runtime.cudaStreamSynchronize, stream)
+
+    def capture(self, stream: int, enqueue: Callable[[], None]) -> Callable[[], None]:
+        """Record what `enqueue` begins on a stream, without doing it.
+
+        Returns:
+            What begins the same again, at the cost of one call.
+
+        Raises:
+            Exception: it cannot be recorded; the stream is as it was.
+        """
+        # Thread-local: other threads may allocate meanwhile, for the model that is being loaded beside this one.
+        _call(runtime.cudaStreamBeginCapture, stream, runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        try:
+            enqueue()
+        except BaseException:
+            runtime.cudaStreamEndCapture(stream)  # or the stream stays in its recording state
+            raise
+        graph = _call(runtime.cudaStreamEndCapture, stream)
+        executable = _call(runtime.cudaGraphInstantiate, graph, 0)
+        _call(runtime.cudaGraphDestroy, graph)
+        self._undo.append((runtime.cudaGraphExecDestroy, executable))
+        return lambda: _call(runtime.cudaGraphLaunch, executable, stream)
+
+    def check(self, error: Exception) -> None:
+        """After an error: whether others can follow.
+
+        Raises:
+            DeviceLost: every later call fails too, as it does after an illegal address.
+        """
+        try:
+            _call(runtime.cudaDeviceSynchronize)
+        except CudaError as lost:
+            raise DeviceLost(str(lost)) from error
+
+    def close(self) -> None:
+        """Free all that was made, the last first. On a lost device that fails, and is not needed."""
+        failures = []
+        while self._undo:
+            function, value = self._undo.pop()
+            try:
+                self.use()
+                _call(function, value)
+            except CudaError as error:
+                failures.append(str(error))
+        if failures:
+            log.warning("%s: not everything was freed: %s", self.name, failures[0])
+
+
+def _call(function: Callable[..., Any], *arguments: object) -> Any:
+    status, *values = function(*arguments)
+    if status != runtime.cudaError_t.cudaSuccess:
+        _, text = runtime.cudaGetErrorString(status)
+        raise CudaError(f"{function.__name__}: {text.decode()} ({int(status)})")
+    return values[0] if values else None

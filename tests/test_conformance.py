@@ -1,0 +1,265 @@
+"""The same tests for every executor there is, wherever it computes: the right answers, whatever is asked of it and how.
+
+Executors are found, not listed. Those that need a GPU are skipped without one; those whose runtime can be faked compute
+on a fake GPU as well, so that everything of theirs but the runtime is tested anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from export.build import build
+from models import manifest, parity
+from models.checkpoint import Checkpoint
+from models.manifest import Precision
+from models.openvino_core import core
+from models.parity import Float32Array
+from models.preprocess import UInt8Array
+from service import executors
+from service.batching import BatchQueue
+from service.engine import LocalEngine, Result
+from service.errors import Unavailable
+from service.executors import Executor, ExecutorError
+from service.metrics import Metrics
+from service.repository import check_golden
+from tests import fake_gpu
+from tests.conftest import TIMEOUT
+from tests.gpu import needs_gpu
+from tests.test_executors import OUTPUTS
+
+FAKED = ("onnxruntime-cuda", "tensorrt")
+LOGITS = frozenset({"logits"})
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An executor in a precision, and where it computes: cpu, gpu or fake."""
+
+    name: str
+    precision: Precision
+    place: str
+    argument: str
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.precision}-{self.place}"
+
+
+def kinds() -> Iterator[Kind]:
+    for name in executors.names():
+        runtime = executors.find(name)
+        for precision in runtime.artifacts:
+            for place, argument in runtime.devices.items():
+                yield Kind(name, precision, place, argument)
+            if name in FAKED:
+                yield Kind(name, precision, "fake", "0")
+
+
+def parameter(kind: Kind) -> object:
+    marks = needs_gpu() if kind.place == "gpu" else ()
+    if kind.name == "openvino" and kind.precision == "bfloat16":
+        has = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        marks = (pytest.mark.skipif(not has, reason="this processor does not compute in bfloat16"),)
+    return pytest.param(kind, marks=marks, id=str(kind))
+
+
+@pytest.fixture(scope="session")
+def repository(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model `tiny` in every precision."""
+    folder = tmp_path_factory.mktemp("conformance")
+    checkpoint.save(folder / "checkpoint.safetensors")
+    build(folder / "checkpoint.safetensors", folder / "repository", "tiny", float16=True, int8=True)
+    return folder / "repository"
+
+
+@pytest.fixture(scope="session")
+def golden(repository: Path) -> tuple[UInt8Array, Float32Array]:
+    """Images and the eager model's logits for them."""
+    with np.load(repository / "tiny" / "1" / "golden.npz") as file:
+        return file["images"], file["logits"]
+
+
+@pytest.fixture(params=[parameter(kind) for kind in kinds()])
+def kind(request: pytest.FixtureRequest) -> Kind:
+    chosen: Kind = request.param
+    return chosen
+
+
+@pytest.fixture
+def executor(kind: Kind, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
+    version = repository / "tiny" / "1"
+    fake = fake_gpu.install(monkeypatch) if kind.place == "fake" else None
+    if fake is not None:
+        fake.build_engines(version, tmp_path)
+    described, runtime = manifest.read(version), executors.find(f"{kind.name}:{kind.argument}")
+    try:
+        (loaded,) = runtime.load(version, described, kind.precision, 2, tmp_path)
+    except ExecutorError as error:
+        if kind.place != "gpu":
+            raise
+        pytest.skip(str(error))
+    yield loaded
+    loaded.close()
+    if fake is not None:
+        assert fake.cuda.allocations == 0
+
+
+def run(executor: Executor, images: UInt8Array, *outputs: str) -> dict[str, Float32Array]:
+    buffer = executor.acquire(len(images))
+    assert buffer.dtype == np.uint8
+    assert buffer.shape == images.shape
+    buffer[:] = images
+    return executor.run(buffer, frozenset(outputs))
+
+
+def take(array: Any, count: int, first: int = 0) -> Any:
+    """So many rows, beginning again at the end."""
+    return array[np.arange(first, first + count) % len(array)]
+
+
+def check(logits: Float32Array, golden: Float32Array, kind: Kind, executor: Executor) -> None:
+    """The golden logits, one row after the other from the first."""
+    if executor.computes:
+        parity.check(logits, take(golden, len(logits)), kind.precision)
+
+
+def test_golden_images(kind: Kind, executor: Executor, golden: tuple[UInt8Array, Float32Array]) -> None:
+    """As the service checks them before a version takes requests: every bucket, on every lane."""
+    check_golden(executor, *golden, "model.onnx", kind.precision)
+    check(run(executor, golden[0], "logits")["logits"], golden[1], kind, executor)
+
+
+def test_odd_sizes_and_those_around_buckets(
+    kind: Kind, executor: Executor, golden: tuple[UInt8Array, Float32Array]
+) -> None:
+    """Whatever fills a batch up has no part in the answers, and is not among them."""
+    around = {size + step for size in executor.buckets for step in (-1, 0, 1)} & set(range(1, 33))
+    for size in sorted(around | {1, 3, 17, 31}, reverse=True):  # what a larger batch left behind is still there
+        logits = run(executor, take(golden[0], size), "logits")["logits"]
+        assert len(logits) == size
+        if size > 1:
+            rows = np.arange(size) % len(golden[1])
+            reference = golden[1][rows]
+            if executor.computes and size >= len(golden[1]):
+                parity.check(logits, reference, kind.precision)
+            elif executor.computes:
+                spread = golden[1].std(0).mean()
+                bound = parity.MAX_LOGIT_ERROR[kind.precision] * (5 if kind.precision == "int8" else 1)
+                assert np.abs(logits - reference).max() / spread <= bound
+
+
+@pytest.mark.parametrize("size", [1, 17])
+def test_a_row_for_each_image_in_float32(
+    executor: Executor, size: int, golden: tuple[UInt8Array, Float32Array]
+) -> None:
+    answers = run(executor, take(golden[0], size), *OUTPUTS)
+    assert {name: (len(value), str(value.dtype)) for name, value in answers.items()} == {
+        name: (size, "float32") for name in OUTPUTS
+    }
+    assert answers["logits"].shape == answers["probabilities"].shape == (size, 5)
+    assert answers["embedding"].ndim == 2
+    assert answers["feature_map"].ndim == 4
+
+
+def test_outputs_belong_together(kind: Kind, executor: Executor, golden: tuple[UInt8Array, Float32Array]) -> None:
+    answers = run(executor, golden[0], *OUTPUTS)
+    exponentials = np.exp(answers["logits"].astype(np.float64))
+    softmax = exponentials / exponentials.sum(1, keepdims=True)
+    np.testing.assert_allclose(answers["probabilities"], softmax, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(answers["probabilities"].sum(1), 1.0, rtol=1e-5)
+    # OpenVINO computes the head of int8 graphs in bfloat16.
+    tolerance = 1e-2 if kind.name == "openvino" and kind.precision != "float32" else 1e-4
+    np.testing.assert_allclose(answers["embedding"], answers["feature_map"].mean((2, 3)), rtol=tolerance, atol=1e-3)
+
+
+@pytest.mark.parametrize("outputs", [[name] for name in OUTPUTS] + [["embedding", "probabilities"]])
+def test_only_what_was_asked_for(
+    executor: Executor, outputs: list[str], golden: tuple[UInt8Array, Float32Array]
+) -> None:
+    assert sorted(run(executor, golden[0][:2], *outputs)) == outputs
+
+
+def test_a_poisoned_output_buffer(kind: Kind, executor: Executor, golden: tuple[UInt8Array, Float32Array]) -> None:
+    """Callers may do what they like with answers, and an executor does not touch them again."""
+    first = run(executor, golden[0], *OUTPUTS)
+    before = {name: values.copy() for name, values in first.items()}
+    for _ in range(executor.lanes):
+        for values in first.values():
+            values.fill(np.nan)
+        second = run(executor, golden[0], *OUTPUTS)
+        assert all(np.isnan(values).all() for values in first.values())
+        for name, values in second.items():
+            np.testing.assert_allclose(values, before[name], rtol=1e-4, atol=1e-5)
+        check(second["logits"], golden[1], kind, executor)
+        first = second
+
+
+class Kept:
+    """An executor that an engine leaves open when it closes: the fixture closes it."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.computes, self.device = executor.computes, executor.device
+        self.lanes, self.buckets = executor.lanes, executor.buckets
+        self.acquire, self.run = executor.acquire, executor.run
+
+    def close(self) -> None:
+        """Later."""
+
+
+async def ask(engine: LocalEngine, images: UInt8Array) -> Result:
+    return await engine.submit(list(images), LOGITS, time.monotonic() + TIMEOUT)
+
+
+def test_concurrent_callers(kind: Kind, executor: Executor, golden: tuple[UInt8Array, Float32Array]) -> None:
+    """Each gets the answers to its own images, however these are put together and on whichever lane."""
+    sizes = [1 + index * 7 % 9 for index in range(32)]
+    firsts = [sum(sizes[:index]) for index in range(len(sizes))]
+
+    async def play() -> list[Result]:
+        engine = LocalEngine([Kept(executor)], BatchQueue(1000, 8), Metrics(), "model")
+        engine.start()
+        callers = [ask(engine, take(golden[0], size, first)) for size, first in zip(sizes, firsts, strict=True)]
+        results = await asyncio.gather(*callers)
+        await engine.close()
+        return results
+
+    logits = [result.outputs["logits"] for result in asyncio.run(play())]
+    assert [len(part) for part in logits] == sizes
+    check(np.concatenate(logits), golden[1], kind, executor)
+
+
+def test_closing_under_load(kind: Kind, executor: Executor, golden: tuple[UInt8Array, Float32Array]) -> None:
+    """What was accepted is answered, and what comes later is refused."""
+
+    async def play() -> tuple[list[Result | BaseException], list[Result | BaseException]]:
+        engine = LocalEngine([Kept(executor)], BatchQueue(1000, 4), Metrics(), "model")
+        accepted = [asyncio.create_task(ask(engine, golden[0])) for _ in range(4)]
+        engine.start()
+        await asyncio.sleep(0)  # they put their images into the queue
+        closing = asyncio.create_task(engine.close())
+        await asyncio.sleep(0)
+        late = [asyncio.create_task(ask(engine, golden[0])) for _ in range(4)]
+        results = await asyncio.gather(*accepted, return_exceptions=True)
+        refused = await asyncio.gather(*late, return_exceptions=True)
+        await closing
+        return results, refused
+
+    results, refused = asyncio.run(play())
+    assert all(isinstance(result, Unavailable) for result in refused)
+    for result in results:
+        assert isinstance(result, Result)
+        check(result.outputs["logits"], golden[1], kind, executor)
+
+
+def test_less_precision_is_really_used(kind: Kind, executor: Executor, golden: tuple[UInt8Array, Float32Array]) -> None:
+    """Or a runtime that goes back to float32 would pass for a fast one, and "float32" would be something else."""
+    if executor.computes:
+        error = parity.compare(run(executor, golden[0], "logits")["logits"], golden[1]).logit_error
+        assert (error > 1e-3) == (kind.precision != "float32")
