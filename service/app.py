@@ -77,7 +77,7 @@ def create_app(settings: Settings, tracer_provider: TracerProvider | None = None
             expose_headers=["Retry-After", "X-Request-Id", v2.LENGTH_HEADER],
         )
     app.add_middleware(Observe, metrics=pipeline.metrics, spans=Spans(tracer_provider) if tracer_provider else None)
-    app.include_router(classify.router, **guard(ring, rates, "classify", Problem))
+    classify.install(app, **guard(ring, rates, "classify", Problem))
     app.include_router(v2.router, **guard(ring, rates, "classify", v2.Error))
     if settings.admin:
         app.include_router(v2.admin, **guard(ring, rates, "admin", v2.Error))

@@ -24,6 +24,7 @@ from service.choice import Choice, choose
 from service.engine import LocalEngine
 from service.errors import ServiceError
 from service.executors import Executor, ExecutorError
+from service.isolated import isolate
 from service.metrics import Metrics
 from service.priority import Priority
 from service.settings import Settings
@@ -155,6 +156,8 @@ def load(version: Path, settings: Settings, metrics: Metrics, serving: LoadedMod
         described = manifest.read(version)
         choice = choose(settings, described)
         runtime = executors.find(choice.executor)
+        if settings.isolate:
+            runtime = isolate(runtime)
         artifact = runtime.choose(described, choice.precision)
         read = (artifact.file, manifest.GOLDEN_FILE, manifest.CLASSIFIER_FILE)
         _check_inside(settings.repository, *(version / name for name in read))
@@ -162,7 +165,7 @@ def load(version: Path, settings: Settings, metrics: Metrics, serving: LoadedMod
         manifest.check_hash(version / manifest.GOLDEN_FILE, described.golden_sha256)
         images, logits = golden.read(version / manifest.GOLDEN_FILE)
         weights = read_classifier(version, described)
-        loaded = runtime.load(version, described, choice.precision, choice.threads, settings.cache)
+        loaded = runtime.load(version, described, choice.precision, choice.threads, settings.cache, settings.copies)
     except (ManifestError, ExecutorError) as error:
         raise LoadError(str(error)) from error
     try:

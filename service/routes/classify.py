@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, FastAPI, Request, params
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from models.manifest import MODEL_NAME
@@ -19,35 +20,56 @@ from service.registry import Registry
 from service.repository import LoadedModel
 from service.routes import ndjson
 from service.routes.body import read_images
+from service.routes.direct import Direct, document, parse
 from service.routes.ndjson import Lines
 from service.schemas import Classification, ClassifyRequest, ModelInfo, ModelList, Problem
 
 router = APIRouter(prefix="/v1")
 
-ModelName = Annotated[str, Path(pattern=MODEL_NAME, description="Name of a model in the repository.")]
-VersionNumber = Annotated[str, Path(pattern=r"^[1-9][0-9]{0,17}$", description="Version of the model.")]
-TopK = Annotated[int, Query(ge=1, description="Classes to answer for each image; at most all of them.")]
-TimeoutMs = Annotated[
-    float | None, Query(gt=0, le=3_600_000, description="Time limit for the request, instead of the server's default.")
-]
-WithEmbedding = Annotated[bool, Query(description="Answer the pooled features of each image too.")]
-WithCam = Annotated[
-    Literal["false", "true", "values", "overlay", "picture"],
-    Query(
-        description="Answer a class activation map for each class too: as numbers (`values`, or `true`), as a "
-        "transparent PNG to lay over the image (`overlay`), or as a PNG of the image with the map over it (`picture`)."
-    ),
-]
-Errors = Annotated[
-    Literal["status", "inline"],
-    Query(description="Of an only image that cannot be used: the status, or 200 with the error in its place."),
-]
+_NAME = Field(pattern=MODEL_NAME, description="Name of a model in the repository.")
+ModelName = Annotated[str, _NAME]
+
+
+class Named(BaseModel):
+    """The path of a request that names a model."""
+
+    model: ModelName
+
+
+class NamedVersion(Named):
+    """The path of a request that names a version."""
+
+    version: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}$", description="Version of the model.")]
+
+
+class Asked(BaseModel):
+    """The query of a request."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    top_k: Annotated[int, Field(ge=1)] = 5
+    """Classes to answer for each image; at most all of them."""
+    timeout_ms: Annotated[float, Field(gt=0, le=3_600_000)] | None = None
+    """Time limit for the request, instead of the server's default."""
+    embedding: bool = False
+    """Answer the pooled features of each image too."""
+    cam: Literal["false", "true", "values", "overlay", "picture"] = "false"
+    """Answer a class activation map for each class too: as numbers (`values`, or `true`), as a transparent PNG to lay
+    over the image (`overlay`), or as a PNG of the image with the map over it (`picture`)."""
+    errors: Literal["status", "inline"] = "status"
+    """Of an only image that cannot be used: the status, or 200 with the error in its place."""
+    priority: Literal["interactive", "bulk"] = "interactive"
+    """Interactive requests pass bulk ones, which get at least a tenth of the service."""
+
+    @property
+    def extras(self) -> Extras:
+        return Extras(self.embedding, _CAM[self.cam])
+
+
 _CAM = {"false": None, "true": Cam.values} | {kind.value: kind for kind in Cam}
+_USUAL = Asked()
 
-PriorityName = Annotated[
-    Priority, Query(description="Interactive requests pass bulk ones, which get at least a tenth of the service.")
-]
-
+Responses = dict[int | str, dict[str, Any]]
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 # FastAPI publishes the schemas of bodies that it reads itself; this one is read here, so it may refer to none.
 _JSON = ClassifyRequest.model_json_schema()
@@ -69,13 +91,13 @@ _BODY: dict[str, Any] = {
         },
     }
 }
-_LINES: dict[int | str, dict[str, Any]] = {
+_LINES: Responses = {
     200: {
         "description": "JSON; with Accept: application/x-ndjson a line for each image, as soon as it is done",
         "content": {ndjson.MEDIA_TYPE: {"schema": {"type": "string"}}},
     }
 }
-_ERRORS: dict[int | str, dict[str, Any]] = {
+_ERRORS: Responses = {
     status: {"model": Problem, "description": description}
     for status, description in {
         400: "Malformed request",
@@ -92,36 +114,12 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What the query of a request asks for, beside the model."""
-
-    k: int
-    timeout_ms: float | None
-    extras: Extras
-    inline_errors: bool
-    priority: Priority
-
-
-async def _asked(
-    top_k: TopK = 5,
-    timeout_ms: TimeoutMs = None,
-    embedding: WithEmbedding = False,
-    cam: WithCam = "false",
-    errors: Errors = "status",
-    priority: PriorityName = Priority.interactive,
-) -> Asked:
-    # Not a plain function: FastAPI would run that in a thread.
-    return Asked(top_k, timeout_ms, Extras(embedding, _CAM[cam]), errors == "inline", priority)
-
-
-AskedOf = Annotated[Asked, Depends(_asked)]
-
-
-async def _classify(request: Request, name: str | None, version: str | None, asked: Asked) -> Response:
+async def _classify(request: Request, name: str | None = None, version: str | None = None) -> Response:
     """The path of a request, top to bottom: find the model, read the images, classify, answer."""
     pipeline: Pipeline = request.app.state.pipeline
-    registry, k, extras, priority = pipeline.registry, asked.k, asked.extras, asked.priority
+    query = request.scope["query_string"]
+    asked = parse(Asked, "query", request.query_params) if query else _USUAL
+    registry, k, extras, priority = pipeline.registry, asked.top_k, asked.extras, Priority(asked.priority)
     seconds = (asked.timeout_ms or pipeline.settings.timeout_ms) / 1000
     found = registry.find(name, version)
     noted = record.current()
@@ -138,32 +136,47 @@ async def _classify(request: Request, name: str | None, version: str | None, ask
         with admitted as model:
             extras.check_size(model, len(files), k)
             answer = await pipeline.classify(
-                model, files, k, seconds, extras, priority, inline_errors=asked.inline_errors
+                model, files, k, seconds, extras, priority, inline_errors=asked.errors == "inline"
             )
     return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
 
-@router.post("/classify", response_model=Classification, responses=_LINES | _ERRORS, openapi_extra=_BODY)
-async def classify(request: Request, asked: AskedOf) -> Response:
+async def classify(request: Request) -> Response:
     """Classify images with the default model."""
-    return await _classify(request, None, None, asked)
+    return await _classify(request)
 
 
-@router.post("/models/{model}/classify", response_model=Classification, responses=_LINES | _ERRORS, openapi_extra=_BODY)
-async def classify_with_model(request: Request, model: ModelName, asked: AskedOf) -> Response:
+async def classify_with_model(request: Request) -> Response:
     """Classify images with the served version of a model."""
-    return await _classify(request, model, None, asked)
+    named = parse(Named, "path", request.path_params)
+    return await _classify(request, named.model)
 
 
-@router.post(
-    "/models/{model}/versions/{version}/classify",
-    response_model=Classification,
-    responses=_LINES | _ERRORS,
-    openapi_extra=_BODY,
-)
-async def classify_with_version(request: Request, model: ModelName, version: VersionNumber, asked: AskedOf) -> Response:
+async def classify_with_version(request: Request) -> Response:
     """Classify images with one version of a model."""
-    return await _classify(request, model, version, asked)
+    named = parse(NamedVersion, "path", request.path_params)
+    return await _classify(request, named.model, named.version)
+
+
+def install(app: FastAPI, dependencies: Sequence[params.Depends] = (), responses: Responses | None = None) -> None:
+    """Add `/v1`, with what every request is checked by, and the answers that this documents."""
+    for path, endpoint, named in (
+        ("/v1/classify", classify, None),
+        ("/v1/models/{model}/classify", classify_with_model, Named),
+        ("/v1/models/{model}/versions/{version}/classify", classify_with_version, NamedVersion),
+    ):
+        in_path = [] if named is None else document(named, "path")
+        app.router.add_api_route(
+            path,
+            endpoint,
+            methods=["POST"],
+            response_model=Classification,
+            dependencies=dependencies,
+            responses=_LINES | _ERRORS | (responses or {}),
+            openapi_extra={"parameters": [*in_path, *document(Asked, "query")], **_BODY},
+            route_class_override=Direct,
+        )
+    app.include_router(router, dependencies=dependencies, responses=responses)
 
 
 @router.get("/models")
