@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from service import fallback, record, repository
@@ -94,18 +93,21 @@ class Registry:
 
     def _load(self, folder: Path, serving: LoadedModel | None) -> LoadedModel:
         """In a thread."""
+
+        def load(settings: Settings) -> LoadedModel:
+            return repository.load(folder, settings, self._metrics, serving)
+
         settings = self._settings
-        load = partial(repository.load, folder, metrics=self._metrics, serving=serving)
         with self._metrics.loading():
             engine = self._plans.look(folder, settings.executor, settings.precision)
             if engine is None or not is_tensorrt(settings.executor):
-                return load(settings=settings)
+                return load(settings)
             if engine.state == "READY":
                 try:
-                    return load(settings=settings)
+                    return load(settings)
                 except LoadError as error:
                     self._plans.refused(folder, error)
-            return load(settings=fallback.instead(folder, settings))
+            return load(fallback.instead(folder, settings))
 
     async def _engine_built(self, folder: Path) -> None:
         """Have TensorRT take over from what serves in its place."""

@@ -120,6 +120,7 @@ def test_progress_is_told_of(trt: ModuleType, version: Path, monkeypatch: pytest
 
 def test_ctrl_c_ends_a_build(trt: ModuleType, rtx: ModuleType, version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     updates: list[str] = []
+    before = signal.getsignal(signal.SIGINT)
 
     def press(self: Phases, phase: str, completed: int) -> None:
         updates.append(phase)
@@ -131,7 +132,7 @@ def test_ctrl_c_ends_a_build(trt: ModuleType, rtx: ModuleType, version: Path, mo
         with pytest.raises(KeyboardInterrupt):
             tensorrt.build(module, version / "model.onnx")
         assert len(updates) < 10  # of hundreds
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_inspector_tells_what_is_fused(trt: ModuleType, version: Path) -> None:
