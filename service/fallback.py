@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from models import driver, manifest
 from models.driver import NoDevice
 from models.manifest import ManifestError, Precision
 from service import executors
+from service.choice import Choice
 from service.executors import ExecutorError
-from service.settings import Settings
 
 _CUDA, _CPU = "onnxruntime-cuda", "onnxruntime-cpu"
 
 
-def instead(version: Path, settings: Settings) -> Settings:
-    """The settings with ONNX Runtime on the GPU, or where it is not there on the CPU.
+def instead(version: Path, choice: Choice) -> Choice:
+    """The choice with ONNX Runtime on the GPU, or where it is not there on the CPU.
 
     It computes in the precision that was asked for where it can, else in float32: slower, and not less accurate.
     """
-    executor = _executor(settings.executor.partition(":")[2])
-    return settings.model_copy(update={"executor": executor, "precision": _precision(version, executor, settings)})
+    executor = _executor(choice.executor.partition(":")[2])
+    return replace(choice, executor=executor, precision=_precision(version, executor, choice.precision))
 
 
 def _executor(gpus: str) -> str:
@@ -35,9 +36,9 @@ def _executor(gpus: str) -> str:
     return f"{_CUDA}:{gpus}" if gpus else _CUDA
 
 
-def _precision(version: Path, executor: str, settings: Settings) -> Precision:
+def _precision(version: Path, executor: str, wanted: Precision) -> Precision:
     try:
-        executors.find(executor).choose(manifest.read(version), settings.precision)
+        executors.find(executor).choose(manifest.read(version), wanted)
     except (ExecutorError, ManifestError):  # who loads the version says what is wrong with it
         return "float32"
-    return settings.precision
+    return wanted

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from service import fallback, record, repository
+from service.choice import Choice
 from service.errors import NotFound, ServiceError, Unavailable
 from service.metrics import Metrics
 from service.plans import Plans, is_tensorrt
@@ -94,20 +95,20 @@ class Registry:
     def _load(self, folder: Path, serving: LoadedModel | None) -> LoadedModel:
         """In a thread."""
 
-        def load(settings: Settings) -> LoadedModel:
-            return repository.load(folder, settings, self._metrics, serving)
+        def load(choice: Choice) -> LoadedModel:
+            return repository.load(folder, choice, self._settings, self._metrics, serving)
 
-        settings = self._settings
         with self._metrics.loading():
-            engine = self._plans.look(folder, settings.executor, settings.precision)
-            if engine is None or not is_tensorrt(settings.executor):
-                return load(settings)
+            choice = repository.choose(folder, self._settings)
+            engine = self._plans.look(folder, choice.executor, choice.precision)
+            if engine is None or not is_tensorrt(choice.executor):
+                return load(choice)
             if engine.state == "READY":
                 try:
-                    return load(settings)
+                    return load(choice)
                 except LoadError as error:
                     self._plans.refused(folder, error)
-            return load(fallback.instead(folder, settings))
+            return load(fallback.instead(folder, choice))
 
     async def _engine_built(self, folder: Path) -> None:
         """Have TensorRT take over from what serves in its place."""

@@ -18,9 +18,9 @@ from models.manifest import MODEL_NAME, Artifact, Manifest, ManifestError, Preci
 from models.parity import Float32Array, ParityError
 from models.preprocess import UInt8Array
 from models.tuning import WORTHWHILE
-from service import executors
+from service import choice, executors
 from service.batching import BatchQueue
-from service.choice import Choice, choose
+from service.choice import Choice
 from service.engine import LocalEngine
 from service.errors import ServiceError
 from service.executors import Executor, ExecutorError
@@ -135,12 +135,30 @@ def _stamp(folder: Path) -> Stamp:
     return tuple(entries)
 
 
-def load(version: Path, settings: Settings, metrics: Metrics, serving: LoadedModel | None = None) -> LoadedModel:
+def choose(version: Path, settings: Settings) -> Choice:
+    """What to compute a version with.
+
+    Raises:
+        LoadError: its manifest cannot be read.
+    """
+    try:
+        if version.parent.name.endswith(ENCODED):
+            raise LoadError(f"names that end in {ENCODED} are those of other models' second face under /v2: rename it")
+        _check_inside(settings.repository, version / manifest.FILE_NAME)
+        return choice.choose(settings, manifest.read(version))
+    except ManifestError as error:
+        raise LoadError(str(error)) from error
+
+
+def load(
+    version: Path, chosen: Choice, settings: Settings, metrics: Metrics, serving: LoadedModel | None = None
+) -> LoadedModel:
     """Load, check and warm up one version. Takes seconds; runs in a thread.
 
     Args:
         version: its folder.
-        settings: executor, threads and limits, as far as they are not tuned.
+        chosen: what to compute it with.
+        settings: where the repository is, and limits.
         metrics: told of its batches.
         serving: the version that it is to take over from. Where both compute the same network, the largest batch that
             was measured for it is kept: a measurement beside a service under load says little.
@@ -150,29 +168,25 @@ def load(version: Path, settings: Settings, metrics: Metrics, serving: LoadedMod
     """
     started = time.monotonic()
     try:
-        if version.parent.name.endswith(ENCODED):
-            raise LoadError(f"names that end in {ENCODED} are those of other models' second face under /v2: rename it")
-        _check_inside(settings.repository, version / manifest.FILE_NAME)
         described = manifest.read(version)
-        choice = choose(settings, described)
-        runtime = executors.find(choice.executor)
+        runtime = executors.find(chosen.executor)
         if settings.isolate:
             runtime = isolate(runtime)
-        artifact = runtime.choose(described, choice.precision)
+        artifact = runtime.choose(described, chosen.precision)
         read = (artifact.file, manifest.GOLDEN_FILE, manifest.CLASSIFIER_FILE)
         _check_inside(settings.repository, *(version / name for name in read))
         manifest.check_hash(version / artifact.file, artifact.sha256)
         manifest.check_hash(version / manifest.GOLDEN_FILE, described.golden_sha256)
         images, logits = golden.read(version / manifest.GOLDEN_FILE)
         weights = read_classifier(version, described)
-        loaded = runtime.load(version, described, choice.precision, choice.threads, settings.cache, settings.copies)
+        loaded = runtime.load(version, described, chosen.precision, chosen.threads, settings.cache, settings.copies)
     except (ManifestError, ExecutorError) as error:
         raise LoadError(str(error)) from error
     try:
         for executor in loaded:
-            check_golden(executor, images, logits, artifact.file, choice.precision)
+            check_golden(executor, images, logits, artifact.file, chosen.precision)
         kept = serving.engine.max_batch if serving is not None and serving.computes(described) else None
-        max_batch = choice.max_batch or kept or choose_max_batch(loaded[0], images)
+        max_batch = chosen.max_batch or kept or choose_max_batch(loaded[0], images)
         _check_fits(max_batch, loaded[0].buckets)
     except BaseException:
         for executor in loaded:
@@ -187,15 +201,15 @@ def load(version: Path, settings: Settings, metrics: Metrics, serving: LoadedMod
         described.name,
         described.version,
         time.monotonic() - started,
-        choice.executor,
+        chosen.executor,
         ", ".join(executor.device for executor in loaded),
-        choice.precision,
+        chosen.precision,
         max_batch,
     )
     return LoadedModel(
         described,
         artifact,
-        choice,
+        chosen,
         engine,
         weights if loaded[0].computes else None,
         statistics,

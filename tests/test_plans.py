@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from models.engine_cache import BatchRange, ComputeCapability, Machine, Plan
 from models.machine import NoTensorRT
 from models.manifest import Precision
 from service import registry, repository
-from service.metrics import Metrics
+from service.choice import Choice
 from service.plans import Plans, build_command
 from service.repository import LoadedModel, LoadError
 from service.settings import Settings
@@ -217,10 +218,10 @@ def test_a_service_that_ends_ends_its_builder(
     assert plans._process.returncode == -signal.SIGTERM
 
 
-def as_simulated(folder: Path, settings: Settings, metrics: Metrics, serving: LoadedModel | None) -> LoadedModel:
+def as_simulated(folder: Path, chosen: Choice, *arguments: Any) -> LoadedModel:
     """Loads `simulated` where `tensorrt` is asked for, which needs a GPU."""
-    executor = {"tensorrt": "simulated:0"}.get(settings.executor, settings.executor)
-    return LOAD(folder, settings.model_copy(update={"executor": executor}), metrics, serving)
+    executor = {"tensorrt": "simulated:0"}.get(chosen.executor, chosen.executor)
+    return LOAD(folder, replace(chosen, executor=executor), *arguments)
 
 
 LOAD = repository.load
@@ -267,10 +268,10 @@ def test_where_tensorrt_cannot_be_had_onnxruntime_serves_in_what_it_has(
 def test_an_engine_that_tensorrt_refuses(
     tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photographs: Photographs, eager: Eager
 ) -> None:
-    def refuse(folder: Path, settings: Settings, metrics: Metrics, serving: LoadedModel | None) -> LoadedModel:
-        if settings.executor == "tensorrt":
+    def refuse(folder: Path, chosen: Choice, *arguments: Any) -> LoadedModel:
+        if chosen.executor == "tensorrt":
             raise LoadError("model.onnx: wrong answers for the golden images")
-        return LOAD(folder, settings, metrics, serving)
+        return LOAD(folder, chosen, *arguments)
 
     put(tmp_path, tiny_repository, H100)
     provide(monkeypatch, machines=lambda: [H100], command=lambda *_: pytest.fail("an engine was built"))

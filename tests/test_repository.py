@@ -27,7 +27,8 @@ def copy(tiny_repository: Path, tmp_path: Path) -> Path:
 
 
 def load(version: Path, **options: Any) -> repository.LoadedModel:
-    return repository.load(version, Settings(repository=version.parent.parent, **options), Metrics())
+    settings = Settings(repository=version.parent.parent, **options)
+    return repository.load(version, repository.choose(version, settings), settings, Metrics())
 
 
 def edit(version: Path, change: Callable[[dict[str, Any]], object]) -> None:
