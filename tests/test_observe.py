@@ -74,6 +74,10 @@ def test_every_metric_moves(
         assert values["resnet_stage_seconds_sum", "tiny", stage] > 0
     assert values["resnet_batch_size_sum", "tiny"] == images
     assert values["resnet_batch_seconds_sum", "tiny"] > 0
+    assert values["resnet_devices", "tiny"] == 1
+    # What these count takes several devices, or one with buckets: see test_devices.
+    for name in ("wasted_rows", "devices_lost", "batches_retried"):
+        assert values[f"resnet_{name}_total", "tiny"] == 0
     assert values["resnet_model_loads_total", "loaded"] == 1
     assert values["resnet_model_loads_total", "failed"] == 0
     assert values["resnet_model_load_seconds_sum",] > 0
@@ -104,6 +108,10 @@ def test_no_metric_is_left_out_above(traffic: tuple[str, dict[tuple[str, ...], f
         "resnet_stage_seconds",
         "resnet_batch_size",
         "resnet_batch_seconds",
+        "resnet_wasted_rows",
+        "resnet_devices",
+        "resnet_devices_lost",
+        "resnet_batches_retried",
         "resnet_model_loads",
         "resnet_model_load_seconds",
         "resnet_model_info",

@@ -201,7 +201,7 @@ def test_what_is_wrong_is_said_and_not_served(
 
 
 def test_an_unknown_executor(copy: Path) -> None:
-    with pytest.raises(LoadError, match="onnxruntime-cpu, openvino, simulated"):
+    with pytest.raises(LoadError, match="onnxruntime-cpu, onnxruntime-cuda, openvino, simulated"):
         load(copy, executor="abacus")
 
 

@@ -133,7 +133,10 @@ def test_a_signal_while_idle_ends_it_with_success(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--executor", "abacus"], "no executor is named 'abacus'; there are: onnxruntime-cpu, openvino, simulated"),
+        (
+            ["--executor", "abacus"],
+            "no executor is named 'abacus'; there are: onnxruntime-cpu, onnxruntime-cuda, openvino",
+        ),
         (["--repository", "/missing/repository"], "/missing/repository: there is no such folder"),
         (["--port", "99999"], "port: "),
     ],
