@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,10 +50,10 @@ def test_it_tells_whether_the_service_is_ready(server: HTTPServer) -> None:
     assert (told.returncode, told.stderr) == (1, "loading and warming up\n")
 
 
-def test_nobody_listens(server: HTTPServer) -> None:
-    port = str(server.server_port)
-    server.socket.close()
-    told = probe(RESNET_SERVE_PORT=port)
+def test_nobody_listens() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        told = probe(RESNET_SERVE_PORT=str(bound.getsockname()[1]))
     assert told.returncode == 1
     assert "refused" in told.stderr
 

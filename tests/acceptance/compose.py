@@ -76,7 +76,7 @@ def line_1() -> tuple[bool, str]:
     )
     return holds, (
         f"{label!r}, by {executor} {by_openvino!r}; {faults or 'user 10001, root read-only, no compiler, no torch'}; "
-        f"down under load in {seconds:.1f} s: {answered} answered, {lost} lost; down with 64 accepted in "
+        f"stop under load in {seconds:.1f} s: {answered} answered, {lost} lost; down with 64 accepted in "
         f"{queue_seconds:.1f} s (at most {GRACE_SECONDS:.0f}): {queued} answered; added to the base: "
         f"cpu {added['cpu']:.0f} MB (under 350), openvino {added['openvino']:.0f} MB (under 550)"
     )
@@ -257,22 +257,24 @@ def _confinement() -> str:
 
 
 def _stop_under_load(compose: Compose) -> tuple[int, int, float]:
-    """`down` while requests come: how many that the service logged were not answered, how many were, seconds."""
-    log = subprocess.Popen(["podman", "logs", "--follow", f"{PROJECT}_cpu_1"], stderr=subprocess.PIPE, text=True)
+    """The end while requests come: how many that the service logged were not answered, how many were, seconds.
+
+    `stop` is the part of `down` that asks the service to end; the log is gone with the container.
+    """
     seconds = 0.0
 
     def down() -> None:
         nonlocal seconds
         started = time.monotonic()
-        compose.run("down")
+        compose.run("stop")
         seconds = time.monotonic() - started
 
     timer = Timer(2.0, down)
     timer.start()
     answers = asyncio.run(open_loop(f"{URL}/v1/classify", IMAGE, rate=200, seconds=6))
     timer.join()
-    _, lines = log.communicate(timeout=30)
-    served = [json.loads(line) for line in lines.splitlines() if '"path":"/v1/classify"' in line]
+    lines = _podman("logs", f"{PROJECT}_cpu_1").splitlines()
+    served = [json.loads(line) for line in lines if '"path":"/v1/classify"' in line]
     answered = sum(answer.status != 0 for answer in answers)
     cut_off = sum(line["status"] not in (200, 503) for line in served)
     return abs(len(served) - answered) + cut_off, sum(answer.status == 200 for answer in answers), seconds
