@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogFormatter
 
 from benchmarks.plots import save
 from benchmarks.serve.report import Row
@@ -26,14 +27,18 @@ def connections(rows: Sequence[Row], path: Path) -> None:
         rates.plot(at, [row.images_per_second for row in closed], "o-", color=colour, label=kind)
         rates.plot(at, [row.ceiling for row in closed], "--", color=colour, linewidth=1)
         tails.plot(at, [row.p99 for row in closed], "o-", color=colour, label=kind)
-    for axes, what in ((rates, "images per second (dashed: ceiling)"), (tails, "p99 in ms")):
-        axes.set(xlabel="connections", ylabel=what, xscale="log")
-        axes.set_xticks([row.connections for row in rows if row.connections], minor=False)
+    measured = any(row.images_per_second for row in rows), any(row.p99 for row in rows)
+    for axes, what, some in zip(
+        (rates, tails), ("images per second (dashed: ceiling)", "p99 in ms"), measured, strict=True
+    ):
+        # matplotlib warns of a logarithmic axis with nothing on it.
+        axes.set(xlabel="connections", ylabel=what, xscale="log", yscale="log" if some else "linear")
+        axes.set_xticks(sorted({row.connections for row in rows if row.connections}))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
         axes.grid(alpha=0.3)
-    rates.set_ylim(bottom=0)
-    tails.set_yscale("log")
     rates.legend()
     save(figure, path)
 

@@ -168,7 +168,7 @@ def _row(run: Run, load: Load, servers: int, most_other_load: float) -> Row:
         other_load=max(_other_load(each, load) for each in measured),
         rounds=len(measured),
         disturbed=disturbed,
-        curve=[(float(q), 1000 * float(np.quantile(times, q))) for q in _CURVE] if times else [],
+        curve=[(float(q), value) for q in _CURVE if (value := _quantile(times, q)) is not None],
     )
 
 
