@@ -73,17 +73,20 @@ def fusion_command(version: Version, batches: Batches = "1,8", threads: Threads 
 @app.command("serve")
 def serve_command(
     options: Annotated[
-        list[str] | None, typer.Argument(help="Further options of the service, behind --.", metavar="[-- OPTION...]")
+        list[str] | None, typer.Argument(help="Further options of the service, behind --.", metavar="-- OPTION")
     ] = None,
     repository: Annotated[Path | None, typer.Option(help="Model repository. Default: the shipped one.")] = None,
     model: Annotated[str | None, typer.Option(help="Model, where the repository holds several.")] = None,
     executor: Annotated[str | None, typer.Option(help="Runtime that computes.")] = None,
     precision: Annotated[str | None, typer.Option(help="What it computes in.")] = None,
     threads: Annotated[int | None, typer.Option(help="Processors that one inference of the service uses.")] = None,
-    photographs: Annotated[Path, typer.Option(help="Folder of JPEG and PNG files to send.")] = _PHOTOGRAPHS,
+    photographs: Annotated[
+        Path, typer.Option(help="Folder of JPEG and PNG files to send. Default: those of export/.", show_default=False)
+    ] = _PHOTOGRAPHS,
     loads: Annotated[str, typer.Option(help="What is sent; many are 64 images a request.")] = "jpeg,png,many,tensor",
     connections: Annotated[str, typer.Option(help="Of the closed loops, separated by commas.")] = "1,8,32,128",
     open_loops: Annotated[str, typer.Option("--open", help="Rates in per cent of the capacity; 0 for none.")] = "30,60",
+    batches: Annotated[str, typer.Option(help="Of the engine alone, beside 1 and the service's own largest.")] = "8,32",
     rounds: Annotated[int, typer.Option(help="Turns through everything that is measured.", min=1)] = 5,
     seconds: Annotated[
         float, typer.Option(help="Of each measurement in each round; open loops take five times.")
@@ -116,6 +119,7 @@ def serve_command(
                 photographs=photographs,
                 kinds=kinds,
                 connections=_numbers(connections, "--connections"),
+                batches=_numbers(batches),
                 shares=shares,
                 rounds=rounds,
                 seconds=seconds,

@@ -110,6 +110,16 @@ def test_closed_loop_ends_when_its_connections_break() -> None:
     assert outcome.statuses == [0] * 3
 
 
+def test_a_connection_that_is_closed_before_it_is_used() -> None:
+    async def run() -> Outcome:
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            return await asyncio.wait_for(closed_loop(port, [REQUEST], 3, 1e9), 30)
+
+    assert asyncio.run(run()).statuses == [0] * 3
+
+
 def test_an_answer_may_come_byte_by_byte() -> None:
     async def slowly(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for byte in OK:

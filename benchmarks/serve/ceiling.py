@@ -59,6 +59,16 @@ class Engines:
             each = [runtime.load(version, described, precision, 1, cache) for _ in range(cpus)]
             self.arrangements["apart"] = [executor for loaded in each for executor in loaded]
 
+    def batches(self, max_batch: int, wanted: Sequence[int]) -> list[int]:
+        """Sizes to measure: 1, the service's largest batch, and of those that are wanted what can be computed.
+
+        A larger batch than the service's may be faster by a little, and the ceiling is to be one. Where nothing is
+        computed and any batch takes the same time, it would only be another engine.
+        """
+        (first, *_) = self.arrangements["together"]
+        possible = [size for size in wanted if first.computes and (not first.buckets or size <= first.buckets[-1])]
+        return sorted({1, max_batch, *possible})
+
     def measure(self, arrangement: str, batch: int, seconds: float) -> Rate:
         """Compute batches on every lane at once."""
         pixels = self._images[np.arange(batch) % len(self._images)]

@@ -81,7 +81,10 @@ class Connection(asyncio.Protocol):
 
     def send(self, request: bytes) -> None:
         self._waits, self._received, self._expected = True, b"", 0
-        self._transport.write(request)
+        if self.alive:
+            self._transport.write(request)
+        else:
+            self.connection_lost(None)
 
     def close(self) -> None:
         self._transport.close()

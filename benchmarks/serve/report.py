@@ -242,7 +242,7 @@ def _simulate(run: Run, load: Load, measured: Sequence[Round], servers: int) -> 
             batches[size].append(inference)
     if not front or not batches:
         return []
-    station = queueing.Station(front, servers, batches, run.max_batch)
+    station = queueing.Station(front, servers, batches, run.max_batch, run.lanes)
     return [
         seconds
         for number, each in enumerate(measured)

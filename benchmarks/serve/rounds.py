@@ -46,6 +46,8 @@ class Options:
     photographs: Path
     kinds: Sequence[Kind]
     connections: Sequence[int]
+    batches: Sequence[int]
+    """Of the engine alone, beside 1 and the service's largest."""
     shares: Sequence[float]
     rounds: int
     seconds: float
@@ -97,6 +99,8 @@ class Run:
     executor: str
     precision: str
     max_batch: int
+    lanes: int
+    """Batches that the service computes at the same time."""
     starts: list[float]
     """Seconds from each start of the service until it was ready."""
     idle_cpu: float
@@ -132,21 +136,23 @@ def run(options: Options, step: Callable[[str], None]) -> Run:
         idle_cpu, idle_memory = _idle(serving, _IDLE_LONGER * options.seconds)
         loaded = serving.model(options.settings.model)
         version = options.settings.repository / loaded["name"] / loaded["version"]
-        batches = sorted({1, loaded["max_batch"]})
         with ceiling.engines(version, options.settings, options.cpus) as engines:
             bench = _Bench(options, serving, pool, engines, version, loaded["name"], files, step)
+            batches = engines.batches(loaded["max_batch"], options.batches)
             rounds = [bench.round(number, batches) for number in range(options.rounds)]
+            lanes = sum(executor.lanes for executor in engines.arrangements["together"])
     return Run(
-        loaded["name"],
-        version.name,
-        loaded["executor"],
-        loaded["precision"],
-        loaded["max_batch"],
-        starts,
-        idle_cpu,
-        idle_memory,
-        batches,
-        rounds,
+        model=loaded["name"],
+        version=loaded["version"],
+        executor=loaded["executor"],
+        precision=loaded["precision"],
+        max_batch=loaded["max_batch"],
+        lanes=lanes,
+        starts=starts,
+        idle_cpu=idle_cpu,
+        idle_memory=idle_memory,
+        batches=batches,
+        rounds=rounds,
     )
 
 
@@ -214,7 +220,7 @@ class _Bench:
         window = options.seconds * (1 if load.share is None else _OPEN_LONGER)
         arrivals: list[list[float]] = []
         if load.share is not None:
-            rate = load.share * self.capacity() / options.clients
+            rate = load.share * self._capacity() / options.clients
             arrivals = [loads.poisson(rate, window, number * options.clients + i) for i in range(options.clients)]
         self._closed(requests, load.connections or options.clients, options.seconds * _WARM_UP)
         processes = self._server.processes()
@@ -237,7 +243,7 @@ class _Bench:
             arrivals,
         )
 
-    def capacity(self) -> float:
+    def _capacity(self) -> float:
         """Images a second that the service has answered in the best of the closed loops that the open ones repeat."""
         return max(statistics.median(rates) for load, rates in self._reached.items() if load.kind == OPEN_KIND)
 
