@@ -11,17 +11,24 @@ import logging
 import signal
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 import numpy as np
 
 from models.preprocess import UInt8Array
-from service.executors import DeviceLost, ExecutorError, Float32Array, Source, find
+from service.executors import DeviceLost, ExecutorError, Float32Array, Runtime, Source, find
 
 log = logging.getLogger(__name__)
 
 _SECONDS_TO_END = 10
+
+
+def isolate(runtime: Runtime) -> Runtime:
+    """The same runtime, with a process for each executor."""
+    return replace(runtime, make=partial(Isolated, runtime.name))
 
 
 class ProcessDied(Exception):
@@ -47,23 +54,25 @@ class Isolated:
         self._shape = source.manifest.preprocess.shape
         self._start()
 
+    @property
+    def process(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
     def acquire(self, n: int) -> UInt8Array:
         return np.empty((n, *self._shape), np.uint8)
 
     def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
-        try:
-            return self._ask(images, outputs)
-        except (EOFError, OSError):
-            self._restart()
-        try:
-            return self._ask(images, outputs)
-        except (EOFError, OSError):
-            self._restart()
-            raise ProcessDied(f"a batch of {len(images)} ended the process of executor {self._name!r} twice") from None
+        for _ in range(2):
+            try:
+                answer: dict[str, Float32Array] = self._ask(images, outputs)
+                return answer
+            except (EOFError, OSError):
+                self._restart()
+        raise ProcessDied(f"a batch of {len(images)} ended the process of executor {self._name!r} twice")
 
     def close(self) -> None:
-        self._connection.close()  # which tells the process to end
-        self._end()
+        self._close()
 
     def _start(self) -> None:
         self._connection, theirs = Pipe()
@@ -73,8 +82,10 @@ class Isolated:
         try:
             self.computes, self.device, self.buckets = self._ask(self._name, self._source)
         except (EOFError, OSError):
-            self._connection.close()
-            raise ExecutorError(f"executor {self._name!r}: its process ended with {self._end()}") from None
+            raise ExecutorError(f"executor {self._name!r}: its process ended with {self._close()}") from None
+        except ExecutorError:
+            self._close()
+            raise
 
     def _restart(self) -> None:
         """A new process in place of one that has ended.
@@ -82,8 +93,7 @@ class Isolated:
         Raises:
             DeviceLost: it cannot be started.
         """
-        self._connection.close()
-        log.error("executor %r: its process ended with %s, and is started again", self._name, self._end())
+        log.error("executor %r: its process ended with %s, and is started again", self._name, self._close())
         try:
             self._start()
         except ExecutorError as error:
@@ -96,8 +106,9 @@ class Isolated:
             raise answer
         return answer
 
-    def _end(self) -> str:
-        """Wait for the process; how it ended."""
+    def _close(self) -> str:
+        """Let the process end; how it did."""
+        self._connection.close()
         try:
             code = self._process.wait(_SECONDS_TO_END)
         except subprocess.TimeoutExpired:

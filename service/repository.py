@@ -22,6 +22,7 @@ from service.batching import BatchQueue
 from service.engine import LocalEngine
 from service.errors import ServiceError
 from service.executors import Executor, ExecutorError
+from service.isolated import isolate
 from service.metrics import Metrics
 from service.priority import Priority
 from service.settings import Settings
@@ -147,6 +148,8 @@ def load(version: Path, settings: Settings, metrics: Metrics, serving: LoadedMod
         _check_inside(settings.repository, version / manifest.FILE_NAME)
         described = manifest.read(version)
         runtime = executors.find(settings.executor)
+        if settings.isolate:
+            runtime = isolate(runtime)
         artifact = runtime.choose(described, settings.precision)
         read = (artifact.file, manifest.GOLDEN_FILE, manifest.CLASSIFIER_FILE)
         _check_inside(settings.repository, *(version / name for name in read))
@@ -154,7 +157,7 @@ def load(version: Path, settings: Settings, metrics: Metrics, serving: LoadedMod
         manifest.check_hash(version / manifest.GOLDEN_FILE, described.golden_sha256)
         images, logits = golden.read(version / manifest.GOLDEN_FILE)
         weights = read_classifier(version, described)
-        loaded = runtime.load(version, described, settings.precision, settings.threads, settings.cache)
+        loaded = runtime.load(version, described, settings.precision, settings.threads, settings.cache, settings.copies)
     except (ManifestError, ExecutorError) as error:
         raise LoadError(str(error)) from error
     try:

@@ -156,9 +156,9 @@ class Runtime:
         return self.make(source)
 
     def load(
-        self, version: Path, manifest: Manifest, precision: Precision, threads: int, cache: Path
+        self, version: Path, manifest: Manifest, precision: Precision, threads: int, cache: Path, copies: int = 1
     ) -> list[Executor]:
-        """One executor for each argument, all of the same artifact.
+        """So many executors for each argument, all of the same artifact.
 
         Raises:
             ExecutorError: one of them cannot be loaded.
@@ -166,7 +166,7 @@ class Runtime:
         artifact = self.choose(manifest, precision)
         loaded: list[Executor] = []
         try:
-            for argument in self.argument.split(","):
+            for argument in self.argument.split(",") * copies:
                 loaded.append(self.factory(version, manifest, artifact, precision, threads, argument, cache))
         except BaseException:
             for executor in loaded:
