@@ -56,8 +56,7 @@ class Engines:
         self.arrangements = {"together": runtime.load(version, described, precision, cpus, cache)}
         (first, *_) = self.arrangements["together"]
         if first.computes and first.device == "cpu" and cpus > 1:
-            each = [runtime.load(version, described, precision, 1, cache) for _ in range(cpus)]
-            self.arrangements["apart"] = [executor for loaded in each for executor in loaded]
+            self.arrangements["apart"] = runtime.load(version, described, precision, 1, cache, copies=cpus)
 
     def batches(self, max_batch: int, wanted: Sequence[int]) -> list[int]:
         """Sizes to measure: 1, the service's largest batch, and of those that are wanted what can be computed.

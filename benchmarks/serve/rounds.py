@@ -140,7 +140,7 @@ def run(options: Options, step: Callable[[str], None]) -> Run:
             bench = _Bench(options, serving, pool, engines, version, loaded["name"], files, step)
             batches = engines.batches(loaded["max_batch"], options.batches)
             rounds = [bench.round(number, batches) for number in range(options.rounds)]
-            lanes = sum(executor.lanes for executor in engines.arrangements["together"])
+            lanes = options.settings.copies * sum(executor.lanes for executor in engines.arrangements["together"])
     return Run(
         model=loaded["name"],
         version=loaded["version"],
