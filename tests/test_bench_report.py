@@ -66,7 +66,8 @@ def test_two_that_share_the_processors() -> None:
 
 
 def test_a_load_and_its_ceiling() -> None:
-    row = only(measured({LONE: served(answers(100, 0.01), cpu=0.7)}))
+    outcome = replace(answers(100, 0.01), cpu_seconds=0.005)
+    row = only(measured({LONE: served(outcome, cpu=0.7)}))
     assert row.images_per_second == pytest.approx(100.0)
     assert row.ceiling == pytest.approx(120.0)
     assert row.efficiency == pytest.approx(100 / 120)
@@ -74,6 +75,7 @@ def test_a_load_and_its_ceiling() -> None:
     assert row.floor == pytest.approx(10.0)
     assert row.cpu_ms == pytest.approx(7.0)
     assert row.beyond_ms == pytest.approx(7.0 - 2.0 - 3.0)
+    assert row.client_ms == pytest.approx(0.05)
     assert row.thread_ms == {"main": pytest.approx(3.5)}
     assert row.stage_ms == {"decode": pytest.approx(3.0)}
     assert (row.batch, row.rss, row.pss) == (2.0, 100.0, 80.0)

@@ -38,6 +38,8 @@ class Outcome:
     """The service's own account, JSON; empty where the answer has none."""
     late: list[float] = field(default_factory=list)
     """Open loop: seconds from when a request was due until it was sent."""
+    cpu_seconds: float = 0.0
+    """Processor time of the client, with making its connections."""
 
     def add(self, started: float, seconds: float, status: int, body: bytes) -> None:
         self.started.append(started)
@@ -53,6 +55,7 @@ class Outcome:
         self.statuses += other.statuses
         self.timings += other.timings
         self.late += other.late
+        self.cpu_seconds += other.cpu_seconds
 
 
 class Answered(Protocol):
@@ -209,21 +212,28 @@ async def open_loop(
 
 def run_closed(port: int, requests: Sequence[bytes], connections: int, seconds: float) -> Outcome:
     """`closed_loop`, on the fastest event loop that is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(closed_loop(port, requests, connections, seconds))
-    return uvloop.run(closed_loop(port, requests, connections, seconds))
+    return _run(closed_loop(port, requests, connections, seconds), _fastest_loop)
 
 
 def run_open(port: int, requests: Sequence[bytes], arrivals: Sequence[float]) -> Outcome:
     """`open_loop`, on an event loop that wakes in time: uvloop's and epoll's timers are whole milliseconds."""
-    return _run_with_select(open_loop(port, requests, arrivals))
+    return _run(open_loop(port, requests, arrivals), lambda: asyncio.SelectorEventLoop(selectors.SelectSelector()))
 
 
-def _run_with_select(main: Coroutine[Any, Any, Outcome]) -> Outcome:
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
-        return runner.run(main)
+def _fastest_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def _run(load: Coroutine[Any, Any, Outcome], new_event_loop: Callable[[], asyncio.AbstractEventLoop]) -> Outcome:
+    before = time.process_time()
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        outcome = runner.run(load)
+    outcome.cpu_seconds = time.process_time() - before
+    return outcome
 
 
 async def _connect(port: int, answered: Answered) -> Connection:

@@ -66,6 +66,8 @@ class Row:
     """One image decoded and computed, each alone on the machine."""
     simulated_p99: float | None
     """Open loop: that of a queue in which nothing is wasted."""
+    client_ms: float
+    """Processor time of the client, a request."""
     late_p99: float | None
     """Open loop: of the time from when a request was due until the client sent it."""
     other_load: float
@@ -164,6 +166,7 @@ def _row(run: Run, load: Load, servers: int, most_other_load: float) -> Row:
         pss=statistics.median(each.memory.pss for each in served),
         floor=1000 * statistics.median(_floor(each, load) for each in measured) if load.images == 1 else None,
         simulated_p99=None if closed else _quantile(_simulate(run, load, measured, servers), 0.99),
+        client_ms=1000 * sum(each.outcome.cpu_seconds for each in served) / max(1, len(times) + bad),
         late_p99=_quantile([seconds for each in served for seconds in each.outcome.late], 0.99),
         other_load=max(_other_load(each, load) for each in measured),
         rounds=len(measured),

@@ -63,13 +63,14 @@ def _loads(rows: Sequence[Row]) -> Table:
 
 def _costs(rows: Sequence[Row]) -> Table:
     stages = list(dict.fromkeys(stage for row in rows for stage in row.stage_ms))
-    headings = ("CPU ms/image", "beyond engine and decoder", "batch", "RSS MiB", "PSS MiB")
+    headings = ("CPU ms/image", "beyond engine and decoder", "client's, a request", "batch", "RSS MiB", "PSS MiB")
     table = Table("load", *headings, *stages, title="Costs; stages in ms of time a request")
     for row in rows:
         table.add_row(
             row.load,
             _ms(row.cpu_ms),
             _ms(row.beyond_ms),
+            _ms(row.client_ms),
             f"{row.batch:.1f}",
             f"{row.rss:.0f}",
             f"{row.pss:.0f}",
