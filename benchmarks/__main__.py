@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 from collections.abc import Iterable
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,7 @@ from service.settings import available_cpus
 app = typer.Typer(help="Measure, and show as tables, JSON and plots.", no_args_is_help=True)
 
 _CPUS = available_cpus()
+_PHOTOGRAPHS = Path(str(resources.files("export") / "photographs"))
 
 Version = Annotated[Path, typer.Argument(help="Version folder in a model repository.", metavar="VERSION")]
 Batches = Annotated[str, typer.Option("--batches", help="Batch sizes, separated by commas.")]
@@ -154,6 +156,72 @@ def _best_of(tuning: Tuning) -> str:
     )
     ratio = tuning.ratio(best)
     return line if ratio is None else f"{line}, {ratio:.2f} x ONNX Runtime in float32 at the same batch"
+
+
+@app.command("serve")
+def serve_command(
+    options: Annotated[
+        list[str] | None, typer.Argument(help="Further options of the service, behind --.", metavar="-- OPTION")
+    ] = None,
+    repository: Annotated[Path | None, typer.Option(help="Model repository. Default: the shipped one.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model, where the repository holds several.")] = None,
+    executor: Annotated[str | None, typer.Option(help="Runtime that computes.")] = None,
+    precision: Annotated[str | None, typer.Option(help="What it computes in.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Processors that one inference of the service uses.")] = None,
+    photographs: Annotated[
+        Path, typer.Option(help="Folder of JPEG and PNG files to send. Default: those of export/.", show_default=False)
+    ] = _PHOTOGRAPHS,
+    loads: Annotated[str, typer.Option(help="What is sent; many are 64 images a request.")] = "jpeg,png,many,tensor",
+    connections: Annotated[str, typer.Option(help="Of the closed loops, separated by commas.")] = "1,8,32,128",
+    open_loops: Annotated[str, typer.Option("--open", help="Rates in per cent of the capacity; 0 for none.")] = "30,60",
+    batches: Annotated[str, typer.Option(help="Of the engine alone, beside 1 and the service's own largest.")] = "8,32",
+    rounds: Annotated[int, typer.Option(help="Turns through everything that is measured.", min=1)] = 5,
+    seconds: Annotated[
+        float, typer.Option(help="Of each measurement in each round; open loops take five times.")
+    ] = 2.0,
+    starts: Annotated[int, typer.Option(help="Starts of the service, to measure the time it takes.", min=1)] = 3,
+    clients: Annotated[int, typer.Option(help="Processes that send.", min=1)] = 1,
+    other_load: Annotated[float, typer.Option(help="Share of the machine beyond which others disturb.")] = 0.08,
+    retries: Annotated[int, typer.Option(help="How often what was disturbed is measured again.", min=0)] = 2,
+    out: Out = None,
+) -> None:
+    """The service under load, beside the most that its engine and its decoder could do, all in turn."""
+    from benchmarks.serve import command
+    from benchmarks.serve.loads import KINDS
+    from benchmarks.serve.payloads import NoPhotographs
+    from benchmarks.serve.rounds import Options
+    from benchmarks.serve.server import ServerFailed
+
+    named = {"repository": repository, "model": model, "executor": executor, "precision": precision, "threads": threads}
+    service = [part for name, value in named.items() if value is not None for part in (f"--{name}", str(value))]
+    service += options or []
+    kinds = tuple(kind for kind in KINDS if kind in loads.split(","))
+    if set(kinds) != set(loads.split(",")):
+        raise typer.BadParameter(f"--loads takes {', '.join(KINDS)}, not {loads!r}")
+    shares = () if open_loops == "0" else tuple(share / 100 for share in _numbers(open_loops, "--open"))
+    try:
+        command.serve(
+            Options(
+                service=service,
+                settings=command.settings(service),
+                photographs=photographs,
+                kinds=kinds,
+                connections=_numbers(connections, "--connections"),
+                batches=_numbers(batches),
+                shares=shares,
+                rounds=rounds,
+                seconds=seconds,
+                starts=starts,
+                clients=clients,
+                cpus=_CPUS,
+                most_other_load=other_load,
+                retries=retries,
+            ),
+            out,
+        )
+    except (command.BadOptions, NoPhotographs, ServerFailed) as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(2) from None
 
 
 def _numbers(text: str, option: str = "--batches") -> tuple[int, ...]:

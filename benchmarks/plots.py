@@ -38,7 +38,7 @@ def engines(rows: Sequence[engines_benchmark.Row], path: Path) -> None:
     axes.margins(x=0.12)
     axes.set(xlabel="images per second")
     figure.legend(loc="outside upper center", ncols=len(batches), title="batch")
-    _save(figure, path)
+    save(figure, path)
 
 
 def fusion(rows: Sequence[fusion_benchmark.Row], path: Path) -> None:
@@ -56,7 +56,7 @@ def fusion(rows: Sequence[fusion_benchmark.Row], path: Path) -> None:
     axes.margins(x=0.12)
     axes.set(xlabel="images per second")
     figure.legend(loc="outside upper center", ncols=2)
-    _save(figure, path)
+    save(figure, path)
 
 
 def tuning(measured: Tuning, path: Path) -> None:
@@ -90,7 +90,7 @@ def tuning(measured: Tuning, path: Path) -> None:
     axes.set_title(f"{measured.model} version {measured.version}\n{measured.host.processor}", fontsize=9)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def gpu(rows: Sequence[gpu_benchmark.Row], path: Path) -> None:
@@ -105,14 +105,15 @@ def gpu(rows: Sequence[gpu_benchmark.Row], path: Path) -> None:
         axes.set_xscale("log", base=2)
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _shades(count: int) -> list[tuple[float, ...]]:
     return [tuple(color) for color in plt.get_cmap("cividis")(np.linspace(0.25, 0.8, count))]
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """As PNG and as SVG, next to each other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".png", ".svg"):
         figure.savefig(path.with_suffix(suffix), dpi=120, metadata={"Date": None} if suffix == ".svg" else None)

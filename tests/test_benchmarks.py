@@ -74,3 +74,48 @@ def test_batches_that_are_none(batches: str, version: Path) -> None:
     result = CliRunner().invoke(app, ["engines", str(version), "--batches", batches])
     assert result.exit_code == 2
     assert "--batches takes numbers" in result.output
+
+
+def test_serve(tiny_repository: Path, tmp_path: Path) -> None:
+    options = ["--repository", str(tiny_repository), "--executor", "simulated:1", "--connections", "1,2"]
+    quick = ["--open", "30", "--rounds", "1", "--seconds", "0.05", "--starts", "1", "--retries", "0"]
+    flags = [*options, *quick, "--out", str(tmp_path), "--", "--max-batch", "4"]
+    result = CliRunner().invoke(app, ["serve", *flags])
+    assert result.exit_code == 0, result.output
+    for heading in ("start to ready", "efficiency", "p99 of the queue"):
+        assert heading in result.output
+    told = json.loads((tmp_path / "serve.json").read_text())
+    assert told["service"]["model"] == "tiny"
+    assert told["service"]["max_batch"] == 4
+    assert told["service"]["idle_rss"] >= told["service"]["idle_pss"] > 0
+    alone = {ceiling["name"]: ceiling for ceiling in told["ceilings"]}
+    assert alone.keys() == {"engine together 1", "engine together 4", "decode JPEG", "decode PNG"}
+    assert all(alone[f"engine together {batch}"]["ms"] >= 1.0 for batch in (1, 4))
+    singles = [f"{kind}, {connections}" for kind in ("jpeg", "png", "tensor") for connections in (1, 2)]
+    rows = {row["load"]: row for row in told["loads"]}
+    assert rows.keys() == {*singles, "many, 1", "many, 4", "jpeg, open 30%"}
+    for row in rows.values():
+        assert row["errors"] == 0
+        assert row["answers"] > 0
+        assert 1.0 <= row["batch"] <= 4.0
+        assert row["images_per_second"] > 0
+    for name in singles:
+        assert rows[name]["p50"] is None or rows[name]["p50"] >= 1.0
+    assert rows["tensor, 1"]["ceiling"] == max(alone[f"engine together {n}"]["images_per_second"] for n in (1, 4))
+    for picture in ("serve", "serve-latencies"):
+        assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--loads", "webp"], "--loads takes"),
+        (["--connections", "0"], "--connections takes numbers"),
+        (["--photographs", "nowhere"], "no folder with JPEG or PNG files"),
+        (["--", "--queue-size", "0"], "queue_size"),
+    ],
+)
+def test_serve_refuses(flags: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["serve", "--starts", "1", *flags])
+    assert result.exit_code == 2
+    assert message in result.output

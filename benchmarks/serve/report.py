@@ -1,0 +1,275 @@
+"""What was measured, added up over the rounds: medians of rates and ratios, quantiles of all answers together.
+
+Where a load was undisturbed in some rounds, only those count; otherwise all do, and the row says so.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TypeVar
+
+import numpy as np
+
+from benchmarks.serve import queueing
+from benchmarks.serve.ceiling import Rate, together
+from benchmarks.serve.loads import FORMATS, OPEN_KIND, Load
+from benchmarks.serve.rounds import Round, Run, Served, images_per_second
+
+T = TypeVar("T")
+
+_STAGE = "resnet_stage_seconds"
+_QUANTILES = (0.5, 0.9, 0.99, 0.999)
+_CURVE = (*np.linspace(0, 0.9, 46), *(1 - np.logspace(-1, -3, 41)))
+"""Of the picture."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One load. Times in milliseconds."""
+
+    load: str
+    kind: str
+    connections: int | None
+    share: float | None
+    """Open loop: of the capacity."""
+    images_per_second: float
+    ceiling: float | None
+    """Closed loops: images a second of engine and decoder together, with nothing else to do."""
+    efficiency: float | None
+    """Images a second over the ceiling of the same round: the median over the rounds."""
+    p50: float | None
+    p90: float | None
+    p99: float | None
+    p999: float | None
+    answers: int
+    errors: int
+    """Answers other than 200, and connections that broke."""
+    batch: float
+    """Images in a batch, on average."""
+    cpu_ms: float
+    """Processor time of the service, an image."""
+    beyond_ms: float
+    """Of it what the engine and the decoder do not take when they are alone."""
+    stage_ms: dict[str, float]
+    """Time, not processor time, that the service counts for each of a request's stages."""
+    thread_ms: dict[str, float]
+    """Processor time an image by the threads' names."""
+    rss: float
+    """MiB."""
+    pss: float
+    floor: float | None
+    """One image decoded and computed, each alone on the machine."""
+    simulated_p99: float | None
+    """Open loop: that of a queue in which nothing is wasted."""
+    client_ms: float
+    """Processor time of the client, a request."""
+    late_p99: float | None
+    """Open loop: of the time from when a request was due until the client sent it."""
+    other_load: float
+    """Largest share of the machine that others had."""
+    rounds: int
+    disturbed: bool
+    curve: list[tuple[float, float]] = field(repr=False)
+    """Quantiles, for the picture: share of answers, and the time within which they came."""
+
+    @property
+    def tail_ratio(self) -> float | None:
+        """The measured p99 over the simulated one."""
+        return self.p99 / self.simulated_p99 if self.p99 and self.simulated_p99 else None
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The engine or the decoder alone."""
+
+    name: str
+    images_per_second: float
+    ms: float
+    """A batch, or an image decoded."""
+    cpu_ms: float
+    """Processor time, an image."""
+    other_load: float
+    disturbed: bool
+
+
+def ceilings(run: Run, most_other_load: float) -> list[Ceiling]:
+    found: dict[str, list[tuple[Rate, float]]] = defaultdict(list)
+    for each in run.rounds:
+        for name, measured in each.engine.items():
+            found[f"engine {name}"].append(measured)
+        for name, measured in each.decode.items():
+            found[f"decode {name}"].append(measured)
+    return [_alone(name, measured, most_other_load) for name, measured in found.items()]
+
+
+def _alone(name: str, every: Sequence[tuple[Rate, float]], most_other_load: float) -> Ceiling:
+    measured, disturbed = _clean(every, lambda pair: pair[1], most_other_load)
+    return Ceiling(
+        name,
+        statistics.median(rate.images_per_second for rate, _ in measured),
+        1000 * statistics.median(rate.seconds for rate, _ in measured),
+        1000 * statistics.median(rate.cpu_seconds for rate, _ in measured),
+        max(others for _, others in measured),
+        disturbed,
+    )
+
+
+def rows(run: Run, servers: int, most_other_load: float) -> list[Row]:
+    """One for each load.
+
+    Args:
+        run: what was measured.
+        servers: requests that the simulated queue handles outside its engine at the same time: the processors.
+        most_other_load: as in the options.
+    """
+    planned = list(run.rounds[0].served)
+    return [_row(run, load, servers, most_other_load) for load in planned]
+
+
+def _row(run: Run, load: Load, servers: int, most_other_load: float) -> Row:
+    measured, disturbed = _clean(run.rounds, lambda each: _other_load(each, load), most_other_load)
+    served = [each.served[load][0] for each in measured]
+    times, bad = _times(served)
+    images = max(1, load.images * len(times))
+    batch = _mean(_add(each.metrics for each in served), "resnet_batch_size")
+    cpu = sum(each.cpu_seconds for each in served) / images
+    alone = statistics.median(_alone_cpu(each, run.batches, load, batch) for each in measured)
+    rates = [images_per_second(each, load) for each in served]
+    ceilings = [_ceiling(each, load) for each in measured]
+    closed = load.share is None
+    p50, p90, p99, p999 = (_quantile(times, q) for q in _QUANTILES)
+    return Row(
+        load=load.name,
+        kind=load.kind,
+        connections=load.connections,
+        share=load.share,
+        images_per_second=statistics.median(rates),
+        ceiling=statistics.median(ceilings) if closed else None,
+        efficiency=statistics.median(np.divide(rates, ceilings).tolist()) if closed else None,
+        p50=p50,
+        p90=p90,
+        p99=p99,
+        p999=p999,
+        answers=len(times) + bad,
+        errors=bad,
+        batch=batch,
+        cpu_ms=1000 * cpu,
+        beyond_ms=1000 * (cpu - alone),
+        stage_ms=_stages(served),
+        thread_ms=_threads(served, images),
+        rss=statistics.median(each.memory.rss for each in served),
+        pss=statistics.median(each.memory.pss for each in served),
+        floor=1000 * statistics.median(_floor(each, load) for each in measured) if load.images == 1 else None,
+        simulated_p99=None if closed else _quantile(_simulate(run, load, measured, servers), 0.99),
+        client_ms=1000 * sum(each.outcome.cpu_seconds for each in served) / max(1, len(times) + bad),
+        late_p99=_quantile([seconds for each in served for seconds in each.outcome.late], 0.99),
+        other_load=max(_other_load(each, load) for each in measured),
+        rounds=len(measured),
+        disturbed=disturbed,
+        curve=[(float(q), value) for q in _CURVE if (value := _quantile(times, q)) is not None],
+    )
+
+
+def _stages(served: Sequence[Served]) -> dict[str, float]:
+    """Milliseconds a request of each stage that was passed."""
+    metrics = _add(each.metrics for each in served)
+    names = [name.partition(" ")[2] for name in metrics if name.startswith(f"{_STAGE}_sum ")]
+    counts = {name: metrics[f"{_STAGE}_count {name}"] for name in names}
+    return {name: 1000 * metrics[f"{_STAGE}_sum {name}"] / count for name, count in counts.items() if count}
+
+
+def _threads(served: Sequence[Served], images: int) -> dict[str, float]:
+    """Milliseconds of processor time an image, by threads' names."""
+    used = _add(each.cpu_by_thread for each in served)
+    return {name: 1000 * seconds / images for name, seconds in used.items() if seconds > 0}
+
+
+def _clean(items: Sequence[T], others: Callable[[T], float], most: float) -> tuple[list[T], bool]:
+    """Those that were undisturbed, or all and True where none was."""
+    clean = [item for item in items if others(item) <= most]
+    return (clean, False) if clean else (list(items), True)
+
+
+def _other_load(measured: Round, load: Load) -> float:
+    """The most that others had while the load and what it is compared with were measured."""
+    alone = [others for _, others in measured.engine.values()]
+    if load.kind in FORMATS:
+        alone.append(measured.decode[FORMATS[load.kind]][1])
+    return max(measured.served[load][1], *alone)
+
+
+def _times(served: Sequence[Served]) -> tuple[list[float], int]:
+    """Seconds of all good answers, and how many were not good."""
+    pairs = [pair for each in served for pair in zip(each.outcome.seconds, each.outcome.statuses, strict=True)]
+    good = [seconds for seconds, status in pairs if status == 200]
+    return good, len(pairs) - len(good)
+
+
+def _quantile(seconds: Sequence[float], q: float) -> float | None:
+    """In milliseconds; None where fewer answers than one lie beyond it."""
+    return 1000 * float(np.quantile(seconds, q)) if len(seconds) * (1 - q) >= 1 - 1e-9 else None
+
+
+def _ceiling(measured: Round, load: Load) -> float:
+    engine = max(rate.images_per_second for rate, _ in measured.engine.values())
+    if load.kind not in FORMATS:
+        return engine
+    return together(engine, measured.decode[FORMATS[load.kind]][0].images_per_second)
+
+
+def _floor(measured: Round, load: Load) -> float:
+    """Seconds of one image with nothing else to do."""
+    engine = measured.engine["together 1"][0].seconds
+    return engine + (measured.decode[FORMATS[load.kind]][0].seconds if load.kind in FORMATS else 0.0)
+
+
+def _alone_cpu(measured: Round, batches: Sequence[int], load: Load, batch: float) -> float:
+    """Processor seconds of an image in the engine, in batches about as large as those of the load, and the decoder."""
+    nearest = min(batches, key=lambda size: abs(size - batch))
+    engine = measured.engine[f"together {nearest}"][0].cpu_seconds
+    return engine + (measured.decode[FORMATS[load.kind]][0].cpu_seconds if load.kind in FORMATS else 0.0)
+
+
+def _simulate(run: Run, load: Load, measured: Sequence[Round], servers: int) -> list[float]:
+    """The times of a queue that gets the same requests; none where no lone requests were measured."""
+    lone = [each.served[one][0] for each in measured for one in each.served if one == Load(OPEN_KIND, connections=1)]
+    front = [seconds - inference for each in lone for seconds, inference, _ in _accounts(each)]
+    batches: dict[int, list[float]] = defaultdict(list)
+    for each in measured:
+        for _, inference, size in _accounts(each.served[load][0]):
+            batches[size].append(inference)
+    if not front or not batches:
+        return []
+    station = queueing.Station(front, servers, batches, run.max_batch, run.lanes)
+    return [
+        seconds
+        for number, each in enumerate(measured)
+        for seconds in queueing.simulate(sorted(chain.from_iterable(each.served[load][0].arrivals)), station, number)
+    ]
+
+
+def _accounts(served: Served) -> list[tuple[float, float, int]]:
+    """Of each good answer: seconds in all, seconds in the engine, and the size of its batch."""
+    outcome, accounts = served.outcome, []
+    for seconds, status, timing in zip(outcome.seconds, outcome.statuses, outcome.timings, strict=True):
+        if status == 200 and timing:
+            said = json.loads(timing)
+            accounts.append((seconds, said["inference_ms"] / 1000, said["batch_size"]))
+    return accounts
+
+
+def _add(parts: Iterable[dict[str, float]]) -> dict[str, float]:
+    sums: dict[str, float] = defaultdict(float)
+    for part in parts:
+        for name, value in part.items():
+            sums[name] += value
+    return sums
+
+
+def _mean(metrics: dict[str, float], name: str) -> float:
+    return metrics.get(f"{name}_sum", 0.0) / max(1.0, metrics.get(f"{name}_count", 0.0))

@@ -1,0 +1,117 @@
+"""The service in a process of its own: started, asked what it has loaded and measured, and ended."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks.serve.machine import cpu_seconds, process_tree
+
+_SECONDS_TO_START = 120.0
+_SECONDS_TO_END = 30.0
+_PAUSE = 0.005
+"""Seconds between two looks at a service that starts: the time until it is ready is known to no better."""
+
+
+class ServerFailed(Exception):
+    """The service did not start; the message says what it printed last."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A service that is ready."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    ready_seconds: float
+    """From its start to its readiness."""
+
+    def get(self, path: str) -> bytes:
+        status, body = _get(self.port, path)
+        if status != 200:
+            raise ServerFailed(f"{path} is answered with {status}: {body[:200]!r}")
+        return body
+
+    def model(self, name: str | None) -> dict[str, Any]:
+        """What `/v1/models` says of a model; None: of the one that is answered with by default."""
+        models: list[dict[str, Any]] = json.loads(self.get("/v1/models"))["models"]
+        return next(model for model in models if name in (None, model["name"]))
+
+    def metrics(self, model: str) -> dict[str, float]:
+        """The sums and counts of a model's histograms, by name and stage, such as `resnet_stage_seconds_sum decode`."""
+        values: dict[str, float] = defaultdict(float)
+        for family in text_string_to_metric_families(self.get("/metrics").decode()):
+            for sample in family.samples:
+                if sample.labels.get("model") == model and sample.name.endswith(("_sum", "_count")):
+                    values[" ".join([sample.name, *filter(None, [sample.labels.get("stage")])])] += sample.value
+        return values
+
+    def processes(self) -> list[int]:
+        return process_tree(self.process.pid)
+
+    def cpu_seconds(self) -> float:
+        """Processor time that it has used, with the processes that it has started."""
+        return cpu_seconds(self.processes())
+
+
+@contextmanager
+def running(options: Sequence[str]) -> Iterator[Server]:
+    """`python -m service` with these options on a free port, ready; its warnings go to standard error.
+
+    Raises:
+        ServerFailed: it ended, or was not ready in two minutes.
+    """
+    port = _free_port()
+    command = [sys.executable, "-m", "service", *options, "--port", str(port), "--log-level", "warning"]
+    started = time.perf_counter()
+    process = subprocess.Popen(command)
+    try:
+        _wait_until_ready(process, port, started + _SECONDS_TO_START)
+        yield Server(process, port, time.perf_counter() - started)
+    finally:
+        process.terminate()
+        try:
+            process.wait(_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], port: int, end: float) -> None:
+    while time.perf_counter() < end:
+        if process.poll() is not None:
+            raise ServerFailed(f"the service ended with {process.returncode}; what it printed says why")
+        try:
+            if _get(port, "/readyz")[0] == 200:
+                return
+        except (OSError, HTTPException):
+            pass
+        time.sleep(_PAUSE)
+    raise ServerFailed(f"the service was not ready within {_SECONDS_TO_START:.0f} s")
+
+
+def _get(port: int, path: str) -> tuple[int, bytes]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])

@@ -1,0 +1,62 @@
+"""The simulated queue against theory and against what one can work out by hand."""
+
+from __future__ import annotations
+
+import random
+import statistics
+
+import pytest
+
+from benchmarks.serve.loads import poisson
+from benchmarks.serve.queueing import Station, simulate
+
+AT_ENGINE = Station(front=[0.0], servers=1, batches={1: [1.0]}, max_batch=1)
+AT_FRONT = Station(front=[1.0], servers=1, batches={1: [0.0]}, max_batch=1)
+
+
+@pytest.mark.parametrize("station", [AT_ENGINE, AT_FRONT])
+@pytest.mark.parametrize("load", [0.3, 0.6])
+def test_mean_wait_of_poisson_arrivals_and_a_constant_time(load: float, station: Station) -> None:
+    times = simulate(poisson(load, 200_000, seed=1), station)
+    assert statistics.fmean(times) - 1.0 == pytest.approx(load / (2 * (1 - load)), rel=0.03)
+
+
+def test_mean_wait_of_poisson_arrivals_and_an_exponential_time() -> None:
+    draw = random.Random(2)
+    drawn = [draw.expovariate(1.0) for _ in range(50_000)]
+    station = Station(front=[0.0], servers=1, batches={1: drawn}, max_batch=1)
+    times = simulate(poisson(0.5, 400_000, seed=3), station)
+    assert statistics.fmean(times) - 1.0 == pytest.approx(1.0, rel=0.05)  # rho / (1 - rho)
+
+
+def test_batches_form_while_one_is_computed() -> None:
+    station = Station(front=[0.0], servers=1, batches={1: [1.0], 2: [1.5]}, max_batch=2)
+    # 0 alone until 1; 0.1 and 0.2 together until 2.5; 0.3 until 3.5.
+    assert simulate([0.0, 0.1, 0.2, 0.3], station) == pytest.approx([1.0, 2.4, 2.3, 3.2])
+
+
+def test_lanes_and_servers_work_side_by_side() -> None:
+    lanes = Station(front=[0.0], servers=1, batches={1: [1.0]}, max_batch=1, lanes=2)
+    assert simulate([0.0, 0.0, 0.0], lanes) == pytest.approx([1.0, 1.0, 2.0])
+    servers = Station(front=[1.0], servers=2, batches={1: [0.0]}, max_batch=1)
+    assert simulate([0.0, 0.0, 0.0], servers) == pytest.approx([1.0, 1.0, 2.0])
+
+
+def test_a_size_that_was_not_seen_takes_as_long_as_the_nearest() -> None:
+    station = Station(front=[0.0], servers=1, batches={1: [1.0], 8: [3.0]}, max_batch=8)
+    assert simulate([0.0] * 6, station) == pytest.approx([3.0] * 6)
+
+
+def test_draws_repeat() -> None:
+    station = Station(front=[0.1, 0.2, 0.3], servers=2, batches={1: [0.1, 0.5], 2: [0.7]}, max_batch=2)
+    arrivals = poisson(2.0, 100, seed=4)
+    assert simulate(arrivals, station, 5) == simulate(arrivals, station, 5)
+    assert simulate(arrivals, station, 5) != simulate(arrivals, station, 6)
+
+
+def test_arrivals() -> None:
+    arrivals = poisson(50.0, 200.0, seed=6)
+    assert arrivals == sorted(arrivals)
+    assert arrivals[0] > 0
+    assert arrivals[-1] < 200.0
+    assert len(arrivals) == pytest.approx(10_000, rel=0.03)
