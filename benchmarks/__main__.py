@@ -125,7 +125,8 @@ def tune_command(
 def _tuning_table(tuning: Tuning) -> Table:
     """Images a second: a row an engine, a column a size of the batch."""
     batches = sorted({row.batch for row in tuning.measurements})
-    table = Table("engine", "threads", *(f"batch {batch}" for batch in batches), "accuracy loss")
+    table = Table("engine", "threads", *map(str, batches), "loss", title="images a second, by batch; loss of accuracy")
+    table.columns[0].no_wrap = True
     best, engines = tuning.best(), dict.fromkeys(map(engine_of, tuning.measurements))
     for engine in engines:
         rows = {row.batch: row for row in tuning.measurements if engine_of(row) == engine}
