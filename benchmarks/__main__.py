@@ -125,7 +125,7 @@ def tune_command(
 def _tuning_table(tuning: Tuning) -> Table:
     """Images a second: a row an engine, a column a size of the batch."""
     batches = sorted({row.batch for row in tuning.measurements})
-    table = Table("engine", "threads", *map(str, batches), "loss", title="images a second, by batch; loss of accuracy")
+    table = Table("engine", "cpus", *map(str, batches), "loss", title="images a second, by batch; loss of accuracy")
     table.columns[0].no_wrap = True
     best, engines = tuning.best(), dict.fromkeys(map(engine_of, tuning.measurements))
     for engine in engines:
@@ -133,7 +133,7 @@ def _tuning_table(tuning: Tuning) -> Table:
         executor, precision, threads = engine
         cells = [_cell(rows[batch], tuning, best) if batch in rows else "" for batch in batches]
         loss = next(iter(rows.values())).accuracy_loss
-        table.add_row(f"{executor} {precision}", str(threads), *cells, f"{loss:.2%}")
+        table.add_row(f"{executor} {precision}", str(threads), *cells, f"{loss:.1%}")
     return table
 
 

@@ -200,7 +200,7 @@ def test_what_is_wrong_is_said_and_not_served(
 
 
 def test_an_unknown_executor(copy: Path) -> None:
-    with pytest.raises(LoadError, match="onnxruntime-cpu, .*openvino, simulated"):
+    with pytest.raises(LoadError, match=r"onnxruntime-cpu, .*openvino, simulated"):
         load(copy, executor="abacus")
 
 
