@@ -127,14 +127,15 @@ def tune_command(
 def _tuning_table(tuning: Tuning) -> Table:
     """Images a second: a row an engine, a column a size of the batch."""
     batches = sorted({row.batch for row in tuning.measurements})
-    table = Table("engine", "threads", *(f"batch {batch}" for batch in batches), "accuracy loss")
+    table = Table("engine", "cpus", *map(str, batches), "loss", title="images a second, by batch; loss of accuracy")
+    table.columns[0].no_wrap = True
     best, engines = tuning.best(), dict.fromkeys(map(engine_of, tuning.measurements))
     for engine in engines:
         rows = {row.batch: row for row in tuning.measurements if engine_of(row) == engine}
         executor, precision, threads = engine
         cells = [_cell(rows[batch], tuning, best) if batch in rows else "" for batch in batches]
         loss = next(iter(rows.values())).accuracy_loss
-        table.add_row(f"{executor} {precision}", str(threads), *cells, f"{loss:.2%}")
+        table.add_row(f"{executor} {precision}", str(threads), *cells, f"{loss:.1%}")
     return table
 
 

@@ -53,6 +53,8 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "executor": "simulated:5",
         "precision": "int8",
         "threads": "3",
+        "copies": "2",
+        "isolate": "True",
         "decode_threads": "4",
         "decode_gpu": "1",
         "max_batch": "16",

@@ -278,8 +278,8 @@ def dangling(model: onnx.ModelProto) -> None:
     relu(model).input[0] = "nothing"
 
 
-def without_embedding(model: onnx.ModelProto) -> None:
-    del model.graph.output[2]
+def without_probabilities(model: onnx.ModelProto) -> None:
+    del model.graph.output[1]
 
 
 SPOILT = [
@@ -288,7 +288,7 @@ SPOILT = [
     (truncated, UnreadableModel, "Failed to parse the ONNX model"),
     (missing, UnreadableModel, "cannot be found"),
     (edited(dangling), UnreadableModel, "not registered"),
-    (edited(without_embedding), UnreadableModel, r"gives \['logits', 'probabilities', 'feature_map'\]"),
+    (edited(without_probabilities), UnreadableModel, r"gives \['logits', 'embedding', 'feature_map'\]"),
     (edited(unknown_operator), UnsupportedOperator, r"the node .* \(Frobnicate\)"),
     (edited(foreign_operator), UnsupportedOperator, r"the node .* \(FusedConv\)"),
 ]

@@ -8,14 +8,14 @@ ends the process or says nothing of use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from models import driver, engine_cache, machine
 from models.driver import NoDevice
 from models.engine_cache import BatchRange, EngineCacheError, Plan
 from models.machine import NoTensorRT
-from models.manifest import INPUT, OUTPUTS, Precision
+from models.manifest import INPUT, Precision
 from service.executors import ExecutorError, Source
 from service.gpu import CudaError
 from service.gpu.lanes import LaneExecutor, open_device
@@ -57,9 +57,12 @@ class Executor(LaneExecutor):
         # A version-compatible plan brings a runtime of its own, which is code. It was built here: the hash was checked.
         self._runtime.engine_host_code_allowed = plan.version_compatible
         self._engine = log.given(self._runtime.deserialize_cuda_engine(content), f"an engine from {plan.name}")
-        _check_signature(trt, self._engine)
+        outputs = source.manifest.outputs
+        _check_signature(trt, self._engine, outputs)
         image = source.manifest.preprocess.shape
-        self._add_lanes(image, lambda stream: _Program(trt, log, self._engine, plan, self._cuda, stream, image))
+        self._add_lanes(
+            image, lambda stream: _Program(trt, log, self._engine, plan, self._cuda, stream, image, outputs)
+        )
 
     def close(self) -> None:
         super().close()
@@ -72,7 +75,15 @@ class _Program:
     records = True
 
     def __init__(
-        self, trt: Any, log: Any, engine: Any, plan: Plan, device: Device, stream: int, image: tuple[int, ...]
+        self,
+        trt: Any,
+        log: Any,
+        engine: Any,
+        plan: Plan,
+        device: Device,
+        stream: int,
+        image: tuple[int, ...],
+        outputs: Sequence[str],
     ) -> None:
         self._trt = trt
         self._log = log
@@ -81,7 +92,7 @@ class _Program:
         self._stream = stream
         self._image = image
         self.outputs: Mapping[str, tuple[int, ...]] = {
-            name: tuple(engine.get_tensor_shape(name))[1:] for name in OUTPUTS
+            name: tuple(engine.get_tensor_shape(name))[1:] for name in outputs
         }
         self._size = max(1, engine.device_memory_size_v2)
         self._memory = device.allocate(self._size)
@@ -132,13 +143,13 @@ def _find(source: Source, index: int) -> tuple[Any, Plan, bytes]:
     return trt, plan, content
 
 
-def _check_signature(trt: Any, engine: Any) -> None:
+def _check_signature(trt: Any, engine: Any, outputs: Sequence[str]) -> None:
     found = {
         name: engine.get_tensor_dtype(name)
         for name in (engine.get_tensor_name(index) for index in range(engine.num_io_tensors))
     }
-    if found != {INPUT: trt.DataType.UINT8, **dict.fromkeys(OUTPUTS, trt.DataType.FLOAT)}:
-        raise TensorRTError(f"the engine has other inputs and outputs than this service's graphs: {', '.join(found)}")
+    if found != {INPUT: trt.DataType.UINT8, **dict.fromkeys(outputs, trt.DataType.FLOAT)}:
+        raise TensorRTError(f"the engine has other inputs and outputs than the version's graph: {', '.join(found)}")
 
 
 def _make_log(trt: Any) -> Any:

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from models import driver
 from models.driver import NoDevice
-from models.manifest import INPUT, OUTPUTS, Precision
+from models.manifest import INPUT, Precision
 from models.preprocess import UInt8Array
 from service.executors import Executor as AnyExecutor
 from service.executors import ExecutorError, Float32Array, HostExecutor, Source
@@ -152,6 +152,7 @@ class _Network:
 
     def __init__(self, source: Source, device: torch.device) -> None:
         graph = _read(source.path)
+        self._outputs = source.manifest.outputs
         narrow = torch.bfloat16 if source.precision == "bfloat16" else None
         convolved = {name for node in graph.node if node.op_type == "Conv" for name in node.input[1:]}
         self._weights = {
@@ -164,7 +165,7 @@ class _Network:
             if node.op_type not in _OPERATORS:
                 raise ExecutorError(f"{source.path.name}: torch does not compute the operator {node.op_type}")
             attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-            done = {name for name in node.input if last[name] == index} - self._weights.keys() - set(OUTPUTS)
+            done = {name for name in node.input if last[name] == index} - self._weights.keys() - set(self._outputs)
             step = _Step(_OPERATORS[node.op_type], tuple(node.input), node.output[0], attributes, tuple(done))
             self._steps.append(step)
 
@@ -175,7 +176,7 @@ class _Network:
             values[step.output] = step.compute(*(values[name] for name in step.inputs), **step.attributes)
             for name in step.drop:
                 del values[name]
-        return {name: values[name].float().contiguous() for name in OUTPUTS}
+        return {name: values[name].float().contiguous() for name in self._outputs}
 
 
 def _read(path: Path) -> onnx.GraphProto:
