@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.files import replace
 from models.progress import console
 
 
@@ -59,11 +59,9 @@ def compute(pieces: Sequence[Piece], root: Path) -> dict[str, dict[str, Any]]:
 
 
 def write_json(value: dict[str, Any], path: Path) -> None:
-    """Write atomically."""
+    """Write atomically; processes that share a study may write the same file at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    replace(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 def _ready(piece: Piece, root: Path) -> bool:
