@@ -123,12 +123,11 @@ class Settings(BaseSettings):
     """Processors that one inference uses. Fewer leave more to decoding and HTTP. Default: all available."""
 
     copies: PositiveInt = 1
-    """Executors that compute different batches at the same time, each with `threads` processors. Small networks gain
-    more from a copy for each processor than from several processors for one batch."""
+    """Executors that compute different batches at the same time, each with `threads` processors."""
 
     isolate: bool = False
     """Run each executor in a process of its own, about 60 MB each. A runtime that crashes is then started again, and
-    nobody notices; and small networks do not wait for the service's own work."""
+    nobody notices."""
 
     decode_threads: PositiveInt = Field(default_factory=available_cpus)
     """Images decoded at the same time. Default: one for each processor."""
