@@ -126,7 +126,7 @@ class Settings(BaseSettings):
     """Executors that compute different batches at the same time, each with `threads` processors."""
 
     isolate: bool = False
-    """Run each executor in a process of its own, about 60 MB each. A runtime that crashes is then started again, and
+    """Run each executor in a process of its own, about 70 MB each. A runtime that crashes is then started again, and
     nobody notices."""
 
     decode_threads: PositiveInt = Field(default_factory=available_cpus)
