@@ -15,7 +15,7 @@ from models.manifest import Manifest
 from models.parity import Float32Array
 from models.preprocess import UInt8Array
 from service import executors
-from service.executors import Executor, ExecutorError
+from service.executors import Executor, ExecutorError, compute
 
 BASELINE = "onnxruntime-cpu float32"
 _ANSWER = frozenset({"probabilities"})
@@ -42,7 +42,7 @@ def measure(version: Path, batches: tuple[int, ...], threads: int) -> Iterator[R
     errors = {name: _error(engine, images, logits) for name, engine in engines.items()}
     for batch in batches:
         pixels = images[np.arange(batch) % len(images)]
-        runs = {name: partial(_run, engine, pixels) for name, engine in engines.items()}
+        runs = {name: partial(compute, engine, pixels, _ANSWER) for name, engine in engines.items()}
         seconds = interleave(runs, f"batch {batch}")
         base = np.median(seconds[BASELINE])
         for name, values in seconds.items():
@@ -66,13 +66,5 @@ def _load(version: Path, described: Manifest, threads: int) -> Iterator[tuple[st
                 yield f"{name} {precision}", engine
 
 
-def _run(engine: Executor, pixels: UInt8Array) -> None:
-    buffer = engine.acquire(len(pixels))
-    buffer[:] = pixels
-    engine.run(buffer, _ANSWER)
-
-
 def _error(engine: Executor, images: UInt8Array, logits: Float32Array) -> float:
-    buffer = engine.acquire(len(images))
-    buffer[:] = images
-    return parity.compare(engine.run(buffer, frozenset({"logits"}))["logits"], logits).logit_rms_error
+    return parity.compare(compute(engine, images, frozenset({"logits"}))["logits"], logits).logit_rms_error

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from models.driver import Device, NoDevice
 from models.engine_cache import default_folder
 from models.manifest import Precision
 from service import executors
-from service.executors import Executor, ExecutorError
+from service.executors import Executor, ExecutorError, compute
 from service.repository import LoadError, check_golden
 from service.settings import shipped_repository
 
@@ -226,11 +227,7 @@ def measure_all(versions: list[Path], out: Path, report: Report) -> str:
 
 
 def measure(executor: Executor, pixels: Any, version: Path, name: str, precision: Precision) -> Row:
-    def run() -> None:
-        buffer = executor.acquire(len(pixels))
-        buffer[:] = pixels
-        executor.run(buffer, _ANSWER)
-
+    run = partial(compute, executor, pixels, _ANSWER)
     batch = len(pixels)
     seconds = float(np.median(interleave({"one": run}, f"{name} {precision} {batch}", rounds=5)["one"]))
     count = max(20, int(1 / seconds))

@@ -22,7 +22,7 @@ from models.preprocess import UInt8Array
 from models.progress import console, progress_bar
 from models.tuning import Bounds, Host, Measurement, Tuning
 from service import executors
-from service.executors import Executor, ExecutorError
+from service.executors import Executor, ExecutorError, compute
 from service.repository import LoadError, check_golden
 from service.settings import available_cpus
 
@@ -63,7 +63,7 @@ class _Trial:
     disturbed: list[bool] = field(default_factory=list)
 
     def run(self) -> None:
-        compute(self.engine.loaded, self.pixels)
+        compute(self.engine.loaded, self.pixels, _ANSWER)
 
 
 def tune(version: Path, cache: Path, bounds: Bounds, seconds: float, threads: Sequence[int] = ()) -> Tuning:
@@ -167,13 +167,6 @@ def _accuracy_loss(
     return max(loss, 1 - parity.compare(np.concatenate(answers), logits).top1_agreement)
 
 
-def compute(loaded: Executor, images: UInt8Array, outputs: frozenset[str] = _ANSWER) -> dict[str, Float32Array]:
-    """What the engine's thread does with a batch."""
-    buffer = loaded.acquire(len(images))
-    buffer[:] = images
-    return loaded.run(buffer, outputs)
-
-
 def _measure(engines: Sequence[Engine], images: UInt8Array, bounds: Bounds, seconds: float) -> list[Measurement]:
     end = time.monotonic() + seconds
     slowest = _SLOWEST if bounds.max_latency_ms is None else 2 * bounds.max_latency_ms / 1000
@@ -193,9 +186,9 @@ def _measure(engines: Sequence[Engine], images: UInt8Array, bounds: Bounds, seco
 def _trials(engine: Engine, images: UInt8Array, slowest: float) -> Iterator[_Trial]:
     for batch in engine.loaded.buckets or BATCHES:
         pixels = images[np.arange(batch) % len(images)]
-        compute(engine.loaded, pixels)  # plans the memory of this shape
+        compute(engine.loaded, pixels, _ANSWER)  # plans the memory of this shape
         started = time.perf_counter()
-        compute(engine.loaded, pixels)
+        compute(engine.loaded, pixels, _ANSWER)
         taken = time.perf_counter() - started
         if taken > slowest and batch > 1:
             return

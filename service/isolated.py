@@ -15,10 +15,8 @@ from functools import partial
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-import numpy as np
-
 from models.preprocess import UInt8Array
-from service.executors import DeviceLost, ExecutorError, Float32Array, Runtime, Source, find
+from service.executors import DeviceLost, ExecutorError, Float32Array, HostExecutor, Runtime, Source, compute, find
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +32,7 @@ class ProcessDied(Exception):
     """The executor's process ended in the midst of a batch, twice."""
 
 
-class Isolated:
+class Isolated(HostExecutor):
     """The executor of a name, in another process; used by one thread.
 
     Args:
@@ -45,21 +43,16 @@ class Isolated:
         ExecutorError: it cannot be loaded.
     """
 
-    lanes = 1
-
     def __init__(self, name: str, source: Source) -> None:
+        super().__init__(source)
         self._name = name
         self._source = source
-        self._shape = source.manifest.preprocess.shape
         self._start()
 
     @property
     def process(self) -> int:
         """Number of the process."""
         return self._process.pid
-
-    def acquire(self, n: int) -> UInt8Array:
-        return np.empty((n, *self._shape), np.uint8)
 
     def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
         for _ in range(2):
@@ -116,7 +109,7 @@ class Isolated:
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-def _serve(connection: Connection) -> None:
+def answer(connection: Connection) -> None:
     """Load what the first message says, and answer one batch after another until nobody asks any more."""
     name, source = connection.recv()
     try:
@@ -131,7 +124,7 @@ def _serve(connection: Connection) -> None:
         except EOFError:
             break
         try:
-            connection.send(executor.run(images, outputs))
+            connection.send(compute(executor, images, outputs))
         except Exception as error:  # whatever a native runtime raises belongs to whoever asked
             connection.send(_sendable(error))
     executor.close()
@@ -146,4 +139,4 @@ if __name__ == "__main__":
     # A terminal's Ctrl-C goes to every process; this one ends when its service closes the connection.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _serve(Connection(int(sys.argv[1])))
+    answer(Connection(int(sys.argv[1])))

@@ -23,7 +23,7 @@ from service.batching import BatchQueue
 from service.choice import Choice
 from service.engine import LocalEngine
 from service.errors import ServiceError
-from service.executors import Executor, ExecutorError
+from service.executors import Executor, ExecutorError, compute
 from service.isolated import isolate
 from service.metrics import Metrics
 from service.priority import Priority
@@ -249,10 +249,8 @@ def check_golden(executor: Executor, images: UInt8Array, logits: Float32Array, f
         for _ in range(executor.lanes):  # executors give their lanes in turn
             answers = []
             for chosen in np.split(order, len(order) // size):
-                buffer = executor.acquire(size)
-                buffer[:] = images[chosen]
                 try:
-                    answers.append(executor.run(buffer, frozenset({"logits"}))["logits"])
+                    answers.append(compute(executor, images[chosen], frozenset({"logits"}))["logits"])
                 except Exception as error:  # the runtime's exceptions have no common base
                     raise LoadError(f"{file}: the runtime fails on the golden images: {error}") from error
             try:
@@ -270,12 +268,11 @@ def choose_max_batch(executor: Executor, images: UInt8Array) -> int:
     """The smallest batch within 3 % of the best throughput measured."""
     throughput: dict[int, float] = {}
     for size in executor.buckets or _BATCHES:
-        buffer = executor.acquire(size)
-        buffer[:] = images[np.arange(size) % len(images)]
+        batch = images[np.arange(size) % len(images)]
         seconds = []
         for _ in range(4):  # the first run of a shape plans its memory; the minimum leaves it out
             started = time.perf_counter()
-            executor.run(buffer, frozenset({"logits", "probabilities"}))
+            compute(executor, batch, frozenset({"logits", "probabilities"}))
             seconds.append(time.perf_counter() - started)
             if len(seconds) > 1 and seconds[-1] > _SLOW:
                 break

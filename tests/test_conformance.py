@@ -33,7 +33,7 @@ from service.engine import LocalEngine, Result
 from service.errors import Unavailable
 from service.executors import Executor, ExecutorError
 from service.metrics import Metrics
-from service.repository import check_golden
+from service.repository import check_golden, choose_max_batch
 from tests import fake_gpu
 from tests.conftest import TIMEOUT
 from tests.gpu import needs_gpu
@@ -151,6 +151,15 @@ def test_golden_images(kind: Kind, executor: Executor, golden: tuple[UInt8Array,
     """As the service checks them before a version takes requests: every bucket, on every lane."""
     check_golden(executor, *golden, "model.onnx", kind.precision)
     check(run(executor, golden[0], "logits")["logits"], golden[1], kind, executor)
+
+
+def test_batches_are_measured_as_they_are_served(
+    kind: Kind, executor: Executor, golden: tuple[UInt8Array, Float32Array]
+) -> None:
+    """What a version without `max_batch` goes through when it is loaded; every lane is free again afterwards."""
+    chosen = choose_max_batch(executor, golden[0])
+    assert chosen in (executor.buckets or range(1, 65))
+    check_golden(executor, *golden, "model.onnx", kind.precision)
 
 
 def test_odd_sizes_and_those_around_buckets(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
+from multiprocessing import Pipe
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,11 @@ import pytest
 
 from models import manifest, parity
 from service import executors
-from service.executors import DeviceLost, ExecutorError, Runtime
-from service.isolated import Isolated, ProcessDied, isolate
+from service.executors import DeviceLost, ExecutorError, Runtime, Source
+from service.isolated import Isolated, ProcessDied, answer, isolate
 from service.settings import Settings
-from tests.conftest import Eager, serve
+from tests import fake_gpu
+from tests.conftest import TIMEOUT, Eager, serve
 
 NAMES = frozenset({"logits"})
 
@@ -123,3 +126,26 @@ def test_the_service_over_two_processes(
             expected = eager(data)
             for prediction in answer.json()["results"][0]["predictions"]:
                 assert prediction["probability"] == pytest.approx(expected[prediction["index"]], abs=1e-4)
+
+
+def test_in_the_process_too_each_batch_has_its_lane(
+    tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other end of the pipe, in a thread, with a fake GPU: its memory is not the one that images come in."""
+    version = tiny_repository / "tiny" / "1"
+    fake = fake_gpu.install(monkeypatch)
+    fake.build_engines(version, tmp_path)
+    described = manifest.read(version)
+    artifact = executors.find("tensorrt").choose(described, "float32")
+    here, there = Pipe()
+    process = threading.Thread(target=answer, args=(there,))
+    process.start()
+    here.send(("tensorrt", Source(version, described, artifact, "float32", 1, "0", tmp_path)))
+    assert here.recv()[:2] == (True, "cuda:0")
+    with np.load(version / "golden.npz") as golden:
+        for _ in range(3):  # more often than there are lanes
+            here.send((golden["images"], NAMES))
+            parity.check(here.recv()["logits"], golden["logits"], "float32")
+    here.close()
+    process.join(TIMEOUT)
+    assert fake.cuda.allocations == 0

@@ -200,6 +200,19 @@ def find(name: str) -> Runtime:
     return Runtime(name, argument, module.Executor, module.ARTIFACTS, module.DEVICES)
 
 
+def compute(executor: Executor, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+    """One batch: a buffer belongs to one run, so each has to be asked for and filled.
+
+    Args:
+        executor: computes it.
+        images: uint8 [n, H, W, C].
+        outputs: names, as for `Executor.run`.
+    """
+    buffer = executor.acquire(len(images))
+    buffer[:] = images
+    return executor.run(buffer, outputs)
+
+
 def fill_up(n: int, buckets: Sequence[int]) -> int:
     """The size that n images are computed as: the smallest bucket that holds them, which wastes least."""
     return next(bucket for bucket in buckets if bucket >= n) if buckets else n
