@@ -32,7 +32,7 @@ class Pipeline:
         self.metrics = Metrics()
         self.registry = Registry(settings, self.metrics)
         jpeg = open_decoder(settings.decode_gpu, settings.max_pixels)
-        self._decoder = Decoder(settings.decode_threads, settings.max_pixels, jpeg)
+        self._decoder = Decoder(settings.decode_threads, settings.max_pixels, settings.decode, jpeg)
 
     async def start(self) -> None:
         """Load and warm up every model; one that fails leaves its reason in the registry."""

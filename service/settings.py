@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.engine_cache import default_folder
 from models.manifest import Precision
+from service.decode import DecodeMode
 from service.logs import LogFormat, LogLevel
 from service.policy import Policies
 from service.watch import Watch
@@ -128,6 +129,10 @@ class Settings(BaseSettings):
     isolate: bool = False
     """Run each executor in a process of its own, about 70 MB each. A runtime that crashes is then started again, and
     nobody notices."""
+
+    decode: DecodeMode = "exact"
+    """exact: the pixels that Pillow gives, bit by bit, as in training. fast: nearly those, in less time; photographs
+    much larger than the network takes are decoded at a fraction of their size."""
 
     decode_threads: PositiveInt = Field(default_factory=available_cpus)
     """Images decoded at the same time. Default: one for each processor."""

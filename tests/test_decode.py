@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.preprocess import Preprocess
-from service.decode import Decoded, Decoder
+from models.preprocess import Preprocess, UInt8Array
+from service.decode import Decoded, DecodeMode, Decoder
 from service.errors import PayloadTooLarge, ServiceError, UnprocessableImage
 from tests.conftest import cut
 from tests.networks import preprocess_for
@@ -23,12 +23,17 @@ from tests.networks import preprocess_for
 COLOUR = preprocess_for(32, 3)
 GREY = preprocess_for(32, 1)
 MAX_PIXELS = 400 * 400
+MODES: tuple[DecodeMode, ...] = ("fast", "exact")
 
 
 def decode(
-    files: Sequence[bytes], preprocess: Preprocess = COLOUR, threads: int = 2, max_pixels: int = MAX_PIXELS
+    files: Sequence[bytes],
+    preprocess: Preprocess = COLOUR,
+    threads: int = 2,
+    max_pixels: int = MAX_PIXELS,
+    mode: DecodeMode = "exact",
 ) -> list[Decoded | ServiceError]:
-    decoder = Decoder(threads, max_pixels)
+    decoder = Decoder(threads, max_pixels, mode)
     try:
         return asyncio.run(decoder.decode(files, preprocess))
     finally:
@@ -51,6 +56,61 @@ def test_photographs_are_cut_as_pillow_cuts_them(photographs: list[tuple[str, by
         np.testing.assert_array_equal(decoded.pixels, cut(data), err_msg=name)
         assert decoded.pixels.dtype == np.uint8
         assert (decoded.width, decoded.height, decoded.format) == (*Image.open(io.BytesIO(data)).size, "JPEG")
+
+
+def distance(fast: UInt8Array, exact: UInt8Array) -> float:
+    """Mean difference, in levels of 0 to 255."""
+    return float(np.abs(fast.astype(int) - exact).mean())
+
+
+def test_fast_pixels_are_nearly_pillows(photographs: list[tuple[str, bytes]]) -> None:
+    """Of photographs that are decoded at a half of their size or a quarter; a JPEG saved again differs by as much."""
+    for (name, data), decoded in zip(photographs, decode([data for _, data in photographs], mode="fast"), strict=True):
+        assert isinstance(decoded, Decoded), name
+        assert 0 < distance(decoded.pixels, cut(data)) < 0.7, name
+        assert (decoded.width, decoded.height, decoded.format) == (*Image.open(io.BytesIO(data)).size, "JPEG")
+
+
+def test_fast_is_exact_to_one_level_where_little_is_to_be_resized(photographs: list[tuple[str, bytes]]) -> None:
+    for name, data in photographs:
+        image = Image.open(io.BytesIO(data)).convert("RGB").resize((61, 47))
+        (decoded,) = decode([encode(image)], mode="fast")
+        assert isinstance(decoded, Decoded)
+        assert np.abs(decoded.pixels.astype(int) - cut(encode(image))).max() <= 1, name
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_fast_turns_photographs_upright(orientation: int, photographs: list[tuple[str, bytes]]) -> None:
+    """The file is turned while it is small; what comes out is near the exact pixels, and its size the whole file's."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.open(io.BytesIO(photographs[1][1])).resize((399, 265)), "JPEG", exif=exif)
+    (fast,), (exact,) = decode([data], mode="fast"), decode([data])
+    assert isinstance(fast, Decoded)
+    assert isinstance(exact, Decoded)
+    assert (fast.width, fast.height) == (exact.width, exact.height)
+    assert distance(fast.pixels, exact.pixels) < 1.0
+
+
+@given(st.integers(1, 700), st.integers(1, 700), st.sampled_from(["JPEG", "PNG"]), st.sampled_from([36, None]))
+def test_fast_takes_every_size(width: int, height: int, kind: str, resize: int | None) -> None:
+    """A slope of grey from corner to corner looks alike at any scale."""
+    slope = np.add.outer(np.linspace(0, 120, height), np.linspace(0, 120, width)).astype(np.uint8)
+    data = encode(Image.fromarray(slope).convert("RGB"), kind)
+    preprocess = COLOUR.model_copy(update={"resize": resize})
+    fast, exact = (decode([data], preprocess, 1, 700 * 700, mode)[0] for mode in MODES)
+    if isinstance(exact, Decoded):
+        assert isinstance(fast, Decoded)
+        assert (fast.width, fast.height, fast.format) == (width, height, kind)
+        assert np.abs(fast.pixels.astype(int) - exact.pixels).max() <= 8
+    else:
+        assert str(fast) == str(exact)
+
+
+def test_fast_leaves_the_limit_of_pixels_as_it_is() -> None:
+    """It is of the file, not of what is decoded of it."""
+    (answer,) = decode([encode(noise(300, 300), "JPEG")], max_pixels=300 * 300 - 1, mode="fast")
+    assert isinstance(answer, PayloadTooLarge)
 
 
 def test_grey_models_get_luma() -> None:

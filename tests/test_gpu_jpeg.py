@@ -119,7 +119,7 @@ def test_a_decoder_that_fails_leaves_it_to_the_host(photographs: Photographs) ->
 
 
 def decode(files: list[bytes], preprocess: Preprocess, jpeg: JpegDecoder | None) -> list[Decoded | ServiceError]:
-    decoder = Decoder(2, MAX_PIXELS, jpeg)
+    decoder = Decoder(2, MAX_PIXELS, jpeg=jpeg)
     try:
         return asyncio.run(decoder.decode(files, preprocess))
     finally:

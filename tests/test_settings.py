@@ -55,6 +55,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "threads": "3",
         "copies": "2",
         "isolate": "True",
+        "decode": "fast",
         "decode_threads": "4",
         "decode_gpu": "1",
         "max_batch": "16",

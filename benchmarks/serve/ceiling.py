@@ -17,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from models import golden, images, manifest
+from models import golden, manifest
 from models.preprocess import Preprocess, UInt8Array
+from service import decode as decoding
 from service import executors
+from service.decode import DecodeMode
 from service.executors import Executor
 from service.settings import Settings
 
@@ -118,9 +120,11 @@ def _compute(executor: Executor, pixels: UInt8Array, seconds: float) -> list[flo
     return taken
 
 
-def decode(pool: Pool, files: Sequence[bytes], preprocess: Preprocess, seconds: float, cpus: int) -> Rate:
+def decode(
+    pool: Pool, files: Sequence[bytes], preprocess: Preprocess, mode: DecodeMode, seconds: float, cpus: int
+) -> Rate:
     """Decode on all processors, each in a process of its own: threads of one would wait for the interpreter."""
-    jobs = [pool.submit(_decode, files, preprocess, seconds) for _ in range(cpus)]
+    jobs = [pool.submit(_decode, files, preprocess, mode, seconds) for _ in range(cpus)]
     rates = [job.result() for job in jobs]
     return Rate(
         sum(rate.images_per_second for rate in rates),
@@ -129,14 +133,14 @@ def decode(pool: Pool, files: Sequence[bytes], preprocess: Preprocess, seconds: 
     )
 
 
-def _decode(files: Sequence[bytes], preprocess: Preprocess, seconds: float) -> Rate:
+def _decode(files: Sequence[bytes], preprocess: Preprocess, mode: DecodeMode, seconds: float) -> Rate:
     """In one process. Whole turns through the files, so that each counts alike."""
     taken: list[float] = []
     cpu, now = time.process_time(), time.perf_counter()
     end = now + seconds
     while not taken or now < end:
         for data in files:
-            preprocess.apply(images.decode(data, preprocess.mode))
+            decoding.decode(data, preprocess, mode)
             taken.append(time.perf_counter() - now)
             now += taken[-1]
     return Rate(len(taken) / sum(taken), statistics.median(taken), (time.process_time() - cpu) / len(taken))

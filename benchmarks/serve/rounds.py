@@ -192,7 +192,15 @@ class _Bench:
         for name, files in self._files.items():
             self._step(f"decoding {name} alone")
             result.decode[name] = self._undisturbed(
-                partial(ceiling.decode, self._pool, files, self._preprocess, options.seconds, options.cpus)
+                partial(
+                    ceiling.decode,
+                    self._pool,
+                    files,
+                    self._preprocess,
+                    options.settings.decode,
+                    options.seconds,
+                    options.cpus,
+                )
             )
         for load in loads.plan(options.kinds, options.connections, options.shares):
             self._step(load.name)
