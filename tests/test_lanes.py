@@ -286,10 +286,34 @@ def test_where_copying_takes_longest_that_is_the_bound(fake: FakeRuntime) -> Non
 
 @pytest.mark.parametrize(
     ("argument", "message"),
-    [("one", "takes the number of a GPU"), ("1", "there is no such GPU, only 0"), ("-1", "takes the number of a GPU")],
+    [
+        ("one", "takes the number of a GPU"),
+        ("1", "needs an NVIDIA GPU: there is none with the number 1, only 0"),
+        ("-1", "takes the number of a GPU"),
+    ],
 )
 def test_a_gpu_that_is_not_there(argument: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_gpu.install(monkeypatch)
-    with pytest.raises(ExecutorError, match=message):
-        lanes.open_device("tensorrt", argument)
-    assert lanes.open_device("tensorrt", "").name == "cuda:0"
+    with pytest.raises(ExecutorError, match=message), lanes.opened("tensorrt", argument):
+        pass
+    with lanes.opened("tensorrt", "") as device:
+        assert device.name == "cuda:0"
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (CudaError("out of memory"), ExecutorError),
+        (LookupError("no such engine"), ExecutorError),
+        (ValueError("a mistake"), ValueError),
+    ],
+)
+def test_a_device_is_closed_when_nothing_can_be_loaded_on_it(
+    error: Exception, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = fake_gpu.install(monkeypatch)
+    with pytest.raises(raised) as told, lanes.opened("tensorrt", "0", LookupError) as device:
+        device.allocate(8)
+        raise error
+    assert str(told.value) == (f"tensorrt: {error}" if raised is ExecutorError else str(error))
+    assert gpu.cuda.allocations == 0

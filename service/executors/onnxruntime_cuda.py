@@ -11,8 +11,7 @@ import onnxruntime as ort
 
 from models.manifest import INPUT, Precision
 from service.executors import ExecutorError, Source
-from service.gpu import CudaError
-from service.gpu.lanes import LaneExecutor, open_device
+from service.gpu.lanes import LaneExecutor, opened
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +35,11 @@ class Executor(LaneExecutor):
             raise ExecutorError(
                 "onnxruntime-cuda needs the package 'onnxruntime-gpu' instead of 'onnxruntime': install the extra gpu"
             )
-        device = open_device("onnxruntime-cuda", source.argument)
-        try:
+        with opened("onnxruntime-cuda", source.argument) as device:
             super().__init__(device, BUCKETS)
             ort.preload_dlls()  # CUDA and cuDNN, where they come as Python packages
             image = source.manifest.preprocess.shape
             self._add_lanes(image, lambda stream: _Program(source, device.index, stream))
-        except CudaError as error:
-            device.close()
-            raise ExecutorError(f"onnxruntime-cuda: {error}") from error
-        except BaseException:
-            device.close()
-            raise
 
 
 class _Program:

@@ -24,8 +24,7 @@ from models.manifest import INPUT, Precision
 from models.preprocess import UInt8Array
 from service.executors import Executor as AnyExecutor
 from service.executors import ExecutorError, Float32Array, HostExecutor, Source
-from service.gpu import CudaError
-from service.gpu.lanes import LaneExecutor, open_device
+from service.gpu.lanes import LaneExecutor, opened
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "float32": ("onnx", "float32"),
@@ -72,20 +71,13 @@ class _OnGpu(LaneExecutor):
     """Runs the graph on the GPU whose number is `argument`, one copy of the weights for all lanes."""
 
     def __init__(self, source: Source) -> None:
-        device = open_device("torch", source.argument)
-        try:
+        with opened("torch", source.argument, RuntimeError) as device:
             super().__init__(device, BUCKETS)
             torch.backends.cudnn.allow_tf32 = False  # float32 is to mean float32
             network = _Network(source, torch.device(device.name))
             torch.cuda.synchronize(device.name)  # the lanes' streams do not wait for the one that made the weights
             image = source.manifest.preprocess.shape
             self._add_lanes(image, lambda stream: _Program(network, image, device.name, stream))
-        except CudaError as error:
-            device.close()
-            raise ExecutorError(f"torch: {error}") from error
-        except BaseException:
-            device.close()
-            raise
 
 
 class _Program:

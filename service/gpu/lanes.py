@@ -11,7 +11,7 @@ import contextlib
 import logging
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -175,19 +175,36 @@ class LaneExecutor:
             self._free.put(Lane(self._cuda, stream, make_program(stream), image, self.buckets))
 
 
-def open_device(executor: str, argument: str) -> Device:
-    """The GPU that an executor's argument names, 0 without one. The driver is asked before anything else is touched.
+@contextlib.contextmanager
+def opened(executor: str, argument: str, *refusals: type[Exception]) -> Iterator[Device]:
+    """A GPU to load a network on, which is closed again if that fails.
+
+    Args:
+        executor: its name, for messages.
+        argument: number of the GPU; empty is 0.
+        refusals: what the runtime raises where it cannot load a network.
 
     Raises:
-        ExecutorError: there is no such GPU.
+        ExecutorError: there is no such GPU, or the runtime or CUDA cannot load the network on it.
     """
+    device = _open(executor, argument)
+    expected: tuple[type[Exception], ...] = (CudaError, *refusals)
+    with contextlib.ExitStack() as stack:
+        stack.callback(device.close)
+        try:
+            yield device
+        except expected as error:
+            raise ExecutorError(f"{executor}: {error}") from error
+        stack.pop_all()
+
+
+def _open(executor: str, argument: str) -> Device:
+    """The driver is asked before anything else is touched."""
     if not re.fullmatch("[0-9]{0,3}", argument):
         raise ExecutorError(f"{executor}:N takes the number of a GPU, or several with commas, not {argument!r}")
     index = int(argument or 0)
     try:
-        there = len(driver.devices())
-        if index >= there:
-            raise ExecutorError(f"{executor}:{index}: there is no such GPU, only {', '.join(map(str, range(there)))}")
+        driver.device(index)
         from service.gpu.cuda import Device  # its bindings need not be there where there is no GPU
 
         return Device(index)
