@@ -20,7 +20,7 @@ from models import engine_cache, machine, manifest
 from models.engine_cache import BatchRange, ComputeCapability
 from models.manifest import Precision
 from service import executors
-from service.executors import DeviceLost, Executor, ExecutorError
+from service.executors import DeviceLost, Executor, ExecutorError, compute
 from service.executors.tensorrt import buckets
 from service.settings import Settings
 from tests import fake_gpu
@@ -102,8 +102,7 @@ def test_without_graphs_batches_are_enqueued(gpu: FakeGpu, version: Path, tmp_pa
     (executor,) = load(version, tmp_path)
     gpu.cuda.calls.clear()
     with np.load(version / "golden.npz") as golden:
-        executor.acquire(16)[:] = golden["images"]
-        answer = executor.run(executor.acquire(16), LOGITS)["logits"]
+        answer = compute(executor, golden["images"], LOGITS)["logits"]
         np.testing.assert_allclose(answer, golden["logits"], atol=1e-4)
     assert "cudaGraphLaunch" not in gpu.cuda.calls
 
