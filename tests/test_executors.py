@@ -15,7 +15,7 @@ import pytest
 from models import manifest
 from models.manifest import Precision
 from service import executors
-from service.executors import Executor, ExecutorError, compute
+from service.executors import Executor, ExecutorError, Source, compute
 from tests.conftest import Golden
 
 
@@ -23,7 +23,8 @@ def load(name: str, repository: Path, precision: Precision = "float32") -> Execu
     version = repository / "tiny" / "1"
     described = manifest.read(version)
     runtime = executors.find(name)
-    return runtime.factory(version, described, runtime.choose(described, precision), precision, 2, runtime.argument)
+    artifact = runtime.choose(described, precision)
+    return runtime.make(Source(version, described, artifact, precision, 2, runtime.argument))
 
 
 @pytest.mark.parametrize("size", [1, 3, 16])
@@ -109,8 +110,8 @@ from service import executors
 version = Path(sys.argv[1])
 described = manifest.read(version)
 runtime = executors.find("openvino")
-artifact = runtime.choose(described, "float32")
-old, new = (runtime.factory(version, described, artifact, "float32", 1, "") for _ in range(2))
+source = executors.Source(version, described, runtime.choose(described, "float32"), "float32", 1)
+old, new = (runtime.make(source) for _ in range(2))
 old.close()
 del old
 new.close()

@@ -32,7 +32,7 @@ from models.data import load
 from models.manifest import ManifestError, Precision
 from models.parity import ParityError
 from service import executors
-from service.executors import compute
+from service.executors import Source, compute
 from tests.acceptance.report import run
 from tests.acceptance.server import serve
 from tests.networks import make_checkpoint
@@ -90,7 +90,7 @@ def line_2() -> tuple[bool, str]:
 
 def _top1(name: str, precision: Precision, images: np.typing.NDArray[np.uint8], labels: object) -> float:
     described, runtime = manifest.read(SHIPPED), executors.find(name)
-    executor = runtime.factory(SHIPPED, described, runtime.choose(described, precision), precision, 2, "")
+    executor = runtime.make(Source(SHIPPED, described, runtime.choose(described, precision), precision, 2))
     found = []
     for first in range(0, len(images), 50):
         found.append(compute(executor, images[first : first + 50], frozenset({"logits"}))["logits"].argmax(1))
