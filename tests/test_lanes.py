@@ -100,7 +100,7 @@ def test_the_real_runtime_answers_as_the_fake_does() -> None:
     for answer in (real.cudaMalloc(16), real.cudaStreamCreateWithFlags(real.cudaStreamNonBlocking)):
         assert isinstance(answer[0], real.cudaError_t)
         assert len(answer) == 2
-    assert len(real.cudaSetDevice(0)) == len(real.cudaDeviceSynchronize()) == 1
+    assert len(real.cudaSetDevice(0)) == len(real.cudaStreamSynchronize(0)) == 1
 
 
 @pytest.mark.parametrize("version", ["10.16.1", "11.4.0"])
@@ -140,7 +140,7 @@ def test_a_batch_of_any_size_up_to_the_largest_bucket(fake: FakeRuntime, n: int)
 
 def test_every_bucket_is_recorded_before_the_first_batch_and_then_launched(fake: FakeRuntime) -> None:
     lane, program, _ = make_lane(fake)
-    assert program.bound == list(BUCKETS)
+    assert program.bound == sorted(BUCKETS, reverse=True)
     prepared, memory = program.enqueued, fake.allocations
     assert prepared == 2 * len(BUCKETS)  # once to plan, once to record
     fake.calls.clear()
@@ -150,6 +150,12 @@ def test_every_bucket_is_recorded_before_the_first_batch_and_then_launched(fake:
     assert fake.allocations == memory
     # A batch is three calls: copy in, launch, copy out of what was asked for.
     assert fake.calls == ["cudaMemcpyAsync", "cudaGraphLaunch", "cudaMemcpyAsync"] * 3
+
+
+def test_what_another_thread_records_forbids_nothing(fake: FakeRuntime) -> None:
+    fake.recorded_elsewhere = True
+    lane, _, _ = make_lane(fake)
+    np.testing.assert_array_equal(compute(lane, images(3)), images(3).reshape(3, 4) * 2.0)
 
 
 def test_what_cannot_be_recorded_is_enqueued(fake: FakeRuntime, caplog: pytest.LogCaptureFixture) -> None:

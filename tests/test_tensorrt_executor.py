@@ -85,7 +85,7 @@ def test_a_damaged_plan_is_not_given_to_the_runtime(gpu: FakeGpu, version: Path,
     [
         ("deserialize_cuda_engine", "does not give an engine from float32-.*: Version tag does not match"),
         ("create_execution_context", "does not give a context"),
-        ("execute_async_v3", "does not give a batch of 1"),
+        ("execute_async_v3", "does not give a batch of 32"),
     ],
 )
 def test_no_is_a_typed_error(gpu: FakeGpu, function: str, message: str, version: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_several_gpus_and_the_loss_of_one(
             assert answer.status_code == 200
             assert answer.json()["results"] == expected
         assert client.get("/readyz").json()["degraded"] == [
-            "tiny: cuda:0 is lost: cudaDeviceSynchronize: an illegal memory access was encountered (700)"
+            "tiny: cuda:0 is lost: cudaStreamSynchronize: an illegal memory access was encountered (700)"
         ]
 
 

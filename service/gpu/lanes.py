@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 LANES = 2
 """Enough: with two, the device copies for one while it computes for the other."""
 
+_RECORDING = threading.Lock()
+"""Runtimes wait for the whole device before they record, which fails while another thread records; PyTorch records one
+graph at a time in a process."""
+
 _NAN = 0xFF
 """A float32 of these bytes is no number: what a kernel leaves unwritten fails the check of the golden images."""
 
@@ -83,7 +87,8 @@ class Lane:
         arrays = {INPUT: self._images, **self._outputs}
         self._addresses = {name: device.allocate(array.nbytes) for name, array in arrays.items()}
         device.fill(self._addresses[INPUT], 0, self._images.nbytes, stream)
-        self._enqueue = {bucket: self._prepare(program, bucket) for bucket in buckets}
+        # From the largest: what a runtime allocates for it is enough for the others.
+        self._enqueue = {bucket: self._prepare(program, bucket) for bucket in reversed(buckets)}
         for name, array in self._outputs.items():
             device.fill(self._addresses[name], _NAN, array.nbytes, stream)
         device.synchronise(stream)
@@ -106,7 +111,7 @@ class Lane:
                 self._device.copy_out(self._outputs[name][:n], self._addresses[name], self._stream)
             self._device.synchronise(self._stream)
         except Exception as error:
-            self._device.check(error)
+            self._device.check(error, self._stream)
             raise
         return {name: self._outputs[name][:n].copy() for name in outputs}
 
@@ -170,9 +175,10 @@ class LaneExecutor:
             image: height, width and channels of an image.
             make_program: gives the network on a stream.
         """
-        for _ in range(self.lanes):
-            stream = self._cuda.make_stream()
-            self._free.put(Lane(self._cuda, stream, make_program(stream), image, self.buckets))
+        with _RECORDING:
+            for _ in range(self.lanes):
+                stream = self._cuda.make_stream()
+                self._free.put(Lane(self._cuda, stream, make_program(stream), image, self.buckets))
 
 
 @contextlib.contextmanager
