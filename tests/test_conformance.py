@@ -36,7 +36,7 @@ from tests import fake_gpu
 from tests.conftest import TIMEOUT, Golden
 from tests.gpu import needs_gpu
 
-FAKED = ("onnxruntime-cuda", "tensorrt")
+FAKED = ("onnxruntime-cuda", "tensorrt", "torch")
 NOT_HERE = ("needs the package", "is not installed", "this processor does not compute in")
 """Of what an executor says, that is no fault of its own."""
 LOGITS = frozenset({"logits"})
