@@ -111,7 +111,7 @@ class FakeRuntime:
         self.lost: set[int] = set()
         """Devices that answer every call with an illegal address."""
         self.recorded_elsewhere = False
-        """Whether another thread records so that no thread may allocate which does not say otherwise, CUDA's default."""
+        """Whether another thread records in CUDA's default mode: who keeps to that, too, may not allocate meanwhile."""
         self.calls: list[str] = []
         self._memory: dict[int, tuple[UInt8Array, bool]] = {}
         self._streams: dict[int, Stream] = {}

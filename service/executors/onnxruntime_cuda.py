@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
@@ -12,6 +13,9 @@ import onnxruntime as ort
 from models.manifest import INPUT, Precision
 from service.executors import ExecutorError, Source
 from service.gpu.lanes import LaneExecutor, opened
+
+if TYPE_CHECKING:
+    from service.gpu.cuda import Device
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +43,7 @@ class Executor(LaneExecutor):
             super().__init__(device, BUCKETS)
             ort.preload_dlls()  # CUDA and cuDNN, where they come as Python packages
             image = source.manifest.preprocess.shape
-            self._add_lanes(image, lambda stream: _Program(source, device.index, stream))
+            self._add_lanes(image, lambda stream: _Program(source, device, stream))
 
 
 class _Program:
@@ -48,9 +52,12 @@ class _Program:
     records = False
     """The runtime does it itself: it knows when its memory has settled."""
 
-    def __init__(self, source: Source, index: int, stream: int) -> None:
-        self._index = index
+    def __init__(self, source: Source, device: Device, stream: int) -> None:
+        self._index = index = device.index
         self._image = source.manifest.preprocess.shape
+        # A session keeps the graphs of each thread apart: one that was recorded in the thread that loads would be
+        # recorded again in each that serves.
+        self._thread = ThreadPoolExecutor(1, f"onnxruntime-{device.name}", initializer=device.use)
         self._graphs = True
         try:
             self._session = _make_session(source, index, stream, graphs=True)
@@ -72,8 +79,8 @@ class _Program:
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         if self._graphs:
             options.add_run_config_entry("gpu_graph_id", str(rows))
-        session = self._session
-        return lambda: session.run_with_iobinding(binding, options)
+        session, thread = self._session, self._thread
+        return lambda: thread.submit(session.run_with_iobinding, binding, options).result()
 
 
 def _make_session(source: Source, index: int, stream: int, graphs: bool) -> Any:
