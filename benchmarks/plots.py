@@ -12,7 +12,7 @@ from matplotlib.ticker import ScalarFormatter
 
 from benchmarks import engines as engines_benchmark
 from benchmarks import fusion as fusion_benchmark
-from benchmarks import gpu as gpu_benchmark
+from benchmarks import gpu_executors as gpu_benchmark
 from models.plots import BLUE, COLOURS, ORANGE
 from models.tuning import Measurement, Tuning, engine_of
 
