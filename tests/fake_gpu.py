@@ -81,6 +81,7 @@ class FakeOnnxRuntime:
     """Whether its provider finds cuDNN; otherwise the real one goes on without, and only logs."""
     records: bool = True
     """Whether all of a graph is on the GPU, which recording needs."""
+    recording_fails: bool = False
     options: list[dict[str, str]] = field(default_factory=list)
     """Of the provider, of each session."""
     recorded: list[str] = field(default_factory=list)
@@ -127,6 +128,8 @@ class _Session:
         if self._records:
             number = run_options.get_run_config_entry("gpu_graph_id")
             if (threading.get_ident(), number) not in self._graphs:
+                if self._fake.recording_fails:
+                    raise RuntimeError("CUDA failure 900: operation not permitted when stream is capturing")
                 self._graphs.add((threading.get_ident(), number))
                 self._fake.recorded.append(number)
 

@@ -53,16 +53,34 @@ def test_every_graph_is_recorded_before_the_first_batch_whichever_thread_serves(
     executor.close()
 
 
+@pytest.mark.parametrize("refused", [{"records": False}, {"recording_fails": True}], ids=str)
 def test_without_graphs_kernels_are_enqueued(
-    gpu: FakeGpu, tiny_repository: Path, golden: Golden, caplog: pytest.LogCaptureFixture
+    refused: dict[str, bool],
+    gpu: FakeGpu,
+    tiny_repository: Path,
+    golden: Golden,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    gpu.onnxruntime.records = False
+    vars(gpu.onnxruntime).update(refused)
     with caplog.at_level(logging.WARNING):
         executor = load(tiny_repository)
     assert "model.onnx goes without CUDA graphs" in caplog.text
     assert gpu.onnxruntime.recorded == []
     np.testing.assert_allclose(compute(executor, golden[0], LOGITS)["logits"], golden[1], atol=1e-4)
     executor.close()
+    assert gpu.cuda.allocations == 0
+
+
+def test_what_the_runtime_refuses_is_a_typed_error(
+    gpu: FakeGpu, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("out of memory")
+
+    monkeypatch.setattr(fake_gpu._Session, "run_with_iobinding", refuse)
+    with pytest.raises(ExecutorError, match="onnxruntime-cuda: out of memory"):
+        load(tiny_repository)
+    assert gpu.cuda.allocations == 0
 
 
 def test_without_cudnn_it_does_not_go_to_the_processor(gpu: FakeGpu, tiny_repository: Path) -> None:

@@ -176,9 +176,10 @@ class LaneExecutor:
             make_program: gives the network on a stream.
         """
         with _RECORDING:
-            for _ in range(self.lanes):
-                stream = self._cuda.make_stream()
-                self._free.put(Lane(self._cuda, stream, make_program(stream), image, self.buckets))
+            streams = [self._cuda.make_stream() for _ in range(self.lanes)]
+            lanes = [Lane(self._cuda, stream, make_program(stream), image, self.buckets) for stream in streams]
+        for lane in lanes:
+            self._free.put(lane)
 
 
 @contextlib.contextmanager
@@ -199,6 +200,8 @@ def opened(executor: str, argument: str, *refusals: type[Exception]) -> Iterator
         stack.callback(device.close)
         try:
             yield device
+        except ExecutorError:
+            raise
         except expected as error:
             raise ExecutorError(f"{executor}: {error}") from error
         stack.pop_all()
