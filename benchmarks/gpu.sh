@@ -6,9 +6,9 @@
 #     [PYTHON=python3] [PYTHONPATH=folder-of-packages] benchmarks/gpu.sh [--only STEP...] [OUT [VERSION...]]
 #
 # OUT is a folder (build/gpu), VERSION a folder in a model repository (the shipped model, and a ResNet-50 of random
-# weights where torch can export one), STEP one of tests, resnet50, tensorrt, executors, service: all take a quarter of an
-# hour or more. Needs what `pip install .` installs, and of executors those whose packages are there; the tests need
-# pytest, hypothesis, httpx and the extra `train`, which the ResNet-50 needs, too.
+# weights where torch can export one), STEP one of tests, resnet50, tensorrt, executors, service (all of them). Needs what
+# `pip install .` installs, and of executors those whose packages are there; the tests need pytest, hypothesis, httpx and
+# the extra `train`, which the ResNet-50 needs, too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 here=.venv/bin/python
