@@ -15,7 +15,7 @@ from models.manifest import Manifest
 from models.parity import Float32Array
 from models.preprocess import UInt8Array
 from service import executors
-from service.executors import Executor, ExecutorError, compute
+from service.executors import Executor, ExecutorError, Source, compute
 
 BASELINE = "onnxruntime-cpu float32"
 _ANSWER = frozenset({"probabilities"})
@@ -59,7 +59,8 @@ def _load(version: Path, described: Manifest, threads: int) -> Iterator[tuple[st
         for precision in runtime.artifacts if "cpu" in runtime.devices else ():
             try:
                 artifact = runtime.choose(described, precision)
-                engine = runtime.factory(version, described, artifact, precision, threads, runtime.devices["cpu"])
+                source = Source(version, described, artifact, precision, threads, runtime.devices["cpu"])
+                engine = runtime.make(source)
             except ExecutorError:
                 continue
             if engine.computes:

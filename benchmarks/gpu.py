@@ -1,33 +1,30 @@
-"""What `benchmarks/gpu.sh` runs: every step as far as this machine goes, then one report that also says how far."""
+"""What `benchmarks/gpu.sh` runs: every step as far as this machine goes, and one report that also says how far.
+
+The report is written after each step, so that it is there whatever happens in the next.
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
 import platform
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from benchmarks.gpu_executors import Kind, Row, apart, can_load, examine
 from benchmarks.http_load import NotServed, serve
-from benchmarks.timing import interleave
-from models import driver, golden, manifest
+from models import driver, manifest
 from models.driver import Device, NoDevice
-from models.engine_cache import default_folder
-from models.manifest import Precision
 from service import executors
-from service.executors import Executor, ExecutorError, compute
-from service.repository import LoadError, check_golden
+from service.executors import ExecutorError
+from service.repository import LoadError
 from service.settings import shipped_repository
 
 ROOT = Path(__file__).parents[1]
@@ -35,8 +32,7 @@ SHIPPED = shipped_repository() / "fashion-mnist-resnet20" / "1"
 PACKAGES = ("cuda-bindings", "nvidia-nvimgcodec-cu13", "onnx", "onnxruntime-gpu", "onnxruntime", "tensorrt",
             "tensorrt-rtx-cu13", "torch")  # fmt: skip
 
-_BATCHES = (1, 8, 32, 64)
-_ANSWER = frozenset({"probabilities"})
+STEPS = ("tests", "resnet50", "tensorrt", "executors", "service")
 _EXPORT = """
 import sys
 from pathlib import Path
@@ -44,28 +40,13 @@ from export.build import build
 from tests.networks import make_checkpoint
 folder = Path(sys.argv[1])
 make_checkpoint("resnet50", size=224, classes=1000).save(folder / "resnet50.safetensors")
-build(folder / "resnet50.safetensors", folder / "repository", "resnet50-random", float16=True, int8=True,
-      allow_unfused=True)
+build(folder / "resnet50.safetensors", folder / "repository", "resnet50-random", float16=True,
+      int8=sys.argv[2] == "int8", allow_unfused=True)
 """
 
 
 class NotDone(Exception):
     """A step cannot be done here; the message says why."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One executor in one precision at one batch size; images per second."""
-
-    model: str
-    executor: str
-    precision: Precision
-    batch: int
-    latency_ms: float
-    """Of one batch alone."""
-    one_at_a_time: float
-    all_lanes: float
-    """With as many batches at the same time as it has lanes."""
 
 
 @dataclass
@@ -79,16 +60,13 @@ class Report:
     def text(self) -> str:
         name = ", ".join(device.name for device in self.devices) or "no GPU"
         lines = [f"# GPU report: {name}", "", machine_text(), "", *self.sections, "## Not done", ""]
-        return (
-            "\n".join(
-                [*lines, *(f"- {line}" for line in dict.fromkeys(self.missing) or ["nothing: every step was done"])]
-            )
-            + "\n"
-        )
+        lines += [f"- {line}" for line in dict.fromkeys(self.missing) or ["nothing: every step was done"]]
+        return "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    out = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build" / "gpu").resolve()
+    arguments = _arguments()
+    out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     reason = None
     try:
@@ -96,26 +74,34 @@ def main() -> None:
     except NoDevice as error:
         devices, reason = [], str(error)
     report = Report(devices)
-    versions = [Path(text).resolve() for text in sys.argv[2:]] or [SHIPPED]
-    steps: list[tuple[str, Callable[[], str]]] = [
-        ("Tests that need a GPU", run_tests),
-        ("A ResNet-50 to measure", lambda: export_resnet50(out, versions)),
-        ("TensorRT engines", lambda: build_engines(versions)),
-        ("Golden images", lambda: check_all(versions, report)),
-        ("Engines", lambda: measure_all(versions, out, report)),
-        ("The service over HTTP", lambda: serve_all(versions, report)),
-    ]
-    for title, step in steps:
+    versions = [path.resolve() for path in arguments.version] or [SHIPPED]
+    steps: dict[str, tuple[str, Callable[[], str]]] = {
+        "tests": ("Tests that need a GPU", lambda: run_tests(out)),
+        "resnet50": ("A ResNet-50 to measure", lambda: export_resnet50(out, versions)),
+        "tensorrt": ("TensorRT engines", lambda: build_engines(versions)),
+        "executors": ("Executors", lambda: examine_all(versions, out, report)),
+        "service": ("The service over HTTP", lambda: serve_all(versions, report)),
+    }
+    for name, (title, step) in steps.items():
         print(f"{title} ...", file=sys.stderr, flush=True)
         try:
             if reason is not None:
                 raise NotDone(reason)
+            if name not in (arguments.only or steps):
+                raise NotDone("left out")
             report.sections += [f"## {title}", "", step(), ""]
         except Exception as error:  # the next steps may well work
-            kind = "" if isinstance(error, NotDone) else f"{type(error).__name__}: "
-            report.missing.append(f"{title}: {kind}{error}")
-    (out / "report.md").write_text(report.text(), encoding="utf-8")
+            report.missing.append(f"{title}: {_reason(error)}")
+        (out / "report.md").write_text(report.text(), encoding="utf-8")
     print(f"{out / 'report.md'}: {len(report.sections) // 4} of {len(steps)} steps", file=sys.stderr)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("benchmarks/gpu.sh", description="What a machine with an NVIDIA GPU can show.")
+    parser.add_argument("out", type=Path, nargs="?", default=ROOT / "build" / "gpu", help="folder of the report")
+    parser.add_argument("version", type=Path, nargs="*", help="folder in a model repository")
+    parser.add_argument("--only", action="append", choices=STEPS, help="leave other steps out; may be repeated")
+    return parser.parse_args()
 
 
 def machine_text() -> str:
@@ -134,12 +120,15 @@ def machine_text() -> str:
     return "\n".join(f"    {line}" for line in lines)
 
 
-def run_tests() -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-rs", "-p", "no:cacheprovider", "tests"],
-        capture_output=True, text=True, cwd=ROOT,
-    )  # fmt: skip
-    tail = (done.stdout or done.stderr).strip().splitlines()[-20:]
+def run_tests(out: Path) -> str:
+    if find_spec("pytest") is None:
+        raise NotDone("pytest is not installed")
+    # Modules that import what is not installed here must not keep the others from running, nor must the warnings of
+    # versions that the tests do not know.
+    options = ["-m", "gpu", "-q", "-rfEs", "-W", "default", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    done = subprocess.run([sys.executable, "-m", "pytest", *options, "tests"], capture_output=True, text=True, cwd=ROOT)
+    (out / "tests.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
+    tail = (done.stdout.strip() or done.stderr.strip()).splitlines()[-20:]
     if done.returncode not in (0, 1):
         raise NotDone(f"pytest ended with {done.returncode}: {tail[-1] if tail else 'and said nothing'}")
     return "\n".join(f"    {line}" for line in tail)
@@ -151,7 +140,8 @@ def export_resnet50(out: Path, versions: list[Path]) -> str:
     folder = out / "resnet50"
     if not (folder / "repository").exists():
         folder.mkdir(exist_ok=True)
-        _run(sys.executable, "-c", _EXPORT, str(folder))
+        # On GPUs only TensorRT computes in int8, and choosing the layers that stay in float takes minutes.
+        _run(sys.executable, "-c", _EXPORT, str(folder), "int8" if find_spec("tensorrt") else "")
     (version,) = (folder / "repository" / "resnet50-random").glob("[0-9]*")
     versions.append(version)
     return "ResNet-50 with random weights, whose normalisation has the statistics of photographs."
@@ -162,55 +152,47 @@ def build_engines(versions: list[Path]) -> str:
     return "\n".join(f"    {line}" for line in "\n".join(lines).splitlines())
 
 
-def load_executors(version: Path, report: Report) -> Iterator[tuple[str, Precision, Executor]]:
-    """Every executor and precision that computes on a GPU and can be had here."""
-    described = manifest.read(version)
-    for name in executors.names():
-        try:
-            runtime = executors.find(name)
-        except ExecutorError as error:
-            report.missing.append(f"{name}: {error}")
-            continue
-        if "gpu" not in runtime.devices:
-            continue
-        for precision in runtime.artifacts:
+def find_kinds(versions: Sequence[Path], report: Report) -> Iterator[Kind]:
+    """Every executor and precision that computes on a GPU, has its runtime here and its file in the version."""
+    for version in versions:
+        described = manifest.read(version)
+        for name in executors.names():
             try:
-                here = dataclasses.replace(runtime, argument=runtime.devices["gpu"])
-                (executor,) = here.load(version, described, precision, 1, default_folder())
+                runtime = executors.find(name)
             except ExecutorError as error:
-                report.missing.append(f"{described.name}, {name} {precision}: {error}")
+                report.missing.append(f"{name}: {error}")
                 continue
-            try:
-                yield name, precision, executor
-            finally:
-                executor.close()
+            for precision in runtime.artifacts if "gpu" in runtime.devices else ():
+                kind = Kind(version, name, precision)
+                try:
+                    runtime.choose(described, precision)
+                except ExecutorError as error:
+                    report.missing.append(f"{kind}: {error}")
+                else:
+                    yield kind
 
 
-def check_all(versions: list[Path], report: Report) -> str:
-    lines = []
-    for version in versions:
-        images, logits = golden.read(version / manifest.GOLDEN_FILE)
-        for name, precision, executor in load_executors(version, report):
-            try:
-                check_golden(executor, images, logits, version.parent.name, precision)
-                lines.append(f"- {version.parent.name}, {name} {precision}: within its bound on every bucket and lane")
-            except LoadError as error:
-                lines.append(f"- {version.parent.name}, {name} {precision}: **{error}**")
-    return _some(lines)
-
-
-def measure_all(versions: list[Path], out: Path, report: Report) -> str:
-    rows = []
-    for version in versions:
-        images, _ = golden.read(version / manifest.GOLDEN_FILE)
-        for name, precision, executor in load_executors(version, report):
-            for batch in (size for size in _BATCHES if size <= max(executor.buckets, default=size)):
-                rows.append(measure(executor, images[np.arange(batch) % len(images)], version, name, precision))
-    if not rows:
+def examine_all(versions: Sequence[Path], out: Path, report: Report) -> str:
+    rows: list[Row] = []
+    checks: list[str] = []
+    for kind in find_kinds(versions, report):
+        try:
+            rows += apart(examine, kind)
+            checks.append(f"- {kind}: golden images within its bound on every bucket and lane")
+        except LoadError as error:
+            checks.append(f"- {kind}: **{error}**")
+        except Exception as error:  # whatever a native runtime raises, the next may well work
+            report.missing.append(f"{kind}: {_reason(error)}")
+    if not checks:
         raise NotDone("no executor could be loaded")
+    return "\n".join([*checks, *(["", tabulate(rows, out, report)] if rows else [])])
+
+
+def tabulate(rows: Sequence[Row], out: Path, report: Report) -> str:
+    """What was measured, as a table, as JSON and as a picture."""
     (out / "engines.json").write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
     text = ["| model | executor | precision | batch | ms a batch | images/s, one at a time | images/s, all lanes |",
-            "|---|---|---|---|---|---|---|"]  # fmt: skip
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
     text += [
         f"| {row.model} | {row.executor} | {row.precision} | {row.batch} | {row.latency_ms:.3f} "
         f"| {row.one_at_a_time:,.0f} | {row.all_lanes:,.0f} |"
@@ -226,34 +208,24 @@ def measure_all(versions: list[Path], out: Path, report: Report) -> str:
     return "\n".join(text)
 
 
-def measure(executor: Executor, pixels: Any, version: Path, name: str, precision: Precision) -> Row:
-    run = partial(compute, executor, pixels, _ANSWER)
-    batch = len(pixels)
-    seconds = float(np.median(interleave({"one": run}, f"{name} {precision} {batch}", rounds=5)["one"]))
-    count = max(20, int(1 / seconds))
-    with ThreadPoolExecutor(executor.lanes) as pool:
-        started = time.perf_counter()
-        for done in [pool.submit(run) for _ in range(count)]:
-            done.result()
-        together = (time.perf_counter() - started) / count
-    return Row(version.parent.name, name, precision, batch, seconds * 1000, batch / seconds, batch / together)
-
-
-def serve_all(versions: list[Path], report: Report) -> str:
+def serve_all(versions: Sequence[Path], report: Report) -> str:
     photographs = [path.read_bytes() for path in sorted((ROOT / "export" / "photographs").glob("*.jpg"))]
-    lines = ["| model | executor | precision | clients | requests/s | p50, ms | p99, ms | failed |",
-             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    found = [(v, name, precision) for v in versions for name, precision, _ in load_executors(v, report)]
-    for version, name, precision in found:
+    lines = []
+    for kind in find_kinds(versions, report):
         try:
-            for clients, seen in serve(version, name, precision, photographs):
+            apart(can_load, kind)  # or the service would serve with another
+            for clients, seen in serve(kind.version, kind.executor, kind.precision, photographs):
                 lines.append(
-                    f"| {version.parent.name} | {name} | {precision} | {clients} | {seen.requests_per_second:,.0f} "
-                    f"| {seen.p50_ms:.1f} | {seen.p99_ms:.1f} | {seen.failed} |"
+                    f"| {kind.version.parent.name} | {kind.executor} | {kind.precision} | {clients} "
+                    f"| {seen.requests_per_second:,.0f} | {seen.p50_ms:.1f} | {seen.p99_ms:.1f} | {seen.failed} |"
                 )
-        except NotServed as error:
-            report.missing.append(f"{version.parent.name}, {name} {precision} over HTTP: {error}")
-    return _some(lines[2:]) and "\n".join(lines)
+        except Exception as error:  # as above
+            report.missing.append(f"{kind} over HTTP: {_reason(error)}")
+    if not lines:
+        raise NotDone("no executor could be loaded")
+    head = ["| model | executor | precision | clients | requests/s | p50, ms | p99, ms | failed |",
+            "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    return "\n".join([*head, *lines])
 
 
 def _run(*command: str) -> str:
@@ -264,10 +236,10 @@ def _run(*command: str) -> str:
     return (done.stdout + done.stderr).strip()
 
 
-def _some(lines: list[str]) -> str:
-    if not lines:
-        raise NotDone("no executor could be loaded")
-    return "\n".join(lines)
+def _reason(error: Exception) -> str:
+    """One line; of errors that are not the project's own, which it is."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, (NotDone, NotServed, ExecutorError)) else f"{type(error).__name__}: {text}"
 
 
 if __name__ == "__main__":

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from benchmarks import engines as engines_benchmark
-from benchmarks import fusion as fusion_benchmark
-from benchmarks import gpu as gpu_benchmark
 from models.plots import BLUE, COLOURS, ORANGE
 from models.tuning import Measurement, Tuning, engine_of
+
+if TYPE_CHECKING:  # each needs packages that the others' pictures do not
+    from benchmarks import engines as engines_benchmark
+    from benchmarks import fusion as fusion_benchmark
+    from benchmarks import gpu_executors as gpu_benchmark
 
 _MARKERS = "osD^vPX"
 _LINES = ("--", "-", ":", "-.")

@@ -22,7 +22,7 @@ from models.preprocess import UInt8Array
 from models.progress import console, progress_bar
 from models.tuning import Bounds, Host, Measurement, Tuning
 from service import executors
-from service.executors import Executor, ExecutorError, compute
+from service.executors import Executor, ExecutorError, Source, compute
 from service.repository import LoadError, check_golden
 from service.settings import available_cpus
 
@@ -123,7 +123,7 @@ def load_engines(
             for count in sorted(threads, reverse=True):
                 try:
                     artifact = runtime.choose(described, precision)
-                    loaded = runtime.factory(version, described, artifact, precision, count, "", cache)
+                    loaded = runtime.make(Source(version, described, artifact, precision, count, cache=cache))
                 except ExecutorError:
                     break
                 if not _answers(loaded, artifact, precision, images, logits):

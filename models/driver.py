@@ -44,6 +44,18 @@ def devices(library: str = _LIBRARY) -> list[Device]:
     return [_device(driver, index) for index in range(count.value)]
 
 
+def device(index: int) -> Device:
+    """The GPU with a number.
+
+    Raises:
+        NoDevice: no driver, no GPU, or none with this number.
+    """
+    there = devices()
+    if index >= len(there):
+        raise NoDevice(f"there is none with the number {index}, only {', '.join(map(str, range(len(there))))}")
+    return there[index]
+
+
 def _device(driver: ctypes.CDLL, index: int) -> Device:
     device = ctypes.c_int()
     _check(driver, driver.cuDeviceGet(ctypes.byref(device), index), "cuDeviceGet")

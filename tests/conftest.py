@@ -72,6 +72,25 @@ def tiny_repository(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFac
     return folder / "repository"
 
 
+@pytest.fixture(scope="session")
+def full_repository(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `tiny_repository`, in every precision."""
+    folder = tmp_path_factory.mktemp("full")
+    checkpoint.save(folder / "checkpoint.safetensors")
+    build(folder / "checkpoint.safetensors", folder / "repository", "tiny", float16=True, int8=True)
+    return folder / "repository"
+
+
+Golden = tuple[UInt8Array, Float32Array]
+
+
+@pytest.fixture(scope="session")
+def golden(full_repository: Path) -> Golden:
+    """Sixteen images as `tiny` takes them, and the eager model's logits for them."""
+    with np.load(full_repository / "tiny" / "1" / "golden.npz") as file:
+        return file["images"], file["logits"]
+
+
 def cut(data: bytes) -> UInt8Array:
     """What `tiny` takes of an image file, uint8 [32, 32, 3], in Pillow's own operations."""
     image = Image.open(io.BytesIO(data)).convert("RGB")

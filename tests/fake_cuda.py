@@ -25,6 +25,7 @@ OK = real.cudaError_t.cudaSuccess
 INVALID = real.cudaError_t.cudaErrorInvalidValue
 ILLEGAL_ADDRESS = real.cudaError_t.cudaErrorIllegalAddress
 UNSUPPORTED = real.cudaError_t.cudaErrorStreamCaptureUnsupported
+GLOBAL = real.cudaStreamCaptureMode.cudaStreamCaptureModeGlobal
 
 Kind = Literal["in", "compute", "out"]
 RUBBISH = 0xA5
@@ -109,6 +110,8 @@ class FakeRuntime:
         self.timeline: Timeline | None = None
         self.lost: set[int] = set()
         """Devices that answer every call with an illegal address."""
+        self.recorded_elsewhere = False
+        """Whether another thread records in CUDA's default mode: who keeps to that, too, may not allocate meanwhile."""
         self.calls: list[str] = []
         self._memory: dict[int, tuple[UInt8Array, bool]] = {}
         self._streams: dict[int, Stream] = {}
@@ -146,8 +149,10 @@ class FakeRuntime:
         self._current.device = device
         return (OK,)
 
-    def cudaDeviceSynchronize(self) -> Any:
-        return (self._status(),)
+    def cudaThreadExchangeStreamCaptureMode(self, mode: Any) -> Any:
+        before = getattr(self._current, "mode", GLOBAL)
+        self._current.mode = mode
+        return self._status(), before
 
     def cudaGetErrorString(self, error: Any) -> Any:
         return real.cudaGetErrorString(error)
@@ -164,14 +169,14 @@ class FakeRuntime:
         return (self._status(),)
 
     def cudaMalloc(self, size: Any) -> Any:
-        return self._status(), self._allocate(size, pinned=False)
+        return self._allocate(size, pinned=False)
 
     def cudaFree(self, devPtr: Any) -> Any:
         del self._memory[devPtr]
         return (self._status(),)
 
     def cudaHostAlloc(self, size: Any, flags: Any) -> Any:
-        return self._status(), self._allocate(size, pinned=True)
+        return self._allocate(size, pinned=True)
 
     def cudaFreeHost(self, ptr: Any) -> Any:
         del self._memory[ptr]
@@ -240,10 +245,12 @@ class FakeRuntime:
     def _status(self) -> Any:
         return ILLEGAL_ADDRESS if getattr(self._current, "device", 0) in self.lost else OK
 
-    def _allocate(self, size: int, pinned: bool) -> int:
+    def _allocate(self, size: int, pinned: bool) -> Any:
+        if self.recorded_elsewhere and getattr(self._current, "mode", GLOBAL) == GLOBAL:
+            return UNSUPPORTED, None
         memory = np.full(size, RUBBISH, np.uint8)
         self._memory[memory.ctypes.data] = memory, pinned
-        return memory.ctypes.data
+        return self._status(), memory.ctypes.data
 
     def _find(self, address: int, size: int, pinned: bool) -> UInt8Array | None:
         """The bytes at an address; None unless all of them are memory of that kind."""

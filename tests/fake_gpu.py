@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +17,11 @@ from models import engine_cache, manifest
 from models.driver import Device
 from models.engine_cache import BatchRange, ComputeCapability, Machine, Plan
 from service.executors import onnxruntime_cuda
+from service.executors import torch as torch_executor
 from service.gpu import cuda
 from tests.fake_cuda import FakeRuntime, Work, as_array
 from tests.fake_tensorrt_runtime import FakeTensorRT
+from tests.fake_torch import FakeTorch
 
 NAME = "Fake GPU"
 CAPABILITY = ComputeCapability(9, 0)
@@ -30,6 +33,7 @@ class FakeGpu:
     cuda: FakeRuntime
     tensorrt: FakeTensorRT
     onnxruntime: FakeOnnxRuntime
+    torch: FakeTorch
 
     @property
     def machine(self) -> Machine:
@@ -57,11 +61,12 @@ def install(patch: pytest.MonkeyPatch, devices: int = 1) -> FakeGpu:
     """Have this process find GPUs, a driver, TensorRT and ONNX Runtime for CUDA."""
     runtime = FakeRuntime(devices)
     trt = FakeTensorRT(runtime, tuple((batch.min, batch.max) for batch in BATCHES))
-    fake = FakeGpu(runtime, trt, FakeOnnxRuntime(runtime))
+    fake = FakeGpu(runtime, trt, FakeOnnxRuntime(runtime), FakeTorch(runtime))
     patch.setattr(cuda, "runtime", runtime)
     patch.setattr("models.driver.devices", lambda: [Device(NAME, CAPABILITY)] * devices)
     patch.setattr("models.machine.load", lambda flavour=None: trt)
     patch.setattr(onnxruntime_cuda, "ort", fake.onnxruntime)
+    patch.setattr(torch_executor, "torch", fake.torch)
     patch.setattr(ort, "get_available_providers", fake.onnxruntime.get_available_providers)
     return fake
 
@@ -76,10 +81,11 @@ class FakeOnnxRuntime:
     """Whether its provider finds cuDNN; otherwise the real one goes on without, and only logs."""
     records: bool = True
     """Whether all of a graph is on the GPU, which recording needs."""
+    recording_fails: bool = False
     options: list[dict[str, str]] = field(default_factory=list)
     """Of the provider, of each session."""
-    graphs: list[str] = field(default_factory=list)
-    """Number of the graph of each run."""
+    recorded: list[str] = field(default_factory=list)
+    """Number of each graph. As the real one, a session keeps those of each thread apart."""
     SessionOptions = ort.SessionOptions
     RunOptions = ort.RunOptions
 
@@ -95,14 +101,16 @@ class FakeOnnxRuntime:
         if chosen["enable_cuda_graph"] == "1" and not self.records:
             raise RuntimeError("This session cannot use the graph capture feature as requested by the user")
         self.options.append(chosen)
-        return _Session(self, path, options, int(chosen["user_compute_stream"]))
+        return _Session(self, path, options, int(chosen["user_compute_stream"]), chosen["enable_cuda_graph"] == "1")
 
 
 class _Session:
-    def __init__(self, fake: FakeOnnxRuntime, path: str, options: Any, stream: int) -> None:
+    def __init__(self, fake: FakeOnnxRuntime, path: str, options: Any, stream: int, records: bool) -> None:
         self._fake = fake
         self._stream = stream
         self._session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._graphs: set[tuple[int, str]] = set()
+        self._records = records
 
     def get_providers(self) -> list[str]:
         return list(self._fake.providers if self._fake.loads_cuda else self._fake.providers[1:])
@@ -117,7 +125,13 @@ class _Session:
         return _Binding()
 
     def run_with_iobinding(self, iobinding: _Binding, run_options: Any) -> None:
-        self._fake.graphs.append(run_options.get_run_config_entry("gpu_graph_id"))
+        if self._records:
+            number = run_options.get_run_config_entry("gpu_graph_id")
+            if (threading.get_ident(), number) not in self._graphs:
+                if self._fake.recording_fails:
+                    raise RuntimeError("CUDA failure 900: operation not permitted when stream is capturing")
+                self._graphs.add((threading.get_ident(), number))
+                self._fake.recorded.append(number)
 
         def compute() -> None:
             names = list(iobinding.outputs)

@@ -18,10 +18,8 @@ import numpy as np
 import pytest
 
 from export import engines
-from export.build import build
 from export.formats.tensorrt import Options
 from models import manifest, parity
-from models.checkpoint import Checkpoint
 from models.driver import NoDevice
 from models.machine import NoTensorRT
 from models.manifest import OUTPUTS, Precision
@@ -31,17 +29,18 @@ from service import executors
 from service.batching import BatchQueue
 from service.engine import LocalEngine, Result
 from service.errors import Unavailable
-from service.executors import Executor, ExecutorError
+from service.executors import Executor, ExecutorError, compute
 from service.metrics import Metrics
 from service.repository import check_golden, choose_max_batch
 from tests import fake_gpu
-from tests.conftest import TIMEOUT
+from tests.conftest import TIMEOUT, Golden
 from tests.gpu import needs_gpu
 
-FAKED = ("onnxruntime-cuda", "tensorrt")
+FAKED = ("onnxruntime-cuda", "tensorrt", "torch")
 NOT_HERE = ("needs the package", "is not installed", "this processor does not compute in")
 """Of what an executor says, that is no fault of its own."""
 LOGITS = frozenset({"logits"})
+ALL = frozenset(OUTPUTS)
 
 
 @dataclass(frozen=True)
@@ -74,22 +73,6 @@ def parameters() -> Iterator[object]:
                 yield pytest.param(kind, id=str(kind))
 
 
-@pytest.fixture(scope="session")
-def repository(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model `tiny` in every precision."""
-    folder = tmp_path_factory.mktemp("conformance")
-    checkpoint.save(folder / "checkpoint.safetensors")
-    build(folder / "checkpoint.safetensors", folder / "repository", "tiny", float16=True, int8=True)
-    return folder / "repository"
-
-
-@pytest.fixture(scope="session")
-def golden(repository: Path) -> tuple[UInt8Array, Float32Array]:
-    """Images and the eager model's logits for them."""
-    with np.load(repository / "tiny" / "1" / "golden.npz") as file:
-        return file["images"], file["logits"]
-
-
 @pytest.fixture(params=parameters())
 def kind(request: pytest.FixtureRequest) -> Kind:
     chosen: Kind = request.param
@@ -97,21 +80,21 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture(scope="session")
-def built(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(full_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the engines that TensorRT builds here; the reason why there are none is a test's to tell."""
     cache = tmp_path_factory.mktemp("engines")
     with contextlib.suppress(NoDevice, NoTensorRT):
         here = engines.machines(None, None)[:1]
-        for outcome in engines.build_engines([repository / "tiny" / "1"], cache, here, Options()):
+        for outcome in engines.build_engines([full_repository / "tiny" / "1"], cache, here, Options()):
             assert outcome.result in ("built", "skipped"), outcome.text
     return cache
 
 
 @pytest.fixture
 def executor(
-    kind: Kind, repository: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: Kind, full_repository: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Executor]:
-    version = repository / "tiny" / "1"
+    version = full_repository / "tiny" / "1"
     fake = fake_gpu.install(monkeypatch) if kind.place == "fake" else None
     if fake is not None:
         fake.build_engines(version, tmp_path)
@@ -128,14 +111,6 @@ def executor(
         assert fake.cuda.allocations == 0
 
 
-def run(executor: Executor, images: UInt8Array, *outputs: str) -> dict[str, Float32Array]:
-    buffer = executor.acquire(len(images))
-    assert buffer.dtype == np.uint8
-    assert buffer.shape == images.shape
-    buffer[:] = images
-    return executor.run(buffer, frozenset(outputs))
-
-
 def take(array: Any, count: int, first: int = 0) -> Any:
     """So many rows, beginning again at the end."""
     return array[np.arange(first, first + count) % len(array)]
@@ -147,28 +122,32 @@ def check(logits: Float32Array, golden: Float32Array, kind: Kind, executor: Exec
         parity.check(logits, take(golden, len(logits)), kind.precision)
 
 
-def test_golden_images(kind: Kind, executor: Executor, golden: tuple[UInt8Array, Float32Array]) -> None:
+@pytest.mark.parametrize("n", [1, 5])
+def test_a_buffer_to_write_into(executor: Executor, n: int, golden: Golden) -> None:
+    buffer = executor.acquire(n)
+    assert buffer.dtype == np.uint8
+    assert buffer.shape == (n, *golden[0].shape[1:])
+    assert buffer.flags.writeable and buffer.flags.c_contiguous
+
+
+def test_golden_images(kind: Kind, executor: Executor, golden: Golden) -> None:
     """As the service checks them before a version takes requests: every bucket, on every lane."""
     check_golden(executor, *golden, "model.onnx", kind.precision)
-    check(run(executor, golden[0], "logits")["logits"], golden[1], kind, executor)
+    check(compute(executor, golden[0], LOGITS)["logits"], golden[1], kind, executor)
 
 
-def test_batches_are_measured_as_they_are_served(
-    kind: Kind, executor: Executor, golden: tuple[UInt8Array, Float32Array]
-) -> None:
+def test_batches_are_measured_as_they_are_served(kind: Kind, executor: Executor, golden: Golden) -> None:
     """What a version without `max_batch` goes through when it is loaded; every lane is free again afterwards."""
     chosen = choose_max_batch(executor, golden[0])
     assert chosen in (executor.buckets or range(1, 65))
     check_golden(executor, *golden, "model.onnx", kind.precision)
 
 
-def test_odd_sizes_and_those_around_buckets(
-    kind: Kind, executor: Executor, golden: tuple[UInt8Array, Float32Array]
-) -> None:
+def test_odd_sizes_and_those_around_buckets(kind: Kind, executor: Executor, golden: Golden) -> None:
     """Whatever fills a batch up has no part in the answers, and is not among them."""
     around = {size + step for size in executor.buckets for step in (-1, 0, 1)} & set(range(1, 33))
     for size in sorted(around | {1, 3, 17, 31}, reverse=True):  # what a larger batch left behind is still there
-        logits = run(executor, take(golden[0], size), "logits")["logits"]
+        logits = compute(executor, take(golden[0], size), LOGITS)["logits"]
         assert len(logits) == size
         if size > 1:
             rows = np.arange(size) % len(golden[1])
@@ -182,10 +161,8 @@ def test_odd_sizes_and_those_around_buckets(
 
 
 @pytest.mark.parametrize("size", [1, 17])
-def test_a_row_for_each_image_in_float32(
-    executor: Executor, size: int, golden: tuple[UInt8Array, Float32Array]
-) -> None:
-    answers = run(executor, take(golden[0], size), *OUTPUTS)
+def test_a_row_for_each_image_in_float32(executor: Executor, size: int, golden: Golden) -> None:
+    answers = compute(executor, take(golden[0], size), ALL)
     assert {name: (len(value), str(value.dtype)) for name, value in answers.items()} == {
         name: (size, "float32") for name in OUTPUTS
     }
@@ -194,8 +171,8 @@ def test_a_row_for_each_image_in_float32(
     assert answers["feature_map"].ndim == 4
 
 
-def test_outputs_belong_together(kind: Kind, executor: Executor, golden: tuple[UInt8Array, Float32Array]) -> None:
-    answers = run(executor, golden[0], *OUTPUTS)
+def test_outputs_belong_together(kind: Kind, executor: Executor, golden: Golden) -> None:
+    answers = compute(executor, golden[0], ALL)
     exponentials = np.exp(answers["logits"].astype(np.float64))
     softmax = exponentials / exponentials.sum(1, keepdims=True)
     np.testing.assert_allclose(answers["probabilities"], softmax, rtol=1e-5, atol=1e-7)
@@ -206,20 +183,18 @@ def test_outputs_belong_together(kind: Kind, executor: Executor, golden: tuple[U
 
 
 @pytest.mark.parametrize("outputs", [[name] for name in OUTPUTS] + [["embedding", "probabilities"]])
-def test_only_what_was_asked_for(
-    executor: Executor, outputs: list[str], golden: tuple[UInt8Array, Float32Array]
-) -> None:
-    assert sorted(run(executor, golden[0][:2], *outputs)) == outputs
+def test_only_what_was_asked_for(executor: Executor, outputs: list[str], golden: Golden) -> None:
+    assert sorted(compute(executor, golden[0][:2], frozenset(outputs))) == outputs
 
 
-def test_a_poisoned_output_buffer(kind: Kind, executor: Executor, golden: tuple[UInt8Array, Float32Array]) -> None:
+def test_a_poisoned_output_buffer(kind: Kind, executor: Executor, golden: Golden) -> None:
     """Callers may do what they like with answers, and an executor does not touch them again."""
-    first = run(executor, golden[0], *OUTPUTS)
+    first = compute(executor, golden[0], ALL)
     before = {name: values.copy() for name, values in first.items()}
     for _ in range(executor.lanes):
         for values in first.values():
             values.fill(np.nan)
-        second = run(executor, golden[0], *OUTPUTS)
+        second = compute(executor, golden[0], ALL)
         assert all(np.isnan(values).all() for values in first.values())
         for name, values in second.items():
             np.testing.assert_allclose(values, before[name], rtol=1e-4, atol=1e-5)
@@ -243,7 +218,7 @@ async def ask(engine: LocalEngine, images: UInt8Array) -> Result:
     return await engine.submit(list(images), LOGITS, time.monotonic() + TIMEOUT)
 
 
-def test_concurrent_callers(kind: Kind, executor: Executor, golden: tuple[UInt8Array, Float32Array]) -> None:
+def test_concurrent_callers(kind: Kind, executor: Executor, golden: Golden) -> None:
     """Each gets the answers to its own images, however these are put together and on whichever lane."""
     sizes = [1 + index * 7 % 9 for index in range(32)]
     firsts = [sum(sizes[:index]) for index in range(len(sizes))]
@@ -261,7 +236,7 @@ def test_concurrent_callers(kind: Kind, executor: Executor, golden: tuple[UInt8A
     check(np.concatenate(logits), golden[1], kind, executor)
 
 
-def test_closing_under_load(kind: Kind, executor: Executor, golden: tuple[UInt8Array, Float32Array]) -> None:
+def test_closing_under_load(kind: Kind, executor: Executor, golden: Golden) -> None:
     """What was accepted is answered, and what comes later is refused."""
 
     async def play() -> tuple[list[Result | BaseException], list[Result | BaseException]]:
@@ -284,8 +259,8 @@ def test_closing_under_load(kind: Kind, executor: Executor, golden: tuple[UInt8A
         check(result.outputs["logits"], golden[1], kind, executor)
 
 
-def test_less_precision_is_really_used(kind: Kind, executor: Executor, golden: tuple[UInt8Array, Float32Array]) -> None:
+def test_less_precision_is_really_used(kind: Kind, executor: Executor, golden: Golden) -> None:
     """Or a runtime that goes back to float32 would pass for a fast one, and "float32" would be something else."""
     if executor.computes:
-        error = parity.compare(run(executor, golden[0], "logits")["logits"], golden[1]).logit_error
+        error = parity.compare(compute(executor, golden[0], LOGITS)["logits"], golden[1]).logit_error
         assert (error > 1e-3) == (kind.precision != "float32")

@@ -12,60 +12,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from export.build import build
 from models import manifest
-from models.checkpoint import Checkpoint
 from models.manifest import Precision
-from models.parity import Float32Array
-from models.preprocess import UInt8Array
 from service import executors
-from service.executors import Executor, ExecutorError
-
-
-@pytest.fixture(scope="session")
-def repository(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model `tiny` in every precision."""
-    folder = tmp_path_factory.mktemp("precisions")
-    checkpoint.save(folder / "checkpoint.safetensors")
-    build(folder / "checkpoint.safetensors", folder / "repository", "tiny", float16=True, int8=True)
-    return folder / "repository"
+from service.executors import Executor, ExecutorError, Source, compute
+from tests.conftest import Golden
 
 
 def load(name: str, repository: Path, precision: Precision = "float32") -> Executor:
     version = repository / "tiny" / "1"
     described = manifest.read(version)
     runtime = executors.find(name)
-    return runtime.factory(version, described, runtime.choose(described, precision), precision, 2, runtime.argument)
+    artifact = runtime.choose(described, precision)
+    return runtime.make(Source(version, described, artifact, precision, 2, runtime.argument))
 
 
-@pytest.fixture(scope="session")
-def golden(repository: Path) -> tuple[UInt8Array, Float32Array]:
-    """Images and the eager model's logits for them."""
-    with np.load(repository / "tiny" / "1" / "golden.npz") as file:
-        return file["images"], file["logits"]
-
-
-def run(executor: Executor, images: UInt8Array, *outputs: str) -> dict[str, Float32Array]:
-    buffer = executor.acquire(len(images))
-    assert buffer.dtype == np.uint8
-    assert buffer.shape == images.shape
-    buffer[:] = images
-    return executor.run(buffer, frozenset(outputs))
-
-
-def take(images: UInt8Array, count: int) -> UInt8Array:
-    """The first `count`, beginning again at the end."""
-    return images[np.arange(count) % len(images)]
-
-
-@pytest.mark.parametrize("size", [1, 3, 17])
-def test_simulated_answers_can_be_told_apart(
-    size: int, repository: Path, golden: tuple[UInt8Array, Float32Array]
-) -> None:
-    executor = load("simulated:0", repository)
+@pytest.mark.parametrize("size", [1, 3, 16])
+def test_simulated_answers_can_be_told_apart(size: int, tiny_repository: Path, golden: Golden) -> None:
+    executor = load("simulated:0", tiny_repository)
     assert not executor.computes
-    images = take(golden[0], size)
-    answer = run(executor, images, "logits")["logits"]
+    images = golden[0][:size]
+    answer = compute(executor, images, frozenset({"logits"}))["logits"]
     assert answer.argmax(1).tolist() == [int(np.floor(np.mean(image))) % 5 for image in images]
 
 
@@ -120,20 +87,20 @@ def test_a_precision_that_cannot_be_had(name: str, precision: Precision, message
         load(name, tiny_repository, precision)
 
 
-def test_each_int8_artifact_goes_to_the_runtime_that_it_was_made_for(repository: Path) -> None:
-    described = manifest.read(repository / "tiny" / "1")
+def test_each_int8_artifact_goes_to_the_runtime_that_it_was_made_for(full_repository: Path) -> None:
+    described = manifest.read(full_repository / "tiny" / "1")
     files = {name: executors.find(name).choose(described, "int8").file for name in ("onnxruntime-cpu", "openvino")}
     assert files == {"onnxruntime-cpu": "model.int8-ort.onnx", "openvino": "model.int8.onnx"}
 
 
-def test_a_file_that_openvino_cannot_load(repository: Path, tmp_path: Path) -> None:
-    version = Path(shutil.copytree(repository / "tiny" / "1", tmp_path / "tiny" / "1"))
+def test_a_file_that_openvino_cannot_load(tiny_repository: Path, tmp_path: Path) -> None:
+    version = Path(shutil.copytree(tiny_repository / "tiny" / "1", tmp_path / "tiny" / "1"))
     (version / "model.onnx").write_bytes((version / "model.onnx").read_bytes()[:-1000])
     with pytest.raises(ExecutorError, match=r"model\.onnx: OpenVINO cannot load it"):
         load("openvino", tmp_path)
 
 
-def test_a_signal_after_one_openvino_executor_replaced_another(repository: Path) -> None:
+def test_a_signal_after_one_openvino_executor_replaced_another(tiny_repository: Path) -> None:
     code = """
 import os, signal, sys
 from pathlib import Path
@@ -143,8 +110,8 @@ from service import executors
 version = Path(sys.argv[1])
 described = manifest.read(version)
 runtime = executors.find("openvino")
-artifact = runtime.choose(described, "float32")
-old, new = (runtime.factory(version, described, artifact, "float32", 1, "") for _ in range(2))
+source = executors.Source(version, described, runtime.choose(described, "float32"), "float32", 1)
+old, new = (runtime.make(source) for _ in range(2))
 old.close()
 del old
 new.close()
@@ -152,7 +119,7 @@ del new
 signal.signal(signal.SIGTERM, lambda *_: print("handled"))
 os.kill(os.getpid(), signal.SIGTERM)
 """
-    arguments = [sys.executable, "-c", code, str(repository / "tiny" / "1")]
+    arguments = [sys.executable, "-c", code, str(tiny_repository / "tiny" / "1")]
     assert subprocess.run(arguments, capture_output=True, text=True, check=True).stdout == "handled\n"
 
 

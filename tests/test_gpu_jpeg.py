@@ -135,5 +135,5 @@ def test_without_a_gpu_it_is_refused_at_start(monkeypatch: pytest.MonkeyPatch) -
         open_decoder(0, MAX_PIXELS)
     assert open_decoder(None, MAX_PIXELS) is None
     monkeypatch.setattr("models.driver.devices", lambda: [object()])
-    with pytest.raises(ExecutorError, match="there is no such GPU, only 0"):
+    with pytest.raises(ExecutorError, match="there is none with the number 1, only 0"):
         open_decoder(1, MAX_PIXELS)

@@ -6,14 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu, http_load, timing
+from benchmarks import gpu, gpu_executors, http_load, timing
 from benchmarks.gpu import Report
+from benchmarks.gpu_executors import Kind
 from benchmarks.http_load import NotServed
 from models import driver
+from service.executors import ExecutorError
+from service.repository import LoadError
 from tests import fake_gpu
 from tests.gpu import why_not
 
@@ -28,25 +32,31 @@ def test_without_a_gpu_it_says_that_and_nothing_else(tmp_path: Path) -> None:
     _, missing = report.split("## Not done\n\n")
     reasons = {line.partition(": ")[2] for line in missing.strip().splitlines()}
     assert reasons == {why_not()}
-    assert len(missing.strip().splitlines()) == 6
+    assert len(missing.strip().splitlines()) == len(gpu.STEPS)
 
 
-def test_every_executor_that_is_there_is_checked_and_measured(
-    tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def versions(tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
+    """What is measured on a fake GPU, in this process, as quickly as it goes."""
     version = tiny_repository / "tiny" / "1"
     fake = fake_gpu.install(monkeypatch)
     fake.build_engines(version, tmp_path)
-    monkeypatch.setattr(gpu, "default_folder", lambda: tmp_path)
-    monkeypatch.setattr(gpu, "_BATCHES", (1, 32, 64))
+    monkeypatch.setattr(gpu_executors, "default_folder", lambda: tmp_path)
+    monkeypatch.setattr(gpu_executors, "BATCHES", (1, 32, 64))
+    monkeypatch.setattr(gpu, "apart", lambda function, kind: function(kind))
     monkeypatch.setattr(timing, "_SECONDS", 0.0)
     monkeypatch.setattr("service.executors.names", lambda: ["onnxruntime-cuda", "openvino", "tensorrt"])
+    yield [version]
+    assert fake.cuda.allocations == 0
+
+
+def test_every_executor_that_is_there_is_checked_and_measured(versions: list[Path], tmp_path: Path) -> None:
     report = Report(driver.devices())
-    assert gpu.check_all([version], report).splitlines() == [
-        "- tiny, onnxruntime-cuda float32: within its bound on every bucket and lane",
-        "- tiny, tensorrt float32: within its bound on every bucket and lane",
+    text = gpu.examine_all(versions, tmp_path, report)
+    assert text.splitlines()[:2] == [
+        "- tiny, onnxruntime-cuda float32: golden images within its bound on every bucket and lane",
+        "- tiny, tensorrt float32: golden images within its bound on every bucket and lane",
     ]
-    gpu.measure_all([version], tmp_path, report)
     rows = json.loads((tmp_path / "engines.json").read_text())
     assert [(row["executor"], row["batch"]) for row in rows] == [
         *(("onnxruntime-cuda", batch) for batch in (1, 32, 64)),
@@ -57,7 +67,36 @@ def test_every_executor_that_is_there_is_checked_and_measured(
     text = report.text()
     assert text.startswith(f"# GPU report: {fake_gpu.NAME}")
     assert "- tiny, tensorrt int8: tiny version 1 has nothing that tensorrt computes int8 from" in text
-    assert fake.cuda.allocations == 0
+
+
+def test_wrong_answers_are_told_and_not_measured(
+    versions: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*_: object) -> None:
+        raise LoadError("the golden images differ")
+
+    monkeypatch.setattr(gpu_executors, "check_golden", wrong)
+    text = gpu.examine_all(versions, tmp_path, Report([]))
+    assert "- tiny, tensorrt float32: **the golden images differ**" in text
+    assert not (tmp_path / "engines.json").exists()
+
+
+def test_a_runtime_that_crashes_leaves_the_others_their_turn(
+    versions: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def apart(function: Callable[[Kind], object], kind: Kind) -> object:
+        return gpu_executors.apart(os._exit, 3) if kind.executor == "onnxruntime-cuda" else function(kind)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(gpu, "apart", apart)
+    report = Report([])
+    assert "- tiny, tensorrt float32: golden images within" in gpu.examine_all(versions, tmp_path, report)
+    assert "- tiny, onnxruntime-cuda float32: BrokenProcessPool: " in report.text()
+
+
+@pytest.mark.skipif(why_not() is None, reason="this machine has a GPU")
+def test_what_another_process_says_comes_back(tiny_repository: Path) -> None:
+    with pytest.raises(ExecutorError, match="torch needs an NVIDIA GPU: no NVIDIA driver"):
+        gpu_executors.apart(gpu_executors.can_load, Kind(tiny_repository / "tiny" / "1", "torch", "float32"))
 
 
 def test_a_service_is_loaded_over_http(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from models import manifest, parity
 from service import executors
-from service.executors import DeviceLost, ExecutorError, Runtime, Source
+from service.executors import DeviceLost, ExecutorError, Runtime, Source, compute
 from service.isolated import Isolated, ProcessDied, answer, isolate
 from service.settings import Settings
 from tests import fake_gpu
@@ -39,9 +39,7 @@ def executor(tiny_repository: Path) -> Iterator[Isolated]:
 
 def check_golden(executor: Isolated, repository: Path) -> None:
     with np.load(repository / "tiny" / "1" / "golden.npz") as golden:
-        buffer = executor.acquire(len(golden["images"]))
-        buffer[:] = golden["images"]
-        parity.check(executor.run(buffer, NAMES)["logits"], golden["logits"], "float32")
+        parity.check(compute(executor, golden["images"], NAMES)["logits"], golden["logits"], "float32")
 
 
 def end(executor: Isolated) -> int:

@@ -100,7 +100,7 @@ def test_the_real_runtime_answers_as_the_fake_does() -> None:
     for answer in (real.cudaMalloc(16), real.cudaStreamCreateWithFlags(real.cudaStreamNonBlocking)):
         assert isinstance(answer[0], real.cudaError_t)
         assert len(answer) == 2
-    assert len(real.cudaSetDevice(0)) == len(real.cudaDeviceSynchronize()) == 1
+    assert len(real.cudaSetDevice(0)) == len(real.cudaStreamSynchronize(0)) == 1
 
 
 @pytest.mark.parametrize("version", ["10.16.1", "11.4.0"])
@@ -140,7 +140,7 @@ def test_a_batch_of_any_size_up_to_the_largest_bucket(fake: FakeRuntime, n: int)
 
 def test_every_bucket_is_recorded_before_the_first_batch_and_then_launched(fake: FakeRuntime) -> None:
     lane, program, _ = make_lane(fake)
-    assert program.bound == list(BUCKETS)
+    assert program.bound == sorted(BUCKETS, reverse=True)
     prepared, memory = program.enqueued, fake.allocations
     assert prepared == 2 * len(BUCKETS)  # once to plan, once to record
     fake.calls.clear()
@@ -150,6 +150,12 @@ def test_every_bucket_is_recorded_before_the_first_batch_and_then_launched(fake:
     assert fake.allocations == memory
     # A batch is three calls: copy in, launch, copy out of what was asked for.
     assert fake.calls == ["cudaMemcpyAsync", "cudaGraphLaunch", "cudaMemcpyAsync"] * 3
+
+
+def test_what_another_thread_records_forbids_nothing(fake: FakeRuntime) -> None:
+    fake.recorded_elsewhere = True
+    lane, _, _ = make_lane(fake)
+    np.testing.assert_array_equal(compute(lane, images(3)), images(3).reshape(3, 4) * 2.0)
 
 
 def test_what_cannot_be_recorded_is_enqueued(fake: FakeRuntime, caplog: pytest.LogCaptureFixture) -> None:
@@ -286,10 +292,34 @@ def test_where_copying_takes_longest_that_is_the_bound(fake: FakeRuntime) -> Non
 
 @pytest.mark.parametrize(
     ("argument", "message"),
-    [("one", "takes the number of a GPU"), ("1", "there is no such GPU, only 0"), ("-1", "takes the number of a GPU")],
+    [
+        ("one", "takes the number of a GPU"),
+        ("1", "needs an NVIDIA GPU: there is none with the number 1, only 0"),
+        ("-1", "takes the number of a GPU"),
+    ],
 )
 def test_a_gpu_that_is_not_there(argument: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_gpu.install(monkeypatch)
-    with pytest.raises(ExecutorError, match=message):
-        lanes.open_device("tensorrt", argument)
-    assert lanes.open_device("tensorrt", "").name == "cuda:0"
+    with pytest.raises(ExecutorError, match=message), lanes.opened("tensorrt", argument):
+        pass
+    with lanes.opened("tensorrt", "") as device:
+        assert device.name == "cuda:0"
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (CudaError("out of memory"), ExecutorError),
+        (LookupError("no such engine"), ExecutorError),
+        (ValueError("a mistake"), ValueError),
+    ],
+)
+def test_a_device_is_closed_when_nothing_can_be_loaded_on_it(
+    error: Exception, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = fake_gpu.install(monkeypatch)
+    with pytest.raises(raised) as told, lanes.opened("tensorrt", "0", LookupError) as device:
+        device.allocate(8)
+        raise error
+    assert str(told.value) == (f"tensorrt: {error}" if raised is ExecutorError else str(error))
+    assert gpu.cuda.allocations == 0

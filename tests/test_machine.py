@@ -64,6 +64,9 @@ def test_the_gpus_of_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         Device("NVIDIA H100 80GB HBM3", ComputeCapability(9, 0)),
         Device("NVIDIA L4", ComputeCapability(8, 9)),
     ]
+    assert driver.device(1).name == "NVIDIA L4"
+    with pytest.raises(NoDevice, match="none with the number 2, only 0, 1"):
+        driver.device(2)
 
 
 def test_without_a_driver() -> None:

@@ -113,6 +113,7 @@ class Runtime:
     argument: str
     """One for each executor that is to be made, with commas between them."""
     make: Callable[[Source], Executor]
+    """Loads one. Raises ExecutorError where it cannot be."""
     artifacts: Mapping[Precision, tuple[str, Precision]]
     """The artifact (format, precision) that it computes each precision from. One format serves several runtimes, and
     some compute in less than what the file holds."""
@@ -137,24 +138,6 @@ class Runtime:
             f"{there}: export it {how}"
         )
 
-    def factory(
-        self,
-        version: Path,
-        manifest: Manifest,
-        artifact: Artifact,
-        precision: Precision,
-        threads: int,
-        argument: str = "",
-        cache: Path | None = None,
-    ) -> Executor:
-        """Load an artifact of a version; the arguments are those of `Source`.
-
-        Raises:
-            ExecutorError: it cannot be loaded.
-        """
-        source = Source(version, manifest, artifact, precision, threads, argument, cache or default_folder())
-        return self.make(source)
-
     def load(
         self, version: Path, manifest: Manifest, precision: Precision, threads: int, cache: Path, copies: int = 1
     ) -> list[Executor]:
@@ -167,7 +150,7 @@ class Runtime:
         loaded: list[Executor] = []
         try:
             for argument in self.argument.split(",") * copies:
-                loaded.append(self.factory(version, manifest, artifact, precision, threads, argument, cache))
+                loaded.append(self.make(Source(version, manifest, artifact, precision, threads, argument, cache)))
         except BaseException:
             for executor in loaded:
                 executor.close()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
 
 from models.manifest import INPUT, Precision
 from service.executors import ExecutorError, Source
-from service.gpu import CudaError
-from service.gpu.lanes import LaneExecutor, open_device
+from service.gpu.lanes import LaneExecutor, opened
+
+if TYPE_CHECKING:
+    from service.gpu.cuda import Device
 
 log = logging.getLogger(__name__)
 
@@ -36,36 +39,34 @@ class Executor(LaneExecutor):
             raise ExecutorError(
                 "onnxruntime-cuda needs the package 'onnxruntime-gpu' instead of 'onnxruntime': install the extra gpu"
             )
-        device = open_device("onnxruntime-cuda", source.argument)
-        try:
+        with opened("onnxruntime-cuda", source.argument, Exception) as device:
             super().__init__(device, BUCKETS)
             ort.preload_dlls()  # CUDA and cuDNN, where they come as Python packages
-            image = source.manifest.preprocess.shape
-            self._add_lanes(image, lambda stream: _Program(source, device.index, stream))
-        except CudaError as error:
-            device.close()
-            raise ExecutorError(f"onnxruntime-cuda: {error}") from error
-        except BaseException:
-            device.close()
-            raise
+            try:
+                self._load(source, graphs=True)
+            except Exception as error:  # the runtime's exceptions have no common base
+                log.warning("%s goes without CUDA graphs: %s", source.path.name, error)
+                self._load(source, graphs=False)
+
+    def _load(self, source: Source, graphs: bool) -> None:
+        image = source.manifest.preprocess.shape
+        self._add_lanes(image, lambda stream: _Program(source, self._cuda, stream, graphs))
 
 
 class _Program:
-    """A session on a lane's stream, with a graph a bucket where the runtime can record them."""
+    """A session on a lane's stream, if wanted with a graph a bucket."""
 
     records = False
     """The runtime does it itself: it knows when its memory has settled."""
 
-    def __init__(self, source: Source, index: int, stream: int) -> None:
-        self._index = index
+    def __init__(self, source: Source, device: Device, stream: int, graphs: bool) -> None:
+        self._index = device.index
         self._image = source.manifest.preprocess.shape
-        self._graphs = True
-        try:
-            self._session = _make_session(source, index, stream, graphs=True)
-        except ExecutorError as error:
-            log.warning("%s goes without CUDA graphs: %s", source.path.name, error)
-            self._graphs = False
-            self._session = _make_session(source, index, stream, graphs=False)
+        # A session keeps the graphs of each thread apart: one that was recorded in the thread that loads would be
+        # recorded again in each that serves.
+        self._thread = ThreadPoolExecutor(1, f"onnxruntime-{device.name}", initializer=device.use)
+        self._graphs = graphs
+        self._session = _make_session(source, device.index, stream, graphs)
         self.outputs: Mapping[str, tuple[int, ...]] = {
             output.name: tuple(output.shape[1:]) for output in self._session.get_outputs()
         }
@@ -80,8 +81,8 @@ class _Program:
         options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         if self._graphs:
             options.add_run_config_entry("gpu_graph_id", str(rows))
-        session = self._session
-        return lambda: session.run_with_iobinding(binding, options)
+        session, thread = self._session, self._thread
+        return lambda: thread.submit(session.run_with_iobinding, binding, options).result()
 
 
 def _make_session(source: Source, index: int, stream: int, graphs: bool) -> Any:

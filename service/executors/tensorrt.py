@@ -16,9 +16,8 @@ from models.driver import NoDevice
 from models.engine_cache import BatchRange, EngineCacheError, Plan
 from models.machine import NoTensorRT
 from models.manifest import INPUT, Precision
-from service.executors import ExecutorError, Source
-from service.gpu import CudaError
-from service.gpu.lanes import LaneExecutor, open_device
+from service.executors import Source
+from service.gpu.lanes import LaneExecutor, opened
 
 if TYPE_CHECKING:
     from service.gpu.cuda import Device
@@ -39,17 +38,11 @@ class Executor(LaneExecutor):
     """Runs an engine that was built for this machine; `argument` is the number of the GPU."""
 
     def __init__(self, source: Source) -> None:
-        device = open_device("tensorrt", source.argument)
-        try:
+        refusals = NoDevice, NoTensorRT, EngineCacheError, TensorRTError
+        with opened("tensorrt", source.argument, *refusals) as device:
             trt, plan, content = _find(source, device.index)
             super().__init__(device, buckets(plan.batches))
             self._load(trt, plan, content, source)
-        except (NoDevice, NoTensorRT, EngineCacheError, TensorRTError, CudaError) as error:
-            device.close()
-            raise ExecutorError(f"tensorrt: {error}") from error
-        except BaseException:
-            device.close()
-            raise
 
     def _load(self, trt: Any, plan: Plan, content: bytes, source: Source) -> None:
         log = _make_log(trt)
@@ -138,7 +131,7 @@ def _profile(batches: tuple[BatchRange, ...], rows: int) -> int:
 def _find(source: Source, index: int) -> tuple[Any, Plan, bytes]:
     """TensorRT's module, and the plan that it can run on a GPU."""
     trt = machine.load()
-    here = machine.machine(trt, driver.devices()[index])
+    here = machine.machine(trt, driver.device(index))
     plan, content = engine_cache.find(source.cache, source.artifact.sha256, source.precision, here)
     return trt, plan, content
 

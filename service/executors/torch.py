@@ -6,6 +6,7 @@ graph is what is computed: node by node, eagerly, with PyTorch's kernels. Whatev
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,11 @@ from onnx import numpy_helper
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import driver
-from models.driver import NoDevice
 from models.manifest import INPUT, Precision
 from models.preprocess import UInt8Array
 from service.executors import Executor as AnyExecutor
 from service.executors import ExecutorError, Float32Array, HostExecutor, Source
-from service.gpu import CudaError
-from service.gpu.lanes import LaneExecutor, open_device
+from service.gpu.lanes import LaneExecutor, opened
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "float32": ("onnx", "float32"),
@@ -40,15 +38,12 @@ _TYPES = {onnx.TensorProto.FLOAT: torch.float32, onnx.TensorProto.FLOAT16: torch
 
 
 def Executor(source: Source) -> AnyExecutor:
-    """`argument` is the number of a GPU, or cpu; without one the first GPU, if there is any."""
+    """`argument` is the number of a GPU, or cpu; without one the first GPU, if PyTorch can use any."""
     argument = source.argument
     if argument not in ("", "cpu") and not argument.isdecimal():
         raise ExecutorError(f"torch takes cpu or the number of a GPU, not {argument!r}")
     if not argument:
-        try:
-            driver.devices()
-        except NoDevice:
-            argument = "cpu"
+        argument = "0" if torch.cuda.is_available() else "cpu"
     return _OnCpu(source) if argument == "cpu" else _OnGpu(source)
 
 
@@ -72,20 +67,21 @@ class _OnGpu(LaneExecutor):
     """Runs the graph on the GPU whose number is `argument`, one copy of the weights for all lanes."""
 
     def __init__(self, source: Source) -> None:
-        device = open_device("torch", source.argument)
-        try:
+        with opened("torch", source.argument, RuntimeError) as device:
+            if torch.version.cuda is None:
+                raise ExecutorError(f"torch:{device.index} needs a PyTorch that is built for CUDA: install one")
             super().__init__(device, BUCKETS)
-            torch.backends.cudnn.allow_tf32 = False  # float32 is to mean float32
+            # float32 is to mean float32. For products of matrices that is PyTorch's default.
+            torch.backends.cudnn.allow_tf32 = False
             network = _Network(source, torch.device(device.name))
             torch.cuda.synchronize(device.name)  # the lanes' streams do not wait for the one that made the weights
             image = source.manifest.preprocess.shape
             self._add_lanes(image, lambda stream: _Program(network, image, device.name, stream))
-        except CudaError as error:
-            device.close()
-            raise ExecutorError(f"torch: {error}") from error
-        except BaseException:
-            device.close()
-            raise
+
+    def close(self) -> None:
+        super().close()
+        with contextlib.suppress(RuntimeError):  # of a lost device
+            torch.cuda.empty_cache()  # PyTorch would keep it for itself
 
 
 class _Program:
@@ -99,6 +95,8 @@ class _Program:
         self._image = image
         self._device = device
         self._stream = torch.cuda.ExternalStream(stream, device=device)  # type: ignore[no-untyped-call]
+        # Graphs of a lane share memory: none begins before another has ended, and none reads what another wrote.
+        self._pool = torch.cuda.graph_pool_handle()
         with torch.cuda.stream(self._stream):
             first = network(torch.zeros(1, *image, dtype=torch.uint8, device=device))
         self.outputs: Mapping[str, tuple[int, ...]] = {name: tuple(value.shape[1:]) for name, value in first.items()}
@@ -115,7 +113,7 @@ class _Program:
             compute()  # cuDNN chooses its kernels, which cannot be recorded
         graph = torch.cuda.CUDAGraph()
         # As in `Device.capture`: other threads may allocate meanwhile.
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
             compute()
 
         def enqueue() -> None:
@@ -127,7 +125,6 @@ class _Program:
 
 def _at(address: int, shape: tuple[int, ...], dtype: str, device: str) -> Tensor:
     """Memory on the device as a tensor; nothing is copied."""
-
     interface = {"data": (address, False), "shape": shape, "typestr": dtype, "version": 3}
     return torch.as_tensor(SimpleNamespace(__cuda_array_interface__=interface), device=device)
 

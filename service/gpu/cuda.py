@@ -20,6 +20,8 @@ from service.gpu import CudaError
 
 log = logging.getLogger(__name__)
 
+_THREAD_LOCAL = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+
 
 class Device:
     """One GPU. What is made with it is freed by `close`.
@@ -40,6 +42,9 @@ class Device:
     def use(self) -> None:
         """Make it the calling thread's device, which is a setting of each thread."""
         _call(runtime.cudaSetDevice, self.index)
+        # So is this: what other threads record, for a model that is being loaded, does not forbid this one anything.
+        # ONNX Runtime records so that it otherwise would.
+        _call(runtime.cudaThreadExchangeStreamCaptureMode, _THREAD_LOCAL)
 
     def make_stream(self) -> int:
         """A stream that does not wait for the default one."""
@@ -87,8 +92,8 @@ class Device:
         Raises:
             Exception: it cannot be recorded; the stream is as it was.
         """
-        # Thread-local: other threads may allocate meanwhile, for the model that is being loaded beside this one.
-        _call(runtime.cudaStreamBeginCapture, stream, runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        # Or other threads could not allocate meanwhile, as some decoders of images do.
+        _call(runtime.cudaStreamBeginCapture, stream, _THREAD_LOCAL)
         try:
             enqueue()
         except BaseException:
@@ -100,14 +105,15 @@ class Device:
         self._undo.append((runtime.cudaGraphExecDestroy, executable))
         return lambda: _call(runtime.cudaGraphLaunch, executable, stream)
 
-    def check(self, error: Exception) -> None:
-        """After an error: whether others can follow.
+    def check(self, error: Exception, stream: int) -> None:
+        """After an error of what was begun on a stream: whether others can follow.
 
         Raises:
             DeviceLost: every later call fails too, as it does after an illegal address.
         """
         try:
-            _call(runtime.cudaDeviceSynchronize)
+            # Not the whole device: that fails while another thread records, too.
+            self.synchronise(stream)
         except CudaError as lost:
             raise DeviceLost(str(lost)) from error
 

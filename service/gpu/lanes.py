@@ -11,7 +11,7 @@ import contextlib
 import logging
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 
 LANES = 2
 """Enough: with two, the device copies for one while it computes for the other."""
+
+_RECORDING = threading.Lock()
+"""Runtimes wait for the whole device before they record, which fails while another thread records; PyTorch records one
+graph at a time in a process."""
 
 _NAN = 0xFF
 """A float32 of these bytes is no number: what a kernel leaves unwritten fails the check of the golden images."""
@@ -83,7 +87,8 @@ class Lane:
         arrays = {INPUT: self._images, **self._outputs}
         self._addresses = {name: device.allocate(array.nbytes) for name, array in arrays.items()}
         device.fill(self._addresses[INPUT], 0, self._images.nbytes, stream)
-        self._enqueue = {bucket: self._prepare(program, bucket) for bucket in buckets}
+        # From the largest: what a runtime allocates for it is enough for the others.
+        self._enqueue = {bucket: self._prepare(program, bucket) for bucket in reversed(buckets)}
         for name, array in self._outputs.items():
             device.fill(self._addresses[name], _NAN, array.nbytes, stream)
         device.synchronise(stream)
@@ -106,7 +111,7 @@ class Lane:
                 self._device.copy_out(self._outputs[name][:n], self._addresses[name], self._stream)
             self._device.synchronise(self._stream)
         except Exception as error:
-            self._device.check(error)
+            self._device.check(error, self._stream)
             raise
         return {name: self._outputs[name][:n].copy() for name in outputs}
 
@@ -170,24 +175,45 @@ class LaneExecutor:
             image: height, width and channels of an image.
             make_program: gives the network on a stream.
         """
-        for _ in range(self.lanes):
-            stream = self._cuda.make_stream()
-            self._free.put(Lane(self._cuda, stream, make_program(stream), image, self.buckets))
+        with _RECORDING:
+            streams = [self._cuda.make_stream() for _ in range(self.lanes)]
+            lanes = [Lane(self._cuda, stream, make_program(stream), image, self.buckets) for stream in streams]
+        for lane in lanes:
+            self._free.put(lane)
 
 
-def open_device(executor: str, argument: str) -> Device:
-    """The GPU that an executor's argument names, 0 without one. The driver is asked before anything else is touched.
+@contextlib.contextmanager
+def opened(executor: str, argument: str, *refusals: type[Exception]) -> Iterator[Device]:
+    """A GPU to load a network on, which is closed again if that fails.
+
+    Args:
+        executor: its name, for messages.
+        argument: number of the GPU; empty is 0.
+        refusals: what the runtime raises where it cannot load a network.
 
     Raises:
-        ExecutorError: there is no such GPU.
+        ExecutorError: there is no such GPU, or the runtime or CUDA cannot load the network on it.
     """
+    device = _open(executor, argument)
+    expected: tuple[type[Exception], ...] = (CudaError, *refusals)
+    with contextlib.ExitStack() as stack:
+        stack.callback(device.close)
+        try:
+            yield device
+        except ExecutorError:
+            raise
+        except expected as error:
+            raise ExecutorError(f"{executor}: {error}") from error
+        stack.pop_all()
+
+
+def _open(executor: str, argument: str) -> Device:
+    """The driver is asked before anything else is touched."""
     if not re.fullmatch("[0-9]{0,3}", argument):
         raise ExecutorError(f"{executor}:N takes the number of a GPU, or several with commas, not {argument!r}")
     index = int(argument or 0)
     try:
-        there = len(driver.devices())
-        if index >= there:
-            raise ExecutorError(f"{executor}:{index}: there is no such GPU, only {', '.join(map(str, range(there)))}")
+        driver.device(index)
         from service.gpu.cuda import Device  # its bindings need not be there where there is no GPU
 
         return Device(index)

@@ -32,6 +32,7 @@ from models.data import load
 from models.manifest import ManifestError, Precision
 from models.parity import ParityError
 from service import executors
+from service.executors import Source, compute
 from tests.acceptance.report import run
 from tests.acceptance.server import serve
 from tests.networks import make_checkpoint
@@ -89,12 +90,10 @@ def line_2() -> tuple[bool, str]:
 
 def _top1(name: str, precision: Precision, images: np.typing.NDArray[np.uint8], labels: object) -> float:
     described, runtime = manifest.read(SHIPPED), executors.find(name)
-    executor = runtime.factory(SHIPPED, described, runtime.choose(described, precision), precision, 2, "")
+    executor = runtime.make(Source(SHIPPED, described, runtime.choose(described, precision), precision, 2))
     found = []
     for first in range(0, len(images), 50):
-        buffer = executor.acquire(50)
-        buffer[:] = images[first : first + 50]
-        found.append(executor.run(buffer, frozenset({"logits"}))["logits"].argmax(1))
+        found.append(compute(executor, images[first : first + 50], frozenset({"logits"}))["logits"].argmax(1))
     executor.close()
     return float((np.concatenate(found) == labels).mean())
 

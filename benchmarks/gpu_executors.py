@@ -1,0 +1,105 @@
+"""Executors on a GPU, one after the other, each in a process of its own.
+
+One that crashes, or loses the device, leaves the others their turn: a process whose device is lost has it no more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from benchmarks.timing import interleave
+from models import golden, manifest
+from models.engine_cache import default_folder
+from models.manifest import Precision
+from models.preprocess import UInt8Array
+from service import executors
+from service.executors import Executor, compute
+from service.repository import check_golden
+
+BATCHES = (1, 8, 32, 64)
+_ANSWER = frozenset({"probabilities"})
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An executor in one precision, for a version."""
+
+    version: Path
+    executor: str
+    precision: Precision
+
+    def __str__(self) -> str:
+        return f"{self.version.parent.name}, {self.executor} {self.precision}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One executor in one precision at one batch size; images per second."""
+
+    model: str
+    executor: str
+    precision: Precision
+    batch: int
+    latency_ms: float
+    """Of one batch alone."""
+    one_at_a_time: float
+    all_lanes: float
+    """With as many batches at the same time as it has lanes."""
+
+
+def load(kind: Kind) -> Executor:
+    runtime = executors.find(kind.executor)
+    here = dataclasses.replace(runtime, argument=runtime.devices["gpu"])
+    (executor,) = here.load(kind.version, manifest.read(kind.version), kind.precision, 1, default_folder())
+    return executor
+
+
+def examine(kind: Kind) -> list[Row]:
+    """Check an executor against the golden images, then time it.
+
+    Raises:
+        LoadError: its answers are wrong.
+    """
+    images, logits = golden.read(kind.version / manifest.GOLDEN_FILE)
+    with closing(load(kind)) as executor:
+        check_golden(executor, images, logits, kind.version.parent.name, kind.precision)
+        sizes = [size for size in BATCHES if size <= max(executor.buckets, default=size)]
+        return [measure(executor, images[np.arange(size) % len(images)], kind) for size in sizes]
+
+
+def can_load(kind: Kind) -> None:
+    """Raises what keeps an executor from being loaded."""
+    load(kind).close()
+
+
+def apart(function: Callable[[Kind], T], kind: Kind) -> T:
+    """Call a function in a process of its own, which begins without anything of this one's."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, kind).result()
+
+
+def measure(executor: Executor, pixels: UInt8Array, kind: Kind) -> Row:
+    run = partial(compute, executor, pixels, _ANSWER)
+    batch = len(pixels)
+    seconds = float(np.median(interleave({"one": run}, f"{kind} {batch}", rounds=5)["one"]))
+    count = max(20, int(1 / seconds))
+    with ThreadPoolExecutor(executor.lanes) as pool:
+        started = time.perf_counter()
+        for done in [pool.submit(run) for _ in range(count)]:
+            done.result()
+        together = (time.perf_counter() - started) / count
+    model = kind.version.parent.name
+    return Row(model, kind.executor, kind.precision, batch, seconds * 1000, batch / seconds, batch / together)

@@ -1,0 +1,116 @@
+"""PyTorch on a fake GPU: which device is chosen, what is recorded, in which order it is let go, and what it refuses."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import manifest
+from service import executors
+from service.executors import DeviceLost, Executor, ExecutorError, compute
+from service.gpu import cuda
+from tests import fake_gpu
+from tests.conftest import Golden
+from tests.fake_cuda import FakeRuntime
+from tests.fake_gpu import FakeGpu
+from tests.fake_torch import FakeTorch
+
+LOGITS = frozenset({"logits"})
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+    return fake_gpu.install(monkeypatch)
+
+
+def load(repository: Path, name: str = "torch:0") -> Executor:
+    version = repository / "tiny" / "1"
+    (executor,) = executors.find(name).load(version, manifest.read(version), "float32", 1, Path("unused"))
+    return executor
+
+
+def parameters(function: object) -> list[str]:
+    return [name for name in inspect.signature(function).parameters if name not in ("self", "cls")]  # type: ignore[arg-type]
+
+
+def test_the_fake_has_the_signatures_of_the_real_one() -> None:
+    mine, theirs = FakeTorch(FakeRuntime()), torch
+    names = set(vars(mine.cuda)) - {"ExternalStream", "CUDAGraph"}
+    assert len(names) == 6
+    for name in names:
+        found = parameters(getattr(mine.cuda, name))
+        assert found == parameters(getattr(theirs.cuda, name))[: len(found)], name
+    assert parameters(mine.cuda.ExternalStream) == parameters(theirs.cuda.ExternalStream.__new__)[:2]
+    assert parameters(mine.cuda.CUDAGraph.replay) == parameters(theirs.cuda.CUDAGraph.replay)
+    assert theirs.version.cuda is None or theirs.version.cuda.startswith("1")
+    assert isinstance(theirs.backends.cudnn.allow_tf32, bool)
+
+
+@pytest.mark.parametrize(("available", "device"), [(True, "cuda:0"), (False, "cpu")])
+def test_without_an_argument_a_gpu_where_pytorch_can_use_one(
+    available: bool, device: str, gpu: FakeGpu, tiny_repository: Path
+) -> None:
+    gpu.torch.cuda.is_available = lambda: available
+    executor = load(tiny_repository, "torch")
+    assert executor.device == device
+    executor.close()
+
+
+def test_a_graph_a_bucket_and_lane_and_nothing_in_tf32(gpu: FakeGpu, tiny_repository: Path) -> None:
+    executor = load(tiny_repository)
+    assert len(gpu.torch.graphs) == executor.lanes * len(executor.buckets)
+    assert gpu.torch.backends.cudnn.allow_tf32 is False
+    executor.close()
+
+
+def test_graphs_go_before_the_memory_that_they_use(
+    gpu: FakeGpu, tiny_repository: Path, golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = load(tiny_repository)
+    compute(executor, golden[0], LOGITS)
+    left: list[int] = []
+    close = cuda.Device.close
+
+    def count_and_close(device: cuda.Device) -> None:
+        left.append(len(gpu.torch.graphs))
+        close(device)
+
+    monkeypatch.setattr(cuda.Device, "close", count_and_close)
+    executor.close()
+    assert left == [0]
+    assert gpu.torch.emptied
+    assert gpu.cuda.allocations == 0
+
+
+def test_a_pytorch_without_cuda_says_what_is_missing(gpu: FakeGpu, tiny_repository: Path) -> None:
+    gpu.torch.version.cuda = None
+    with pytest.raises(ExecutorError, match="torch:0 needs a PyTorch that is built for CUDA"):
+        load(tiny_repository)
+
+
+def test_what_pytorch_refuses_is_a_typed_error(
+    gpu: FakeGpu, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(gpu.torch.cuda, "graph", refuse)
+    with pytest.raises(ExecutorError, match="torch: CUDA out of memory"):
+        load(tiny_repository)
+    assert gpu.cuda.allocations == 0
+
+
+def test_a_lost_device(gpu: FakeGpu, tiny_repository: Path, golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = load(tiny_repository)
+    gpu.cuda.lost.add(0)
+    with pytest.raises(DeviceLost, match="illegal memory access"):
+        compute(executor, golden[0], LOGITS)
+
+    def refuse() -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(gpu.torch.cuda, "empty_cache", refuse)
+    executor.close()
