@@ -90,26 +90,28 @@ class Decoder:
         self._turns = Turns(4 * threads)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
+    def decode_at_once(self, files: Sequence[bytes], preprocess: Preprocess) -> list[Decoded | ServiceError]:
+        """What `decode` gives of one small image, without a thread; nothing of any other files."""
+        height, width = preprocess.size
+        if len(files) != 1 or len(files[0]) > _SMALL_BYTES or height * width > _SMALL_PIXELS:
+            return []
+        if not files[0].startswith(_QUICK):
+            return []
+        decoded = self._decode_one(files[0], None, preprocess, min(_SMALL_PIXELS, self._max_pixels))
+        return [] if isinstance(decoded, PayloadTooLarge) else [decoded]
+
     async def decode(
         self, files: Sequence[bytes], preprocess: Preprocess, priority: Priority = Priority.interactive
     ) -> list[Decoded | ServiceError]:
         """Decode image files; a bad one gives its error in its place and leaves the others alone."""
         if len(files) == 1:
-            return self._at_once(files[0], preprocess) or await self._in_turn(files, preprocess, priority)
+            return await self._in_turn(files, preprocess, priority)
         # Neighbours share a hand-over to a thread, which costs as much as decoding a small image.
         size = -(-len(files) // self._threads)
         parts = await asyncio.gather(
             *(self._in_turn(files[first : first + size], preprocess, priority) for first in range(0, len(files), size))
         )
         return [decoded for part in parts for decoded in part]
-
-    def _at_once(self, data: bytes, preprocess: Preprocess) -> list[Decoded | ServiceError]:
-        """A small image, decoded here and now; nothing for others."""
-        height, width = preprocess.size
-        if len(data) > _SMALL_BYTES or not data.startswith(_QUICK) or height * width > _SMALL_PIXELS:
-            return []
-        decoded = self._decode_one(data, None, preprocess, min(_SMALL_PIXELS, self._max_pixels))
-        return [] if isinstance(decoded, PayloadTooLarge) else [decoded]
 
     async def _in_turn(
         self, files: Sequence[bytes], preprocess: Preprocess, priority: Priority

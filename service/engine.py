@@ -160,14 +160,12 @@ class LocalEngine:
         except QueueFull as full:  # only reached by those who were not admitted
             batches = math.ceil(full.waiting / self.max_batch) / max(1, len(self._workers))
             raise Overloaded(max(1, math.ceil(batches * self._queue.batch_seconds))) from None
+        # `asyncio.timeout_at` would cancel this task and make a timeout of that, for 20 µs a request.
+        timer = self._loop.call_at(deadline, _expire, pending.future)
         try:
-            async with asyncio.timeout_at(deadline):
-                result = await pending.future
-        except TimeoutError:
-            raise DeadlineExceeded(
-                "the time limit passed before the image was computed: try again, or raise timeout_ms"
-            ) from None
+            result = await pending.future
         finally:
+            timer.cancel()
             ticket.abandoned = True  # no one waits for it any more, whatever ended the wait
         _note(ticket, result)
         return result
@@ -177,6 +175,13 @@ class LocalEngine:
         assert self._loop is not None
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def _expire(future: asyncio.Future[Result]) -> None:
+    if not future.done():
+        future.set_exception(
+            DeadlineExceeded("the time limit passed before the image was computed: try again, or raise timeout_ms")
+        )
 
 
 def _fail(batch: Batch, error: Exception) -> None:

@@ -53,6 +53,8 @@ class Pipeline:
         """
         started = time.monotonic()
         try:
+            if decoded := self._decoder.decode_at_once(files, preprocess):
+                return decoded
             async with asyncio.timeout_at(deadline):
                 return await self._decoder.decode(files, preprocess, priority)
         except TimeoutError:

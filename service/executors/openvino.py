@@ -42,6 +42,7 @@ class Executor(HostExecutor):
             "INFERENCE_NUM_THREADS": source.threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,
         }
         self._head = self._compile(_HEAD)
         self._whole: openvino.InferRequest | None = None
