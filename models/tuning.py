@@ -23,8 +23,10 @@ from models.manifest import Manifest, Precision
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13")
 """Packages whose versions decide how fast a version of a model is. Not torch: who serves need not have it."""
 
-WORTHWHILE = 0.97
+_WORTHWHILE = 0.97
 """A larger batch is not worth its latency once a smaller one has this share of the best throughput."""
+_HAND_OVER = 0.0002
+"""Seconds that the service needs for a batch beside the executor's: to form it, hand it over, take it back."""
 
 
 class TuningError(Exception):
@@ -140,15 +142,8 @@ class Tuning(_Model):
         if not allowed:
             return None
         top = max(allowed, key=lambda measured: measured.images_per_second)
-        return min(
-            (
-                measured
-                for measured in allowed
-                if engine_of(measured) == engine_of(top)
-                and measured.images_per_second >= WORTHWHILE * top.images_per_second
-            ),
-            key=lambda measured: measured.batch,
-        )
+        rows = {measured.batch: measured for measured in allowed if engine_of(measured) == engine_of(top)}
+        return rows[smallest_worthwhile({batch: batch / row.images_per_second for batch, row in rows.items()})]
 
     def ratio(self, measured: Measurement) -> float | None:
         """Images a second, relative to ONNX Runtime on the CPU in float32 with the same batch, on its best threads."""
@@ -161,6 +156,14 @@ class Tuning(_Model):
 
     def to_json(self) -> str:
         return self.model_dump_json(by_alias=True, indent=2) + "\n"
+
+
+def smallest_worthwhile(seconds: Mapping[int, float]) -> int:
+    """The smallest of several sizes of batches, with the seconds that each takes, that has nearly the best throughput
+    in the service."""
+    rates = {size: size / (taken + _HAND_OVER) for size, taken in seconds.items()}
+    best = max(rates.values())
+    return min(size for size, rate in rates.items() if rate >= _WORTHWHILE * best)
 
 
 def engine_of(measured: Measurement) -> tuple[str, Precision, int]:

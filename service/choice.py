@@ -29,7 +29,8 @@ class Choice:
 
     executor: str
     precision: Precision
-    threads: int
+    threads: int | None
+    """None where it is to be measured, as of the largest batch."""
     max_batch: int | None
     """None where it is to be measured."""
     chosen: Chosen

@@ -17,17 +17,17 @@ from models.classifier import Classifier
 from models.manifest import MODEL_NAME, Artifact, Manifest, ManifestError, Precision
 from models.parity import Float32Array, ParityError
 from models.preprocess import UInt8Array
-from models.tuning import WORTHWHILE
 from service import choice, executors
 from service.batching import BatchQueue
 from service.choice import Choice
 from service.engine import LocalEngine
 from service.errors import ServiceError
-from service.executors import Executor, ExecutorError, compute
+from service.executors import Executor, ExecutorError, Runtime, compute
 from service.isolated import isolate
 from service.metrics import Metrics
 from service.priority import Priority
-from service.settings import Settings
+from service.settings import Settings, available_cpus
+from service.sizing import choose_max_batch, load_with_threads
 from service.statistics import CountedExecutor, Statistics
 
 log = logging.getLogger(__name__)
@@ -36,9 +36,6 @@ ENCODED = "-encoded"
 """Ends the second name of a model under /v2, whose input is image files."""
 
 _VERSION = r"[1-9][0-9]{0,17}"
-_BATCHES = (1, 2, 4, 8, 16, 32)
-_SLOW = 0.25
-"""Seconds a batch; larger ones are not tried, or starting would take long."""
 
 
 class LoadError(Exception):
@@ -65,6 +62,8 @@ class LoadedModel:
     artifact: Artifact
     choice: Choice
     """What computes it; the artifact may hold more precision than it is computed in."""
+    threads: int
+    """Processors that one inference uses."""
     engine: LocalEngine
     classifier: Classifier | None
     """What class activation maps are made with; None where the version or the executor cannot give any."""
@@ -160,8 +159,8 @@ def load(
         chosen: what to compute it with.
         settings: where the repository is, and limits.
         metrics: told of its batches.
-        serving: the version that it is to take over from. Where both compute the same network, the largest batch that
-            was measured for it is kept: a measurement beside a service under load says little.
+        serving: the version that it is to take over from. Where both compute the same network, the threads and the
+            largest batch that were measured for it are kept: a measurement beside a service under load says little.
 
     Raises:
         LoadError: a file is missing or altered, the executor cannot be used, or its answers are wrong.
@@ -179,14 +178,15 @@ def load(
         manifest.check_hash(version / manifest.GOLDEN_FILE, described.golden_sha256)
         images, logits = golden.read(version / manifest.GOLDEN_FILE)
         weights = read_classifier(version, described)
-        loaded = runtime.load(version, described, chosen.precision, chosen.threads, settings.cache, settings.copies)
+        kept = serving if serving is not None and serving.computes(described) else None
+        loaded, threads = _load_executors(runtime, version, described, chosen, settings, images, kept)
     except (ManifestError, ExecutorError) as error:
         raise LoadError(str(error)) from error
     try:
         for executor in loaded:
             check_golden(executor, images, logits, artifact.file, chosen.precision)
-        kept = serving.engine.max_batch if serving is not None and serving.computes(described) else None
-        max_batch = chosen.max_batch or kept or choose_max_batch(loaded[0], images)
+        measured = kept.engine.max_batch if kept is not None else None
+        max_batch = chosen.max_batch or measured or choose_max_batch(loaded[0], images)
         _check_fits(max_batch, loaded[0].buckets)
     except BaseException:
         for executor in loaded:
@@ -197,23 +197,46 @@ def load(
     counted = [CountedExecutor(executor, statistics) for executor in loaded]
     engine = LocalEngine(counted, queue, metrics, described.name)
     log.info(
-        "%s version %s ready in %.1f s: %s on %s, %s, batches of up to %d",
+        "%s version %s ready in %.1f s: %s on %s, %s, threads %d, batches of up to %d",
         described.name,
         described.version,
         time.monotonic() - started,
         chosen.executor,
         ", ".join(executor.device for executor in loaded),
         chosen.precision,
+        threads,
         max_batch,
     )
     return LoadedModel(
         described,
         artifact,
         chosen,
+        threads,
         engine,
         weights if loaded[0].computes else None,
         statistics,
     )
+
+
+def _load_executors(
+    runtime: Runtime,
+    version: Path,
+    described: Manifest,
+    chosen: Choice,
+    settings: Settings,
+    images: UInt8Array,
+    kept: LoadedModel | None,
+) -> tuple[list[Executor], int]:
+    """The executors, and how many processors each uses: as chosen, as the version did that they take over from, or as
+    is measured."""
+
+    def load_on(threads: int) -> list[Executor]:
+        return runtime.load(version, described, chosen.precision, threads, settings.cache, settings.copies)
+
+    threads = chosen.threads or (kept.threads if kept is not None else None)
+    if threads is not None:
+        return load_on(threads), threads
+    return load_with_threads(load_on, available_cpus(), images[:1])
 
 
 def read_classifier(version: Path, described: Manifest) -> Classifier | None:
@@ -262,22 +285,3 @@ def check_golden(executor: Executor, images: UInt8Array, logits: Float32Array, f
 def _check_fits(max_batch: int, buckets: Sequence[int]) -> None:
     if buckets and max_batch > buckets[-1]:
         raise LoadError(f"max_batch is {max_batch}, and the executor computes at most {buckets[-1]} images at once")
-
-
-def choose_max_batch(executor: Executor, images: UInt8Array) -> int:
-    """The smallest batch within 3 % of the best throughput measured."""
-    throughput: dict[int, float] = {}
-    for size in executor.buckets or _BATCHES:
-        batch = images[np.arange(size) % len(images)]
-        seconds = []
-        for _ in range(4):  # the first run of a shape plans its memory; the minimum leaves it out
-            started = time.perf_counter()
-            compute(executor, batch, frozenset({"logits", "probabilities"}))
-            seconds.append(time.perf_counter() - started)
-            if len(seconds) > 1 and seconds[-1] > _SLOW:
-                break
-        throughput[size] = size / min(seconds)
-        if min(seconds) > _SLOW:
-            break
-    best = max(throughput.values())
-    return min(size for size, rate in throughput.items() if rate >= WORTHWHILE * best)

@@ -31,7 +31,8 @@ from service.engine import LocalEngine, Result
 from service.errors import Unavailable
 from service.executors import Executor, ExecutorError, compute
 from service.metrics import Metrics
-from service.repository import check_golden, choose_max_batch
+from service.repository import check_golden
+from service.sizing import choose_max_batch
 from tests import fake_gpu
 from tests.conftest import TIMEOUT, Golden
 from tests.gpu import needs_gpu

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,8 @@ import pytest
 
 from models import manifest
 from service import repository
-from service.executors import Executor
 from service.metrics import Metrics
-from service.repository import LoadError, choose_max_batch, find_versions
+from service.repository import LoadError, find_versions
 from service.settings import Settings
 
 
@@ -208,49 +207,3 @@ def test_an_unknown_executor(copy: Path) -> None:
 def test_what_computes_nothing_is_not_checked(copy: Path) -> None:
     alter_golden_logits(copy)
     assert load(copy, executor="simulated:0", max_batch=3).engine.max_batch == 3
-
-
-class TimedExecutor:
-    """A batch takes as long as a table says; the clock is a number."""
-
-    computes = True
-    device = "timed"
-    lanes = 1
-    buckets: Sequence[int] = ()
-
-    def __init__(self, seconds: dict[int, float], clock: list[float]) -> None:
-        self.seconds = seconds
-        self.clock = clock
-        self.sizes: list[int] = []
-
-    def acquire(self, n: int) -> Any:
-        return np.empty((n, 1, 1, 1), np.uint8)
-
-    def run(self, images: Any, outputs: frozenset[str]) -> dict[str, Any]:
-        # The first run of a size is slow, as it is where a runtime plans its memory.
-        self.clock[0] += self.seconds[len(images)] * (1 if len(images) in self.sizes else 3)
-        self.sizes.append(len(images))
-        return {}
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-@pytest.mark.parametrize(
-    ("milliseconds", "expected"),
-    [
-        ({1: 10, 2: 20, 4: 40, 8: 80, 16: 160, 32: 320}, 1),  # nothing to gain
-        ({1: 10, 2: 10, 4: 10, 8: 10, 16: 10, 32: 10}, 32),  # everything to gain
-        ({1: 10, 2: 12, 4: 20, 8: 39.5, 16: 78.6, 32: 160}, 4),  # 200/s, and 203.6/s with 16
-        ({1: 10, 2: 12, 4: 20, 8: 37, 16: 73, 32: 145}, 8),  # 200/s is not within 3 % of 220.7/s; 216.2/s is
-        ({1: 300}, 1),  # too slow to try more
-        ({1: 100, 2: 110, 4: 300}, 2),
-    ],
-)
-def test_the_smallest_batch_near_the_best_throughput(
-    milliseconds: dict[int, float], expected: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = [0.0]
-    monkeypatch.setattr("service.repository.time.perf_counter", lambda: clock[0])
-    executor: Executor = TimedExecutor({size: value / 1000 for size, value in milliseconds.items()}, clock)
-    assert choose_max_batch(executor, np.zeros((3, 1, 1, 1), np.uint8)) == expected
