@@ -27,21 +27,8 @@ from service.decode import DecodeMode, decode
 SIZE, SHORTER = 64, 73
 _PER_CLASS = {"train": 200, "test": 60}
 _SCIKIT_IMAGE = [
-    "astronaut.png",
-    "brick.png",
-    "camera.png",
-    "cell.png",
-    "chelsea.png",
-    "coffee.png",
-    "coins.png",
-    "grass.png",
-    "gravel.png",
-    "ihc.png",
-    "moon.png",
-    "motorcycle_left.png",
-    "hubble_deep_field.jpg",
-    "retina.jpg",
-    "rocket.jpg",
+    *("astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "coffee.png", "coins.png", "grass.png"),
+    *("gravel.png", "ihc.png", "moon.png", "motorcycle_left.png", "hubble_deep_field.jpg", "retina.jpg", "rocket.jpg"),
 ]
 _SCIKIT_LEARN = ("flower.jpg", "china.jpg")
 

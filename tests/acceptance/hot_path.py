@@ -2,8 +2,8 @@
 
     PEERS_BENCH=FOLDER python -m tests.acceptance.hot_path [LINE ...]
 
-`FOLDER` holds the benchmark of other servers (`bench_peers.py`), whose `setup.sh` has set them up in `PEERS`, by default
-~/.cache/serving-peers. Needs the `cpu`, `openvino`, `train` and `dev` extras. Everything is timed: nothing else should
+`FOLDER` holds the benchmark of other servers (`bench_peers.py`), whose `setup.sh` has set them up in `PEERS`, by
+default ~/.cache/serving-peers. Needs the `cpu`, `openvino`, `train` and `dev` extras. Everything is timed: nothing else should
 run on the machine. Line 2's accuracy of `fast` needs `pip install scikit-image scikit-learn`.
 
 Servers take turns, each started afresh for every turn, and every second round goes through them backwards.
@@ -45,8 +45,8 @@ def line_1() -> tuple[bool, str]:
     ours = medians["ours"]
     best = min((value, name) for name, value in medians.items() if name != "ours")
     return busy["efficiency"] >= 0.95 and above <= 2.0 and ours < best[0], (
-        f"efficiency {busy['efficiency']:.3f} (0.95); one connection {lone['p50']:.1f} ms, {above:+.1f} ms (2) to decoding "
-        f"and engine alone; beside others {ours:.1f} ms, best of them {best[1]} {best[0]:.1f} ms; 32 connections "
+        f"efficiency {busy['efficiency']:.3f} (0.95); one connection {lone['p50']:.1f} ms, {above:+.1f} ms (2) to "
+        f"decoding and engine alone; beside others {ours:.1f} ms, best of them {best[1]} {best[0]:.1f} ms; 32 connections "
         f"{_table(rates)}"
     )
 
@@ -61,8 +61,8 @@ def line_2() -> tuple[bool, str]:
     exact, fast = rates["exact"] / best, rates["fast"] / best
     agreement, images = fast_decoding.agreement()
     return efficiency >= 0.93 and exact >= 3.0 and fast >= 3.4 and agreement >= 0.995, (
-        f"efficiency {efficiency:.3f} (0.93); exact {exact:.2f} x (3.0), fast {fast:.2f} x (3.4) the best of the others; "
-        f"{_table(rates)}; fast and exact agree on {agreement:.2%} (99.5) of {images} photographs"
+        f"efficiency {efficiency:.3f} (0.93); exact {exact:.2f} x (3.0), fast {fast:.2f} x (3.4) the best of "
+        f"the others; {_table(rates)}; fast and exact agree on {agreement:.2%} (99.5) of {images} photographs"
     )
 
 
@@ -76,8 +76,8 @@ def line_3() -> tuple[bool, str]:
     best = max(rate for name, rate in rates.items() if not name.startswith("ours"))
     ratio = max(rate for name, rate in rates.items() if name.startswith("ours")) / best
     return ratio >= 1.3 and beyond <= 200 and lone <= 1.0 and many >= 0.8, (
-        f"{ratio:.2f} x (1.3) the best of the others: {_table(rates)}; beyond engine and decoder {beyond:.0f} µs (200); one "
-        f"connection {lone:.2f} ms (1.0); requests of 64 images at {many:.2f} (0.8) of the ceiling"
+        f"{ratio:.2f} x (1.3) the best of the others: {_table(rates)}; beyond engine and decoder {beyond:.0f} µs (200); "
+        f"one connection {lone:.2f} ms (1.0); requests of 64 images at {many:.2f} (0.8) of the ceiling"
     )
 
 
@@ -88,8 +88,8 @@ def line_4() -> tuple[bool, str]:
         for name, folder in (("resnet20", None), ("resnet50", PEERS / "images" / "resnet50"))
     }
     return all(row["tail_ratio"] <= 1.15 for row in ratios.values()), "; ".join(
-        f"{name}: p99 {row['p99']:.2f} ms, of the simulated queue {row['simulated_p99']:.2f} ms: {row['tail_ratio']:.2f} x "
-        "(1.15)"
+        f"{name}: p99 {row['p99']:.2f} ms, of the simulated queue {row['simulated_p99']:.2f} ms: "
+        f"{row['tail_ratio']:.2f} x (1.15)"
         for name, row in ratios.items()
     )
 
