@@ -3,8 +3,8 @@
     PEERS_BENCH=FOLDER python -m tests.acceptance.hot_path [LINE ...]
 
 `FOLDER` holds the benchmark of other servers (`bench_peers.py`), whose `setup.sh` has set them up in `PEERS`, by
-default ~/.cache/serving-peers. Needs the `cpu`, `openvino`, `train` and `dev` extras. Everything is timed: nothing else should
-run on the machine. Line 2's accuracy of `fast` needs `pip install scikit-image scikit-learn`.
+default ~/.cache/serving-peers. Needs the `cpu`, `openvino`, `train` and `dev` extras; what `fast` agrees on in line 2
+needs `pip install scikit-image scikit-learn`. Everything is timed: nothing else should run on the machine.
 
 Servers take turns, each started afresh for every turn, and every second round goes through them backwards.
 """
@@ -46,8 +46,8 @@ def line_1() -> tuple[bool, str]:
     best = min((value, name) for name, value in medians.items() if name != "ours")
     return busy["efficiency"] >= 0.95 and above <= 2.0 and ours < best[0], (
         f"efficiency {busy['efficiency']:.3f} (0.95); one connection {lone['p50']:.1f} ms, {above:+.1f} ms (2) to "
-        f"decoding and engine alone; beside others {ours:.1f} ms, best of them {best[1]} {best[0]:.1f} ms; 32 connections "
-        f"{_table(rates)}"
+        f"decoding and engine alone; beside others {ours:.1f} ms, best of them {best[1]} {best[0]:.1f} ms; 32 "
+        f"connections {_table(rates)}"
     )
 
 
@@ -76,8 +76,8 @@ def line_3() -> tuple[bool, str]:
     best = max(rate for name, rate in rates.items() if not name.startswith("ours"))
     ratio = max(rate for name, rate in rates.items() if name.startswith("ours")) / best
     return ratio >= 1.3 and beyond <= 200 and lone <= 1.0 and many >= 0.8, (
-        f"{ratio:.2f} x (1.3) the best of the others: {_table(rates)}; beyond engine and decoder {beyond:.0f} µs (200); "
-        f"one connection {lone:.2f} ms (1.0); requests of 64 images at {many:.2f} (0.8) of the ceiling"
+        f"{ratio:.2f} x (1.3) the best of the others: {_table(rates)}; beyond engine and decoder {beyond:.0f} µs "
+        f"(200); one connection {lone:.2f} ms (1.0); requests of 64 images at {many:.2f} (0.8) of the ceiling"
     )
 
 
