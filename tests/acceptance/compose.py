@@ -262,6 +262,7 @@ def _stop_under_load(compose: Compose) -> tuple[int, int, float]:
     `stop` is the part of `down` that asks the service to end; the log is gone with the container.
     """
     seconds = 0.0
+    before = len(_logged())
 
     def down() -> None:
         nonlocal seconds
@@ -273,11 +274,16 @@ def _stop_under_load(compose: Compose) -> tuple[int, int, float]:
     timer.start()
     answers = asyncio.run(open_loop(f"{URL}/v1/classify", IMAGE, rate=200, seconds=6))
     timer.join()
-    lines = _podman("logs", f"{PROJECT}_cpu_1").splitlines()
-    served = [json.loads(line) for line in lines if '"path":"/v1/classify"' in line]
+    statuses = _logged()[before:]
     answered = sum(answer.status != 0 for answer in answers)
-    cut_off = sum(line["status"] not in (200, 503) for line in served)
-    return abs(len(served) - answered) + cut_off, sum(answer.status == 200 for answer in answers), seconds
+    cut_off = sum(status not in (200, 503) for status in statuses)
+    return abs(len(statuses) - answered) + cut_off, sum(answer.status == 200 for answer in answers), seconds
+
+
+def _logged() -> list[int]:
+    """The status of each request to classify, from the service's log."""
+    lines = _podman("logs", f"{PROJECT}_cpu_1").splitlines()
+    return [json.loads(line)["status"] for line in lines if '"path":"/v1/classify"' in line]
 
 
 def _stop_with_a_queue(compose: Compose) -> tuple[int, float]:
