@@ -195,7 +195,16 @@ def _gpu_image() -> Iterator[str]:
 
 def _confined(image: str, entrypoint: str) -> tuple[str, ...]:
     """Arguments of podman that run an image as docker-compose.yml does, but for the GPU."""
-    limits = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+    limits = (
+        "--read-only",
+        "--tmpfs",
+        "/tmp",
+        "--cap-drop",
+        "ALL",
+        "--security-opt",
+        "no-new-privileges",
+        "--no-healthcheck",
+    )
     return ("run", "--rm", *limits, "--volume", f"{PROJECT}-gpu-cache:/cache", "--entrypoint", entrypoint, image)
 
 
