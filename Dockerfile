@@ -44,17 +44,19 @@ FROM build AS build-export
 RUN python install.py cpu train
 
 FROM ${PYTHON} AS runtime
-RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin resnet
+RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin resnet \
+ && install --directory --owner resnet --group resnet /cache
 ENV PATH=/opt/resnet-serve/bin:$PATH \
     HOME=/tmp
-# A volume that is mounted here begins with the shipped model, and belongs to the one who writes to it.
+# A volume that is mounted here begins with the shipped model, and belongs to the one who writes to it; so does /cache.
 COPY --chown=10001:10001 models/pretrained/repository /repository
 USER 10001:10001
 
 FROM runtime AS service
 ENV RESNET_SERVE_HOST=0.0.0.0 \
     RESNET_SERVE_PORT=8000 \
-    RESNET_SERVE_REPOSITORY=/repository
+    RESNET_SERVE_REPOSITORY=/repository \
+    RESNET_SERVE_CACHE=/cache
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-m", "service.probe"]
@@ -65,9 +67,11 @@ COPY --from=build-openvino /opt/resnet-serve /opt/resnet-serve
 COPY --from=project /opt/resnet-serve /opt/resnet-serve
 ENV RESNET_SERVE_EXECUTOR=openvino
 
+# Where TensorRT is not there, has no engine yet or finds no GPU, ONNX Runtime takes its place, and the log says why.
 FROM service AS gpu
 COPY --from=build-gpu /opt/resnet-serve /opt/resnet-serve
 COPY --from=project /opt/resnet-serve /opt/resnet-serve
+ENV RESNET_SERVE_EXECUTOR=tensorrt
 
 FROM runtime AS export
 COPY --from=build-export /opt/resnet-serve /opt/resnet-serve

@@ -50,8 +50,12 @@ COMPOSE = """\
 
 """
 
-FIXED = {"repository": "/repository", "host": "0.0.0.0", "port": "8000"}
+FIXED = {"repository": "/repository", "cache": "/cache", "host": "0.0.0.0", "port": "8000"}
 """docker-compose.yml sets these; a value in .env counts outside of it only."""
+
+
+IMAGES = {"executor": "The images openvino and gpu have openvino and tensorrt."}
+"""Defaults that are not the same in all images."""
 
 
 def render() -> str:
@@ -63,6 +67,8 @@ def _setting(name: str, field: FieldInfo) -> str:
     text = " ".join((field.description or "").split())
     if name in FIXED:
         text += f" In a container it is {FIXED[name]}, whatever stands here."
+    if name in IMAGES:
+        text += f" {IMAGES[name]}"
     lines = textwrap.wrap(text, 118, break_long_words=False, break_on_hyphens=False)
     return "".join(f"# {line}\n" for line in lines) + f"# RESNET_SERVE_{name.upper()}={_default(field)}\n"
 

@@ -27,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread, Timer
+from typing import Any
 
 import httpx
 import numpy as np
@@ -132,33 +133,91 @@ def _process_start() -> str:
 
 
 def line_4() -> tuple[bool, str]:
-    """The Compose file is valid; all steps of the gpu image but the vendor's are executed, and make what CUDA needs."""
+    """The Compose file is valid; the gpu image is built, finds what CUDA needs, builds engines, serves without a GPU.
+
+    In the place of TensorRT, which its vendor alone has, comes TensorRT for RTX: it builds engines without a GPU.
+    """
     schema = ["--builtin-schema", "vendor.compose-spec", str(ROOT / "docker-compose.yml")]
     valid = subprocess.run([sys.executable, "-m", "check_jsonschema", *schema]).returncode == 0
     free = shutil.disk_usage("/var/lib").free
     if free < 15e9:
         return False, f"the gpu image needs 15 GB of disk to be built, {free / 1e9:.0f} GB are free"
-    tag = "resnet-serve:gpu-without-tensorrt"
-    with _compose() as (_, clone):
-        # Where layers are whole copies (the storage driver vfs), one for each step would fill the disk.
-        build = ["podman", "build", "--layers=false", "--target", "gpu", "--build-arg", "TENSORRT=", "--tag", tag]
-        subprocess.run([*build, clone], check=True)
-    code = "import onnxruntime; print(*onnxruntime.get_available_providers())"
-    providers = _podman("run", "--rm", "--read-only", "--entrypoint", "python", tag, "-c", code)
-    libraries = _podman("run", "--rm", "--read-only", "--entrypoint", "sh", tag, "-c", _UNRESOLVED)
-    size = _size(tag)
-    holds = valid and "CUDAExecutionProvider" in providers and libraries == ""
+    with _gpu_image() as image:
+        size = _size(image)
+        providers, missing, cuda = _podman(*_confined(image, "python"), "-c", _CUDA_LIBRARIES).splitlines()[-3:]
+        build = (*_confined(image, "resnet-export"), "engines", "/repository", "--compute-capability", "8.9")
+        first, second = (re.findall("^(built|kept):", _podman(*build), re.MULTILINE) for _ in range(2))
+        label, model = _serve_without_a_gpu(image)
+    holds = (
+        valid
+        and "CUDAExecutionProvider" in providers
+        and missing.startswith("libcuda.so.1:")  # of the driver, which comes with the machine
+        and cuda == "cudaErrorInsufficientDriver"
+        and (first, second) == (["built"] * 2, ["kept"] * 2)
+        and (label, model["executor"], model["engine"]["state"]) == ("Ankle boot", "onnxruntime-cpu", "UNUSABLE")
+    )
     return holds, (
-        f"valid: {valid}; gpu image of {size / 1e9:.1f} GB has {providers}; libraries of the CUDA provider that are "
-        f"not found: {libraries or 'none but those of the driver'}; not executed: the installation of TensorRT "
-        "(its vendor's index), the reservation of a device, and everything on a GPU"
+        f"valid: {valid}; gpu image of {size / 1e9:.1f} GB has {providers}, lacks '{missing}', without a driver "
+        f"cuda-bindings say {cuda}; engines in the volume: first {first}, then {second}; it serves {label!r} by "
+        f"{model['executor']}: {model['engine']['reason']}; not executed: the installation of TensorRT (its vendor's "
+        "index), the reservation of a device, and everything on a GPU"
     )
 
 
-_UNRESOLVED = (
-    "ldd /opt/resnet-serve/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime_providers_cuda.so"
-    " | grep 'not found' | grep -v libcuda.so || true"
-)
+_CUDA_LIBRARIES = """
+import ctypes, pathlib, onnxruntime
+from cuda.bindings import runtime
+print(*onnxruntime.get_available_providers())
+onnxruntime.preload_dlls()
+try:
+    ctypes.CDLL(str(pathlib.Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"))
+    print("nothing")
+except OSError as error:
+    print(error)
+print(runtime.cudaGetDeviceCount()[0].name)
+"""
+
+
+@contextmanager
+def _gpu_image() -> Iterator[str]:
+    """The image gpu of what is committed; removed at the end, with its cache: it takes gigabytes."""
+    tag = "resnet-serve:gpu-acceptance"
+    with _compose() as (_, clone):
+        # Where layers are whole copies (the storage driver vfs), one for each step would fill the disk.
+        build = ["podman", "build", "--layers=false", "--format", "docker", "--target", "gpu", "--tag", tag]
+        subprocess.run([*build, "--build-arg", "TENSORRT=tensorrt-rtx-cu13", clone], check=True)
+    try:
+        yield tag
+    finally:
+        _podman("image", "rm", tag)
+        _podman("volume", "rm", f"{PROJECT}-gpu-cache")
+
+
+def _confined(image: str, entrypoint: str) -> tuple[str, ...]:
+    """Arguments of podman that run an image as docker-compose.yml does, but for the GPU."""
+    limits = (
+        "--read-only",
+        "--tmpfs",
+        "/tmp",
+        "--cap-drop",
+        "ALL",
+        "--security-opt",
+        "no-new-privileges",
+        "--no-healthcheck",
+    )
+    return ("run", "--rm", *limits, "--volume", f"{PROJECT}-gpu-cache:/cache", "--entrypoint", entrypoint, image)
+
+
+def _serve_without_a_gpu(image: str) -> tuple[str, dict[str, Any]]:
+    """How the image classifies, and what it says of its model."""
+    name = f"{PROJECT}_gpu"
+    subcommand, *options = _confined(image, "resnet-serve")
+    try:
+        _podman(subcommand, "--detach", "--name", name, "--publish", "127.0.0.1:8000:8000", *options)
+        _wait()
+        return _label(IMAGE), _wait("/v1/models").json()["models"][0]
+    finally:
+        _podman("rm", "--force", name)
 
 
 def line_5() -> tuple[bool, str]:
@@ -262,6 +321,7 @@ def _stop_under_load(compose: Compose) -> tuple[int, int, float]:
     `stop` is the part of `down` that asks the service to end; the log is gone with the container.
     """
     seconds = 0.0
+    before = len(_logged())
 
     def down() -> None:
         nonlocal seconds
@@ -273,11 +333,16 @@ def _stop_under_load(compose: Compose) -> tuple[int, int, float]:
     timer.start()
     answers = asyncio.run(open_loop(f"{URL}/v1/classify", IMAGE, rate=200, seconds=6))
     timer.join()
-    lines = _podman("logs", f"{PROJECT}_cpu_1").splitlines()
-    served = [json.loads(line) for line in lines if '"path":"/v1/classify"' in line]
+    statuses = _logged()[before:]
     answered = sum(answer.status != 0 for answer in answers)
-    cut_off = sum(line["status"] not in (200, 503) for line in served)
-    return abs(len(served) - answered) + cut_off, sum(answer.status == 200 for answer in answers), seconds
+    cut_off = sum(status not in (200, 503) for status in statuses)
+    return abs(len(statuses) - answered) + cut_off, sum(answer.status == 200 for answer in answers), seconds
+
+
+def _logged() -> list[int]:
+    """The status of each request to classify, from the service's log."""
+    lines = _podman("logs", f"{PROJECT}_cpu_1").splitlines()
+    return [json.loads(line)["status"] for line in lines if '"path":"/v1/classify"' in line]
 
 
 def _stop_with_a_queue(compose: Compose) -> tuple[int, float]:
