@@ -229,7 +229,7 @@ def line_5() -> tuple[bool, str]:
         for command in commands:
             if status := compose.shell(command):
                 return False, f"`{command}` ended with {status}"
-    grafana = "" if _grafana_is_here() else "; Grafana's image is out of reach, a container that sleeps stood in"
+    grafana = "" if _grafana_is_here() else "; Grafana's image is out of reach: a container that sleeps"
     return len(commands) > 10, f"{len(commands)} commands, each ended with 0{grafana}"
 
 
