@@ -7,8 +7,8 @@ podman, buildah, netavark, aardvark-dns, iptables), an image `python:3.11-slim` 
 and prometheus (Debian's package prometheus), git, the ports 8000 and 9090, and for line 4 15 GB of disk. Containers and
 volumes have a project of their own, and are removed at the end; images stay. The first run builds images for minutes.
 
-The image of Prometheus that Compose names is exchanged for one with Debian's Prometheus in it; that of Grafana, where it
-cannot be pulled, for one that does nothing. The dashboard is not looked at, its queries are sent to Prometheus.
+The image of Prometheus that Compose names is exchanged for one with Debian's Prometheus in it; that of Grafana, where
+it cannot be pulled, for one that does nothing. The dashboard is not looked at, its queries are sent to Prometheus.
 """
 
 from __future__ import annotations
