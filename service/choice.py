@@ -29,8 +29,7 @@ class Choice:
 
     executor: str
     precision: Precision
-    threads: int | None
-    """None where it is to be measured, as of the largest batch."""
+    threads: int
     max_batch: int | None
     """None where it is to be measured."""
     chosen: Chosen

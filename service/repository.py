@@ -22,12 +22,12 @@ from service.batching import BatchQueue
 from service.choice import Choice
 from service.engine import LocalEngine
 from service.errors import ServiceError
-from service.executors import Executor, ExecutorError, Runtime, compute
+from service.executors import Executor, ExecutorError, compute
 from service.isolated import isolate
 from service.metrics import Metrics
 from service.priority import Priority
-from service.settings import Settings, available_cpus
-from service.sizing import choose_max_batch, load_with_threads
+from service.settings import Settings
+from service.sizing import choose_max_batch
 from service.statistics import CountedExecutor, Statistics
 
 log = logging.getLogger(__name__)
@@ -62,8 +62,6 @@ class LoadedModel:
     artifact: Artifact
     choice: Choice
     """What computes it; the artifact may hold more precision than it is computed in."""
-    threads: int
-    """Processors that one inference uses."""
     engine: LocalEngine
     classifier: Classifier | None
     """What class activation maps are made with; None where the version or the executor cannot give any."""
@@ -159,8 +157,8 @@ def load(
         chosen: what to compute it with.
         settings: where the repository is, and limits.
         metrics: told of its batches.
-        serving: the version that it is to take over from. Where both compute the same network, the threads and the
-            largest batch that were measured for it are kept: a measurement beside a service under load says little.
+        serving: the version that it is to take over from. Where both compute the same network, the largest batch that
+            was measured for it is kept: a measurement beside a service under load says little.
 
     Raises:
         LoadError: a file is missing or altered, the executor cannot be used, or its answers are wrong.
@@ -178,15 +176,14 @@ def load(
         manifest.check_hash(version / manifest.GOLDEN_FILE, described.golden_sha256)
         images, logits = golden.read(version / manifest.GOLDEN_FILE)
         weights = read_classifier(version, described)
-        kept = serving if serving is not None and serving.computes(described) else None
-        loaded, threads = _load_executors(runtime, version, described, chosen, settings, images, kept)
+        loaded = runtime.load(version, described, chosen.precision, chosen.threads, settings.cache, settings.copies)
     except (ManifestError, ExecutorError) as error:
         raise LoadError(str(error)) from error
     try:
         for executor in loaded:
             check_golden(executor, images, logits, artifact.file, chosen.precision)
-        measured = kept.engine.max_batch if kept is not None else None
-        max_batch = chosen.max_batch or measured or choose_max_batch(loaded[0], images)
+        kept = serving.engine.max_batch if serving is not None and serving.computes(described) else None
+        max_batch = chosen.max_batch or kept or choose_max_batch(loaded[0], images)
         _check_fits(max_batch, loaded[0].buckets)
     except BaseException:
         for executor in loaded:
@@ -204,39 +201,17 @@ def load(
         chosen.executor,
         ", ".join(executor.device for executor in loaded),
         chosen.precision,
-        threads,
+        chosen.threads,
         max_batch,
     )
     return LoadedModel(
         described,
         artifact,
         chosen,
-        threads,
         engine,
         weights if loaded[0].computes else None,
         statistics,
     )
-
-
-def _load_executors(
-    runtime: Runtime,
-    version: Path,
-    described: Manifest,
-    chosen: Choice,
-    settings: Settings,
-    images: UInt8Array,
-    kept: LoadedModel | None,
-) -> tuple[list[Executor], int]:
-    """The executors, and how many processors each uses: as chosen, as the version did that they take over from, or as
-    is measured."""
-
-    def load_on(threads: int) -> list[Executor]:
-        return runtime.load(version, described, chosen.precision, threads, settings.cache, settings.copies)
-
-    threads = chosen.threads or (kept.threads if kept is not None else None)
-    if threads is not None:
-        return load_on(threads), threads
-    return load_with_threads(load_on, available_cpus(), images[:1])
 
 
 def read_classifier(version: Path, described: Manifest) -> Classifier | None:

@@ -120,9 +120,8 @@ class Settings(BaseSettings):
     """What it computes in: float32, or with less accuracy and more speed float16, bfloat16 or int8, where the executor
     has it and the model was exported with it."""
 
-    threads: PositiveInt | None = None
-    """Processors that one inference uses. Fewer leave more to decoding and HTTP. Default: measured at start, all or
-    one fewer: a small network gains nothing from the last."""
+    threads: PositiveInt = Field(default_factory=available_cpus)
+    """Processors that one inference uses. Fewer leave more to decoding and HTTP. Default: all available."""
 
     copies: PositiveInt = 1
     """Executors that compute different batches at the same time, each with `threads` processors."""

@@ -204,7 +204,7 @@ def _info(registry: Registry, model: LoadedModel) -> ModelInfo:
         architecture=described.architecture.name,
         executor=model.executor,
         precision=model.precision,
-        threads=model.threads,
+        threads=model.choice.threads,
         max_batch=model.engine.max_batch,
         chosen=model.choice.chosen,
         accuracy=model.artifact.accuracy,
