@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from export.importing.transformers import rename
 from models.architectures import VARIANTS, build
-
-RENAMES = (
-    (r"\.conv\.", ".convolution."),
-    (r"\.norm\.", ".normalization."),
-    (r"^stem\.", "resnet.embedder.embedder."),
-    (r"^stages\.(\d+)\.(\d+)\.convs\.", r"resnet.encoder.stages.\1.layers.\2.layer."),
-    (r"^stages\.(\d+)\.(\d+)\.shortcut\.", r"resnet.encoder.stages.\1.layers.\2.shortcut."),
-    (r"^classifier\.", "classifier.1."),
-)
-
-
-def renamed(key: str) -> str:
-    """A key of our state dict as transformers has it."""
-    for pattern, replacement in RENAMES:
-        key = re.sub(pattern, replacement, key)
-    return key
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet50-v1"])
@@ -51,6 +34,6 @@ def test_the_same_weights_give_the_same_logits(name: str) -> None:
         num_labels=10,
     )
     reference = ResNetForImageClassification(config).eval()
-    reference.load_state_dict({renamed(key): value for key, value in model.state_dict().items()}, strict=True)
+    reference.load_state_dict({rename(key): value for key, value in model.state_dict().items()}, strict=True)
     with torch.inference_mode():
         torch.testing.assert_close(model(images), reference(images).logits, rtol=1e-5, atol=1e-5)
