@@ -1,6 +1,6 @@
 """What `--decode fast` saves, and how far its pixels are from those of `exact`.
 
-    python benchmarks/decode_modes.py
+    python -m benchmarks.decode_modes
 
 For a network of 224 x 224 pixels cut from a shorter side of 256. One thread, interleaved rounds, medians. The file is
 an enlarged photograph: what libjpeg does with it depends on its size and quality only.
@@ -9,8 +9,8 @@ an enlarged photograph: what libjpeg does with it depends on its size and qualit
 from __future__ import annotations
 
 import io
-import statistics
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +18,15 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.timing import interleave
 from models.preprocess import Preprocess
 from service.decode import DecodeMode, decode
 
 PHOTOGRAPH = Path(__file__).parents[1] / "export" / "photographs" / "cat.jpg"
 SIZES = ((500, 375), (1024, 768), (2000, 1500), (4000, 3000))
-ROUNDS = 9
+ROUNDS = 5
+MODES: tuple[DecodeMode, ...] = ("exact", "fast")
 NETWORK = Preprocess(size=(224, 224), resize=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-
-
-def milliseconds(data: bytes, mode: DecodeMode, repeat: int) -> float:
-    started = time.perf_counter()
-    for _ in range(repeat):
-        decode(data, NETWORK, mode)
-    return (time.perf_counter() - started) / repeat * 1000
 
 
 def main() -> None:
@@ -43,10 +38,10 @@ def main() -> None:
                 buffer = io.BytesIO()
                 enlarged.save(buffer, kind, **({"quality": 90} if kind == "JPEG" else {}))
                 data = buffer.getvalue()
-                repeat = max(2, 5_000_000 // (size[0] * size[1]))
-                rounds = [[milliseconds(data, mode, repeat) for mode in ("exact", "fast")] for _ in range(ROUNDS)]
-                exact, fast = (statistics.median(column) for column in zip(*rounds, strict=True))
-                pixels = [decode(data, NETWORK, mode).pixels.astype(int) for mode in ("exact", "fast")]
+                runs: dict[str, Callable[[], object]] = {mode: partial(decode, data, NETWORK, mode) for mode in MODES}
+                seconds = interleave(runs, f"{size[0]} x {size[1]}, {kind}", ROUNDS)
+                exact, fast = (1000 * np.median(seconds[mode]) for mode in MODES)
+                pixels = [decode(data, NETWORK, mode).pixels.astype(int) for mode in MODES]
                 difference = np.abs(pixels[0] - pixels[1])
                 table.add_row(
                     f"{size[0]} x {size[1]}",
