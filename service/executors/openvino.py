@@ -42,6 +42,7 @@ class Executor(HostExecutor):
             "INFERENCE_NUM_THREADS": source.threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
+            # Executors of one thread each would all be bound to the same processor.
             "ENABLE_CPU_PINNING": False,
         }
         self._head = self._compile(_HEAD)

@@ -1,8 +1,7 @@
 """Routes of the hot path: FastAPI documents them, and does not stand between a request and its function.
 
 FastAPI's own way to call a function looks for each parameter on its own, and opens stacks for dependencies of which
-there are none. Here the parameters are one pydantic model, validated at once. `docs/performance.md` says what that
-saves.
+there are none. Here the parameters are one pydantic model, validated at once.
 """
 
 from __future__ import annotations
