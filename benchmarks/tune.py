@@ -6,8 +6,10 @@ starts: so it stands here, where both may be imported, and `resnet-export tune` 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,8 +24,9 @@ from models.preprocess import UInt8Array
 from models.progress import console, progress_bar
 from models.tuning import Bounds, Host, Measurement, Tuning
 from service import executors
-from service.executors import Executor, ExecutorError, Source, compute
-from service.repository import LoadError, check_golden
+from service.arrangement import arrange
+from service.executors import Executor, ExecutorError, close_all, compute
+from service.repository import LoadError, checked
 from service.settings import available_cpus
 
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -32,6 +35,8 @@ _SLOWEST = 1.0
 _VISIT = 0.2
 """Seconds of each engine and batch in each round, if there are so many."""
 _LEAST_ROUNDS, _MOST_ROUNDS = 3, 12
+_RUN = 0.02
+"""Seconds of a run, or one batch if that takes longer."""
 _REPEATS = 2
 _ANSWER = frozenset({"probabilities"})
 
@@ -44,7 +49,10 @@ class Engine:
     precision: Precision
     threads: int
     accuracy_loss: float
-    loaded: Executor
+    loaded: Sequence[Executor]
+    """As many as the service would have."""
+    pool: ThreadPoolExecutor
+    """A thread for each of them."""
 
     @property
     def name(self) -> str:
@@ -57,13 +65,21 @@ class _Trial:
 
     engine: Engine
     pixels: UInt8Array
+    batches: int
+    """In a run, so many that handing them to threads counts for nothing."""
     estimate: float
-    """Seconds a batch, of a single one."""
+    """Seconds of a run, of a single batch."""
     seconds: list[float] = field(default_factory=list)
     disturbed: list[bool] = field(default_factory=list)
 
     def run(self) -> None:
-        compute(self.engine.loaded, self.pixels, _ANSWER)
+        """So many batches on each executor, on all of them at the same time."""
+        for done in [self.engine.pool.submit(self._compute, executor) for executor in self.engine.loaded]:
+            done.result()
+
+    def _compute(self, executor: Executor) -> None:
+        for _ in range(self.batches):
+            compute(executor, self.pixels, _ANSWER)
 
 
 def tune(version: Path, cache: Path, bounds: Bounds, seconds: float, threads: Sequence[int] = ()) -> Tuning:
@@ -90,7 +106,8 @@ def tune(version: Path, cache: Path, bounds: Bounds, seconds: float, threads: Se
         measurements = _measure(engines, images, bounds, seconds)
     finally:
         for engine in engines:
-            engine.loaded.close()
+            engine.pool.shutdown()
+            close_all(engine.loaded)
     result = Tuning(
         schema=1,
         model=described.name,
@@ -123,28 +140,20 @@ def load_engines(
             for count in sorted(threads, reverse=True):
                 try:
                     artifact = runtime.choose(described, precision)
-                    loaded = runtime.make(Source(version, described, artifact, precision, count, cache=cache))
+                    load = checked(runtime, version, described, precision, cache, images, logits)
+                    loaded, _ = arrange(load, images, count, None, available_cpus())
                 except ExecutorError:
                     break
-                if not _answers(loaded, artifact, precision, images, logits):
-                    loaded.close()
+                except LoadError as error:  # it computes something else
+                    console.print(f"left out: {error}", highlight=False, markup=False, soft_wrap=True)
                     break
-                loss = _accuracy_loss(described, artifact, precision, loaded, images, logits)
-                yield Engine(name, precision, count, loss, loaded)
-                if loaded.device != "cpu":  # threads are the host's
+                if not loaded[0].computes:
+                    close_all(loaded)
                     break
-
-
-def _answers(
-    loaded: Executor, artifact: Artifact, precision: Precision, images: UInt8Array, logits: Float32Array
-) -> bool:
-    """Whether an executor computes the model, and not something else."""
-    try:
-        check_golden(loaded, images, logits, artifact.file, precision)
-    except LoadError as error:
-        console.print(f"left out: {error}", highlight=False, markup=False, soft_wrap=True)
-        return False
-    return loaded.computes
+                loss = _accuracy_loss(described, artifact, precision, loaded[0], images, logits)
+                yield Engine(name, precision, count, loss, loaded, ThreadPoolExecutor(len(loaded)))
+                if loaded[0].device != "cpu":  # threads are the host's
+                    break
 
 
 def _accuracy_loss(
@@ -184,15 +193,17 @@ def _measure(engines: Sequence[Engine], images: UInt8Array, bounds: Bounds, seco
 
 
 def _trials(engine: Engine, images: UInt8Array, slowest: float) -> Iterator[_Trial]:
-    for batch in engine.loaded.buckets or BATCHES:
+    for batch in engine.loaded[0].buckets or BATCHES:
         pixels = images[np.arange(batch) % len(images)]
-        compute(engine.loaded, pixels, _ANSWER)  # plans the memory of this shape
+        for executor in engine.loaded:
+            compute(executor, pixels, _ANSWER)  # plans the memory of this shape
         started = time.perf_counter()
-        compute(engine.loaded, pixels, _ANSWER)
+        compute(engine.loaded[0], pixels, _ANSWER)
         taken = time.perf_counter() - started
         if taken > slowest and batch > 1:
             return
-        yield _Trial(engine, pixels, taken)
+        batches = math.ceil(_RUN / taken)
+        yield _Trial(engine, pixels, batches, batches * taken)
 
 
 def _visit(trial: _Trial, length: float, end: float) -> None:
@@ -201,7 +212,7 @@ def _visit(trial: _Trial, length: float, end: float) -> None:
         timed = visit(trial.run, length)
         if not timed.disturbed or time.monotonic() > end:
             break
-    trial.seconds.append(timed.seconds)
+    trial.seconds.append(timed.seconds / trial.batches)
     trial.disturbed.append(timed.disturbed)
 
 
@@ -213,7 +224,8 @@ def _measurement(trial: _Trial) -> Measurement:
         precision=engine.precision,
         threads=engine.threads,
         batch=batch,
-        images_per_second=batch / seconds,
+        copies=len(engine.loaded),
+        images_per_second=batch * len(engine.loaded) / seconds,
         latency_ms=seconds * 1000,
         accuracy_loss=engine.accuracy_loss,
         rounds=len(trial.seconds),

@@ -80,7 +80,10 @@ class Measurement(_Model):
     precision: Precision
     threads: PositiveInt
     batch: PositiveInt
+    copies: PositiveInt = 1
+    """Executors that computed such batches at the same time."""
     images_per_second: PositiveFloat
+    """Of all of them."""
     latency_ms: PositiveFloat
     """Median time of a batch. Under load a request waits for the batch before its own, too."""
     accuracy_loss: float

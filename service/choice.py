@@ -1,7 +1,7 @@
 """What a version is computed with: what the settings say, else what was measured as best here, else the default rule.
 
-The default rule is that of the settings' own defaults: ONNX Runtime on the CPU, in float32, on all processors, with the
-largest batch that is measured when the version is loaded. It is right everywhere, and the fastest hardly anywhere.
+The default rule is that of the settings' own defaults: ONNX Runtime on the CPU, in float32, with the threads and the
+largest batch that are measured when the version is loaded. It is right everywhere, and the fastest hardly anywhere.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ class Choice:
 
     executor: str
     precision: Precision
-    threads: int
+    threads: int | None
+    """None where it is to be measured, as for `max_batch`."""
+    copies: int | None
+    """Executors for each device; None for as many as there are processors for."""
     max_batch: int | None
-    """None where it is to be measured."""
     chosen: Chosen
 
 
@@ -47,6 +49,7 @@ def choose(settings: Settings, described: Manifest) -> Choice:
         settings.executor if measured is None else measured.executor,
         settings.precision if measured is None else measured.precision,
         settings.threads if measured is None else measured.threads,
+        settings.copies or (None if measured is None else measured.copies),
         settings.max_batch if measured is None or settings.max_batch else measured.batch,
         Chosen(
             executor=origin("executor"),
@@ -72,7 +75,7 @@ def _measured(settings: Settings, described: Manifest, said: AbstractSet[str]) -
     best = found.best(
         settings.executor if "executor" in said else None,
         settings.precision if "precision" in said else None,
-        settings.threads if "threads" in said else None,
+        settings.threads,
         settings.max_batch,
     )
     if best is None:

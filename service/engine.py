@@ -139,6 +139,11 @@ class LocalEngine:
         return len(self._queue)
 
     @property
+    def lanes(self) -> int:
+        """Batches that are computed at the same time."""
+        return len(self._workers)
+
+    @property
     def max_batch(self) -> int:
         return self._queue.max_batch
 

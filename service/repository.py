@@ -18,15 +18,16 @@ from models.manifest import MODEL_NAME, Artifact, Manifest, ManifestError, Preci
 from models.parity import Float32Array, ParityError
 from models.preprocess import UInt8Array
 from service import choice, executors
+from service.arrangement import Load, arrange
 from service.batching import BatchQueue
 from service.choice import Choice
 from service.engine import LocalEngine
 from service.errors import ServiceError
-from service.executors import Executor, ExecutorError, compute
+from service.executors import Executor, ExecutorError, Runtime, closed_on_error, compute
 from service.isolated import isolate
 from service.metrics import Metrics
 from service.priority import Priority
-from service.settings import Settings
+from service.settings import Settings, available_cpus
 from service.sizing import choose_max_batch
 from service.statistics import CountedExecutor, Statistics
 
@@ -62,6 +63,8 @@ class LoadedModel:
     artifact: Artifact
     choice: Choice
     """What computes it; the artifact may hold more precision than it is computed in."""
+    threads: int
+    """Of each executor."""
     engine: LocalEngine
     classifier: Classifier | None
     """What class activation maps are made with; None where the version or the executor cannot give any."""
@@ -157,8 +160,8 @@ def load(
         chosen: what to compute it with.
         settings: where the repository is, and limits.
         metrics: told of its batches.
-        serving: the version that it is to take over from. Where both compute the same network, the largest batch that
-            was measured for it is kept: a measurement beside a service under load says little.
+        serving: the version that it is to take over from. Where both compute the same network, what was measured for
+            it is kept: a measurement beside a service under load says little.
 
     Raises:
         LoadError: a file is missing or altered, the executor cannot be used, or its answers are wrong.
@@ -176,21 +179,18 @@ def load(
         manifest.check_hash(version / manifest.GOLDEN_FILE, described.golden_sha256)
         images, logits = golden.read(version / manifest.GOLDEN_FILE)
         weights = read_classifier(version, described)
-        loaded = runtime.load(version, described, chosen.precision, chosen.threads, settings.cache, settings.copies)
+        load_some = checked(runtime, version, described, chosen.precision, settings.cache, images, logits)
+        like = serving if serving is not None and serving.computes(described) else None
+        threads = chosen.threads or (like.threads if like else None)
+        loaded, threads = arrange(load_some, images, threads, chosen.copies, available_cpus())
     except (ManifestError, ExecutorError) as error:
         raise LoadError(str(error)) from error
-    try:
-        for executor in loaded:
-            check_golden(executor, images, logits, artifact.file, chosen.precision)
-        kept = serving.engine.max_batch if serving is not None and serving.computes(described) else None
-        max_batch = chosen.max_batch or kept or choose_max_batch(loaded[0], images)
+    with closed_on_error(loaded):
+        max_batch = chosen.max_batch or (like.engine.max_batch if like else None) or choose_max_batch(loaded[0], images)
         _check_fits(max_batch, loaded[0].buckets)
-    except BaseException:
-        for executor in loaded:
-            executor.close()
-        raise
     statistics = Statistics()
-    queue = BatchQueue(settings.queue_size, max_batch, settings.max_delay_ms / 1000)
+    apart = len(loaded) > 1 and loaded[0].device == "cpu"
+    queue = BatchQueue(settings.queue_size, max_batch, settings.max_delay_ms / 1000, split=apart)
     counted = [CountedExecutor(executor, statistics) for executor in loaded]
     engine = LocalEngine(counted, queue, metrics, described.name)
     log.info(
@@ -201,13 +201,14 @@ def load(
         chosen.executor,
         ", ".join(executor.device for executor in loaded),
         chosen.precision,
-        chosen.threads,
+        threads,
         max_batch,
     )
     return LoadedModel(
         described,
         artifact,
         chosen,
+        threads,
         engine,
         weights if loaded[0].computes else None,
         statistics,
@@ -231,6 +232,28 @@ def _check_inside(repository: Path, *paths: Path) -> None:
     for path in paths:
         if not path.resolve().is_relative_to(repository.resolve()):
             raise LoadError(f"{path}: is a link that leads out of the repository")
+
+
+def checked(
+    runtime: Runtime,
+    version: Path,
+    described: Manifest,
+    precision: Precision,
+    cache: Path,
+    images: UInt8Array,
+    logits: Float32Array,
+) -> Load:
+    """Loads executors of a version, and checks each with the golden images; raises as `Runtime.load` and
+    `check_golden`."""
+
+    def load(threads: int, copies: int) -> list[Executor]:
+        loaded = runtime.load(version, described, precision, threads, cache, copies)
+        with closed_on_error(loaded):
+            for executor in loaded:
+                check_golden(executor, images, logits, runtime.choose(described, precision).file, precision)
+        return loaded
+
+    return load
 
 
 def check_golden(executor: Executor, images: UInt8Array, logits: Float32Array, file: str, precision: Precision) -> None:

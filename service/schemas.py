@@ -161,6 +161,9 @@ class ModelInfo(_Schema):
     executor: str
     precision: Precision
     threads: int
+    """Processors that compute a batch together; on a GPU, those of the host."""
+    lanes: int
+    """Batches that are computed at the same time."""
     max_batch: int
     chosen: Chosen
     accuracy: Accuracy | None

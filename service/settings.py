@@ -120,11 +120,13 @@ class Settings(BaseSettings):
     """What it computes in: float32, or with less accuracy and more speed float16, bfloat16 or int8, where the executor
     has it and the model was exported with it."""
 
-    threads: PositiveInt = Field(default_factory=available_cpus)
-    """Processors that one inference uses. Fewer leave more to decoding and HTTP. Default: all available."""
+    threads: PositiveInt | None = None
+    """Processors that compute a batch together. Default: all available, or one where an image takes so little that
+    several would wait for one another."""
 
-    copies: PositiveInt = 1
-    """Executors that compute different batches at the same time, each with `threads` processors."""
+    copies: PositiveInt | None = None
+    """Executors that compute different batches at the same time, each with `threads` processors. Default: as many as
+    there are processors for; on a GPU one."""
 
     isolate: bool = False
     """Run each executor in a process of its own, about 70 MB each. A runtime that crashes is then started again, and

@@ -26,14 +26,14 @@ def choose_max_batch(executor: Executor, images: UInt8Array) -> int:
     """
     seconds: dict[int, float] = {}
     for size in executor.buckets or _BATCHES:
-        seconds[size] = _seconds(executor, images[np.arange(size) % len(images)])
+        seconds[size] = batch_seconds(executor, images[np.arange(size) % len(images)])
         if seconds[size] > _SLOW:
             break
     return smallest_worthwhile(seconds)
 
 
-def _seconds(executor: Executor, images: UInt8Array) -> float:
-    """Of the fastest of a few runs; the first of a shape plans its memory."""
+def batch_seconds(executor: Executor, images: UInt8Array) -> float:
+    """Seconds of the fastest of a few runs of one batch, uint8 [n, H, W, C]; the first of a shape plans its memory."""
     taken: list[float] = []
     for _ in range(_RUNS):
         started = time.perf_counter()

@@ -214,7 +214,7 @@ def test_measurements_from_elsewhere_are_ignored_and_said(
     tuning.write(tmp_path, described, tuned(described, measured(precision="int8")))
     with caplog.at_level(logging.WARNING):
         answer = shown(repository, tmp_path)
-    assert used(answer)[:3] == ("onnxruntime-cpu", "float32", available_cpus())
+    assert used(answer)[:3] == ("onnxruntime-cpu", "float32", 1)
     assert "measured elsewhere" in answer["chosen"]["reason"]
     assert [record.message for record in caplog.records if "measured elsewhere" in record.message]
 
@@ -224,7 +224,7 @@ def test_without_measurements_the_default_rule(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         answer = shown(repository, tmp_path)
-    assert used(answer)[:3] == ("onnxruntime-cpu", "float32", available_cpus())
+    assert used(answer)[:3] == ("onnxruntime-cpu", "float32", 1)
     assert answer["chosen"]["reason"] == "nothing was measured on this machine: resnet-export tune does"
     assert not caplog.records
 
@@ -263,7 +263,10 @@ def test_tune_measures_every_engine_there_is(run: tuple[str, Path], described: M
         rows = [row for row in found.measurements if (row.executor, row.precision) == kind]
         assert [row.batch for row in rows][:3] == [1, 2, 4]
         assert {row.rounds for row in rows} == {3}
-        assert all(row.latency_ms * row.images_per_second == pytest.approx(1000 * row.batch) for row in rows)
+        assert {row.copies for row in rows} == {min(8, available_cpus())}  # an image takes far less than 2 ms
+        assert all(
+            row.latency_ms * row.images_per_second == pytest.approx(1000 * row.batch * row.copies) for row in rows
+        )
 
 
 def test_tune_says_what_is_best_and_plots(run: tuple[str, Path], described: Manifest) -> None:

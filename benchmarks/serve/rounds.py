@@ -140,14 +140,13 @@ def run(options: Options, step: Callable[[str], None]) -> Run:
             bench = _Bench(options, serving, pool, engines, version, loaded["name"], files, step)
             batches = engines.batches(loaded["max_batch"], options.batches)
             rounds = [bench.round(number, batches) for number in range(options.rounds)]
-            lanes = options.settings.copies * sum(executor.lanes for executor in engines.arrangements["together"])
     return Run(
         model=loaded["name"],
         version=loaded["version"],
         executor=loaded["executor"],
         precision=loaded["precision"],
         max_batch=loaded["max_batch"],
-        lanes=lanes,
+        lanes=loaded["lanes"],
         starts=starts,
         idle_cpu=idle_cpu,
         idle_memory=idle_memory,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -148,13 +149,9 @@ class Runtime:
         """
         artifact = self.choose(manifest, precision)
         loaded: list[Executor] = []
-        try:
+        with closed_on_error(loaded):
             for argument in self.argument.split(",") * copies:
                 loaded.append(self.make(Source(version, manifest, artifact, precision, threads, argument, cache)))
-        except BaseException:
-            for executor in loaded:
-                executor.close()
-            raise
         return loaded
 
 
@@ -194,6 +191,22 @@ def compute(executor: Executor, images: UInt8Array, outputs: frozenset[str]) -> 
     buffer = executor.acquire(len(images))
     buffer[:] = images
     return executor.run(buffer, outputs)
+
+
+@contextmanager
+def closed_on_error(executors: Sequence[Executor]) -> Iterator[None]:
+    """Free what executors hold if what is done with them within fails."""
+    try:
+        yield
+    except BaseException:
+        close_all(executors)
+        raise
+
+
+def close_all(executors: Iterable[Executor]) -> None:
+    """Free what executors hold."""
+    for executor in executors:
+        executor.close()
 
 
 def fill_up(n: int, buckets: Sequence[int]) -> int:

@@ -1,0 +1,50 @@
+"""How processors are shared out among executors: all of them for one batch, or one for each of several batches.
+
+Threads that compute a small image together wait for one another longer than they compute. Executors of one thread each
+compute different batches instead, and wait for nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from models.preprocess import UInt8Array
+from service.executors import Executor, close_all, closed_on_error
+from service.sizing import batch_seconds
+
+_SMALL = 0.002
+"""Seconds an image, below which several are computed at the same time."""
+_MOST = 8
+"""Executors of a model on the processors of a machine: one event loop has no work for more."""
+
+Load = Callable[[int, int], list[Executor]]
+"""Loads executors: the threads of each, and how many for each device."""
+
+
+def arrange(
+    load: Load, images: UInt8Array, threads: int | None, copies: int | None, cpus: int
+) -> tuple[list[Executor], int]:
+    """Load executors as they use the processors best, as far as that is not said.
+
+    Args:
+        load: loads them.
+        images: uint8 [n, H, W, C], to try them with.
+        threads: of each executor.
+        copies: executors for each device.
+        cpus: processors that there are.
+
+    Returns:
+        The executors, and the threads of each.
+    """
+    loaded = load(threads or cpus, copies or 1)
+    said = threads is not None and copies is not None
+    if said or loaded[0].device != "cpu" or not loaded[0].computes:
+        return loaded, threads or cpus
+    with closed_on_error(loaded):
+        small = batch_seconds(loaded[0], images[:1]) < _SMALL
+    threads_of_each = threads or (1 if small else cpus)
+    count = copies or (max(1, min(cpus // threads_of_each, _MOST)) if small else 1)
+    if (threads_of_each, count) != (threads or cpus, copies or 1):
+        close_all(loaded)
+        loaded = load(threads_of_each, count)
+    return loaded, threads_of_each
