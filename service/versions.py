@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from service import memory
+from service import background, memory
 from service.policy import Policy
 from service.repository import Found, LoadedModel, LoadError, Stamp
 from service.schemas import State, VersionStatus
@@ -126,7 +126,7 @@ class ModelVersions:
     async def _take_over(self, number: int, found: Found, old: _Served | None) -> _Served | None:
         self._loading, model = number, None
         try:
-            model = await asyncio.to_thread(self._load, found.folder, self.current)
+            model = await background.run(self._load, found.folder, self.current)
         except Exception as error:  # whatever is wrong with one version must not stop the others
             self._fail(number, found.stamp, error)
         finally:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from threading import Lock, Semaphore, Thread
 
 from models.preprocess import UInt8Array
+from service import background
 from service.batching import Batch, BatchQueue
-from service.executors import DeviceLost, Executor, Float32Array, fill_up
+from service.executors import DeviceLost, Executor, Float32Array, close_all, fill_up
 from service.metrics import ModelMetrics
 
 log = logging.getLogger(__name__)
@@ -91,8 +92,7 @@ class Workers:
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
-        for seat in self._seats:
-            seat.executor.close()
+        close_all(seat.executor for seat in self._seats)
 
     @property
     def alive(self) -> bool:
@@ -110,6 +110,8 @@ class Workers:
         return [f"{seat.executor.device} is lost: {seat.lost}" for seat in self._seats if seat.lost is not None]
 
     def _work(self, seat: _Seat) -> None:
+        if seat.executor.device == "cpu":
+            background.give_way()
         while seat.lost is None and (batch := self._queue.take()) is not None:
             self._compute(seat, batch)
         if not self.devices:
