@@ -6,6 +6,7 @@ computed the next one forms, nobody waits for a timer, and the executor never wa
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -103,17 +104,26 @@ class BatchQueue:
         capacity: images that may wait.
         max_batch: most images in one batch.
         max_delay: seconds that the first image of a batch may wait for it to fill; 0 never waits.
+        split: leave idle executor threads their share of what waits, where half a batch takes half the time.
         clock: seconds, monotonic.
     """
 
     def __init__(
-        self, capacity: int, max_batch: int, max_delay: float = 0.0, clock: Callable[[], float] = time.monotonic
+        self,
+        capacity: int,
+        max_batch: int,
+        max_delay: float = 0.0,
+        split: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.capacity = capacity
         self.max_batch = max_batch
         self.batch_seconds = 0.0
         """Expected time of a batch. Images that would miss their deadline by it are not computed while others wait."""
         self._max_delay = max_delay
+        self._split = split
+        self._idle = 0
+        """Threads that wait for a batch."""
         self._clock = clock
         self._interactive = _Lane()
         self._bulk = _Lane()
@@ -151,7 +161,9 @@ class BatchQueue:
                 if not len(self):
                     if self._closed:
                         return None
+                    self._idle += 1
                     self._changed.wait()
+                    self._idle -= 1
                 elif (patience := self._patience()) > 0:
                     self._changed.wait(patience)
                 else:
@@ -171,9 +183,12 @@ class BatchQueue:
         return first + self._max_delay - self._clock()
 
     def _fill(self) -> Batch:
-        for_bulk = self._bulk_share.places(self.max_batch, self._bulk.waiting)
-        shares = list(self._interactive.take(self.max_batch - for_bulk))
-        bulk = list(self._bulk.take(self.max_batch - _size(shares)))
+        room = self.max_batch
+        if self._split:
+            room = min(room, math.ceil(len(self) / (1 + self._idle)))
+        for_bulk = self._bulk_share.places(room, self._bulk.waiting)
+        shares = list(self._interactive.take(room - for_bulk))
+        bulk = list(self._bulk.take(room - _size(shares)))
         self._bulk_share.took(_size(bulk), self._bulk.waiting)
         shares += bulk
         if len(self):

@@ -231,6 +231,20 @@ def test_nobody_waits_for_a_timer_by_default(make_queue: MakeQueue) -> None:
     assert condition.waits == []
 
 
+@pytest.mark.parametrize(("max_batch", "sizes"), [(8, [4, 3]), (3, [3, 3])])
+def test_a_batch_leaves_an_idle_thread_its_share(make_queue: MakeQueue, max_batch: int, sizes: list[int]) -> None:
+    taken: list[Batch | None] = []
+
+    def come(queue: BatchQueue) -> None:
+        """One thread waits; seven images come, and another thread takes first."""
+        queue.put(ticket(7))
+        taken.append(queue.take())
+
+    queue, _ = make_queue([come], max_batch=max_batch, split=True)
+    taken.append(queue.take())
+    assert [batch and batch.size for batch in taken] == sizes
+
+
 def test_an_empty_queue_waits_without_end_until_somebody_comes(make_queue: MakeQueue) -> None:
     queue, condition = make_queue([lambda queue: queue.put(ticket(1, "a"))], max_batch=8)
     batch = queue.take()
