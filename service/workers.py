@@ -101,8 +101,8 @@ class Workers:
 
     @property
     def devices(self) -> int:
-        """Devices that compute."""
-        return sum(seat.lost is None for seat in self._seats)
+        """Devices that compute; several executors may share one."""
+        return len({seat.executor.device for seat in self._seats if seat.lost is None})
 
     @property
     def lost(self) -> list[str]:

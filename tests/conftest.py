@@ -190,6 +190,6 @@ def serve(settings: Settings, hold: Event | None = None, **options: Any) -> Iter
 
 @pytest.fixture(scope="session")
 def client(tiny_repository: Path) -> Iterator[Client]:
-    """The service over `tiny`, ready."""
-    with serve(Settings(repository=tiny_repository)) as client:
+    """The service over `tiny`, ready, with one executor: a test can hold it."""
+    with serve(Settings(repository=tiny_repository, copies=1)) as client:
         yield client
