@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 
 import pytest
 
 from benchmarks.serve.loads import poisson
-from benchmarks.serve.queueing import Station, simulate
+from benchmarks.serve.queueing import Station, lone, simulate
 
 AT_ENGINE = Station(front=[0.0], servers=1, batches={1: [1.0]}, max_batch=1)
 AT_FRONT = Station(front=[1.0], servers=1, batches={1: [0.0]}, max_batch=1)
@@ -60,3 +61,27 @@ def test_arrivals() -> None:
     assert arrivals[0] > 0
     assert arrivals[-1] < 200.0
     assert len(arrivals) == pytest.approx(10_000, rel=0.03)
+
+
+def test_lone_requests_by_hand() -> None:
+    starts = [0.0, 2.0, 2.5, 9.0, 6.0, 6.5]
+    seconds = [1.0, 1.0, 4.0, 1.0, 1.0, 0.1]
+    # The second and third meet, the fifth meets the third, and the sixth the fifth.
+    assert lone(starts, seconds, 0.5) == pytest.approx({0: math.exp(0.5), 3: math.exp(0.5)})
+    assert lone([], [], 1.0) == {}
+
+
+def test_lone_requests_that_count_by_their_length_are_like_all() -> None:
+    """Where requests do not disturb one another, those that met no other tell how long any takes."""
+    draw = random.Random(4)
+    starts = poisson(0.5, 200_000, seed=5)
+    seconds = [draw.uniform(0.0, 3.0) for _ in starts]
+    alone = lone(starts, seconds, 0.5)
+    weighted = sum(seconds[index] * weight for index, weight in alone.items()) / sum(alone.values())
+    assert weighted == pytest.approx(1.5, rel=0.02)
+    assert statistics.fmean(seconds[index] for index in alone) < 1.3
+
+
+def test_draws_count_as_they_are_weighted() -> None:
+    station = Station(front=[1.0, 9.0], servers=1, batches={1: [0.0]}, max_batch=1, weights=[1.0, 0.0])
+    assert simulate([0.0, 20.0], station) == pytest.approx([1.0, 1.0])

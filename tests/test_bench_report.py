@@ -145,10 +145,13 @@ def test_a_ceiling_that_was_disturbed_disturbs_what_is_compared_with_it() -> Non
 
 
 def test_open_loop_beside_its_queue() -> None:
-    """Lone requests take 10 ms, 4 of them in the engine; far apart, they do so in the queue as well."""
-    loads = {LONE: served(answers(100, 0.01)), OPEN: served(answers(100, 0.015))}
-    loads[OPEN] = replace(loads[OPEN], arrivals=[[0.1 * index for index in range(50)], [0.05 + n for n in range(50)]])
-    row = only(measured(loads))
+    """Requests that meet no other take 10 ms, 4 of them in the engine; far apart, they do so in the queue as well."""
+    alone, met = answers(50, 0.01), answers(50, 0.015)
+    alone.started = [1.0 + second for second in range(50)]
+    met.started = [0.5 + second // 2 for second in range(50)]  # in pairs
+    alone.extend(met)
+    arrivals = [[0.1 * index for index in range(50)], [0.05 + n for n in range(50)]]
+    row = only(measured({OPEN: replace(served(alone), arrivals=arrivals)}))
     assert row.simulated_p99 == pytest.approx(10.0)
     assert row.p99 == pytest.approx(15.0)
     assert row.tail_ratio == pytest.approx(1.5)
@@ -156,7 +159,9 @@ def test_open_loop_beside_its_queue() -> None:
 
 
 def test_open_loop_without_lone_requests_has_no_queue() -> None:
-    row = only(measured({OPEN: served(answers(100, 0.015))}))
+    together = answers(100, 0.015)
+    together.started = [0.0] * 100
+    row = only(measured({OPEN: served(together)}))
     assert (row.simulated_p99, row.tail_ratio) == (None, None)
 
 

@@ -4,7 +4,8 @@ Each request passes two stations. At the first it is read, decoded and answered,
 several servers. At the second it waits for the engine, which takes as many as wait, up to a largest batch, whenever it
 is free, and is busy for a time that depends on their number. A request is done when its batch is. Arrivals are those of
 the measurement, and times are drawn from those measured, so what the service takes beyond is its own: threads that wait
-for one another, batches that form badly, a loop that is late.
+for one another, batches that form badly, a loop that is late. What a request takes is drawn from those of the same
+measurement that met no other: where processors fall asleep between requests it is more than where one follows another.
 
 With one image a batch, a constant time and Poisson arrivals the second station is M/D/1, whose mean wait is known:
 rho s / 2 (1 - rho) (Pollaczek and Khinchine).
@@ -13,6 +14,8 @@ rho s / 2 (1 - rho) (Pollaczek and Khinchine).
 from __future__ import annotations
 
 import heapq
+import itertools
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +34,30 @@ class Station:
     max_batch: int
     lanes: int = 1
     """Batches that are in the engine at the same time."""
+    weights: Sequence[float] | None = None
+    """How much each of `front` counts; None for alike."""
+
+
+def lone(starts: Sequence[float], seconds: Sequence[float], rate: float) -> dict[int, float]:
+    """The requests that met no other, by index, and how much each of them counts.
+
+    At Poisson times nobody comes within d seconds with the probability exp(-rate d): the longer requests take, the more
+    of their kind have met others, and the more those that have not count.
+
+    Args:
+        starts: of all requests, in seconds.
+        seconds: that each took.
+        rate: requests a second.
+    """
+    alone: dict[int, float] = {}
+    order = sorted(range(len(starts)), key=lambda index: starts[index])
+    busy_until = -math.inf
+    for index, following in itertools.zip_longest(order, order[1:]):
+        start, end = starts[index], starts[index] + seconds[index]
+        if start >= busy_until and (following is None or starts[following] >= end):
+            alone[index] = math.exp(rate * seconds[index])
+        busy_until = max(busy_until, end)
+    return alone
 
 
 def simulate(arrivals: Sequence[float], station: Station, seed: int = 0) -> list[float]:
@@ -63,9 +90,10 @@ def simulate(arrivals: Sequence[float], station: Station, seed: int = 0) -> list
 def _through_front(arrivals: Sequence[float], station: Station, draw: random.Random) -> list[float]:
     """When each request leaves the first station."""
     free = [0.0] * station.servers
+    weights = None if station.weights is None else list(itertools.accumulate(station.weights))
     done = []
     for arrived in arrivals:
-        end = max(heapq.heappop(free), arrived) + draw.choice(station.front)
+        end = max(heapq.heappop(free), arrived) + draw.choices(station.front, cum_weights=weights)[0]
         heapq.heappush(free, end)
         done.append(end)
     return done

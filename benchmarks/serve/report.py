@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.serve import queueing
 from benchmarks.serve.ceiling import Rate, together
-from benchmarks.serve.loads import FORMATS, OPEN_KIND, Load
+from benchmarks.serve.loads import FORMATS, Load
 from benchmarks.serve.rounds import Round, Run, Served, images_per_second
 
 T = TypeVar("T")
@@ -237,29 +237,34 @@ def _alone_cpu(measured: Round, batches: Sequence[int], load: Load, batch: float
 
 def _simulate(run: Run, load: Load, measured: Sequence[Round], servers: int) -> list[float]:
     """The times of a queue that gets the same requests; none where no lone requests were measured."""
-    lone = [each.served[one][0] for each in measured for one in each.served if one == Load(OPEN_KIND, connections=1)]
-    front = [seconds - inference for each in lone for seconds, inference, _ in _accounts(each)]
+    served = [each.served[load][0] for each in measured]
+    front: list[float] = []
+    weights: list[float] = []
     batches: dict[int, list[float]] = defaultdict(list)
-    for each in measured:
-        for _, inference, size in _accounts(each.served[load][0]):
+    for each in served:
+        alone = queueing.lone(each.outcome.started, each.outcome.seconds, len(each.outcome.started) / each.window)
+        for index, inference, size in _accounts(each):
             batches[size].append(inference)
-    if not front or not batches:
+            if index in alone:
+                front.append(each.outcome.seconds[index] - inference)
+                weights.append(alone[index])
+    if not front:
         return []
-    station = queueing.Station(front, servers, batches, run.max_batch, run.lanes)
+    station = queueing.Station(front, servers, batches, run.max_batch, run.lanes, weights)
     return [
         seconds
-        for number, each in enumerate(measured)
-        for seconds in queueing.simulate(sorted(chain.from_iterable(each.served[load][0].arrivals)), station, number)
+        for number, each in enumerate(served)
+        for seconds in queueing.simulate(sorted(chain.from_iterable(each.arrivals)), station, number)
     ]
 
 
-def _accounts(served: Served) -> list[tuple[float, float, int]]:
-    """Of each good answer: seconds in all, seconds in the engine, and the size of its batch."""
-    outcome, accounts = served.outcome, []
-    for seconds, status, timing in zip(outcome.seconds, outcome.statuses, outcome.timings, strict=True):
+def _accounts(served: Served) -> list[tuple[int, float, int]]:
+    """Of each good answer: its index, seconds in the engine, and the size of its batch."""
+    accounts = []
+    for index, (status, timing) in enumerate(zip(served.outcome.statuses, served.outcome.timings, strict=True)):
         if status == 200 and timing:
             said = json.loads(timing)
-            accounts.append((seconds, said["inference_ms"] / 1000, said["batch_size"]))
+            accounts.append((index, said["inference_ms"] / 1000, said["batch_size"]))
     return accounts
 
 
