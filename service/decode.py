@@ -18,6 +18,7 @@ from PIL import Image
 from models import images
 from models.images import DEFAULT_MAX_PIXELS, ImageError, Reduced, TooManyPixels
 from models.preprocess import Preprocess, UInt8Array
+from service import background
 from service.errors import PayloadTooLarge, ServiceError, UnprocessableImage
 from service.gpu.jpeg import JpegDecoder
 from service.priority import Priority, Turns
@@ -88,7 +89,7 @@ class Decoder:
         self._jpeg = jpeg
         # More than threads: one that finishes finds its next image without waiting for the event loop.
         self._turns = Turns(4 * threads)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(threads, "decode", background.give_way)
 
     def decode_at_once(self, files: Sequence[bytes], preprocess: Preprocess) -> list[Decoded | ServiceError]:
         """What `decode` gives of one small image, without a thread; nothing of any other files."""
