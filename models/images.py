@@ -14,8 +14,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -31,6 +30,8 @@ Mode = Literal["L", "RGB"]
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 """Formats that are tried: common, and decoded by code that is fuzzed. Pillow knows more, old and little used."""
 
+_TURNED = (2, 3, 4, 5, 6, 7, 8)
+"""EXIF orientations of images that are not stored upright."""
 _SIDEWAYS, _FROM_RIGHT, _FROM_BOTTOM = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
 """EXIF orientations by which width and height change places, what was left comes to lie right, and top below."""
 
@@ -49,8 +50,7 @@ class TooManyPixels(ImageError):
     """Larger than the limit; found from the header, before decoding."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reduced:
+class Reduced(NamedTuple):
     """An upright image, perhaps at a fraction of its size."""
 
     image: Image.Image
@@ -128,9 +128,9 @@ def _decode(data: bytes, mode: Mode, enough: int | None, max_pixels: int) -> Red
             image.draft(None, (enough, enough))  # does nothing with other formats
         fraction = round(width / image.width)
         image.load()
-        upright = ImageOps.exif_transpose(image)
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-        result = to_mode(upright, mode)
+        # It would copy an image that is upright already.
+        result = to_mode(ImageOps.exif_transpose(image) if orientation in _TURNED else image, mode)
     result.format = file_format
     if orientation in _SIDEWAYS:
         width, height = height, width

@@ -73,7 +73,7 @@ class Geometry(BaseModel):
             if image.size != scaled:
                 image = image.resize(scaled, resample)
             image = image.crop((left, top, left + width, top + height))
-        return np.asarray(image, dtype=np.uint8).reshape(self.shape)
+        return self._pixels(image)
 
     def approximate(self, reduced: Reduced) -> UInt8Array:
         """What `apply` gives of the whole image, or nearly, in less time: only what is kept is resized, and large
@@ -84,7 +84,11 @@ class Geometry(BaseModel):
         box = (begin_x + left * across, begin_y + top * down, begin_x + right * across, begin_y + bottom * down)
         height, width = self.size
         resized = reduced.image.resize((width, height), _FILTERS[self.interpolation], box, _REDUCING_GAP)
-        return np.asarray(resized, dtype=np.uint8).reshape(self.shape)
+        return self._pixels(resized)
+
+    def _pixels(self, image: Image.Image) -> UInt8Array:
+        # `asarray` asks the image for four protocols before it comes to this.
+        return np.frombuffer(image.tobytes(), np.uint8).reshape(self.shape)
 
     @property
     def enough(self) -> int:

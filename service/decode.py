@@ -10,8 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from PIL import Image
 
@@ -37,8 +36,7 @@ _SMALL_BYTES = 4 * _SMALL_PIXELS
 _QUICK = (b"\x89PNG", b"\xff\xd8")
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(NamedTuple):
     """One image, and what its file was."""
 
     pixels: UInt8Array
