@@ -18,7 +18,7 @@ from service.priority import Priority
 from service.repository import Found, LoadedModel, LoadError
 from service.schemas import EngineStatus, ModelStatus, VersionStatus
 from service.settings import Settings
-from service.versions import ModelVersions
+from service.versions import ModelVersions, Served
 from service.watch import changes
 
 log = logging.getLogger(__name__)
@@ -170,9 +170,9 @@ class Registry:
         """Every model and version that is in the repository or in memory."""
         return [ModelStatus(name=name, versions=self._models[name].statuses()) for name in sorted(self._models)]
 
-    @contextmanager
-    def use(self, name: str | None = None, version: str | None = None) -> Iterator[LoadedModel]:
-        """Hold a version of a model until the request is answered. Without names, the default model's current one.
+    def use(self, name: str | None = None, version: str | None = None) -> Served:
+        """A version of a model, to be entered until the request is answered. Without names, the default model's current
+        one.
 
         Raises:
             NotFound: no such model or version.
@@ -183,10 +183,9 @@ class Registry:
         number = None if version is None else int(version)
         if model is None:
             raise self._not_found(name)
-        with model.use(number) as found:
-            if found is None:
-                raise self._not_served(model, number)
-            yield found
+        if (served := model.find(number)) is None:
+            raise self._not_served(model, number)
+        return served
 
     @contextmanager
     def admit(
@@ -210,14 +209,13 @@ class Registry:
 
     def find(self, name: str | None = None, version: str | None = None) -> LoadedModel:
         """What `use` would give, without holding it: to tell of it, or to refuse before a body is read."""
-        with self.use(name, version) as found:
-            return found
+        return self.use(name, version).model
 
     def _default_name(self) -> str:
         if self._settings.model is not None:
             return self._settings.model
-        if self._default not in self.current:
-            # It stays once chosen: a model that comes later does not take over requests meant for another.
+        # It stays once chosen: a model that comes later does not take over requests meant for another.
+        if self._default is None or not self.served(self._default):
             self._default = next(iter(self.current), None)
         if self._default is None:
             raise _being_loaded() if self.loading else Unavailable("; ".join(self.not_ready()))

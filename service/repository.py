@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from models.manifest import MODEL_NAME, Artifact, Manifest, ManifestError, Preci
 from models.parity import Float32Array, ParityError
 from models.preprocess import UInt8Array
 from service import choice, executors
+from service.admission import Admitted
 from service.arrangement import Load, arrange
 from service.batching import BatchQueue
 from service.choice import Choice
@@ -86,16 +86,13 @@ class LoadedModel:
     def version(self) -> str:
         return str(self.manifest.version)
 
-    @contextmanager
-    def admit(self, images: int, seconds: float, priority: Priority) -> Iterator[None]:
+    def admit(self, images: int, seconds: float, priority: Priority) -> Admitted:
         """As `Admission.admit`; a refusal is in the statistics."""
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(self.engine.admission.admit(images, seconds, priority))
-            except ServiceError:
-                self.statistics.failed(0.0)
-                raise
-            yield
+        try:
+            return self.engine.admission.admit(images, seconds, priority)
+        except ServiceError:
+            self.statistics.failed(0.0)
+            raise
 
     def computes(self, other: Manifest) -> bool:
         """Whether another version is the same network with other weights."""

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 
 from service import background, memory
 from service.policy import Policy
@@ -25,12 +25,25 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
-class _Served:
+class Served:
+    """A version that takes requests; each enters it until it is answered."""
+
     model: LoadedModel
     stamp: Stamp
     users: int = 0
     """Requests that are being answered."""
     unused: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __enter__(self) -> LoadedModel:
+        self.users += 1
+        return self.model
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.users -= 1
+        if not self.users:
+            self.unused.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +65,10 @@ class ModelVersions:
         self._load = load
         self._found: Mapping[int, Found] = {}
         self._policy = Policy("latest")
-        self._served: dict[int, _Served] = {}
+        self._served: dict[int, Served] = {}
         self._failed: dict[int, _Failure] = {}
         self._loading: int | None = None
-        self._draining: dict[_Served, asyncio.Task[None]] = {}
+        self._draining: dict[Served, asyncio.Task[None]] = {}
 
     @property
     def served(self) -> list[LoadedModel]:
@@ -65,7 +78,8 @@ class ModelVersions:
     @property
     def current(self) -> LoadedModel | None:
         """The version that answers those who name none."""
-        return self.served[-1] if self._served else None
+        served = self.find()
+        return None if served is None else served.model
 
     @property
     def empty(self) -> bool:
@@ -81,20 +95,9 @@ class ModelVersions:
         failure = self._failed.get(max(self._failed, default=0) if number is None else number)
         return None if failure is None else failure.reason
 
-    @contextmanager
-    def use(self, number: int | None = None) -> Iterator[LoadedModel | None]:
-        """Hold a version, or the current one, until the request is answered; None if it is not served."""
-        served = self._served.get(max(self._served, default=0) if number is None else number)
-        if served is None:
-            yield None
-            return
-        served.users += 1
-        try:
-            yield served.model
-        finally:
-            served.users -= 1
-            if not served.users:
-                served.unused.set()
+    def find(self, number: int | None = None) -> Served | None:
+        """A version, or the current one; None if it is not served."""
+        return self._served.get(max(self._served, default=0) if number is None else number)
 
     async def follow(self, found: Mapping[int, Found], policy: Policy) -> None:
         """Serve what the policy chooses of what was found, and retire the rest once that is served.
@@ -123,7 +126,7 @@ class ModelVersions:
             served = await self._take_over(number, found, served)
         return served is not None
 
-    async def _take_over(self, number: int, found: Found, old: _Served | None) -> _Served | None:
+    async def _take_over(self, number: int, found: Found, old: Served | None) -> Served | None:
         self._loading, model = number, None
         try:
             model = await background.run(self._load, found.folder, self.current)
@@ -136,7 +139,7 @@ class ModelVersions:
             return old
         model.engine.start()
         self._failed.pop(number, None)
-        served = self._served[number] = _Served(model, found.stamp)
+        served = self._served[number] = Served(model, found.stamp)
         if old is not None:
             self._retire(old)
         return served
@@ -156,11 +159,11 @@ class ModelVersions:
         if served := self._served.get(number):
             served.stamp = ()
 
-    def _retire(self, served: _Served) -> None:
+    def _retire(self, served: Served) -> None:
         served.unused.clear()
         self._draining[served] = asyncio.create_task(self._drain(served))
 
-    async def _drain(self, served: _Served) -> None:
+    async def _drain(self, served: Served) -> None:
         try:
             if served.users:
                 await served.unused.wait()
