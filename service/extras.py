@@ -36,6 +36,10 @@ class Extras:
     embedding: bool = False
     cam: Cam | None = None
 
+    def __bool__(self) -> bool:
+        """Whether anything is asked for."""
+        return self.embedding or self.cam is not None
+
     @property
     def outputs(self) -> frozenset[str]:
         """What the engine has to give for them."""
@@ -44,6 +48,8 @@ class Extras:
 
     def check(self, model: LoadedModel) -> None:
         """Raises BadRequest where the model cannot give them."""
+        if not self:
+            return
         if absent := self.outputs - set(model.manifest.outputs):
             raise BadRequest(
                 f"{model.name} version {model.version} gives no {' and no '.join(sorted(absent))}, which "

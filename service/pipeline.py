@@ -125,13 +125,13 @@ class Pipeline:
         extras_seconds = 0.0
         if good:
             pixels = [image.pixels for image in good]
-            wanted = _OUTPUTS | extras.outputs
+            wanted = _OUTPUTS | extras.outputs if extras else _OUTPUTS
             result = await self.infer(model, pixels, wanted, deadline, priority, decoded_at - started)
         noted = record.current()
         computed_at = time.monotonic()
         if good:
             best = top_k(result.outputs["probabilities"], model.manifest.labels, k)
-            self.metrics.model(model.name).predictions(first for first, *_ in best)
+            self.metrics.model(model.name).predictions([predictions[0] for predictions in best])
             answers = [
                 ImageResult(
                     predictions=predictions,
@@ -139,7 +139,7 @@ class Pipeline:
                 )
                 for image, predictions in zip(good, best, strict=True)
             ]
-        if answers and extras != NOTHING:
+        if answers and extras:
             extras_at = time.monotonic()
             sources = [data for data, image in zip(files, decoded, strict=True) if isinstance(image, Decoded)]
             answers = await extras.add(model, answers, result.outputs, sources, deadline)

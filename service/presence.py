@@ -25,7 +25,7 @@ class while_connected:
         self._watchers: list[Callable[[], None]] = scope.get("extensions", {}).get(HANG_UP, [])
         self._gone = False
 
-    async def __aenter__(self) -> None:
+    def __enter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
@@ -35,7 +35,7 @@ class while_connected:
         self._gone = True
         self._task.cancel()
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._watchers.remove(self._leave)

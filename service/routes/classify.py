@@ -132,12 +132,10 @@ async def _classify(request: Request, name: str | None = None, version: str | No
     admitted = registry.admit(found.name, version, len(files), seconds, priority)
     if ndjson.MEDIA_TYPE in request.headers.get("accept", ""):
         return Lines(admitted, lambda model: pipeline.classify_each(model, files, k, seconds, extras, priority))
-    async with while_connected(request.scope):
-        with admitted as model:
-            extras.check_size(model, len(files), k)
-            answer = await pipeline.classify(
-                model, files, k, seconds, extras, priority, inline_errors=asked.errors == "inline"
-            )
+    with while_connected(request.scope), admitted as model:
+        extras.check_size(model, len(files), k)
+        inline = asked.errors == "inline"
+        answer = await pipeline.classify(model, files, k, seconds, extras, priority, inline_errors=inline)
     return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
 

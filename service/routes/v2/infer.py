@@ -39,7 +39,7 @@ async def infer(request: Request, face: Face) -> Response:
     content = await request.body()
     noted.stage("read", started, time.monotonic() - started)
     asked, raw = await _parse(request, content, face)
-    async with while_connected(request.scope):
+    with while_connected(request.scope):
         return await _answer(pipeline, face, asked, raw)
 
 
