@@ -14,6 +14,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.incoming import ARRIVED
 from service.presence import HANG_UP
 
 CROWDED = "resnet.crowded"
@@ -93,6 +94,7 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:
+        self.scope["extensions"][ARRIVED] = {}
         super().on_message_complete()
         self._sends.end()
 

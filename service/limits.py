@@ -23,7 +23,8 @@ class Limits:
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, rates: RateLimiter | None) -> None:
         self._app = app
         self._settings = settings
-        self._in_flight = metrics.in_flight
+        self._in_flight = 0
+        metrics.watch_requests(lambda: self._in_flight)
         self._held = Held(settings.max_held_bytes)
         self._rates = rates
 
@@ -44,10 +45,11 @@ class Limits:
         except ServiceError as error:
             await problems.respond(scope, error)(scope, receive, send)
             return
+        self._in_flight += 1
         try:
-            with self._in_flight.track_inprogress():
-                await self._app(scope, body.receive, send)
+            await self._app(scope, body.receive, send)
         finally:
+            self._in_flight -= 1
             body.release()
 
     def _check(self, scope: Scope) -> None:

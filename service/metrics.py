@@ -59,7 +59,7 @@ class Metrics:
         self._load_seconds = self._histogram("resnet_model_load_seconds", "Time to load a model.", _LOAD_SECONDS)
         self._waiting = self._gauge("resnet_queue_images", "Images that wait for a batch.", "model")
         self._admitted = self._gauge("resnet_images_in_flight", "Images accepted and not yet answered.", "model")
-        self.in_flight = self._gauge("resnet_requests_in_flight", "Requests accepted and not yet answered.")
+        self._in_flight = self._gauge("resnet_requests_in_flight", "Requests accepted and not yet answered.")
         self._models: dict[str, ModelMetrics] = {}
         # Begin at 0: what is first seen as 1 has not increased, and no alert would tell of it.
         for reason in REASONS:
@@ -102,6 +102,10 @@ class Metrics:
         finally:
             self._loads.labels(outcome).inc()
             self._load_seconds.observe(time.monotonic() - started)
+
+    def watch_requests(self, in_flight: Callable[[], float]) -> None:
+        """Read the number of requests that are not answered yet whenever Prometheus asks."""
+        self._in_flight.set_function(in_flight)
 
     def watch_queue(self, model: str, waiting: Callable[[], float]) -> None:
         """Read the length of a model's queue whenever Prometheus asks."""
