@@ -17,6 +17,7 @@ from service.observe import Observe
 from service.pipeline import Pipeline
 from service.ratelimit import RateLimiter
 from service.routes import classify, health, page, problems, v2
+from service.routes.direct import Shortcut
 from service.schemas import Problem
 from service.settings import Settings
 from service.tracing import Spans
@@ -66,6 +67,8 @@ def create_app(settings: Settings, tracer_provider: TracerProvider | None = None
     problems.install(app)
     ring = None if settings.api_keys is None else KeyRing(settings.api_keys)
     rates = RateLimiter(settings.rate_limit, settings.rate_burst) if settings.rate_limit else None
+    if tracer_provider is None:  # the router tells the route to a request's span
+        app.add_middleware(Shortcut, fastapi=app)
     # Who has a key is limited by it, once it is known.
     app.add_middleware(Limits, settings=settings, metrics=pipeline.metrics, rates=rates if ring is None else None)
     if settings.cors_origins:

@@ -1,7 +1,8 @@
 """Routes of the hot path: FastAPI documents them, and does not stand between a request and its function.
 
 FastAPI's own way to call a function looks for each parameter on its own, and opens stacks for dependencies of which
-there are none. Here the parameters are one pydantic model, validated at once.
+there are none. Here the parameters are one pydantic model, validated at once. Where the path holds no parameter, the
+request does not even come to FastAPI's router.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from fastapi import Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
-from starlette.types import Receive, Scope, Send
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 Place = Literal["path", "query"]
 Parameters = TypeVar("Parameters", bound=BaseModel)
@@ -27,12 +29,42 @@ class Direct(APIRoute):
 
     def __init__(self, path: str, endpoint: Any, **options: Any) -> None:
         super().__init__(path, endpoint, **options)
-        if not self.dependencies:  # those of API keys, for example, are FastAPI's business
+        self.direct = not self.dependencies
+        """Those of API keys, for example, are FastAPI's business."""
+        if self.direct:
             self.app = self._call
 
     async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = await self.endpoint(Request(scope, receive, send))
         await response(scope, receive, send)
+
+
+class Shortcut:
+    """ASGI middleware before FastAPI's router: hands requests to the direct routes that have no parameter in the path.
+
+    The router would try the pattern of each route that was added before.
+
+    Args:
+        app: FastAPI's own way, for everything else.
+        fastapi: holds the routes, and the handlers of what they raise.
+    """
+
+    def __init__(self, app: ASGIApp, fastapi: FastAPI) -> None:
+        self._app = app
+        handlers = {kind: handler for kind, handler in fastapi.exception_handlers.items() if kind is not Exception}
+        self._direct = {
+            (method, route.path): ExceptionMiddleware(route.app, handlers)
+            for route in fastapi.routes
+            if isinstance(route, Direct) and route.direct and not route.param_convertors
+            for method in route.methods or ()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app: ASGIApp = self._app
+        if scope["type"] == "http":
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            app = self._direct.get((scope["method"], path), app)
+        await app(scope, receive, send)
 
 
 def parse(kind: type[Parameters], place: Place, values: Mapping[str, str]) -> Parameters:
