@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, Protocol, TextIO
 
 import typer
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -192,6 +192,7 @@ class _CsvWriter:
         """Every line is written already."""
 
 
+_RESULT = TypeAdapter(ImageResult)
 _KEPT_IN_FILES: Any = {"embedding": True, "predictions": {"__all__": {"cam_png"}}, "image": {"region"}}
 
 
@@ -200,7 +201,7 @@ class _JsonLinesWriter:
         self._stream = stream
 
     def write(self, path: Path, result: ImageResult) -> None:
-        line = {"file": str(path), **result.model_dump(exclude_none=True, exclude=_KEPT_IN_FILES)}
+        line = {"file": str(path), **_RESULT.dump_python(result, exclude_none=True, exclude=_KEPT_IN_FILES)}
         self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def finish(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from models import images
@@ -107,7 +107,7 @@ class Extras:
         extended = []
         for row, (answer, data) in enumerate(zip(answers, files, strict=True)):
             if self.embedding:
-                answer = answer.model_copy(update={"embedding": outputs["embedding"][row].tolist()})
+                answer = replace(answer, embedding=outputs["embedding"][row].tolist())
             if self.cam is not None:
                 answer = _with_maps(self.cam, model, answer, outputs["feature_map"][row], data)
             extended.append(answer)
@@ -125,8 +125,7 @@ def _with_maps(
     maps = cam.activation_maps(feature_map, model.classifier, [item.index for item in answer.predictions])
     if kind is Cam.values:
         predictions = [
-            item.model_copy(update={"cam": values.tolist()})
-            for item, values in zip(answer.predictions, maps, strict=True)
+            replace(item, cam=values.tolist()) for item, values in zip(answer.predictions, maps, strict=True)
         ]
     elif kind is Cam.overlay:
         predictions = [
@@ -139,9 +138,9 @@ def _with_maps(
             _drawn(item, cam.picture(values, geometry, image))
             for item, values in zip(answer.predictions, maps, strict=True)
         ]
-    region = answer.image.model_copy(update={"region": geometry.region(*size)})
-    return answer.model_copy(update={"predictions": predictions, "image": region})
+    region = replace(answer.image, region=geometry.region(*size))
+    return replace(answer, predictions=predictions, image=region)
 
 
 def _drawn(prediction: Prediction, png: bytes) -> Prediction:
-    return prediction.model_copy(update={"cam_png": base64.b64encode(png).decode()})
+    return replace(prediction, cam_png=base64.b64encode(png).decode())

@@ -205,4 +205,4 @@ def problem(error: ServiceError) -> Problem:
 
 
 def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+    return round(seconds * 1e6) / 1e3  # to round to digits takes three times as long

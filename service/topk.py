@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from models.parity import Float32Array
 from service.schemas import Prediction
 
@@ -16,11 +14,7 @@ def top_k(probabilities: Float32Array, labels: Sequence[str], k: int) -> list[li
     Equal probabilities are given in the order of the classes.
     """
     best = (-probabilities).argsort(axis=1, kind="stable")[:, :k]
-    values = probabilities[np.arange(len(best))[:, None], best]  # take_along_axis does this too, in four times the time
     return [
-        [
-            Prediction(label=labels[index], index=index, probability=probability)
-            for index, probability in zip(indices, row, strict=True)
-        ]
-        for indices, row in zip(best.tolist(), values.tolist(), strict=True)
+        [Prediction(label=labels[index], index=index, probability=probabilities.item(row, index)) for index in indices]
+        for row, indices in enumerate(best.tolist())
     ]

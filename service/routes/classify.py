@@ -136,7 +136,7 @@ async def _classify(request: Request, name: str | None = None, version: str | No
         extras.check_size(model, len(files), k)
         inline = asked.errors == "inline"
         answer = await pipeline.classify(model, files, k, seconds, extras, priority, inline_errors=inline)
-    return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+    return Response(answer.json(), media_type="application/json")
 
 
 async def classify(request: Request) -> Response:

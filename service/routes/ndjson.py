@@ -41,6 +41,14 @@ class Lines(StreamingResponse):
                 await super().__call__(scope, receive, send)
 
 
-async def _lines(model: LoadedModel, results: Results) -> AsyncIterator[str]:
+async def _lines(model: LoadedModel, results: Results) -> AsyncIterator[bytes]:
     async for index, result in results:
-        yield StreamedResult(index=index, model=model.name, version=model.version, **dict(result)).line()
+        yield StreamedResult(
+            predictions=result.predictions,
+            image=result.image,
+            embedding=result.embedding,
+            error=result.error,
+            index=index,
+            model=model.name,
+            version=model.version,
+        ).line()
