@@ -18,7 +18,7 @@ import numpy as np
 from models.preprocess import UInt8Array
 from service import record
 from service.admission import Admission
-from service.batching import Batch, BatchQueue, QueueClosed, QueueFull, Share, Ticket
+from service.batching import Batch, BatchQueue, QueueClosed, QueueFull, Ticket
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceError, Unavailable
 from service.executors import Executor, Float32Array
 from service.metrics import Metrics
@@ -82,7 +82,10 @@ class _Pending:
     """A request that waits in `submit`."""
 
     future: asyncio.Future[Result]
-    parts: list[tuple[Share, dict[str, Float32Array]]] = field(default_factory=list)
+    parts: list[tuple[int, dict[str, Float32Array]]] = field(default_factory=list)
+    """Where each part begins. No shares: they lead back here, and only the garbage collector would free them."""
+    done: int = 0
+    """Images that are computed."""
     started_at: float = math.inf
     assembly_seconds: float = 0.0
     inference_seconds: float = 0.0
@@ -208,19 +211,20 @@ def _deliver(batch: Batch, computed: Computed) -> None:
     for share in batch.shares:
         count = share.stop - share.start
         pending: _Pending = share.ticket.owner
-        pending.parts.append((share, {name: values[row : row + count] for name, values in computed.outputs.items()}))
+        outputs = {name: values[row : row + count] for name, values in computed.outputs.items()}
+        pending.parts.append((share.start, outputs))
+        pending.done += count
         pending.started_at = min(pending.started_at, computed.started)
         pending.assembly_seconds += computed.assembled - computed.started
         pending.inference_seconds += computed.finished - computed.assembled
         pending.batch_size = max(pending.batch_size, batch.size)
         row += count
-        done = sum(part.stop - part.start for part, _ in pending.parts)
-        if done == len(share.ticket.images) and not pending.future.done():
+        if pending.done == len(share.ticket.images) and not pending.future.done():
             pending.future.set_result(_put_together(share.ticket, pending))
 
 
 def _put_together(ticket: Ticket, pending: _Pending) -> Result:
-    parts = sorted(pending.parts, key=lambda part: part[0].start)
+    parts = sorted(pending.parts, key=lambda part: part[0])
     if len(parts) == 1:
         outputs = {name: parts[0][1][name] for name in ticket.outputs}
     else:
