@@ -18,6 +18,11 @@ _PIECE = 256 * 1024
 """Bytes decompressed at a time, about a millisecond: meanwhile the event loop serves nobody."""
 
 
+def header(scope: Scope, name: bytes, default: str = "") -> str:
+    """The first header of a name, which is in lower case. Starlette's own way takes four times as long."""
+    return next((value.decode("latin-1") for given, value in scope["headers"] if given == name), default)
+
+
 @dataclass
 class Held:
     """Bytes of all bodies that have come in and whose requests are not answered."""

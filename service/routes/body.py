@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from service.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
+from service.incoming import header
 from service.schemas import ClassifyRequest
 
 
@@ -23,7 +24,7 @@ async def read_images(request: Request, max_images: int) -> Sequence[bytes]:
         PayloadTooLarge: too many bytes or images.
         UnsupportedMediaType: a Content-Type that is not taken.
     """
-    kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
+    kind = header(request.scope, b"content-type", "application/octet-stream").partition(";")[0].strip().lower()
     if kind.startswith("image/") or kind == "application/octet-stream":
         return [await read(request)]
     if kind == "multipart/form-data":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Request, params
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from models.manifest import MODEL_NAME
 from service import record
 from service.extras import Cam, Extras
+from service.incoming import header
 from service.pipeline import Pipeline
 from service.presence import while_connected
 from service.priority import Priority
@@ -61,9 +63,13 @@ class Asked(BaseModel):
     priority: Literal["interactive", "bulk"] = "interactive"
     """Interactive requests pass bulk ones, which get at least a tenth of the service."""
 
-    @property
+    @cached_property
     def extras(self) -> Extras:
         return Extras(self.embedding, _CAM[self.cam])
+
+    @cached_property
+    def urgency(self) -> Priority:
+        return Priority(self.priority)
 
 
 _CAM = {"false": None, "true": Cam.values} | {kind.value: kind for kind in Cam}
@@ -119,7 +125,7 @@ async def _classify(request: Request, name: str | None = None, version: str | No
     pipeline: Pipeline = request.app.state.pipeline
     query = request.scope["query_string"]
     asked = parse(Asked, "query", request.query_params) if query else _USUAL
-    registry, k, extras, priority = pipeline.registry, asked.top_k, asked.extras, Priority(asked.priority)
+    registry, k, extras, priority = pipeline.registry, asked.top_k, asked.extras, asked.urgency
     seconds = (asked.timeout_ms or pipeline.settings.timeout_ms) / 1000
     found = registry.find(name, version)
     noted = record.current()
@@ -130,7 +136,7 @@ async def _classify(request: Request, name: str | None = None, version: str | No
     noted.stage("read", started, time.monotonic() - started)
     # Only now: another version may have taken over while the body was on its way.
     admitted = registry.admit(found.name, version, len(files), seconds, priority)
-    if ndjson.MEDIA_TYPE in request.headers.get("accept", ""):
+    if ndjson.MEDIA_TYPE in header(request.scope, b"accept"):
         return Lines(admitted, lambda model: pipeline.classify_each(model, files, k, seconds, extras, priority))
     with while_connected(request.scope), admitted as model:
         extras.check_size(model, len(files), k)
