@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import json
 import re
@@ -24,6 +25,7 @@ from starlette.types import Message
 from models import manifest
 from models.checkpoint import Checkpoint
 from service.settings import Settings
+from tests.asgi import Exchange
 from tests.conftest import TIMEOUT, Client, Eager, serve
 
 Photographs = list[tuple[str, bytes]]
@@ -581,3 +583,36 @@ def test_the_documentation_page(client: Client) -> None:
     page = client.get("/docs")
     assert page.status_code == 200
     assert "/openapi.json" in page.text
+
+
+@pytest.mark.parametrize(("method", "status"), [("POST", 200), ("GET", 405)])
+def test_the_hot_route_behind_a_root_path(method: str, status: int, client: Client, photographs: Photographs) -> None:
+    """A server that is told the root path puts it before the path; some proxies take it away, and some do not."""
+
+    async def ask(path: str) -> int:
+        transport = httpx.ASGITransport(client.app, root_path="/vision")
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as http:
+            return (await http.request(method, path, content=photographs[0][1])).status_code
+
+    assert client.portal.call(ask, "/vision/v1/classify") == status
+    assert client.portal.call(ask, "/v1/classify") == status
+
+
+@pytest.mark.parametrize("spoilt", [False, True], ids=["answered", "refused"])
+def test_requests_leave_no_cycle_of_references(spoilt: bool, client: Client, photographs: Photographs) -> None:
+    """The server has the garbage collector look for cycles so rarely that each would hold megabytes for long."""
+    requests = 100
+    image = photographs[0][1][: 1000 if spoilt else None]
+
+    async def collected() -> int:
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(requests):
+                await Exchange([image]).run(client.app)
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    client.portal.call(collected)  # what is kept from the first time is no cycle
+    assert client.portal.call(collected) < requests
