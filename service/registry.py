@@ -171,8 +171,7 @@ class Registry:
         return [ModelStatus(name=name, versions=self._models[name].statuses()) for name in sorted(self._models)]
 
     def use(self, name: str | None = None, version: str | None = None) -> Served:
-        """A version of a model, to be entered until the request is answered. Without names, the default model's current
-        one.
+        """What a request enters until it is answered: a version of a model, by default the default model's current one.
 
         Raises:
             NotFound: no such model or version.
