@@ -23,6 +23,12 @@ def header(scope: Scope, name: bytes, default: str = "") -> str:
     return next((value.decode("latin-1") for given, value in scope["headers"] if given == name), default)
 
 
+def path(scope: Scope) -> str:
+    """Of a request, below the path that the service itself is under."""
+    whole: str = scope["path"]
+    return whole.removeprefix(scope.get("root_path", ""))
+
+
 @dataclass
 class Held:
     """Bytes of all bodies that have come in and whose requests are not answered."""

@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.connection import CROWDED
 from service.errors import Overloaded, ServiceError
-from service.incoming import Body, Held
+from service.incoming import Body, Held, path
 from service.metrics import Metrics
 from service.observe import caller
 from service.ratelimit import RateLimiter
@@ -29,7 +29,7 @@ class Limits:
         self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in PROBES:
+        if scope["type"] != "http" or path(scope) in PROBES:
             await self._app(scope, receive, send)
             return
         try:

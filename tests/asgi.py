@@ -20,6 +20,8 @@ class Exchange:
     body: AsyncIterator[bytes] | Sequence[bytes]
     headers: dict[str, str] = field(default_factory=dict)
     path: str = "/v1/classify"
+    root_path: str = ""
+    """That the service is under; stands before the path."""
     extensions: dict[str, Any] = field(default_factory=dict)
     on_body: Callable[[bytes], object] = lambda part: None
     status: int = 0
@@ -41,8 +43,9 @@ class Exchange:
             {
                 "type": "http",
                 "method": "POST",
-                "path": path,
-                "raw_path": path.encode(),
+                "path": self.root_path + path,
+                "raw_path": (self.root_path + path).encode(),
+                "root_path": self.root_path,
                 "query_string": query.encode(),
                 "headers": [(name.lower().encode(), value.encode()) for name, value in self.headers.items()],
                 "client": ("192.0.2.1", 1234),

@@ -311,10 +311,11 @@ def test_bodies_of_all_requests_together_are_bounded(narrow: Client, photographs
     check_still_answers(narrow, photographs, eager)
 
 
-def test_a_connection_too_many_gets_only_the_probes(client: Client, photographs: Photographs) -> None:
+@pytest.mark.parametrize("root_path", ["", "/vision"])
+def test_a_connection_too_many_gets_only_the_probes(root_path: str, client: Client, photographs: Photographs) -> None:
     crowded: dict[str, Any] = {CROWDED: {}}
     for path, status in (("/v1/classify", 503), ("/healthz", 405), ("/readyz", 405), ("/metrics", 405)):
-        exchange = Exchange([photographs[0][1]], path=path, extensions=crowded)
+        exchange = Exchange([photographs[0][1]], path=path, root_path=root_path, extensions=crowded)
         client.portal.call(exchange.run, client.app)
         assert exchange.status == status
         if status == 503:

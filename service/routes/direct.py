@@ -17,6 +17,8 @@ from pydantic import BaseModel, ValidationError
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.incoming import path
+
 Place = Literal["path", "query"]
 Parameters = TypeVar("Parameters", bound=BaseModel)
 
@@ -62,8 +64,7 @@ class Shortcut:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app: ASGIApp = self._app
         if scope["type"] == "http":
-            path = scope["path"].removeprefix(scope.get("root_path", ""))
-            app = self._direct.get((scope["method"], path), app)
+            app = self._direct.get((scope["method"], path(scope)), app)
         await app(scope, receive, send)
 
 
