@@ -18,6 +18,7 @@ from service.errors import BadRequest, ServiceError
 from service.pipeline import Pipeline
 from service.presence import while_connected
 from service.repository import LoadedModel
+from service.routes.body import read
 from service.routes.v2 import body, faces, tensors
 from service.routes.v2.faces import ERRORS, Face
 from service.routes.v2.schemas import Error, InferRequest, InferResponse, InputParameters, InputTensor, RequestedOutput
@@ -36,7 +37,7 @@ async def infer(request: Request, face: Face) -> Response:
     noted = record.current()
     noted.model, noted.version = found.name, found.version
     started = time.monotonic()
-    content = await request.body()
+    content = await read(request)
     noted.stage("read", started, time.monotonic() - started)
     asked, raw = await _parse(request, content, face)
     with while_connected(request.scope):
