@@ -19,8 +19,9 @@ from service.pipeline import Pipeline
 from service.presence import while_connected
 from service.repository import LoadedModel
 from service.routes.body import read
+from service.routes.documented import errors
 from service.routes.v2 import body, faces, tensors
-from service.routes.v2.faces import ERRORS, Face
+from service.routes.v2.faces import Face
 from service.routes.v2.schemas import Error, InferRequest, InferResponse, InputParameters, InputTensor, RequestedOutput
 
 router = APIRouter(prefix="/v2")
@@ -156,17 +157,6 @@ _DOCUMENTATION = {
         },
     },
 }
-_INFER_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Error, "description": description}
-    for status, description in {
-        408: "Body sent too slowly",
-        413: "Too many bytes, pixels or images",
-        415: "Content-Encoding not taken",
-        422: "Not a usable image",
-        500: "Inference failed",
-        504: "Time limit passed",
-    }.items()
-}
 faces.add(
     router,
     "POST",
@@ -175,8 +165,7 @@ faces.add(
     response_model=InferResponse,
     responses={
         200: {"content": {"application/octet-stream": _BINARY}, "description": "Computed"},
-        **ERRORS,
-        **_INFER_ERRORS,
+        **errors(Error, 408, 413, 415, 422, 500, 504),
     },
     openapi_extra=_DOCUMENTATION,
 )
