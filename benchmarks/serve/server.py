@@ -16,7 +16,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.serve.machine import cpu_seconds, process_tree
+from benchmarks.machine import cpu_seconds, process_tree
 from service.registry import LOADING
 
 _SECONDS_TO_START = 120.0
