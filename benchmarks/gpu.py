@@ -18,8 +18,10 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from benchmarks import gpu_service
 from benchmarks.gpu_executors import Kind, Row, apart, can_load, examine
-from benchmarks.http_load import NotServed, serve
+from benchmarks.serve import payloads
+from benchmarks.serve.server import ServerFailed
 from models import driver, manifest
 from models.driver import Device, NoDevice
 from service import executors
@@ -209,14 +211,14 @@ def tabulate(rows: Sequence[Row], out: Path, report: Report) -> str:
 
 
 def serve_all(versions: Sequence[Path], report: Report) -> str:
-    photographs = [path.read_bytes() for path in sorted((ROOT / "export" / "photographs").glob("*.jpg"))]
+    photographs = payloads.photographs(ROOT / "export" / "photographs")
     lines = []
     for kind in find_kinds(versions, report):
         try:
             apart(can_load, kind)  # or the service would serve with another
-            for clients, seen in serve(kind.version, kind.executor, kind.precision, photographs):
+            for seen in gpu_service.load(kind, photographs):
                 lines.append(
-                    f"| {kind.version.parent.name} | {kind.executor} | {kind.precision} | {clients} "
+                    f"| {kind.version.parent.name} | {kind.executor} | {kind.precision} | {seen.clients} "
                     f"| {seen.requests_per_second:,.0f} | {seen.p50_ms:.1f} | {seen.p99_ms:.1f} | {seen.failed} |"
                 )
         except Exception as error:  # as above
@@ -239,7 +241,7 @@ def _run(*command: str) -> str:
 def _reason(error: Exception) -> str:
     """One line; of errors that are not the project's own, which it is."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, (NotDone, NotServed, ExecutorError)) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, (NotDone, ServerFailed, ExecutorError)) else f"{type(error).__name__}: {text}"
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ One that crashes, or loses the device, leaves the others their turn: a process w
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -24,7 +23,7 @@ from models.engine_cache import default_folder
 from models.manifest import Precision
 from models.preprocess import UInt8Array
 from service import executors
-from service.executors import Executor, compute
+from service.executors import Executor, Source, compute
 from service.repository import check_golden
 
 BATCHES = (1, 8, 32, 64)
@@ -61,10 +60,10 @@ class Row:
 
 
 def load(kind: Kind) -> Executor:
-    runtime = executors.find(kind.executor)
-    here = dataclasses.replace(runtime, argument=runtime.devices["gpu"])
-    (executor,) = here.load(kind.version, manifest.read(kind.version), kind.precision, 1, default_folder())
-    return executor
+    runtime, described = executors.find(kind.executor), manifest.read(kind.version)
+    artifact = runtime.choose(described, kind.precision)
+    gpu, cache = runtime.devices["gpu"], default_folder()
+    return runtime.make(Source(kind.version, described, artifact, kind.precision, 1, gpu, cache))
 
 
 def examine(kind: Kind) -> list[Row]:

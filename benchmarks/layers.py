@@ -57,6 +57,7 @@ def scope_of(app: Any, data: bytes) -> Scope:
         ],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 8000),
+        # Literals, as the service of another checkout may have no constant for ARRIVED.
         "extensions": {"resnet.hang_up": [], "resnet.arrived": {}},
         "state": {},
         "app": app,
@@ -127,12 +128,14 @@ async def measure(ask: Ask, files: list[bytes]) -> float:
 async def measure_all(repository: Path) -> dict[str, float]:
     settings = Settings(repository=repository, executor="simulated:0", max_batch=1)
     app = create_app(settings)
-    async with app.router.lifespan_context(app):
-        while app.state.pipeline.registry.loading:
-            await asyncio.sleep(0.01)
+    files, pipeline = files_of(repository), app.state.pipeline
+    await pipeline.start()
+    try:
         gc.collect()
         gc.freeze()  # as the service does
-        return {name: await measure(ask, files_of(repository)) for name, ask in layers(app).items()}
+        return {name: await measure(ask, files) for name, ask in layers(app).items()}
+    finally:
+        await pipeline.close()
 
 
 def files_of(repository: Path) -> list[bytes]:

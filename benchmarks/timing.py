@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.load import OtherLoad
+from benchmarks.machine import Moment
 from models.progress import progress_bar
 
 ROUNDS = 12
@@ -59,11 +59,11 @@ class Visit:
 def visit(run: Callable[[], object], seconds: float) -> Visit:
     """Call a function for some time, or once if a call takes longer."""
     run()  # what ran before has left the caches to its own data
-    load = OtherLoad()
+    before = Moment.now()
     calls: list[float] = []
     end = time.perf_counter() + seconds
     while not calls or time.perf_counter() < end:
         started = time.perf_counter()
         run()
         calls.append(time.perf_counter() - started)
-    return Visit(float(np.median(calls)), load.share() > MOST_OTHER_LOAD)
+    return Visit(float(np.median(calls)), before.other_load(Moment.now()) > MOST_OTHER_LOAD)

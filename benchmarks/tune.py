@@ -25,7 +25,7 @@ from models.progress import console, progress_bar
 from models.tuning import Bounds, Host, Measurement, Tuning
 from service import executors
 from service.arrangement import arrange
-from service.executors import Executor, ExecutorError, close_all, compute
+from service.executors import Executor, ExecutorError, Source, close_all, compute
 from service.repository import LoadError, checked
 from service.settings import available_cpus
 
@@ -140,8 +140,8 @@ def load_engines(
             for count in sorted(threads, reverse=True):
                 try:
                     artifact = runtime.choose(described, precision)
-                    load = checked(runtime, version, described, precision, cache, images, logits)
-                    loaded, _ = arrange(load, images, count, None, available_cpus())
+                    source = Source(version, described, artifact, precision, count, cache=cache)
+                    loaded, _ = arrange(checked(runtime, source, images, logits), images, count, None, available_cpus())
                 except ExecutorError:
                     break
                 except LoadError as error:  # it computes something else

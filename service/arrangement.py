@@ -35,16 +35,20 @@ def arrange(
 
     Returns:
         The executors, and the threads of each.
+
+    Raises:
+        Exception: what `load` raises, or the executor that is tried; nothing is left loaded.
     """
-    loaded = load(threads or cpus, copies or 1)
+    tried = (threads or cpus, copies or 1)
+    loaded = load(*tried)
     said = threads is not None and copies is not None
     if said or loaded[0].device != "cpu" or not loaded[0].computes:
-        return loaded, threads or cpus
+        return loaded, tried[0]
     with closed_on_error(loaded):
         small = batch_seconds(loaded[0], images[:1]) < _SMALL
     threads_of_each = threads or (1 if small else cpus)
     count = copies or (max(1, min(cpus // threads_of_each, _MOST)) if small else 1)
-    if (threads_of_each, count) != (threads or cpus, copies or 1):
+    if (threads_of_each, count) != tried:
         close_all(loaded)
         loaded = load(threads_of_each, count)
     return loaded, threads_of_each

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from models.manifest import SHA256
 from service.errors import Forbidden, Unauthorized
 from service.ratelimit import RateLimiter
+from service.routes.documented import errors
 
 log = logging.getLogger(__name__)
 
@@ -146,11 +147,7 @@ def guard(ring: KeyRing | None, rates: RateLimiter | None, scope: Scope, error: 
         if rates is not None:
             rates.take(name)
 
-    responses = {
-        401: {"model": error, "description": "No such API key"},
-        403: {"model": error, "description": "The API key lacks the scope"},
-    }
-    return {"dependencies": [Depends(check)], "responses": responses}
+    return {"dependencies": [Depends(check)], "responses": errors(error, 401, 403)}
 
 
 def make(name: str, scopes: list[str]) -> tuple[str, str]:

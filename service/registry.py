@@ -23,6 +23,9 @@ from service.watch import changes
 
 log = logging.getLogger(__name__)
 
+LOADING = "loading and warming up"
+"""Why a service is not ready yet; any other reason stays until something is done."""
+
 _UNLOADED = Policy("unloaded", frozenset())
 
 
@@ -244,7 +247,7 @@ class Registry:
         if self.draining:
             return ["shutting down"]
         if self.loading:
-            return ["loading and warming up"]
+            return [LOADING]
         current = self.current
         dead = [
             f"{name}: {'; '.join(model.engine.lost) or 'its engine has stopped'}"

@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from service.batching import BatchQueue
 from service.choice import Choice
 from service.engine import LocalEngine
 from service.errors import ServiceError
-from service.executors import Executor, ExecutorError, Runtime, closed_on_error, compute
+from service.executors import Executor, ExecutorError, Runtime, Source, closed_on_error, compute
 from service.isolated import isolate
 from service.metrics import Metrics
 from service.priority import Priority
@@ -176,10 +176,12 @@ def load(
         manifest.check_hash(version / manifest.GOLDEN_FILE, described.golden_sha256)
         images, logits = golden.read(version / manifest.GOLDEN_FILE)
         weights = read_classifier(version, described)
-        load_some = checked(runtime, version, described, chosen.precision, settings.cache, images, logits)
+        cpus = available_cpus()
+        source = Source(version, described, artifact, chosen.precision, cpus, cache=settings.cache)
         like = serving if serving is not None and serving.computes(described) else None
         threads = chosen.threads or (like.threads if like else None)
-        loaded, threads = arrange(load_some, images, threads, chosen.copies, available_cpus())
+        load_some = checked(runtime, source, images, logits)
+        loaded, threads = arrange(load_some, images, threads, chosen.copies, cpus)
     except (ManifestError, ExecutorError) as error:
         raise LoadError(str(error)) from error
     with closed_on_error(loaded):
@@ -231,23 +233,15 @@ def _check_inside(repository: Path, *paths: Path) -> None:
             raise LoadError(f"{path}: is a link that leads out of the repository")
 
 
-def checked(
-    runtime: Runtime,
-    version: Path,
-    described: Manifest,
-    precision: Precision,
-    cache: Path,
-    images: UInt8Array,
-    logits: Float32Array,
-) -> Load:
-    """Loads executors of a version, and checks each with the golden images; raises as `Runtime.load` and
-    `check_golden`."""
+def checked(runtime: Runtime, source: Source, images: UInt8Array, logits: Float32Array) -> Load:
+    """Loads executors of a source with the threads that are wanted, and checks each with the golden images; raises as
+    `Runtime.load` and `check_golden`."""
 
     def load(threads: int, copies: int) -> list[Executor]:
-        loaded = runtime.load(version, described, precision, threads, cache, copies)
+        loaded = runtime.load(replace(source, threads=threads), copies)
         with closed_on_error(loaded):
             for executor in loaded:
-                check_golden(executor, images, logits, runtime.choose(described, precision).file, precision)
+                check_golden(executor, images, logits, source.artifact.file, source.precision)
         return loaded
 
     return load

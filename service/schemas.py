@@ -72,6 +72,11 @@ class StreamedResult(ImageResult):
     model: str
     version: str
 
+    @classmethod
+    def of(cls, result: ImageResult, index: int, model: str, version: str) -> StreamedResult:
+        parts = {name: getattr(result, name) for name in ImageResult.__slots__}  # `fields` takes three times as long
+        return cls(**parts, index=index, model=model, version=version)
+
     def line(self) -> bytes:
         return _STREAMED_RESULT.dump_json(self, exclude_none=True) + b"\n"
 

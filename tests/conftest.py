@@ -23,11 +23,14 @@ from PIL import Image
 from starlette.types import ASGIApp
 
 from export.build import build
+from models import manifest
 from models.checkpoint import Checkpoint
 from models.engine_cache import ENVIRONMENT
+from models.manifest import Precision
 from models.parity import Float32Array
 from models.preprocess import UInt8Array
 from service.app import create_app
+from service.executors import Runtime, Source
 from service.pipeline import Pipeline
 from service.settings import Settings
 from tests.networks import make_checkpoint
@@ -89,6 +92,12 @@ def golden(full_repository: Path) -> Golden:
     """Sixteen images as `tiny` takes them, and the eager model's logits for them."""
     with np.load(full_repository / "tiny" / "1" / "golden.npz") as file:
         return file["images"], file["logits"]
+
+
+def source_of(version: Path, runtime: Runtime, precision: Precision = "float32", cache: Path = Path("no")) -> Source:
+    """What an executor of a runtime loads of a version, with one thread."""
+    described = manifest.read(version)
+    return Source(version, described, runtime.choose(described, precision), precision, 1, runtime.argument, cache)
 
 
 def cut(data: bytes) -> UInt8Array:

@@ -2,70 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import pytest
 
 from service.arrangement import arrange
+from service.executors import Executor
+from tests.timed import Clock, TimedExecutor
 
 SLOW, QUICK = 0.020, 0.0005
 IMAGES = np.zeros((3, 1, 1, 1), np.uint8)
 
 
-class Device:
-    """Takes a time by the clock that is a number, and is told when it is closed."""
-
-    lanes = 1
-    buckets: Sequence[int] = ()
-
-    def __init__(self, threads: int, bench: Bench) -> None:
-        self.threads = threads
-        self.computes = bench.computes
-        self.device = bench.device
-        self.bench = bench
-        self.closed = False
-
-    def acquire(self, n: int) -> Any:
-        return np.empty((n, 1, 1, 1), np.uint8)
-
-    def run(self, images: Any, outputs: frozenset[str]) -> dict[str, Any]:
-        if self.bench.seconds is None:
-            raise RuntimeError("out of memory")
-        self.bench.clock += self.bench.seconds
-        return {}
-
-    def close(self) -> None:
-        assert not self.closed
-        self.closed = True
-
-
 class Bench:
-    """Loads devices, and remembers them."""
+    """Loads executors that take a number of seconds for an image, or fail, and remembers them."""
 
     def __init__(self, seconds: float | None, device: str = "cpu", computes: bool = True) -> None:
-        self.seconds = seconds
-        self.device = device
-        self.computes = computes
-        self.clock = 0.0
-        self.loaded: list[Device] = []
+        self.clock = Clock()
+        self.loaded: list[TimedExecutor] = []
+        self._table = {} if seconds is None else {1: seconds}
+        self._kind = (device, computes)
 
-    def load(self, threads: int, copies: int) -> list[Any]:
-        new = [Device(threads, self) for _ in range(copies)]
+    def load(self, threads: int, copies: int) -> list[Executor]:
+        new = [TimedExecutor(self._table, self.clock, *self._kind, threads) for _ in range(copies)]
         self.loaded += new
-        return new
+        return [*new]
 
 
 def arranged(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, threads: int | None, copies: int | None, cpus: int
 ) -> tuple[int, int]:
     """Threads of each executor and executors, of which the others are closed."""
-    monkeypatch.setattr("service.sizing.time.perf_counter", lambda: bench.clock)
+    bench.clock.install(monkeypatch)
     executors, each = arrange(bench.load, IMAGES, threads, copies, cpus)
-    assert [device for device in bench.loaded if not device.closed] == executors
-    assert {device.threads for device in executors} == {each}  # type: ignore[attr-defined]
-    return each, len(executors)
+    left = [executor for executor in bench.loaded if not executor.closed]
+    assert left == executors
+    assert {executor.threads for executor in left} == {each}
+    return each, len(left)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +76,6 @@ def test_what_is_no_processor_is_loaded_once(bench: Bench, monkeypatch: pytest.M
 
 def test_what_fails_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(None)
-    with pytest.raises(RuntimeError, match="out of memory"):
+    with pytest.raises(KeyError):
         arrange(bench.load, IMAGES, None, None, 4)
-    assert [device.closed for device in bench.loaded] == [True]
+    assert [executor.closed for executor in bench.loaded] == [True]

@@ -10,11 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.serve import machine, report
+from benchmarks import machine
+from benchmarks.machine import Memory, Moment
+from benchmarks.serve import report
 from benchmarks.serve.ceiling import Rate, together
 from benchmarks.serve.client import Outcome
 from benchmarks.serve.loads import Load
-from benchmarks.serve.machine import Memory, Moment
 from benchmarks.serve.report import Row
 from benchmarks.serve.rounds import Round, Run, Served, images_per_second
 

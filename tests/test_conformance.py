@@ -29,7 +29,7 @@ from service import executors
 from service.batching import BatchQueue
 from service.engine import LocalEngine, Result
 from service.errors import Unavailable
-from service.executors import Executor, ExecutorError, compute
+from service.executors import Executor, ExecutorError, Source, compute
 from service.metrics import Metrics
 from service.repository import check_golden
 from service.sizing import choose_max_batch
@@ -100,8 +100,10 @@ def executor(
     if fake is not None:
         fake.build_engines(version, tmp_path)
     described, runtime = manifest.read(version), executors.find(f"{kind.name}:{kind.argument}")
+    cache = tmp_path if fake is not None else built
     try:
-        (loaded,) = runtime.load(version, described, kind.precision, 2, tmp_path if fake is not None else built)
+        artifact = runtime.choose(described, kind.precision)
+        loaded = runtime.make(Source(version, described, artifact, kind.precision, 2, kind.argument, cache))
     except ExecutorError as error:
         if any(reason in str(error) for reason in NOT_HERE):
             pytest.skip(str(error))

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from models import manifest
 from models.preprocess import UInt8Array
 from service import executors
 from service.batching import BatchQueue
@@ -23,7 +22,7 @@ from service.errors import InferenceFailed, Unavailable
 from service.executors import DeviceLost, ExecutorError, Float32Array, Source, fill_up, simulated
 from service.metrics import Metrics
 from service.settings import Settings
-from tests.conftest import TIMEOUT, Client, serve
+from tests.conftest import TIMEOUT, Client, serve, source_of
 
 LOGITS = frozenset({"logits"})
 
@@ -243,8 +242,7 @@ def test_readiness_tells_of_a_lost_device(
 
 def test_an_argument_for_each_device(tiny_repository: Path) -> None:
     version = tiny_repository / "tiny" / "1"
-    described = manifest.read(version)
-    loaded = executors.find("simulated:1,2").load(version, described, "float32", 1, Path("cache"))
-    assert len(loaded) == 2
+    two, wrong = executors.find("simulated:1,2"), executors.find("simulated:1,soon")
+    assert len(two.load(source_of(version, two))) == 2
     with pytest.raises(ExecutorError, match="'soon'"):
-        executors.find("simulated:1,soon").load(version, described, "float32", 1, Path("cache"))
+        wrong.load(source_of(version, wrong))

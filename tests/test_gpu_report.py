@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu, gpu_executors, http_load, timing
+from benchmarks import gpu, gpu_executors, gpu_service, timing
 from benchmarks.gpu import Report
 from benchmarks.gpu_executors import Kind
-from benchmarks.http_load import NotServed
+from benchmarks.serve.server import ServerFailed
 from models import driver
 from service.executors import ExecutorError
 from service.repository import LoadError
@@ -100,11 +100,11 @@ def test_what_another_process_says_comes_back(tiny_repository: Path) -> None:
 
 
 def test_a_service_is_loaded_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_load, "_SECONDS", 0.3)
-    monkeypatch.setattr(http_load, "_CLIENTS", (2,))
+    monkeypatch.setattr(gpu_service, "_SECONDS", 0.3)
+    monkeypatch.setattr(gpu_service, "_CLIENTS", (2,))
     image = gpu.ROOT / "models" / "pretrained" / "examples" / "trouser.png"
-    ((clients, seen),) = http_load.serve(gpu.SHIPPED, "onnxruntime-cpu", "float32", [image.read_bytes()])
-    assert clients == 2
+    (seen,) = gpu_service.load(Kind(gpu.SHIPPED, "onnxruntime-cpu", "float32"), [image.read_bytes()])
+    assert seen.clients == 2
     assert seen.failed == 0
     assert seen.requests_per_second > 0
     assert 0 < seen.p50_ms <= seen.p99_ms
@@ -113,5 +113,5 @@ def test_a_service_is_loaded_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_service_that_serves_nothing_is_not_measured(tmp_path: Path) -> None:
     (tmp_path / "model" / "1").mkdir(parents=True)
     (tmp_path / "model" / "1" / "manifest.json").write_text("{}")
-    with pytest.raises(NotServed, match="is not served"):
-        list(http_load.serve(tmp_path / "model" / "1", "onnxruntime-cpu", "float32", []))
+    with pytest.raises(ServerFailed, match=r"not ready: model: .*manifest\.json"):
+        list(gpu_service.load(Kind(tmp_path / "model" / "1", "onnxruntime-cpu", "float32"), []))

@@ -6,26 +6,26 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models import manifest, parity
+from models import parity
 from service import executors
-from service.executors import DeviceLost, ExecutorError, Runtime, Source, compute
+from service.executors import DeviceLost, ExecutorError, Runtime, compute
 from service.isolated import Isolated, ProcessDied, answer, isolate
 from service.settings import Settings
 from tests import fake_gpu
-from tests.conftest import TIMEOUT, Eager, serve
+from tests.conftest import TIMEOUT, Eager, serve, source_of
 
 NAMES = frozenset({"logits"})
 
 
 def load(runtime: Runtime, repository: Path) -> Isolated:
-    version = repository / "tiny" / "1"
-    (loaded,) = isolate(runtime).load(version, manifest.read(version), "float32", 1, Path("unused"))
+    loaded = isolate(runtime).make(source_of(repository / "tiny" / "1", runtime))
     assert isinstance(loaded, Isolated)
     return loaded
 
@@ -84,9 +84,7 @@ def test_a_batch_that_ends_every_process_fails_and_others_do_not(
 def test_a_process_that_cannot_be_started_again_is_a_lost_device(
     executor: Isolated, tiny_repository: Path, tmp_path: Path
 ) -> None:
-    executor._source = executors.Source(
-        tmp_path, executor._source.manifest, executor._source.artifact, "float32", 1
-    )  # as if the version had been removed
+    executor._source = replace(executor._source, version=tmp_path)  # as if the version had been removed
     end(executor)
     with pytest.raises(DeviceLost, match=r"model\.onnx"):
         executor.run(executor.acquire(1), NAMES)
@@ -133,12 +131,10 @@ def test_in_the_process_too_each_batch_has_its_lane(
     version = tiny_repository / "tiny" / "1"
     fake = fake_gpu.install(monkeypatch)
     fake.build_engines(version, tmp_path)
-    described = manifest.read(version)
-    artifact = executors.find("tensorrt").choose(described, "float32")
     here, there = Pipe()
     process = threading.Thread(target=answer, args=(there,))
     process.start()
-    here.send(("tensorrt", Source(version, described, artifact, "float32", 1, "0", tmp_path)))
+    here.send(("tensorrt", source_of(version, executors.find("tensorrt:0"), cache=tmp_path)))
     assert here.recv()[:2] == (True, "cuda:0")
     with np.load(version / "golden.npz") as golden:
         for _ in range(3):  # more often than there are lanes

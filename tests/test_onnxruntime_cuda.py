@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import manifest
 from service import executors
 from service.executors import Executor, ExecutorError, compute
 from tests import fake_gpu
-from tests.conftest import Golden
+from tests.conftest import Golden, source_of
 from tests.fake_gpu import FakeGpu
 
 LOGITS = frozenset({"logits"})
@@ -25,9 +24,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
 
 
 def load(repository: Path) -> Executor:
-    version = repository / "tiny" / "1"
-    (executor,) = executors.find("onnxruntime-cuda:0").load(version, manifest.read(version), "float32", 1, Path("no"))
-    return executor
+    runtime = executors.find("onnxruntime-cuda:0")
+    return runtime.make(source_of(repository / "tiny" / "1", runtime))
 
 
 def test_each_lane_has_a_stream_and_float32_is_float32(gpu: FakeGpu, tiny_repository: Path) -> None:

@@ -2,40 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 import pytest
 
-from service.executors import Executor
 from service.sizing import choose_max_batch
-
-
-class TimedExecutor:
-    """A batch takes as long as a table says; the clock is a number."""
-
-    computes = True
-    device = "timed"
-    lanes = 1
-    buckets: Sequence[int] = ()
-
-    def __init__(self, seconds: dict[int, float], clock: list[float]) -> None:
-        self.seconds = seconds
-        self.clock = clock
-        self.sizes: list[int] = []
-
-    def acquire(self, n: int) -> Any:
-        return np.empty((n, 1, 1, 1), np.uint8)
-
-    def run(self, images: Any, outputs: frozenset[str]) -> dict[str, Any]:
-        # The first run of a size is slow, as it is where a runtime plans its memory.
-        self.clock[0] += self.seconds[len(images)] * (1 if len(images) in self.sizes else 3)
-        self.sizes.append(len(images))
-        return {}
-
-    def close(self) -> None:
-        """Nothing is held."""
+from tests.timed import Clock, TimedExecutor
 
 
 @pytest.mark.parametrize(
@@ -53,7 +24,7 @@ class TimedExecutor:
 def test_the_smallest_batch_near_the_best_throughput(
     milliseconds: dict[int, float], expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = [0.0]
-    monkeypatch.setattr("service.sizing.time.perf_counter", lambda: clock[0])
-    executor: Executor = TimedExecutor({size: value / 1000 for size, value in milliseconds.items()}, clock)
+    clock = Clock()
+    clock.install(monkeypatch)
+    executor = TimedExecutor({size: value / 1000 for size, value in milliseconds.items()}, clock)
     assert choose_max_batch(executor, np.zeros((3, 1, 1, 1), np.uint8)) == expected

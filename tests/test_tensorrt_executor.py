@@ -24,7 +24,7 @@ from service.executors import DeviceLost, Executor, ExecutorError, compute
 from service.executors.tensorrt import buckets
 from service.settings import Settings
 from tests import fake_gpu
-from tests.conftest import serve
+from tests.conftest import serve, source_of
 from tests.fake_gpu import BATCHES, FakeGpu
 
 LOGITS = frozenset({"logits"})
@@ -41,7 +41,8 @@ def version(tiny_repository: Path) -> Path:
 
 
 def load(version: Path, cache: Path, name: str = "tensorrt:0", precision: Precision = "float32") -> list[Executor]:
-    return executors.find(name).load(version, manifest.read(version), precision, 1, cache)
+    runtime = executors.find(name)
+    return runtime.load(source_of(version, runtime, precision, cache))
 
 
 def test_buckets_are_what_the_profiles_cover() -> None:

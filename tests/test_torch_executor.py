@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import manifest
 from service import executors
 from service.executors import DeviceLost, Executor, ExecutorError, compute
 from service.gpu import cuda
 from tests import fake_gpu
-from tests.conftest import Golden
+from tests.conftest import Golden, source_of
 from tests.fake_cuda import FakeRuntime
 from tests.fake_gpu import FakeGpu
 from tests.fake_torch import FakeTorch
@@ -27,9 +26,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
 
 
 def load(repository: Path, name: str = "torch:0") -> Executor:
-    version = repository / "tiny" / "1"
-    (executor,) = executors.find(name).load(version, manifest.read(version), "float32", 1, Path("unused"))
-    return executor
+    runtime = executors.find(name)
+    return runtime.make(source_of(repository / "tiny" / "1", runtime))
 
 
 def parameters(function: object) -> list[str]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor as Pool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from models.preprocess import Preprocess, UInt8Array
 from service import decode as decoding
 from service import executors
 from service.decode import DecodeMode
-from service.executors import Executor
+from service.executors import Executor, Source
 from service.settings import Settings
 
 _ANSWER = frozenset({"probabilities"})
@@ -53,12 +53,13 @@ class Engines:
     def __init__(self, version: Path, settings: Settings, cpus: int) -> None:
         described = manifest.read(version)
         runtime = executors.find(settings.executor)
-        precision, cache = settings.precision, settings.cache
+        artifact = runtime.choose(described, settings.precision)
+        source = Source(version, described, artifact, settings.precision, cpus, cache=settings.cache)
         self._images, _ = golden.read(version / manifest.GOLDEN_FILE)
-        self.arrangements = {"together": runtime.load(version, described, precision, cpus, cache)}
+        self.arrangements = {"together": runtime.load(source)}
         (first, *_) = self.arrangements["together"]
         if first.computes and first.device == "cpu" and cpus > 1:
-            self.arrangements["apart"] = runtime.load(version, described, precision, 1, cache, copies=cpus)
+            self.arrangements["apart"] = runtime.load(replace(source, threads=1), copies=cpus)
 
     def batches(self, max_batch: int, wanted: Sequence[int]) -> list[int]:
         """Sizes to measure: 1, the service's largest batch, and of those that are wanted what can be computed.

@@ -16,7 +16,8 @@ from pydantic_settings import CliApp
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.serve import machine, report, rounds
+from benchmarks import machine
+from benchmarks.serve import report, rounds
 from benchmarks.serve.report import Ceiling, Row
 from benchmarks.serve.rounds import Options, Run
 from benchmarks.serve.tables import tables

@@ -15,11 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks.serve import ceiling, client, loads, machine, payloads, server
+from benchmarks import machine
+from benchmarks.machine import Memory, Moment
+from benchmarks.serve import ceiling, client, loads, payloads, server
 from benchmarks.serve.ceiling import Engines, Rate
 from benchmarks.serve.client import Outcome
 from benchmarks.serve.loads import OPEN_KIND, Kind, Load
-from benchmarks.serve.machine import Memory, Moment
 from benchmarks.serve.server import Server
 from models import manifest
 from service.settings import Settings

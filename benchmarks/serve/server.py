@@ -16,7 +16,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.serve.machine import cpu_seconds, process_tree
+from benchmarks.machine import cpu_seconds, process_tree
+from service.registry import LOADING
 
 _SECONDS_TO_START = 120.0
 _SECONDS_TO_END = 30.0
@@ -70,7 +71,7 @@ def running(options: Sequence[str]) -> Iterator[Server]:
     """`python -m service` with these options on a free port, ready; its warnings go to standard error.
 
     Raises:
-        ServerFailed: it ended, or was not ready in two minutes.
+        ServerFailed: it ended, has nothing to serve, or was not ready in two minutes.
     """
     port = _free_port()
     command = [sys.executable, "-m", "service", *options, "--port", str(port), "--log-level", "warning"]
@@ -93,8 +94,11 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, end: float) -
         if process.poll() is not None:
             raise ServerFailed(f"the service ended with {process.returncode}; what it printed says why")
         try:
-            if _get(port, "/readyz")[0] == 200:
+            status, body = _get(port, "/readyz")
+            if status == 200:
                 return
+            if (reasons := json.loads(body)["reasons"]) != [LOADING]:
+                raise ServerFailed(f"the service is not ready: {'; '.join(reasons)}")
         except (OSError, HTTPException):
             pass
         time.sleep(_PAUSE)

@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -139,19 +139,16 @@ class Runtime:
             f"{there}: export it {how}"
         )
 
-    def load(
-        self, version: Path, manifest: Manifest, precision: Precision, threads: int, cache: Path, copies: int = 1
-    ) -> list[Executor]:
-        """So many executors for each argument, all of the same artifact.
+    def load(self, source: Source, copies: int = 1) -> list[Executor]:
+        """So many executors of a source for each of the runtime's arguments.
 
         Raises:
             ExecutorError: one of them cannot be loaded.
         """
-        artifact = self.choose(manifest, precision)
         loaded: list[Executor] = []
         with closed_on_error(loaded):
             for argument in self.argument.split(",") * copies:
-                loaded.append(self.make(Source(version, manifest, artifact, precision, threads, argument, cache)))
+                loaded.append(self.make(replace(source, argument=argument)))
         return loaded
 
 

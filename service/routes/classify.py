@@ -23,6 +23,7 @@ from service.repository import LoadedModel
 from service.routes import ndjson
 from service.routes.body import read_images
 from service.routes.direct import Direct, document, parse
+from service.routes.documented import Responses, errors
 from service.routes.ndjson import Lines
 from service.schemas import Classification, ClassifyRequest, ModelInfo, ModelList, Problem
 
@@ -75,7 +76,6 @@ class Asked(BaseModel):
 _CAM = {"false": None, "true": Cam.values} | {kind.value: kind for kind in Cam}
 _USUAL = Asked()
 
-Responses = dict[int | str, dict[str, Any]]
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 # FastAPI publishes the schemas of bodies that it reads itself; this one is read here, so it may refer to none.
 _JSON = ClassifyRequest.model_json_schema()
@@ -103,21 +103,7 @@ _LINES: Responses = {
         "content": {ndjson.MEDIA_TYPE: {"schema": {"type": "string"}}},
     }
 }
-_ERRORS: Responses = {
-    status: {"model": Problem, "description": description}
-    for status, description in {
-        400: "Malformed request",
-        404: "No such model or version",
-        408: "Body sent too slowly",
-        413: "Too many bytes, pixels or images",
-        415: "Content-Type not taken",
-        422: "Not a usable image",
-        429: "More requests than the caller's rate (with Retry-After)",
-        500: "Inference failed",
-        503: "Overloaded (with Retry-After), or not ready",
-        504: "Time limit passed",
-    }.items()
-}
+_ERRORS = errors(Problem, 400, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 
 
 async def _classify(request: Request, name: str | None = None, version: str | None = None) -> Response:
@@ -190,7 +176,7 @@ async def list_models(request: Request) -> ModelList:
     return ModelList(models=[_info(registry, model) for model in registry.current.values()])
 
 
-@router.get("/models/{model}", responses={status: _ERRORS[status] for status in (400, 404, 503)})
+@router.get("/models/{model}", responses=errors(Problem, 400, 404, 503))
 async def show_model(request: Request, model: ModelName) -> ModelInfo:
     """What is loaded of one model."""
     registry: Registry = request.app.state.pipeline.registry

@@ -24,8 +24,8 @@ async def healthz() -> str:
 
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness, "description": "Not ready"}})
 async def readyz(request: Request, verbose: Verbose = None) -> Response:
-    """200 when images are classified, with what is lost though they are; 503 while warming up or draining, or when
-    no engine is alive."""
+    """200 when images are classified, with what is lost though they are; 503 while warming up, or when no engine is
+    alive."""
     registry: Registry = request.app.state.pipeline.registry
     reasons = registry.not_ready()
     models = None if verbose is None else registry.statuses()

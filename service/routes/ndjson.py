@@ -43,12 +43,4 @@ class Lines(StreamingResponse):
 
 async def _lines(model: LoadedModel, results: Results) -> AsyncIterator[bytes]:
     async for index, result in results:
-        yield StreamedResult(
-            predictions=result.predictions,
-            image=result.image,
-            embedding=result.embedding,
-            error=result.error,
-            index=index,
-            model=model.name,
-            version=model.version,
-        ).line()
+        yield StreamedResult.of(result, index, model.name, model.version).line()

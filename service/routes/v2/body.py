@@ -10,6 +10,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from service.errors import BadRequest
+from service.routes.body import read
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 
@@ -40,7 +41,7 @@ async def read_json(request: Request, schema: type[Schema]) -> Schema:
     Raises:
         ServiceError: as `parse`.
     """
-    return await parse(schema, memoryview(await request.body() or b"{}"))
+    return await parse(schema, memoryview(await read(request) or b"{}"))
 
 
 async def parse(schema: type[Schema], content: memoryview) -> Schema:

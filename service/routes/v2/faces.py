@@ -9,17 +9,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 
 from service.repository import ENCODED
+from service.routes.documented import errors
 from service.routes.v2.schemas import Error
-
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Error, "description": description}
-    for status, description in {
-        400: "Malformed request",
-        404: "No such model or version",
-        429: "More requests than the caller's rate (with Retry-After)",
-        503: "Not ready, or overloaded (with Retry-After)",
-    }.items()
-}
 
 Name = Annotated[
     str,
@@ -62,6 +53,6 @@ def add(router: APIRouter, method: str, path: str, handler: Handler, **options: 
         return await handler(request, Face.of(model, version))
 
     options = {"methods": [method], "name": handler.__name__, "description": handler.__doc__, **options}
-    options["responses"] = {**ERRORS, **options.get("responses", {})}
+    options["responses"] = errors(Error, 400, 404, 429, 503) | options.get("responses", {})
     router.add_api_route(f"/models/{{model}}{path}", current, **options)
     router.add_api_route(f"/models/{{model}}/versions/{{version}}{path}", with_version, **options)

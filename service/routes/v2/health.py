@@ -6,7 +6,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.registry import Registry
-from service.routes.v2.faces import ERRORS
+from service.routes.documented import errors
+from service.routes.v2.schemas import Error
 
 router = APIRouter(prefix="/v2")
 
@@ -17,7 +18,7 @@ async def live() -> Response:
     return Response()
 
 
-@router.get("/health/ready", response_class=Response, responses={503: ERRORS[503]})
+@router.get("/health/ready", response_class=Response, responses=errors(Error, 503))
 async def ready(request: Request) -> Response:
     """200 when images are classified."""
     registry: Registry = request.app.state.pipeline.registry

@@ -18,8 +18,10 @@ from service.errors import BadRequest, ServiceError
 from service.pipeline import Pipeline
 from service.presence import while_connected
 from service.repository import LoadedModel
+from service.routes.body import read
+from service.routes.documented import errors
 from service.routes.v2 import body, faces, tensors
-from service.routes.v2.faces import ERRORS, Face
+from service.routes.v2.faces import Face
 from service.routes.v2.schemas import Error, InferRequest, InferResponse, InputParameters, InputTensor, RequestedOutput
 
 router = APIRouter(prefix="/v2")
@@ -36,7 +38,7 @@ async def infer(request: Request, face: Face) -> Response:
     noted = record.current()
     noted.model, noted.version = found.name, found.version
     started = time.monotonic()
-    content = await request.body()
+    content = await read(request)
     noted.stage("read", started, time.monotonic() - started)
     asked, raw = await _parse(request, content, face)
     with while_connected(request.scope):
@@ -155,17 +157,6 @@ _DOCUMENTATION = {
         },
     },
 }
-_INFER_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Error, "description": description}
-    for status, description in {
-        408: "Body sent too slowly",
-        413: "Too many bytes, pixels or images",
-        415: "Content-Encoding not taken",
-        422: "Not a usable image",
-        500: "Inference failed",
-        504: "Time limit passed",
-    }.items()
-}
 faces.add(
     router,
     "POST",
@@ -174,8 +165,7 @@ faces.add(
     response_model=InferResponse,
     responses={
         200: {"content": {"application/octet-stream": _BINARY}, "description": "Computed"},
-        **ERRORS,
-        **_INFER_ERRORS,
+        **errors(Error, 408, 413, 415, 422, 500, 504),
     },
     openapi_extra=_DOCUMENTATION,
 )

@@ -5,28 +5,24 @@ Nothing is ever loaded from a path, a URL or a request's body.
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.errors import BadRequest
 from service.registry import Registry
 from service.repository import ENCODED
+from service.routes.documented import errors
 from service.routes.v2 import body
-from service.routes.v2.faces import ERRORS, Face, Name
+from service.routes.v2.faces import Face, Name
 from service.routes.v2.schemas import ControlRequest, Error, IndexEntry, IndexRequest
 
 index = APIRouter(prefix="/v2/repository")
 control = APIRouter(prefix="/v2/repository")
 
-_BODY_ERRORS: dict[int | str, dict[str, Any]] = {
-    413: {"model": Error, "description": "Too many bytes"},
-    415: {"model": Error, "description": "Content-Encoding not taken"},
-}
+_CONTROL_ERRORS = errors(Error, 400, 404, 413, 415, 429, 503)
 
 
-@index.post("/index", responses={400: ERRORS[400], **_BODY_ERRORS})
+@index.post("/index", responses=errors(Error, 400, 413, 415))
 async def repository_index(request: Request) -> list[IndexEntry]:
     """Every version that is in the repository or still in memory, and why those that are not served are not."""
     asked = await body.read_json(request, IndexRequest)
@@ -40,7 +36,7 @@ async def repository_index(request: Request) -> list[IndexEntry]:
     ]
 
 
-@control.post("/models/{model}/load", response_class=Response, responses={**ERRORS, **_BODY_ERRORS})
+@control.post("/models/{model}/load", response_class=Response, responses=_CONTROL_ERRORS)
 async def load(request: Request, model: Name) -> Response:
     """Look at the repository now, try again what failed, and serve the model if it was unloaded."""
     await _check_parameters(request)
@@ -49,7 +45,7 @@ async def load(request: Request, model: Name) -> Response:
     return Response()
 
 
-@control.post("/models/{model}/unload", response_class=Response, responses={**ERRORS, **_BODY_ERRORS})
+@control.post("/models/{model}/unload", response_class=Response, responses=_CONTROL_ERRORS)
 async def unload(request: Request, model: Name) -> Response:
     """Serve the model no more, under neither of its names, until it is loaded again. Its requests are finished."""
     await _check_parameters(request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -63,10 +64,10 @@ def memory(processes: Sequence[int]) -> Memory:
 
 @dataclass(frozen=True)
 class Moment:
-    """Processor time until now, in seconds."""
+    """Time until now of the processors that this process may use, in seconds."""
 
     whole: float
-    """Of all processors of the machine, idle or not."""
+    """Idle or not."""
     busy: float
     """In programs, whoever's, and what other virtual machines took. Interrupts are left out: network traffic over the
     loopback device is this run's own, and the kernel charges it to nobody."""
@@ -75,12 +76,18 @@ class Moment:
 
     @classmethod
     def now(cls) -> Moment:
-        fields = [int(field) / _TICK for field in _read(_PROC / "stat").splitlines()[0].split()[1:9]]
-        busy = sum(fields[index] for index in (_USER, _NICE, _SYSTEM, _STEAL))
-        return cls(sum(fields), busy, cpu_seconds(process_tree(os.getpid())))
+        mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        lines = [line.split() for line in _read(_PROC / "stat").splitlines()]
+        ticks = [[int(field) for field in fields[1:9]] for fields in lines if fields[0] in mine]
+        busy = sum(processor[index] for processor in ticks for index in (_USER, _NICE, _SYSTEM, _STEAL))
+        _, *children = process_tree(os.getpid())
+        return cls(sum(map(sum, ticks)) / _TICK, busy / _TICK, time.process_time() + cpu_seconds(children))
 
     def other_load(self, later: Moment) -> float:
-        """Share of all processors that others used from this moment to the later one."""
+        """Share of these processors that others used from this moment to the later one.
+
+        The system counts in hundredths of a second: over less than a few tenths it says little.
+        """
         whole = later.whole - self.whole
         others = later.busy - self.busy - (later.own - self.own)
         return max(0.0, others / whole) if whole > 0 else 0.0
