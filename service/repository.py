@@ -16,7 +16,7 @@ from models.classifier import Classifier
 from models.manifest import MODEL_NAME, Artifact, Manifest, ManifestError, Precision
 from models.parity import Float32Array, ParityError
 from models.preprocess import UInt8Array
-from service import choice, executors
+from service import choice, executors, lone
 from service.admission import Admitted
 from service.arrangement import Load, arrange
 from service.batching import BatchQueue
@@ -182,11 +182,15 @@ def load(
         threads = chosen.threads or (like.threads if like else None)
         load_some = checked(runtime, source, images, logits)
         loaded, threads = arrange(load_some, images, threads, chosen.copies, cpus)
+        with closed_on_error(loaded):
+            max_batch = (
+                chosen.max_batch or (like.engine.max_batch if like else 0) or choose_max_batch(loaded[0], images)
+            )
+            _check_fits(max_batch, loaded[0].buckets)
+            if settings.lone_threads is not None:
+                loaded = lone.lend(load_some, settings.lone_threads, loaded)
     except (ManifestError, ExecutorError) as error:
         raise LoadError(str(error)) from error
-    with closed_on_error(loaded):
-        max_batch = chosen.max_batch or (like.engine.max_batch if like else None) or choose_max_batch(loaded[0], images)
-        _check_fits(max_batch, loaded[0].buckets)
     statistics = Statistics()
     apart = len(loaded) > 1 and loaded[0].device == "cpu"
     queue = BatchQueue(settings.queue_size, max_batch, settings.max_delay_ms / 1000, split=apart)

@@ -54,6 +54,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "precision": "int8",
         "threads": "3",
         "copies": "2",
+        "lone_threads": "4",
         "isolate": "True",
         "decode": "fast",
         "decode_threads": "4",

@@ -1,0 +1,94 @@
+"""An executor on several processors for an image that comes alone, beside executors of few threads each.
+
+Executors of one thread compute the most images a second, since none waits for another, and let a lone image wait while
+the other processors are idle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock
+
+from models.preprocess import UInt8Array
+from service.arrangement import Load
+from service.executors import Executor, ExecutorError, Float32Array
+
+
+class Lone:
+    """Lends itself for an image that is computed while no other batch is.
+
+    Args:
+        executor: on the CPU; it computes in buffers that others gave, one batch at a time.
+        borrowers: executors that it is to be lent to; the last that is closed closes it.
+    """
+
+    def __init__(self, executor: Executor, borrowers: int) -> None:
+        self._executor = executor
+        self._borrowers = borrowers
+        self._computing = 0
+        self._lock = Lock()
+
+    @contextmanager
+    def lent(self, images: int) -> Iterator[Executor | None]:
+        """The executor, where this batch is one image and the only one that is computed; else None."""
+        with self._lock:
+            self._computing += 1
+            alone = self._computing == 1
+        try:
+            yield self._executor if alone and images == 1 else None
+        finally:
+            with self._lock:
+                self._computing -= 1
+
+    def give_back(self) -> None:
+        """A borrower is closed."""
+        self._borrowers -= 1
+        if not self._borrowers:
+            self._executor.close()
+
+
+class Borrower:
+    """An executor on the CPU that has its lone images computed by another.
+
+    Args:
+        executor: computes everything else.
+        lone: shared by all executors of a model.
+    """
+
+    def __init__(self, executor: Executor, lone: Lone) -> None:
+        self.computes = executor.computes
+        self.device = executor.device
+        self.lanes = executor.lanes
+        self.buckets: Sequence[int] = executor.buckets
+        self._executor = executor
+        self._lone = lone
+
+    def acquire(self, n: int) -> UInt8Array:
+        return self._executor.acquire(n)
+
+    def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+        with self._lone.lent(len(images)) as lone:
+            return (lone or self._executor).run(images, outputs)
+
+    def close(self) -> None:
+        self._executor.close()
+        self._lone.give_back()
+
+
+def lend(load: Load, threads: int, executors: Sequence[Executor]) -> list[Executor]:
+    """Executors that have their lone images computed by another one.
+
+    Args:
+        load: loads that one.
+        threads: that it has.
+        executors: those of a model.
+
+    Raises:
+        ExecutorError: they are not on the CPU, or it cannot be loaded.
+    """
+    if executors[0].device != "cpu":
+        raise ExecutorError(f"lone_threads is for executors on the CPU, and this one is on {executors[0].device}")
+    (alone,) = load(threads, 1)
+    lone = Lone(alone, len(executors))
+    return [Borrower(executor, lone) for executor in executors]
