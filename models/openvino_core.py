@@ -8,11 +8,33 @@ their beginning, as when a new version replaces an old one, the next SIGTERM fin
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
+from threading import Lock
+from weakref import WeakValueDictionary
 
 import openvino
+
+_read: WeakValueDictionary[tuple[Path, int], openvino.Model] = WeakValueDictionary()
+_reading = Lock()
 
 
 @cache
 def core() -> openvino.Core:
     """The core that everything in this process shares; it is thread-safe and never freed."""
     return openvino.Core()
+
+
+def read(path: Path) -> openvino.Model:
+    """The graph of a file, to be cloned and compiled. While one is in use the same is given again, and clones share its
+    weights.
+
+    Raises:
+        OSError: there is no such file.
+        RuntimeError: OpenVINO cannot read it.
+    """
+    key = path.resolve(), path.stat().st_mtime_ns
+    with _reading:
+        model = _read.get(key)
+        if model is None:
+            _read[key] = model = core().read_model(path)
+        return model

@@ -50,6 +50,7 @@ def measured(loads: dict[Load, Served], engine: float = 300.0, others: float = 0
     return Round(
         {"together 1": (Rate(engine, 0.004, 0.002), 0.0), "together 8": (Rate(engine / 2, 0.1, 0.001), 0.0)},
         {"JPEG": (Rate(200.0, 0.006, 0.003), 0.0)},
+        {"JPEG": (0.011, 0.0)},
         {load: (value, others) for load, value in loads.items()},
     )
 
@@ -73,7 +74,7 @@ def test_a_load_and_its_ceiling() -> None:
     assert row.ceiling == pytest.approx(120.0)
     assert row.efficiency == pytest.approx(100 / 120)
     assert row.p50 == row.p99 == pytest.approx(10.0)
-    assert row.floor == pytest.approx(10.0)
+    assert row.floor == pytest.approx(11.0)
     assert row.cpu_ms == pytest.approx(7.0)
     assert row.beyond_ms == pytest.approx(7.0 - 2.0 - 3.0)
     assert row.client_ms == pytest.approx(0.05)

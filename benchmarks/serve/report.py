@@ -63,7 +63,7 @@ class Row:
     """MiB."""
     pss: float
     floor: float | None
-    """One image decoded and computed, each alone on the machine."""
+    """One image decoded and then computed, with nothing else on the machine."""
     simulated_p99: float | None
     """Open loop: that of a queue in which nothing is wasted."""
     client_ms: float
@@ -199,7 +199,7 @@ def _other_load(measured: Round, load: Load) -> float:
     """The most that others had while the load and what it is compared with were measured."""
     alone = [others for _, others in measured.engine.values()]
     if load.kind in FORMATS:
-        alone.append(measured.decode[FORMATS[load.kind]][1])
+        alone += [measured.decode[FORMATS[load.kind]][1], measured.in_turn[FORMATS[load.kind]][1]]
     return max(measured.served[load][1], *alone)
 
 
@@ -224,8 +224,9 @@ def _ceiling(measured: Round, load: Load) -> float:
 
 def _floor(measured: Round, load: Load) -> float:
     """Seconds of one image with nothing else to do."""
-    engine = measured.engine["together 1"][0].seconds
-    return engine + (measured.decode[FORMATS[load.kind]][0].seconds if load.kind in FORMATS else 0.0)
+    if load.kind in FORMATS:
+        return measured.in_turn[FORMATS[load.kind]][0]
+    return measured.engine["together 1"][0].seconds
 
 
 def _alone_cpu(measured: Round, batches: Sequence[int], load: Load, batch: float) -> float:

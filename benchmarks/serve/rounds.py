@@ -88,6 +88,8 @@ class Round:
     """By arrangement and batch, such as `together 8`."""
     decode: dict[str, tuple[Rate, float]] = field(default_factory=dict)
     """By format."""
+    in_turn: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Seconds of an image that is decoded and then computed, by format."""
     served: dict[Load, tuple[Served, float]] = field(default_factory=dict)
 
 
@@ -116,7 +118,7 @@ def steps(options: Options) -> int:
     """Measurements of the rounds, for a progress bar; fewer where there is nothing to try."""
     formats = {loads.FORMATS[kind] for kind in options.kinds if kind in loads.FORMATS}
     planned = loads.plan(options.kinds, options.connections, options.shares)
-    return options.rounds * (1 + len(formats) + len(planned))
+    return options.rounds * (1 + 2 * len(formats) + len(planned))
 
 
 def run(options: Options, step: Callable[[str], None]) -> Run:
@@ -189,19 +191,13 @@ class _Bench:
             for batch in batches:
                 measure = partial(self._engines.measure, arrangement, batch, options.seconds)
                 result.engine[f"{arrangement} {batch}"] = self._undisturbed(measure)
+        decoded = self._preprocess, options.settings.decode, options.seconds
         for name, files in self._files.items():
             self._step(f"decoding {name} alone")
-            result.decode[name] = self._undisturbed(
-                partial(
-                    ceiling.decode,
-                    self._pool,
-                    files,
-                    self._preprocess,
-                    options.settings.decode,
-                    options.seconds,
-                    options.cpus,
-                )
-            )
+            measure_decoder = partial(ceiling.decode, self._pool, files, *decoded, options.cpus)
+            result.decode[name] = self._undisturbed(measure_decoder)
+            self._step(f"decoding {name} and computing in turn")
+            result.in_turn[name] = self._undisturbed(partial(self._engines.in_turn, files, *decoded))
         for load in loads.plan(options.kinds, options.connections, options.shares):
             self._step(load.name)
             served, others = self._undisturbed(partial(self._serve, load, number))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import openvino
 
 from models.manifest import INPUT, Precision
-from models.openvino_core import core
+from models.openvino_core import core, read
 from models.preprocess import UInt8Array
 from service.executors import ExecutorError, Float32Array, HostExecutor, Source
 
@@ -45,11 +45,11 @@ class Executor(HostExecutor):
             "ENABLE_CPU_PINNING": False,
         }
         try:
-            self._model = core().read_model(source.path)
+            self._model = read(source.path)
             self._head = self._compile(_HEAD)
             # With its size fixed, the graph of one image takes 2 to 6 % less time: what a lone request waits for.
             self._head_of_one = self._compile(_HEAD, 1)
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise ExecutorError(f"{source.path.name}: OpenVINO cannot load it: {reason}") from error
         self._whole: openvino.InferRequest | None = None
