@@ -26,8 +26,8 @@ _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt
 _WORTHWHILE = 0.97
 """A larger batch is not worth its latency once a smaller one has this share of the best throughput."""
 _HAND_OVER = 0.00005
-"""Seconds that the service needs for a batch beside the executor's: to form it, hand it over, take it back. Measured as
-the processor time that batches of one cost more than batches of four (docs/performance.md)."""
+"""Seconds that the service needs for a batch beside the executor's: to form it, hand it over, take it back. About
+the processor time that batches of one cost more than batches of four."""
 
 
 class TuningError(Exception):
