@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -13,17 +15,23 @@ SLOW, QUICK = 0.020, 0.0005
 IMAGES = np.zeros((3, 1, 1, 1), np.uint8)
 
 
+class OutOfMemory(TimedExecutor):
+    def run(self, images: Any, outputs: frozenset[str]) -> dict[str, Any]:
+        raise RuntimeError("out of memory")
+
+
 class Bench:
     """Loads executors that take a number of seconds for an image, or fail, and remembers them."""
 
     def __init__(self, seconds: float | None, device: str = "cpu", computes: bool = True) -> None:
         self.clock = Clock()
         self.loaded: list[TimedExecutor] = []
+        self._make = OutOfMemory if seconds is None else TimedExecutor
         self._table = {} if seconds is None else {1: seconds}
         self._kind = (device, computes)
 
     def load(self, threads: int, copies: int) -> list[Executor]:
-        new = [TimedExecutor(self._table, self.clock, *self._kind, threads) for _ in range(copies)]
+        new = [self._make(self._table, self.clock, *self._kind, threads) for _ in range(copies)]
         self.loaded += new
         return [*new]
 
@@ -76,6 +84,6 @@ def test_what_is_no_processor_is_loaded_once(bench: Bench, monkeypatch: pytest.M
 
 def test_what_fails_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = Bench(None)
-    with pytest.raises(KeyError):
+    with pytest.raises(RuntimeError, match="out of memory"):
         arrange(bench.load, IMAGES, None, None, 4)
     assert [executor.closed for executor in bench.loaded] == [True]
