@@ -12,7 +12,7 @@ from threading import Lock
 
 from models.preprocess import UInt8Array
 from service.arrangement import Load
-from service.executors import Executor, ExecutorError, Float32Array
+from service.executors import Executor, ExecutorError, Float32Array, Wrapper
 
 
 class Lone:
@@ -48,7 +48,7 @@ class Lone:
             self._executor.close()
 
 
-class Borrower:
+class Borrower(Wrapper):
     """An executor on the CPU that has its lone images computed by another.
 
     Args:
@@ -57,22 +57,15 @@ class Borrower:
     """
 
     def __init__(self, executor: Executor, lone: Lone) -> None:
-        self.computes = executor.computes
-        self.device = executor.device
-        self.lanes = executor.lanes
-        self.buckets: Sequence[int] = executor.buckets
-        self._executor = executor
+        super().__init__(executor)
         self._lone = lone
-
-    def acquire(self, n: int) -> UInt8Array:
-        return self._executor.acquire(n)
 
     def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
         with self._lone.lent(len(images)) as lone:
             return (lone or self._executor).run(images, outputs)
 
     def close(self) -> None:
-        self._executor.close()
+        super().close()
         self._lone.give_back()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from models.preprocess import UInt8Array
-from service.executors import Executor, Float32Array
+from service.executors import Executor, Float32Array, Wrapper
 
 
 @dataclass(slots=True)
@@ -61,25 +61,15 @@ class Statistics:
         self.fail.add(total)
 
 
-class CountedExecutor:
+class CountedExecutor(Wrapper):
     """An executor that counts its batches."""
 
     def __init__(self, executor: Executor, statistics: Statistics) -> None:
-        self.computes = executor.computes
-        self.device = executor.device
-        self.lanes = executor.lanes
-        self.buckets = executor.buckets
-        self._executor = executor
+        super().__init__(executor)
         self._statistics = statistics
-
-    def acquire(self, n: int) -> UInt8Array:
-        return self._executor.acquire(n)
 
     def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
         started = time.perf_counter()
-        computed = self._executor.run(images, outputs)
+        computed = super().run(images, outputs)
         self._statistics.batch(len(images), time.perf_counter() - started)
         return computed
-
-    def close(self) -> None:
-        self._executor.close()

@@ -84,6 +84,26 @@ class HostExecutor:
         return np.empty((n, *self._shape), np.uint8)
 
 
+class Wrapper:
+    """An executor that hands on to another whatever it does not do itself."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.computes = executor.computes
+        self.device = executor.device
+        self.lanes = executor.lanes
+        self.buckets = executor.buckets
+        self._executor = executor
+
+    def acquire(self, n: int) -> UInt8Array:
+        return self._executor.acquire(n)
+
+    def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+        return self._executor.run(images, outputs)
+
+    def close(self) -> None:
+        self._executor.close()
+
+
 @dataclass(frozen=True)
 class Source:
     """What an executor is to load, and how."""
