@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
-from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
+import onnxscript
 import torch
 
 from export import fusion, samples
@@ -15,6 +16,7 @@ from export.errors import BuildError
 from export.formats import onnx as onnx_format
 from export.graph import ServingGraph
 from export.lint import check_portable
+from export.provenance import tools
 from export.quantization import qdq
 from export.quantization.calibrate import calibrate
 from export.quantization.search import Selection, search
@@ -179,10 +181,9 @@ def _logits(model: ResNet, images: UInt8Array, trained: Checkpoint) -> Float32Ar
 
 
 def _provenance(trained: Checkpoint, path: Path) -> dict[str, object]:
-    tools = {package: installed_version(package) for package in ("torch", "onnx", "onnxscript", "onnxruntime")}
     return {
         "checkpoint_sha256": manifest.sha256(path),
         "dataset": trained.training.get("dataset"),
         "training": {key: value for key, value in trained.training.items() if key != "dataset"},
-        "tools": {"python": platform.python_version(), **tools},
+        "tools": tools(torch, onnx, onnxscript, onnxruntime),
     }

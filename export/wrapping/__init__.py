@@ -6,13 +6,12 @@ where not, the version is without them. What was written is compared with the fi
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
-from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 from export import fusion
@@ -21,6 +20,7 @@ from export.formats import onnx as onnx_format
 from export.importing.labels import choose
 from export.importing.layout import IMAGENET_MEAN, IMAGENET_STD, prepared
 from export.lint import check_portable
+from export.provenance import tools
 from export.samples import GOLDEN_IMAGES, photographs, spread
 from export.staging import staged_version
 from export.verify import OnnxRunner, check_parity
@@ -136,8 +136,7 @@ def _reference(path: Path, original: Original, preprocess: Preprocess, images: U
 
 
 def _provenance(path: Path) -> dict[str, object]:
-    tools = {package: installed_version(package) for package in ("onnx", "onnxruntime")}
     return {
         "imported": {"layout": "onnx", "file": path.name, "sha256": manifest.sha256(path)},
-        "tools": {"python": platform.python_version(), **tools},
+        "tools": tools(onnx, ort),
     }
