@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -34,6 +35,10 @@ class FakeTorch:
         self.version = SimpleNamespace(cuda="13.0")
         self.emptied = False
         """Whether memory that PyTorch keeps was given back."""
+        self.fuses = True
+        """Whether cuDNN has kernels for convolutions with what follows them."""
+        self.fused: Counter[str] = Counter()
+        """Calls of these, by what follows."""
         self.graphs: weakref.WeakSet[Any] = weakref.WeakSet()
         self.backends = SimpleNamespace(cudnn=SimpleNamespace(allow_tf32=True))
         self.cuda = _cuda(cuda, self.graphs, lambda: setattr(self, "emptied", True))
@@ -41,6 +46,23 @@ class FakeTorch:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
+
+    def cudnn_convolution_relu(self, x: Any, weight: Any, bias: Any, *geometry: Any) -> torch.Tensor:
+        return self._convolve("relu", x, weight, bias, geometry).relu()
+
+    def cudnn_convolution_add_relu(
+        self, x: Any, weight: Any, z: Any, alpha: float, bias: Any, *geometry: Any
+    ) -> torch.Tensor:
+        added: torch.Tensor = self._convolve("add_relu", x, weight, bias, geometry) + alpha * z
+        return added.relu()
+
+    def _convolve(self, kind: str, x: Any, weight: Any, bias: Any, geometry: Any) -> torch.Tensor:
+        if not self.fuses:
+            raise RuntimeError("Unable to find an engine to execute this computation")
+        assert x.dtype == weight.dtype == bias.dtype  # or the real one refuses
+        self.fused[kind] += 1
+        strides, padding, dilations, groups = geometry
+        return torch.conv2d(x, weight, bias, strides, padding, dilations, groups)
 
     def device(self, device: str) -> torch.device:
         return torch.device("cpu" if device.startswith("cuda:") else device)

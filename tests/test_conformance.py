@@ -91,27 +91,47 @@ def built(full_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return cache
 
 
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[dict[Kind, Executor]]:
+    """Executors of real runtimes, each loaded once: on a GPU it takes seconds."""
+    kept: dict[Kind, Executor] = {}
+    yield kept
+    for executor in kept.values():
+        executor.close()
+
+
 @pytest.fixture
 def executor(
-    kind: Kind, full_repository: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: Kind,
+    full_repository: Path,
+    built: Path,
+    loaded: dict[Kind, Executor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Executor]:
     version = full_repository / "tiny" / "1"
-    fake = fake_gpu.install(monkeypatch) if kind.place == "fake" else None
-    if fake is not None:
-        fake.build_engines(version, tmp_path)
+    if kind.place != "fake":
+        if kind not in loaded:
+            loaded[kind] = load(kind, version, built)
+        yield loaded[kind]
+        return
+    fake = fake_gpu.install(monkeypatch)
+    fake.build_engines(version, tmp_path)
+    made = load(kind, version, tmp_path)
+    yield made
+    made.close()
+    assert fake.cuda.allocations == 0
+
+
+def load(kind: Kind, version: Path, cache: Path) -> Executor:
     described, runtime = manifest.read(version), executors.find(f"{kind.name}:{kind.argument}")
-    cache = tmp_path if fake is not None else built
     try:
         artifact = runtime.choose(described, kind.precision)
-        loaded = runtime.make(Source(version, described, artifact, kind.precision, 2, kind.argument, cache))
+        return runtime.make(Source(version, described, artifact, kind.precision, 2, kind.argument, cache))
     except ExecutorError as error:
         if any(reason in str(error) for reason in NOT_HERE):
             pytest.skip(str(error))
         raise
-    yield loaded
-    loaded.close()
-    if fake is not None:
-        assert fake.cuda.allocations == 0
 
 
 def take(array: Any, count: int, first: int = 0) -> Any:

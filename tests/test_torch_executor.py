@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from export.build import build
+from models import parity
+from models.golden import read as golden_of
+from models.manifest import GOLDEN_FILE
 from service import executors
 from service.executors import DeviceLost, Executor, ExecutorError, compute
 from service.gpu import cuda
@@ -16,6 +20,7 @@ from tests.conftest import Golden, source_of
 from tests.fake_cuda import FakeRuntime
 from tests.fake_gpu import FakeGpu
 from tests.fake_torch import FakeTorch
+from tests.networks import make_checkpoint
 
 LOGITS = frozenset({"logits"})
 
@@ -44,6 +49,11 @@ def test_the_fake_has_the_signatures_of_the_real_one() -> None:
     assert parameters(mine.cuda.ExternalStream) == parameters(theirs.cuda.ExternalStream.__new__)[:2]
     assert parameters(mine.cuda.CUDAGraph.replay) == parameters(theirs.cuda.CUDAGraph.replay)
     assert theirs.version.cuda is None or theirs.version.cuda.startswith("1")
+    for name in ("cudnn_convolution_relu", "cudnn_convolution_add_relu"):
+        schema = getattr(theirs.ops.aten, name).default._schema
+        mine_too = [name for name in parameters(getattr(mine, name)) if name != "geometry"]
+        assert len(mine_too) + len(("stride", "padding", "dilation", "groups")) == len(schema.arguments)
+        assert mine_too[1:] == [argument.name for argument in schema.arguments][1 : len(mine_too)]
     assert isinstance(theirs.backends.cudnn.allow_tf32, bool)
 
 
@@ -61,6 +71,33 @@ def test_a_graph_a_bucket_and_lane_and_nothing_in_tf32(gpu: FakeGpu, tiny_reposi
     executor = load(tiny_repository)
     assert len(gpu.torch.graphs) == executor.lanes * len(executor.buckets)
     assert gpu.torch.backends.cudnn.allow_tf32 is False
+    executor.close()
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ResNet-20, whose nine blocks have two shortcuts that only pad and stride."""
+    folder = tmp_path_factory.mktemp("torch")
+    make_checkpoint("resnet20", size=32).save(folder / "resnet20.safetensors")
+    build(folder / "resnet20.safetensors", folder / "repository", "tiny")
+    return folder / "repository"
+
+
+def test_every_residual_addition_is_in_a_convolution(gpu: FakeGpu, repository: Path) -> None:
+    executor = load(repository)
+    passes = gpu.torch.fused["add_relu"] // 9
+    # The stem, and the first convolution of each block.
+    assert gpu.torch.fused == {"add_relu": 9 * passes, "relu": 10 * passes}
+    assert passes > executor.lanes * len(executor.buckets)
+    executor.close()
+
+
+def test_a_convolution_that_cudnn_has_no_such_kernel_for_is_computed_without(gpu: FakeGpu, repository: Path) -> None:
+    gpu.torch.fuses = False
+    executor = load(repository)
+    images, logits = golden_of(repository / "tiny" / "1" / GOLDEN_FILE)
+    parity.check(compute(executor, images, LOGITS)["logits"], logits, "float32")
+    assert not gpu.torch.fused
     executor.close()
 
 

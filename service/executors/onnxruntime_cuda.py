@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 from models.manifest import INPUT, Precision
 from service.executors import ExecutorError, Source
-from service.gpu.lanes import LaneExecutor, opened
+from service.gpu.lanes import BUCKETS, LaneExecutor, opened
 
 if TYPE_CHECKING:
     from service.gpu.cuda import Device
@@ -24,8 +24,6 @@ ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "float16": ("onnx", "float16"),
 }
 DEVICES: Mapping[str, str] = {"gpu": "0"}
-
-BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
 _PROVIDER = "CUDAExecutionProvider"
 _FATAL = 4
@@ -93,6 +91,8 @@ def _make_session(source: Source, index: int, stream: int, graphs: bool) -> Any:
         "user_compute_stream": str(stream),
         "enable_cuda_graph": str(int(graphs)),
         "use_tf32": "0",  # float32 is to mean float32
+        # Tensor cores want the channels last: a fifth to a third more images. Without them it would cost a fifth.
+        "prefer_nhwc": str(int(source.precision == "float16")),
         # The arena otherwise doubles with each extension, and several models share a device.
         "arena_extend_strategy": "kSameAsRequested",
     }

@@ -7,7 +7,8 @@ graph is what is computed: node by node, eagerly, with PyTorch's kernels. Whatev
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +24,7 @@ from models.manifest import INPUT, Precision
 from models.preprocess import UInt8Array
 from service.executors import Executor as AnyExecutor
 from service.executors import ExecutorError, Float32Array, HostExecutor, Source
-from service.gpu.lanes import LaneExecutor, opened
+from service.gpu.lanes import BUCKETS, LaneExecutor, opened
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "float32": ("onnx", "float32"),
@@ -32,7 +33,8 @@ ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
 }
 DEVICES: Mapping[str, str] = {"cpu": "cpu", "gpu": "0"}
 
-BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+_WITH_BIAS = 3
+"""Inputs of a convolution that has a bias."""
 
 _TYPES = {onnx.TensorProto.FLOAT: torch.float32, onnx.TensorProto.FLOAT16: torch.float16}
 
@@ -73,7 +75,7 @@ class _OnGpu(LaneExecutor):
             super().__init__(device, BUCKETS)
             # float32 is to mean float32. For products of matrices that is PyTorch's default.
             torch.backends.cudnn.allow_tf32 = False
-            network = _Network(source, torch.device(device.name))
+            network = _Network(source, torch.device(device.name), fuse=True)
             torch.cuda.synchronize(device.name)  # the lanes' streams do not wait for the one that made the weights
             image = source.manifest.preprocess.shape
             self._add_lanes(image, lambda stream: _Program(network, image, device.name, stream))
@@ -131,23 +133,27 @@ def _at(address: int, shape: tuple[int, ...], dtype: str, device: str) -> Tensor
 
 @dataclass(frozen=True)
 class _Step:
-    """One node: what to compute of which values, and which of them nobody needs after it."""
+    """One kernel: what to compute of which values."""
 
     compute: Callable[..., Tensor]
     inputs: tuple[str, ...]
     output: str
     attributes: dict[str, Any]
-    drop: tuple[str, ...]
 
 
 class _Network:
     """An exported graph, its weights on a device. Called with images, uint8 [n, H, W, C], it gives all outputs.
 
+    Args:
+        source: holds the graph.
+        device: where it is computed.
+        fuse: have cuDNN compute a convolution, the addition behind it and the ReLU behind that as one kernel.
+
     Raises:
         ExecutorError: the file cannot be read, or holds an operator that exported graphs do not have.
     """
 
-    def __init__(self, source: Source, device: torch.device) -> None:
+    def __init__(self, source: Source, device: torch.device, fuse: bool = False) -> None:
         graph = _read(source.path)
         self._outputs = source.manifest.outputs
         narrow = torch.bfloat16 if source.precision == "bfloat16" else None
@@ -156,24 +162,88 @@ class _Network:
             tensor.name: _weight(tensor, device, narrow if tensor.name in convolved else None)
             for tensor in graph.initializer
         }
-        last = {name: index for index, node in enumerate(graph.node) for name in node.input}
-        self._steps = []
-        for index, node in enumerate(graph.node):
+        for node in graph.node:
             if node.op_type not in _OPERATORS:
                 raise ExecutorError(f"{source.path.name}: torch does not compute the operator {node.op_type}")
-            attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
-            done = {name for name in node.input if last[name] == index} - self._weights.keys() - set(self._outputs)
-            step = _Step(_OPERATORS[node.op_type], tuple(node.input), node.output[0], attributes, tuple(done))
-            self._steps.append(step)
+        self._steps = [_step(node) for node in graph.node]
+        if fuse:
+            self._steps = _fused(self._steps, self._outputs)
+        last = {name: index for index, step in enumerate(self._steps) for name in step.inputs}
+        kept = self._weights.keys() | set(self._outputs)
+        self._done = [
+            [name for name in dict.fromkeys(step.inputs) if last[name] == index and name not in kept]
+            for index, step in enumerate(self._steps)
+        ]
+        """Values that nobody needs after a step."""
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         values = {**self._weights, INPUT: images}
-        for step in self._steps:
+        for step, done in zip(self._steps, self._done, strict=True):
             values[step.output] = step.compute(*(values[name] for name in step.inputs), **step.attributes)
-            for name in step.drop:
+            for name in done:
                 del values[name]
         return {name: values[name].float().contiguous() for name in self._outputs}
+
+
+def _step(node: onnx.NodeProto) -> _Step:
+    attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
+    return _Step(_OPERATORS[node.op_type], tuple(node.input), node.output[0], attributes)
+
+
+def _fused(steps: Sequence[_Step], outputs: Collection[str]) -> list[_Step]:
+    """The steps with each ReLU that follows a convolution, or the sum of one and something else, in its kernel.
+
+    The sum is read and written once instead of three times, which is most of what a residual block otherwise waits for.
+    """
+    made = {step.output: index for index, step in enumerate(steps)}
+    uses = Counter(name for step in steps for name in step.inputs) + Counter(outputs)
+
+    def maker(name: str, compute: Callable[..., Tensor]) -> _Step | None:
+        """The step that makes a value for a single reader, if this is what it computes."""
+        step = steps[made[name]] if name in made else None
+        return step if step is not None and step.compute is compute and uses[name] == 1 else None
+
+    fused: list[_Step | None] = list(steps)
+    for index, relu in enumerate(steps):
+        if relu.compute is not torch.relu:
+            continue
+        add = maker(relu.inputs[0], torch.add)
+        convs = [maker(name, _conv) for name in (add or relu).inputs]
+        conv = next((conv for conv in convs if conv is not None and len(conv.inputs) == _WITH_BIAS), None)
+        if conv is None:
+            continue
+        others = [name for name in add.inputs if name != conv.output] if add else []
+        # In the place of the last of them: whatever else is added has been computed by then.
+        fused[index] = _Step(_ConvRelu(), (*conv.inputs, *others), relu.output, conv.attributes)
+        for step in (conv, add):
+            if step is not None:
+                fused[made[step.output]] = None
+    return [step for step in fused if step is not None]
+
+
+class _ConvRelu:
+    """relu(conv(x) + bias + z), z being optional, in one kernel where cuDNN has one for it."""
+
+    def __init__(self) -> None:
+        self._fuses = True
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor, z: Tensor | None = None, **attributes: Any) -> Tensor:
+        if self._fuses:
+            try:
+                return self._fused(x, weight, bias, z, **attributes)
+            except RuntimeError:  # where it is the device that fails, the other way fails too
+                self._fuses = False
+        y = _conv(x, weight, bias, **attributes)
+        return torch.relu(y if z is None else y + z)
+
+    @staticmethod
+    def _fused(x: Tensor, weight: Tensor, bias: Tensor, z: Tensor | None, **attributes: Any) -> Tensor:
+        x, padding = _pad(x.to(weight.dtype), attributes["pads"])
+        geometry = attributes["strides"], padding, attributes["dilations"], attributes["group"]
+        if z is None:
+            return torch.cudnn_convolution_relu(x, weight, bias, *geometry)
+        return torch.cudnn_convolution_add_relu(x, weight, z.to(weight.dtype), 1.0, bias, *geometry)
 
 
 def _read(path: Path) -> onnx.GraphProto:
