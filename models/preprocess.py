@@ -64,14 +64,10 @@ class Geometry(BaseModel):
         The rounding is torchvision's (`Resize` and `CenterCrop`), so that weights trained there see what they know.
         """
         height, width = self.size
-        resample = _FILTERS[self.interpolation]
-        if self.resize is None:
-            if image.size != (width, height):
-                image = image.resize((width, height), resample)
-        else:
-            scaled, (left, top) = self._cut(*image.size)
-            if image.size != scaled:
-                image = image.resize(scaled, resample)
+        scaled, (left, top) = self.cut(*image.size)
+        if image.size != scaled:
+            image = image.resize(scaled, _FILTERS[self.interpolation])
+        if scaled != (width, height):
             image = image.crop((left, top, left + width, top + height))
         return self._pixels(image)
 
@@ -97,15 +93,16 @@ class Geometry(BaseModel):
 
     def region(self, width: int, height: int) -> tuple[float, float, float, float]:
         """The part of an image that `apply` keeps: left, top, right, bottom in pixels of an image of that size."""
-        if self.resize is None:
+        if self.resize is None:  # exactly, which the quotients are not
             return 0.0, 0.0, float(width), float(height)
-        (scaled_width, scaled_height), (left, top) = self._cut(width, height)
+        (scaled_width, scaled_height), (left, top) = self.cut(width, height)
         across, down = width / scaled_width, height / scaled_height
         return left * across, top * down, (left + self.size[1]) * across, (top + self.size[0]) * down
 
-    def _cut(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Width and height that an image is resized to, and the left and top of the crop in it."""
-        assert self.resize is not None
+    def cut(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Width and height that an image of that size is resized to, and the left and top of the crop in that."""
+        if self.resize is None:
+            return (self.size[1], self.size[0]), (0, 0)
         shorter = min(width, height)
         wide, high = (self.resize if side == shorter else self.resize * side // shorter for side in (width, height))
         return (wide, high), (round((wide - self.size[1]) / 2), round((high - self.size[0]) / 2))

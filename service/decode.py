@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
-from PIL import Image
-
 from models import images
-from models.images import DEFAULT_MAX_PIXELS, ImageError, Reduced, TooManyPixels
+from models.images import DEFAULT_MAX_PIXELS, ImageError, TooManyPixels
 from models.preprocess import Preprocess, UInt8Array
 from service import background
 from service.errors import PayloadTooLarge, ServiceError, UnprocessableImage
-from service.gpu.jpeg import JpegDecoder
+from service.gpu.jpeg import Cut, JpegDecoder
+from service.gpu.together import Together
 from service.priority import Priority, Turns
 
 log = logging.getLogger(__name__)
@@ -54,18 +53,18 @@ def decode(data: bytes, preprocess: Preprocess, mode: DecodeMode, max_pixels: in
         ImageError: it cannot be used.
     """
     enough = preprocess.enough if mode == "fast" else None
-    return _cut(images.decode_reduced(data, preprocess.mode, enough, max_pixels), preprocess, mode)
+    reduced = images.decode_reduced(data, preprocess.mode, enough, max_pixels)
+    _check_elongation(reduced.width, reduced.height, preprocess)
+    pixels = preprocess.approximate(reduced) if mode == "fast" else preprocess.apply(reduced.image)
+    return Decoded(pixels, reduced.width, reduced.height, reduced.image.format or "unknown")
 
 
-def _cut(reduced: Reduced, preprocess: Preprocess, mode: DecodeMode) -> Decoded:
-    width, height = reduced.width, reduced.height
+def _check_elongation(width: int, height: int, preprocess: Preprocess) -> None:
     if preprocess.resize is not None and max(width, height) > _MAX_ELONGATION * min(width, height):
         raise ImageError(
             f"the image has {width} x {height} pixels, one side more than {_MAX_ELONGATION} times the other: crop it "
             "first"
         )
-    pixels = preprocess.approximate(reduced) if mode == "fast" else preprocess.apply(reduced.image)
-    return Decoded(pixels, width, height, reduced.image.format or "unknown")
 
 
 class Decoder:
@@ -75,7 +74,7 @@ class Decoder:
         threads: images decoded at the same time.
         max_pixels: larger images are refused before they are decoded.
         mode: exact gives the pixels that training saw, fast nearly the same in less time.
-        jpeg: decodes JPEG files in colour, where it can.
+        jpeg: decodes JPEG files in colour on a GPU, where it can; closed with this.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class Decoder:
         self._threads = threads
         self._mode = mode
         self._max_pixels = max_pixels
-        self._jpeg = jpeg
+        self._together = None if jpeg is None else Together(jpeg)
         # More than threads: one that finishes finds its next image without waiting for the event loop.
         self._turns = Turns(4 * threads)
         self._pool = ThreadPoolExecutor(threads, "decode", background.give_way)
@@ -96,13 +95,33 @@ class Decoder:
             return []
         if not files[0].startswith(_QUICK):
             return []
-        decoded = self._decode_one(files[0], None, preprocess, min(_SMALL_PIXELS, self._max_pixels))
+        decoded = self._decode_one(files[0], preprocess, min(_SMALL_PIXELS, self._max_pixels))
         return [] if isinstance(decoded, PayloadTooLarge) else [decoded]
 
     async def decode(
         self, files: Sequence[bytes], preprocess: Preprocess, priority: Priority = Priority.interactive
     ) -> list[Decoded | ServiceError]:
         """Decode image files; a bad one gives its error in its place and leaves the others alone."""
+        if self._together is None or preprocess.mode != "RGB":
+            return await self._on_host(files, preprocess, priority)
+        cuts = await self._on_device(self._together, files, preprocess, priority)
+        left = [data for data, cut in zip(files, cuts, strict=True) if cut is None]
+        decoded = iter(await self._on_host(left, preprocess, priority) if left else ())
+        return [next(decoded) if cut is None else self._checked(cut, preprocess) for cut in cuts]
+
+    async def _on_device(
+        self, together: Together, files: Sequence[bytes], preprocess: Preprocess, priority: Priority
+    ) -> Sequence[Cut | None]:
+        """Those files that the GPU takes."""
+        try:
+            return await together.decode(files, preprocess, priority)
+        except Exception:  # a device that fails must not keep the host from decoding
+            log.warning("the GPU's decoder failed on %d images", len(files), exc_info=True)
+            return [None] * len(files)
+
+    async def _on_host(
+        self, files: Sequence[bytes], preprocess: Preprocess, priority: Priority
+    ) -> list[Decoded | ServiceError]:
         if len(files) == 1:
             return await self._in_turn(files, preprocess, priority)
         # Neighbours share a hand-over to a thread, which costs as much as decoding a small image.
@@ -122,32 +141,11 @@ class Decoder:
             self._turns.release()
 
     def _decode_part(self, files: Sequence[bytes], preprocess: Preprocess) -> list[Decoded | ServiceError]:
-        return [
-            self._decode_one(data, pixels, preprocess, self._max_pixels)
-            for data, pixels in zip(files, self._on_device(files, preprocess), strict=True)
-        ]
+        return [self._decode_one(data, preprocess, self._max_pixels) for data in files]
 
-    def _on_device(self, files: Sequence[bytes], preprocess: Preprocess) -> Sequence[UInt8Array | None]:
-        """Pixels of the files that another decoder takes."""
-        nothing: list[UInt8Array | None] = [None] * len(files)
-        if self._jpeg is None or preprocess.mode != "RGB":
-            return nothing
+    def _decode_one(self, data: bytes, preprocess: Preprocess, max_pixels: int) -> Decoded | ServiceError:
         try:
-            return self._jpeg.decode(files)
-        except Exception:  # a device that fails must not keep the host from decoding
-            log.warning("the GPU's decoder failed on %d images", len(files), exc_info=True)
-            return nothing
-
-    def _decode_one(
-        self, data: bytes, pixels: UInt8Array | None, preprocess: Preprocess, max_pixels: int
-    ) -> Decoded | ServiceError:
-        try:
-            if pixels is None:
-                return decode(data, preprocess, self._mode, max_pixels)
-            image = Image.fromarray(pixels)
-            image.format = "JPEG"
-            whole = Reduced(image, *image.size, (0.0, 0.0, *image.size))
-            return _cut(whole, preprocess, self._mode)
+            return decode(data, preprocess, self._mode, max_pixels)
         except TooManyPixels as error:
             return PayloadTooLarge(str(error))
         except ImageError as error:
@@ -156,6 +154,15 @@ class Decoder:
             log.warning("a codec failed on an image of %d bytes", len(data), exc_info=True)
             return UnprocessableImage("the image cannot be decoded: save it again, as PNG or JPEG")
 
+    def _checked(self, cut: Cut, preprocess: Preprocess) -> Decoded | ServiceError:
+        try:
+            _check_elongation(cut.width, cut.height, preprocess)
+        except ImageError as error:
+            return UnprocessableImage(str(error))
+        return Decoded(cut.pixels, cut.width, cut.height, "JPEG")
+
     def close(self) -> None:
         """Wait for what is being decoded, and end the threads."""
         self._pool.shutdown()
+        if self._together is not None:
+            self._together.close()

@@ -107,6 +107,7 @@ class FakeRuntime:
 
     def __init__(self, devices: int = 1) -> None:
         self.devices = devices
+        self.capability = (9, 0)
         self.timeline: Timeline | None = None
         self.lost: set[int] = set()
         """Devices that answer every call with an illegal address."""
@@ -148,6 +149,14 @@ class FakeRuntime:
             return (real.cudaError_t.cudaErrorInvalidDevice,)
         self._current.device = device
         return (OK,)
+
+    def cudaDeviceGetAttribute(self, attr: Any, device: int) -> Any:
+        major, minor = self.capability
+        values = {
+            real.cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor: major,
+            real.cudaDeviceAttr.cudaDevAttrComputeCapabilityMinor: minor,
+        }
+        return self._status(), values[attr]
 
     def cudaThreadExchangeStreamCaptureMode(self, mode: Any) -> Any:
         before = getattr(self._current, "mode", GLOBAL)

@@ -1,44 +1,67 @@
-"""JPEG by nvImageCodec, here on the processor: what it takes, and how far its pixels are from the host's."""
+"""JPEG by nvImageCodec: what it takes, and how far its pixels are from the host's.
+
+On the processor, where the library decodes with libjpeg-turbo; on a fake GPU, whose kernels the processor computes; and
+on a real one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from models.driver import NoDevice
-from models.preprocess import Preprocess
+from models import driver
+from models.driver import Device, NoDevice
+from models.preprocess import Geometry, Preprocess
 from service.decode import Decoded, Decoder
 from service.errors import ServiceError
 from service.executors import ExecutorError
+from service.gpu import jpeg as gpu_jpeg
 from service.gpu.jpeg import JpegDecoder, open_decoder
+from service.priority import Priority
+from tests import fake_kernels
+from tests.fake_cuda import FakeRuntime
+from tests.fake_gpu import CAPABILITY, NAME
 from tests.gpu import needs_gpu
 from tests.networks import preprocess_for
 
 pytest.importorskip("nvidia.nvimgcodec", reason="nvidia-nvimgcodec-cu13 is not installed")
 
 MAX_PIXELS = 1_000_000
-BOUND = {"cpu": 0, "gpu": 4}
+BOUND = {"cpu": 0, "fake": 0, "gpu": 4}
 """Levels of 255 by which a pixel may differ from the host's. On the processor the library is the same, libjpeg-turbo;
 nvJPEG rounds its transform otherwise."""
 
 Photographs = list[tuple[str, bytes]]
 
 
-@pytest.fixture(params=["cpu", pytest.param("gpu", marks=needs_gpu())])
+@pytest.fixture(params=["cpu", "fake", pytest.param("gpu", marks=needs_gpu())])
 def place(request: pytest.FixtureRequest) -> str:
     place: str = request.param
     return place
 
 
 @pytest.fixture
-def decoder(place: str) -> JpegDecoder:
-    return JpegDecoder(None if place == "cpu" else 0, MAX_PIXELS)
+def decoder(place: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[JpegDecoder]:
+    if place != "fake":
+        decoder = JpegDecoder(None if place == "cpu" else 0, MAX_PIXELS)
+        yield decoder
+        decoder.close()
+        return
+    from tests.fake_codec import FakeCodec
+
+    runtime = FakeRuntime()
+    loaded = fake_kernels.install(monkeypatch, runtime)
+    monkeypatch.setattr("nvidia.nvimgcodec", FakeCodec(runtime), raising=False)
+    decoder = JpegDecoder(0, MAX_PIXELS)
+    yield decoder
+    decoder.close()
+    assert runtime.allocations == loaded.loaded == 0
 
 
 def jpeg(size: tuple[int, int] = (37, 53), mode: str = "RGB", **options: Any) -> bytes:
@@ -49,30 +72,71 @@ def jpeg(size: tuple[int, int] = (37, 53), mode: str = "RGB", **options: Any) ->
     return file.getvalue()
 
 
-def host(data: bytes) -> Any:
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+def whole(data: bytes) -> Geometry:
+    """Leaves an image as it is."""
+    width, height = Image.open(io.BytesIO(data)).size
+    return Geometry(size=(height, width))
+
+
+def difference(decoder: JpegDecoder, data: bytes, geometry: Geometry) -> int:
+    """The largest, to the host's pixels."""
+    (cut,) = decoder.decode([data], geometry)
+    assert cut is not None
+    image = Image.open(io.BytesIO(data))
+    assert (cut.width, cut.height) == image.size
+    return int(np.abs(cut.pixels.astype(int) - geometry.apply(image.convert("RGB"))).max())
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_the_difference_is_bounded(decoder: JpegDecoder, place: str, subsampling: str, progressive: bool) -> None:
-    files = [jpeg(size, subsampling=subsampling, progressive=progressive) for size in ((37, 53), (64, 64), (1, 9))]
-    for data, pixels in zip(files, decoder.decode(files), strict=True):
-        assert pixels is not None
-        assert np.abs(pixels - host(data)).max() <= BOUND[place]
+    for size in ((37, 53), (64, 64), (1, 9)):
+        data = jpeg(size, subsampling=subsampling, progressive=progressive)
+        assert difference(decoder, data, whole(data)) <= BOUND[place]
 
 
-def test_photographs(decoder: JpegDecoder, place: str, photographs: Photographs) -> None:
-    decoded = decoder.decode([data for _, data in photographs])
-    for (name, data), pixels in zip(photographs, decoded, strict=True):
-        assert pixels is not None, name
-        assert np.abs(pixels - host(data)).max() <= BOUND[place], name
+@pytest.mark.parametrize("geometry", [preprocess_for(224, 3), Geometry(size=(40, 60), interpolation="bicubic")])
+def test_photographs(decoder: JpegDecoder, place: str, photographs: Photographs, geometry: Geometry) -> None:
+    for name, data in photographs:
+        assert difference(decoder, data, geometry) <= BOUND[place], name
 
 
-def turned() -> bytes:
+def test_files_of_several_shapes_together(decoder: JpegDecoder, photographs: Photographs) -> None:
+    geometry = preprocess_for(64, 3)
+    files = [data for _, data in photographs]
+    for data, cut in zip(files, decoder.decode(files, geometry), strict=True):
+        (alone,) = decoder.decode([data], geometry)
+        assert cut is not None and alone is not None
+        np.testing.assert_array_equal(cut.pixels, alone.pixels)
+
+
+def test_no_more_pixels_at_a_time_than_the_device_is_to_hold(
+    decoder: JpegDecoder, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_jpeg, "_MOST_PIXELS", 2 * 37 * 53)
+    files = [jpeg(), b"", jpeg(), jpeg(), jpeg((100, 100)), jpeg()]
+    cuts = decoder.decode(files, Geometry(size=(16, 16)))
+    assert [cut is None for cut in cuts] == [False, True, False, False, False, False]
+    if place == "fake":
+        assert decoder._codec.batches == [2, 1, 1, 1]
+
+
+def with_exif(orientation: int) -> bytes:
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = orientation
     return jpeg(exif=exif)
+
+
+def without_jfif() -> bytes:
+    """As cameras write: what the three components are is to be guessed, and is always luminance and chrominance."""
+    data = jpeg()
+    length = 2 + int.from_bytes(data[4:6], "big")
+    return data[:2] + data[2 + length :]
+
+
+@pytest.mark.parametrize("make", [lambda: with_exif(1), without_jfif])
+def test_photographs_as_cameras_write_them(decoder: JpegDecoder, place: str, make: Callable[[], bytes]) -> None:
+    assert difference(decoder, make(), whole(make())) <= BOUND[place]
 
 
 @pytest.mark.parametrize(
@@ -80,36 +144,51 @@ def turned() -> bytes:
     [
         lambda: jpeg(mode="L"),
         lambda: jpeg(mode="CMYK"),
-        turned,
+        lambda: with_exif(6),
+        lambda: jpeg(keep_rgb=True),
         lambda: jpeg()[:-20],
         lambda: jpeg((1001, 1000)),
         lambda: b"",
         lambda: b"no image" + b"\xff\xd9",
     ],
-    ids=["grey", "CMYK", "turned", "cut short", "too large", "empty", "no image"],
+    ids=["grey", "CMYK", "turned", "red, green and blue", "cut short", "too large", "empty", "no image"],
 )
 def test_what_is_left_to_the_host(decoder: JpegDecoder, make: Callable[[], bytes]) -> None:
     good = jpeg()
-    first, second, third = decoder.decode([good, make(), good])
+    first, second, third = decoder.decode([good, make(), good], whole(good))
     assert second is None
     assert first is not None and third is not None
 
 
-def test_the_pipeline_gives_the_same_with_it(decoder: JpegDecoder, place: str, photographs: Photographs) -> None:
-    files = [*(data for _, data in photographs), turned(), jpeg()[:-20], b"no image"]
+@pytest.mark.parametrize("place", ["fake", pytest.param("gpu", marks=needs_gpu())], indirect=True)
+def test_so_are_images_that_pillow_resizes_in_another_order(decoder: JpegDecoder) -> None:
+    assert decoder.decode([jpeg((20, 90))], Geometry(size=(10, 10))) == [None]
+
+
+@pytest.mark.parametrize("priority", list(Priority))
+def test_the_pipeline_gives_the_same_with_it(
+    decoder: JpegDecoder, place: str, photographs: Photographs, priority: Priority
+) -> None:
+    long = jpeg((900, 2))
+    files = [*(data for _, data in photographs), with_exif(6), jpeg()[:-20], b"no image", long]
     preprocess = preprocess_for(64, 3)
-    for got, expected in zip(decode(files, preprocess, decoder), decode(files, preprocess, None), strict=True):
-        assert type(got) is type(expected)
-        if isinstance(got, Decoded) and isinstance(expected, Decoded):
-            assert (got.width, got.height, got.format) == (expected.width, expected.height, expected.format)
-            assert np.abs(got.pixels.astype(int) - expected.pixels).max() <= BOUND[place]
+    expected = decode(files, preprocess, None)
+    assert isinstance(expected[-1], ServiceError)
+    for got, wanted in zip(decode(files, preprocess, decoder, priority), expected, strict=True):
+        assert type(got) is type(wanted)
+        if isinstance(got, Decoded) and isinstance(wanted, Decoded):
+            assert (got.width, got.height, got.format) == (wanted.width, wanted.height, wanted.format)
+            assert np.abs(got.pixels.astype(int) - wanted.pixels).max() <= BOUND[place]
         else:
-            assert str(got) == str(expected)
+            assert str(got) == str(wanted)
 
 
 class Broken:
-    def decode(self, files: object) -> Any:
+    def decode(self, files: object, geometry: object) -> Any:
         raise RuntimeError("the device is gone")
+
+    def close(self) -> None:
+        """Nothing is there."""
 
 
 def test_a_decoder_that_fails_leaves_it_to_the_host(photographs: Photographs) -> None:
@@ -118,12 +197,28 @@ def test_a_decoder_that_fails_leaves_it_to_the_host(photographs: Photographs) ->
     assert isinstance(decoded, Decoded)
 
 
-def decode(files: list[bytes], preprocess: Preprocess, jpeg: JpegDecoder | None) -> list[Decoded | ServiceError]:
+def decode(
+    files: list[bytes],
+    preprocess: Preprocess,
+    jpeg: JpegDecoder | None,
+    priority: Priority = Priority.interactive,
+) -> list[Decoded | ServiceError]:
     decoder = Decoder(2, MAX_PIXELS, jpeg=jpeg)
     try:
-        return asyncio.run(decoder.decode(files, preprocess))
+        return asyncio.run(decoder.decode(files, preprocess, priority))
     finally:
         decoder.close()
+
+
+def test_without_the_compiler_it_is_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise RuntimeError("libnvrtc.so is not there")
+
+    fake_kernels.install(monkeypatch, FakeRuntime())
+    monkeypatch.setattr(driver, "devices", lambda: [Device(NAME, CAPABILITY)])
+    monkeypatch.setattr("service.gpu.cuda.nvrtc.nvrtcCreateProgram", missing)
+    with pytest.raises(ExecutorError, match=r"decode_gpu: .* cannot be decoded on GPU 0: libnvrtc\.so is not there"):
+        open_decoder(0, MAX_PIXELS)
 
 
 def test_without_a_gpu_it_is_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,19 +1,20 @@
-"""The CUDA runtime, as far as lanes need it: memory, streams and graphs, through cuda-python.
+"""CUDA, as far as it is needed: memory, streams, graphs and kernels, through cuda-python.
 
-Every function of `cuda.bindings.runtime` gives a tuple whose first member is a status. Here it becomes an exception,
-and what was allocated is freed together.
+Every function of `cuda.bindings` gives a tuple whose first member is a status. Here it becomes an exception, and what
+was allocated is freed together.
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from cuda.bindings import runtime
+from cuda.bindings import driver, nvrtc, runtime
 
+from models.engine_cache import ComputeCapability
 from models.preprocess import UInt8Array
 from service.executors import DeviceLost
 from service.gpu import CudaError
@@ -105,6 +106,34 @@ class Device:
         self._undo.append((runtime.cudaGraphExecDestroy, executable))
         return lambda: _call(runtime.cudaGraphLaunch, executable, stream)
 
+    def compile(self, name: str, source: str, kernels: Sequence[str], options: Sequence[str] = ()) -> Kernels:
+        """Compile CUDA C++ for this device, and load it.
+
+        Args:
+            name: of the source, for messages.
+            source: holds `extern "C" __global__` functions that take one address.
+            kernels: their names.
+            options: for the compiler, NVRTC.
+
+        Raises:
+            CudaError: it cannot be compiled; the message has the compiler's log.
+        """
+        self.use()
+        library = _call(
+            driver.cuLibraryLoadData, _compile(name, source, self._capability(), options), [], [], 0, [], [], 0
+        )
+        self._undo.append((driver.cuLibraryUnload, library))
+        return Kernels({kernel: _call(driver.cuLibraryGetKernel, library, kernel.encode()) for kernel in kernels})
+
+    def _capability(self) -> ComputeCapability:
+        attribute = runtime.cudaDeviceAttr
+        return ComputeCapability(
+            *(
+                _call(runtime.cudaDeviceGetAttribute, wanted, self.index)
+                for wanted in (attribute.cudaDevAttrComputeCapabilityMajor, attribute.cudaDevAttrComputeCapabilityMinor)
+            )
+        )
+
     def check(self, error: Exception, stream: int) -> None:
         """After an error of what was begun on a stream: whether others can follow.
 
@@ -131,9 +160,54 @@ class Device:
             log.warning("%s: not everything was freed: %s", self.name, failures[0])
 
 
+class Kernels:
+    """Functions of a library that is loaded on a device."""
+
+    def __init__(self, functions: Mapping[str, Any]) -> None:
+        self._functions = functions
+
+    def launch(self, name: str, grid: tuple[int, int], threads: int, argument: int, stream: int) -> None:
+        """Begin to compute a kernel on a stream.
+
+        Args:
+            name: of the kernel.
+            grid: blocks in x and y.
+            threads: of each block.
+            argument: an address on the device.
+        """
+        parameters = (argument,), (ctypes.c_void_p,)
+        _call(driver.cuLaunchKernel, self._functions[name], *grid, 1, threads, 1, 1, 0, stream, parameters, 0)
+
+
+def _compile(name: str, source: str, capability: ComputeCapability, options: Sequence[str]) -> bytes:
+    """Machine code for one kind of GPU."""
+    program = _call(nvrtc.nvrtcCreateProgram, source.encode(), name.encode(), 0, [], [])
+    try:
+        flags = [f"--gpu-architecture=sm_{capability.major}{capability.minor}", *options]
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(flags), [flag.encode() for flag in flags])
+        if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            log = bytearray(_call(nvrtc.nvrtcGetProgramLogSize, program))
+            _call(nvrtc.nvrtcGetProgramLog, program, log)
+            raise CudaError(f"{name} cannot be compiled: {log.decode(errors='replace')}")
+        code = bytearray(_call(nvrtc.nvrtcGetCUBINSize, program))
+        _call(nvrtc.nvrtcGetCUBIN, program, code)
+        return bytes(code)
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
 def _call(function: Callable[..., Any], *arguments: object) -> Any:
     status, *values = function(*arguments)
-    if status != runtime.cudaError_t.cudaSuccess:
-        _, text = runtime.cudaGetErrorString(status)
-        raise CudaError(f"{function.__name__}: {text.decode()} ({int(status)})")
+    if status:
+        raise CudaError(f"{function.__name__}: {_text(status)} ({int(status)})")
     return values[0] if values else None
+
+
+def _text(status: Any) -> str:
+    if isinstance(status, driver.CUresult):
+        _, text = driver.cuGetErrorString(status)
+    elif isinstance(status, nvrtc.nvrtcResult):
+        _, text = nvrtc.nvrtcGetErrorString(status)
+    else:
+        _, text = runtime.cudaGetErrorString(status)
+    return (text or b"unknown error").decode()
