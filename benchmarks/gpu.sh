@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # All that a machine with an NVIDIA GPU can show of this project, in one report: the tests that need a GPU, every
-# executor against the golden images, engines over batch sizes and precisions, and the service over HTTP. Installs
-# nothing, uses what is there, and says what it could not do.
+# executor against the golden images, engines over batch sizes and precisions, decoding, and the service over HTTP.
+# Installs nothing, uses what is there, and says what it could not do.
 #
 #     [PYTHON=python3] [PYTHONPATH=folder-of-packages] benchmarks/gpu.sh [--only STEP...] [OUT [VERSION...]]
 #
 # OUT is a folder (build/gpu), VERSION a folder in a model repository (the shipped model, and a ResNet-50 of random
-# weights where torch can export one), STEP one of tests, resnet50, tensorrt, executors, service (all of them). Needs what
-# `pip install .` installs, and of executors those whose packages are there; the tests need pytest, hypothesis, httpx and
-# the extra `train`, which the ResNet-50 needs, too.
+# weights where torch can export one), STEP one of tests, resnet50, tensorrt, executors, decoder, service (all of them).
+# Needs this project installed (`pip install -e .`), and of executors those whose packages are there; the tests need
+# pytest, hypothesis, httpx and the extra `train`, which the ResNet-50 needs, too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 here=.venv/bin/python

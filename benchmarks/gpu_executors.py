@@ -26,9 +26,10 @@ from service import executors
 from service.executors import Executor, Source, compute
 from service.repository import check_golden
 
-BATCHES = (1, 8, 32, 64)
+BATCHES = (1, 8, 32, 128)
 _ANSWER = frozenset({"probabilities"})
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -79,22 +80,17 @@ def examine(kind: Kind) -> list[Row]:
         return [measure(executor, images[np.arange(size) % len(images)], kind) for size in sizes]
 
 
-def can_load(kind: Kind) -> None:
-    """Raises what keeps an executor from being loaded."""
-    load(kind).close()
-
-
-def apart(function: Callable[[Kind], T], kind: Kind) -> T:
+def apart(function: Callable[[A], T], argument: A) -> T:
     """Call a function in a process of its own, which begins without anything of this one's."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(function, kind).result()
+        return pool.submit(function, argument).result()
 
 
 def measure(executor: Executor, pixels: UInt8Array, kind: Kind) -> Row:
     run = partial(compute, executor, pixels, _ANSWER)
     batch = len(pixels)
-    seconds = float(np.median(interleave({"one": run}, f"{kind} {batch}", rounds=5)["one"]))
-    count = max(20, int(1 / seconds))
+    seconds = float(np.median(interleave({"one": run}, f"{kind} {batch}", rounds=3)["one"]))
+    count = max(20, int(0.7 / seconds))
     with ThreadPoolExecutor(executor.lanes) as pool:
         started = time.perf_counter()
         for done in [pool.submit(run) for _ in range(count)]:

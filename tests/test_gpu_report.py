@@ -11,15 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu, gpu_executors, gpu_service, timing
+from benchmarks import gpu, gpu_decoder, gpu_executors, gpu_service, timing
 from benchmarks.gpu import Report
-from benchmarks.gpu_executors import Kind
+from benchmarks.gpu_executors import Kind, Row
 from benchmarks.serve.server import ServerFailed
 from models import driver
+from models.manifest import Precision
 from service.executors import ExecutorError
+from service.gpu.jpeg import JpegDecoder
 from service.repository import LoadError
 from tests import fake_gpu
 from tests.gpu import why_not
+
+PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "bfloat16")
 
 
 @pytest.mark.skipif(why_not() is None, reason="this machine has a GPU")
@@ -42,7 +46,7 @@ def versions(tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     fake = fake_gpu.install(monkeypatch)
     fake.build_engines(version, tmp_path)
     monkeypatch.setattr(gpu_executors, "default_folder", lambda: tmp_path)
-    monkeypatch.setattr(gpu_executors, "BATCHES", (1, 32, 64))
+    monkeypatch.setattr(gpu_executors, "BATCHES", (1, 32, 128))
     monkeypatch.setattr(gpu, "apart", lambda function, kind: function(kind))
     monkeypatch.setattr(timing, "_SECONDS", 0.0)
     monkeypatch.setattr("service.executors.names", lambda: ["onnxruntime-cuda", "openvino", "tensorrt"])
@@ -59,7 +63,7 @@ def test_every_executor_that_is_there_is_checked_and_measured(versions: list[Pat
     ]
     rows = json.loads((tmp_path / "engines.json").read_text())
     assert [(row["executor"], row["batch"]) for row in rows] == [
-        *(("onnxruntime-cuda", batch) for batch in (1, 32, 64)),
+        *(("onnxruntime-cuda", batch) for batch in (1, 32, 128)),
         *(("tensorrt", batch) for batch in (1, 32)),  # of which its engine takes no more
     ]
     assert all(row["one_at_a_time"] > 0 and row["all_lanes"] > 0 for row in rows)
@@ -85,7 +89,7 @@ def test_a_runtime_that_crashes_leaves_the_others_their_turn(
     versions: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def apart(function: Callable[[Kind], object], kind: Kind) -> object:
-        return gpu_executors.apart(os._exit, 3) if kind.executor == "onnxruntime-cuda" else function(kind)  # type: ignore[arg-type]
+        return gpu_executors.apart(os._exit, 3) if kind.executor == "onnxruntime-cuda" else function(kind)
 
     monkeypatch.setattr(gpu, "apart", apart)
     report = Report([])
@@ -96,22 +100,59 @@ def test_a_runtime_that_crashes_leaves_the_others_their_turn(
 @pytest.mark.skipif(why_not() is None, reason="this machine has a GPU")
 def test_what_another_process_says_comes_back(tiny_repository: Path) -> None:
     with pytest.raises(ExecutorError, match="torch needs an NVIDIA GPU: no NVIDIA driver"):
-        gpu_executors.apart(gpu_executors.can_load, Kind(tiny_repository / "tiny" / "1", "torch", "float32"))
+        gpu_executors.apart(gpu_executors.load, Kind(tiny_repository / "tiny" / "1", "torch", "float32"))
 
 
 def test_a_service_is_loaded_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_service, "_SECONDS", 0.3)
     monkeypatch.setattr(gpu_service, "_CLIENTS", (2,))
     image = gpu.ROOT / "models" / "pretrained" / "examples" / "trouser.png"
-    (seen,) = gpu_service.load(Kind(gpu.SHIPPED, "onnxruntime-cpu", "float32"), [image.read_bytes()])
-    assert seen.clients == 2
-    assert seen.failed == 0
-    assert seen.requests_per_second > 0
-    assert 0 < seen.p50_ms <= seen.p99_ms
+    alone, many = gpu_service.load(Kind(gpu.SHIPPED, "onnxruntime-cpu", "float32"), [image.read_bytes()])
+    assert (alone.clients, alone.images) == (2, 1)
+    assert many.images == 64
+    for seen in (alone, many):
+        assert seen.failed == 0
+        assert seen.images_per_second > 0
+        assert 0 < seen.p50_ms <= seen.p99_ms
+
+
+def test_a_service_that_takes_another_executor_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_service, "_SECONDS", 0.1)
+    kind = Kind(gpu.SHIPPED, "tensorrt", "float32")  # for which there is no engine
+    with pytest.raises(ServerFailed, match="the service took onnxruntime-cpu instead of tensorrt"):
+        list(gpu_service.load(kind, [b"image"]))
+
+
+def test_the_precision_that_is_served_is_the_fastest_that_was_measured(tmp_path: Path) -> None:
+    version = tmp_path / "model" / "1"
+    kinds = [Kind(version, name, precision) for name in ("torch", "tensorrt") for precision in PRECISIONS]
+    rates: dict[Precision, float] = {"float32": 10.0, "float16": 30.0, "bfloat16": 20.0}
+    rows = [
+        Row("model", "torch", precision, batch, 1.0, 1.0, rate * batch)
+        for precision, rate in rates.items()
+        for batch in (1, 8)
+    ]
+    assert gpu._fastest(kinds, rows) == [Kind(version, "torch", "float16"), Kind(version, "tensorrt", "float32")]
+
+
+def test_decoders_are_compared_and_timed(photographs: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a decoder on the processor in the place of the GPU's."""
+    pytest.importorskip("nvidia.nvimgcodec", reason="nvidia-nvimgcodec-cu13 is not installed")
+    monkeypatch.setattr(gpu_decoder, "JpegDecoder", lambda gpu, most: JpegDecoder(None, most))
+    monkeypatch.setattr(gpu_decoder, "_SECONDS", 0.01)
+    monkeypatch.setattr(gpu, "apart", lambda function, argument: function(argument))
+    lines = gpu.examine_decoder().splitlines()
+    count = len(photographs)
+    assert lines[0].startswith(
+        f"{count} of {count} photographs are decoded there; the pixels differ from Pillow's by 0"
+    )
+    assert [line.split(" | ")[:3] for line in lines[4:]] == [
+        ["| GPU", str(threads), str(together)] for threads in (1, 2) for together in (1, 8, 32)
+    ] + [["| processors", str(len(os.sched_getaffinity(0))), "1"]]
 
 
 def test_a_service_that_serves_nothing_is_not_measured(tmp_path: Path) -> None:
     (tmp_path / "model" / "1").mkdir(parents=True)
     (tmp_path / "model" / "1" / "manifest.json").write_text("{}")
     with pytest.raises(ServerFailed, match=r"not ready: model: .*manifest\.json"):
-        list(gpu_service.load(Kind(tmp_path / "model" / "1", "onnxruntime-cpu", "float32"), []))
+        list(gpu_service.load(Kind(tmp_path / "model" / "1", "onnxruntime-cpu", "float32"), [b"image"]))

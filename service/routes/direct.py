@@ -1,12 +1,13 @@
 """Routes of the hot path: FastAPI documents them, and does not stand between a request and its function.
 
 FastAPI's own way to call a function looks for each parameter on its own, and opens stacks for dependencies of which
-there are none. Here the parameters are one pydantic model, validated at once. Where the path holds no parameter, the
-request does not even come to FastAPI's router.
+there are none. Here the parameters are one pydantic model, validated at once, and the request does not even come to
+FastAPI's router.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
@@ -42,7 +43,7 @@ class Direct(APIRoute):
 
 
 class Shortcut:
-    """ASGI middleware before FastAPI's router: hands requests to the direct routes that have no parameter in the path.
+    """ASGI middleware before FastAPI's router: hands requests to the direct routes.
 
     The router would try the pattern of each route that was added before.
 
@@ -54,18 +55,31 @@ class Shortcut:
     def __init__(self, app: ASGIApp, fastapi: FastAPI) -> None:
         self._app = app
         handlers = {kind: handler for kind, handler in fastapi.exception_handlers.items() if kind is not Exception}
-        self._direct = {
-            (method, route.path): ExceptionMiddleware(route.app, handlers)
-            for route in fastapi.routes
-            if isinstance(route, Direct) and route.direct and not route.param_convertors
-            for method in route.methods or ()
-        }
+        self._paths: dict[tuple[str, str], ASGIApp] = {}
+        self._patterns: dict[str, list[tuple[re.Pattern[str], ASGIApp]]] = {}
+        """By method, of the paths with parameters."""
+        for route in fastapi.routes:
+            if isinstance(route, Direct) and route.direct:
+                handled = ExceptionMiddleware(route.app, handlers)
+                for method in route.methods or ():
+                    if route.param_convertors:
+                        self._patterns.setdefault(method, []).append((route.path_regex, handled))
+                    else:
+                        self._paths[method, route.path] = handled
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app: ASGIApp = self._app
         if scope["type"] == "http":
-            app = self._direct.get((scope["method"], path(scope)), app)
+            asked, method = path(scope), scope["method"]
+            app = self._paths.get((method, asked)) or self._matching(scope, method, asked) or app
         await app(scope, receive, send)
+
+    def _matching(self, scope: Scope, method: str, asked: str) -> ASGIApp | None:
+        for pattern, app in self._patterns.get(method, ()):
+            if found := pattern.match(asked):
+                scope["path_params"] = found.groupdict()
+                return app
+        return None
 
 
 def parse(kind: type[Parameters], place: Place, values: Mapping[str, str]) -> Parameters:
