@@ -1,6 +1,6 @@
 """What `benchmarks/gpu.sh` runs: every step as far as this machine goes, and one report that also says how far.
 
-The report is written after each step, so that it is there whatever happens in the next.
+The report is written after each line, so that what was found is there whatever happens next.
 """
 
 from __future__ import annotations
@@ -61,14 +61,24 @@ class Report:
     devices: list[Device]
     rows: list[Row] = field(default_factory=list)
     """Of the executors that were measured."""
-    sections: list[str] = field(default_factory=list)
+    sections: dict[str, list[str]] = field(default_factory=dict)
+    """Lines by title."""
     missing: list[str] = field(default_factory=list)
+
+    def add(self, title: str, line: str) -> None:
+        self.sections.setdefault(title, []).append(line)
 
     def text(self) -> str:
         name = ", ".join(device.name for device in self.devices) or "no GPU"
-        lines = [f"# GPU report: {name}", "", machine_text(), "", *self.sections, "## Not done", ""]
+        lines = [f"# GPU report: {name}", "", machine_text(), ""]
+        for title, section in self.sections.items():
+            lines += [f"## {title}", "", *section, ""]
+        lines += ["## Not done", ""]
         lines += [f"- {line}" for line in dict.fromkeys(self.missing) or ["nothing: every step was done"]]
         return "\n".join(lines) + "\n"
+
+    def write(self, folder: Path) -> None:
+        (folder / "report.md").write_text(self.text(), encoding="utf-8")
 
 
 def main() -> None:
@@ -82,7 +92,7 @@ def main() -> None:
         devices, reason = [], str(error)
     report = Report(devices)
     versions = [path.resolve() for path in arguments.version] or [SHIPPED]
-    steps: dict[str, tuple[str, Callable[[], str]]] = {
+    steps: dict[str, tuple[str, Callable[[], Iterable[str]]]] = {
         "tests": ("Tests that need a GPU", lambda: run_tests(out)),
         "resnet50": ("A ResNet-50 to measure", lambda: export_resnet50(out, versions)),
         "tensorrt": ("TensorRT engines", lambda: build_engines(versions)),
@@ -97,11 +107,13 @@ def main() -> None:
                 raise NotDone(reason)
             if name not in (arguments.only or steps):
                 raise NotDone("left out")
-            report.sections += [f"## {title}", "", step(), ""]
+            for line in step():
+                report.add(title, line)
+                report.write(out)
         except Exception as error:  # the next steps may well work
             report.missing.append(f"{title}: {_reason(error)}")
-        (out / "report.md").write_text(report.text(), encoding="utf-8")
-    print(f"{out / 'report.md'}: {len(report.sections) // 4} of {len(steps)} steps", file=sys.stderr)
+        report.write(out)
+    print(f"{out / 'report.md'}: {len(report.sections)} of {len(steps)} steps", file=sys.stderr)
 
 
 def _arguments() -> argparse.Namespace:
@@ -128,7 +140,7 @@ def machine_text() -> str:
     return "\n".join(f"    {line}" for line in lines)
 
 
-def run_tests(out: Path) -> str:
+def run_tests(out: Path) -> Iterator[str]:
     if find_spec("pytest") is None:
         raise NotDone("pytest is not installed")
     # Modules that import what is not installed here must not keep the others from running, nor must the warnings of
@@ -139,10 +151,10 @@ def run_tests(out: Path) -> str:
     tail = (done.stdout.strip() or done.stderr.strip()).splitlines()[-20:]
     if done.returncode not in (0, 1):
         raise NotDone(f"pytest ended with {done.returncode}: {tail[-1] if tail else 'and said nothing'}")
-    return "\n".join(f"    {line}" for line in tail)
+    yield from (f"    {line}" for line in tail)
 
 
-def export_resnet50(out: Path, versions: list[Path]) -> str:
+def export_resnet50(out: Path, versions: list[Path]) -> Iterator[str]:
     if versions != [SHIPPED]:
         raise NotDone("the versions to measure were given")
     folder = out / "resnet50"
@@ -152,12 +164,13 @@ def export_resnet50(out: Path, versions: list[Path]) -> str:
         _run(sys.executable, "-c", _EXPORT, str(folder), "int8" if find_spec("tensorrt") else "")
     (version,) = (folder / "repository" / "resnet50-random").glob("[0-9]*")
     versions.append(version)
-    return "ResNet-50 with random weights, whose normalisation has the statistics of photographs."
+    yield "ResNet-50 with random weights, whose normalisation has the statistics of photographs."
 
 
-def build_engines(versions: list[Path]) -> str:
-    lines = [_run(sys.executable, "-m", "export", "engines", str(version)) for version in versions]
-    return "\n".join(f"    {line}" for line in "\n".join(lines).splitlines())
+def build_engines(versions: list[Path]) -> Iterator[str]:
+    for version in versions:
+        built = _run(sys.executable, "-m", "export", "engines", str(version))
+        yield from (f"    {line}" for line in built.splitlines())
 
 
 def find_kinds(versions: Sequence[Path], report: Report) -> Iterator[Kind]:
@@ -180,22 +193,25 @@ def find_kinds(versions: Sequence[Path], report: Report) -> Iterator[Kind]:
                     yield kind
 
 
-def examine_all(versions: Sequence[Path], out: Path, report: Report) -> str:
-    checks: list[str] = []
+def examine_all(versions: Sequence[Path], out: Path, report: Report) -> Iterator[str]:
+    loaded = False
     for kind in find_kinds(versions, report):
         try:
             report.rows += apart(examine, kind)
-            checks.append(f"- {kind}: golden images within its bound on every bucket and lane")
+            yield f"- {kind}: golden images within its bound on every bucket and lane"
         except LoadError as error:
-            checks.append(f"- {kind}: **{error}**")
+            yield f"- {kind}: **{error}**"
         except Exception as error:  # whatever a native runtime raises, the next may well work
             report.missing.append(f"{kind}: {_reason(error)}")
-    if not checks:
+            continue
+        loaded = True
+    if not loaded:
         raise NotDone("no executor could be loaded")
-    return "\n".join([*checks, *(["", tabulate(report.rows, out, report)] if report.rows else [])])
+    if report.rows:
+        yield from ("", *tabulate(report.rows, out, report))
 
 
-def tabulate(rows: Sequence[Row], out: Path, report: Report) -> str:
+def tabulate(rows: Sequence[Row], out: Path, report: Report) -> list[str]:
     """What was measured, as a table, as JSON and as a picture."""
     (out / "engines.json").write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
     text = ["| model | executor | precision | batch | ms a batch | images/s, one at a time | images/s, all lanes |",
@@ -212,58 +228,58 @@ def tabulate(rows: Sequence[Row], out: Path, report: Report) -> str:
         text += ["", "![Throughput over batch size](engines.png)"]
     except ImportError as error:
         report.missing.append(f"Plots: {error}")
-    return "\n".join(text)
+    return text
 
 
-def examine_decoder() -> str:
+def examine_decoder() -> Iterator[str]:
     difference, rates = apart(gpu_decoder.examine, payloads.photographs(PHOTOGRAPHS))
-    lines = [
+    yield from (
         f"{difference.on_gpu} of {difference.photographs} photographs are decoded there; the pixels differ from "
         f"Pillow's by {difference.largest} of 255 at most, in {difference.share:.1e} of all values.",
         "",
         "| decoded by | threads | files together | photographs/s |",
         "|---|---|---|---|",
-    ]
-    lines += [f"| {rate.where} | {rate.threads} | {rate.together} | {rate.per_second:,.0f} |" for rate in rates]
-    return "\n".join(lines)
+    )
+    yield from (f"| {rate.where} | {rate.threads} | {rate.together} | {rate.per_second:,.0f} |" for rate in rates)
 
 
-def serve_all(versions: Sequence[Path], report: Report) -> str:
+def serve_all(versions: Sequence[Path], report: Report) -> Iterator[str]:
     """Each executor in the precision in which it was fastest, with and without decoding on the GPU."""
     photographs = payloads.photographs(PHOTOGRAPHS)
-    lines = []
+    columns = (
+        "model", "executor", "precision", "decoded by", "clients", "images a request", "images/s", "p50, ms", "p99, ms",
+        "failed",
+    )  # fmt: skip
+    yield f"| {' | '.join(columns)} |"
+    yield "|" + "---|" * len(columns)
     for kind in _fastest(find_kinds(versions, report), report.rows):
         colour = manifest.read(kind.version).preprocess.mode == "RGB"
         for where, options in {"processors": [], "GPU": ["--decode-gpu", "0"]}.items():
-            if options and (not colour or not find_spec("nvidia.nvimgcodec")):
+            if options and not (colour and find_spec("nvidia") and find_spec("nvidia.nvimgcodec")):
                 continue
             try:
                 for seen in gpu_service.load(kind, photographs, options):
-                    lines.append(
+                    yield (
                         f"| {kind.version.parent.name} | {kind.executor} | {kind.precision} | {where} | {seen.clients} "
                         f"| {seen.images} | {seen.images_per_second:,.0f} | {seen.p50_ms:.1f} | {seen.p99_ms:.1f} "
                         f"| {seen.failed} |"
                     )
             except Exception as error:  # as above
                 report.missing.append(f"{kind}, decoded by {where}, over HTTP: {_reason(error)}")
-    if not lines:
-        raise NotDone("no executor could be served")
-    head = ["| model | executor | precision | decoded by | clients | images a request | images/s | p50, ms | p99, ms "
-            "| failed |", "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    return "\n".join([*head, *lines])
 
 
 def _fastest(kinds: Iterable[Kind], rows: Sequence[Row]) -> list[Kind]:
-    """Of each version and executor the kind that was measured as the fastest; where none was, the first."""
-    measured = {(row.model, row.executor, row.precision): row.all_lanes for row in rows}  # the largest batch is last
-
-    def rate(kind: Kind) -> float:
-        return measured.get((kind.version.parent.name, kind.executor, kind.precision), 0.0)
-
-    best: dict[tuple[Path, str], Kind] = {}
+    """Of each version and executor the kind that was measured as the fastest; all, where none was measured."""
+    if not rows:
+        return list(kinds)
+    rates = {(row.model, row.executor, row.precision): row.all_lanes for row in rows}  # the largest batch is the last
+    best: dict[tuple[str, str], tuple[float, Kind]] = {}
     for kind in kinds:
-        best[kind.version, kind.executor] = max(best.get((kind.version, kind.executor), kind), kind, key=rate)
-    return list(best.values())
+        model = kind.version.parent.name
+        rate = rates.get((model, kind.executor, kind.precision), 0.0)
+        if rate > best.get((model, kind.executor), (0.0, kind))[0]:
+            best[model, kind.executor] = rate, kind
+    return [kind for _, kind in best.values()]
 
 
 def _run(*command: str) -> str:

@@ -26,7 +26,7 @@ from service import executors
 from service.executors import Executor, Source, compute
 from service.repository import check_golden
 
-BATCHES = (1, 8, 32, 128)
+BATCHES = (1, 8, 32, 64)
 _ANSWER = frozenset({"probabilities"})
 
 A = TypeVar("A")

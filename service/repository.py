@@ -268,11 +268,11 @@ def check_golden(executor: Executor, images: UInt8Array, logits: Float32Array, f
                 try:
                     answers.append(compute(executor, images[chosen], frozenset({"logits"}))["logits"])
                 except Exception as error:  # the runtime's exceptions have no common base
-                    raise LoadError(f"{file}: the runtime fails on the golden images: {error}") from error
+                    raise LoadError(f"{file}: the runtime fails on {size} golden images: {error}") from error
             try:
                 parity.check(np.concatenate(answers), logits[order], precision)
             except ParityError as error:
-                raise LoadError(f"{file}: wrong answers for the golden images: {error}") from error
+                raise LoadError(f"{file}: wrong answers for the golden images, {size} at a time: {error}") from error
 
 
 def _check_fits(max_batch: int, buckets: Sequence[int]) -> None:

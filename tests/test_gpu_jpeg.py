@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -46,12 +47,21 @@ def place(request: pytest.FixtureRequest) -> str:
     return place
 
 
-@pytest.fixture
-def decoder(place: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[JpegDecoder]:
-    if place != "fake":
-        decoder = JpegDecoder(None if place == "cpu" else 0, MAX_PIXELS)
-        yield decoder
+@pytest.fixture(scope="module")
+def made() -> Iterator[dict[str, JpegDecoder]]:
+    """Decoders by real libraries, each made once: on a GPU it takes seconds."""
+    kept: dict[str, JpegDecoder] = {}
+    yield kept
+    for decoder in kept.values():
         decoder.close()
+
+
+@pytest.fixture
+def decoder(place: str, made: dict[str, JpegDecoder], monkeypatch: pytest.MonkeyPatch) -> Iterator[JpegDecoder]:
+    if place != "fake":
+        if place not in made:
+            made[place] = JpegDecoder(None if place == "cpu" else 0, MAX_PIXELS)
+        yield made[place]
         return
     from tests.fake_codec import FakeCodec
 
@@ -90,7 +100,7 @@ def difference(decoder: JpegDecoder, data: bytes, geometry: Geometry) -> int:
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_the_difference_is_bounded(decoder: JpegDecoder, place: str, subsampling: str, progressive: bool) -> None:
-    for size in ((37, 53), (64, 64), (1, 9)):
+    for size in ((37, 53), (64, 64), (200, 16)):
         data = jpeg(size, subsampling=subsampling, progressive=progressive)
         assert difference(decoder, data, whole(data)) <= BOUND[place]
 
@@ -148,10 +158,11 @@ def test_photographs_as_cameras_write_them(decoder: JpegDecoder, place: str, mak
         lambda: jpeg(keep_rgb=True),
         lambda: jpeg()[:-20],
         lambda: jpeg((1001, 1000)),
+        lambda: jpeg((40, 15)),
         lambda: b"",
         lambda: b"no image" + b"\xff\xd9",
     ],
-    ids=["grey", "CMYK", "turned", "red, green and blue", "cut short", "too large", "empty", "no image"],
+    ids=["grey", "CMYK", "turned", "red, green and blue", "cut short", "too large", "tiny", "empty", "no image"],
 )
 def test_what_is_left_to_the_host(decoder: JpegDecoder, make: Callable[[], bytes]) -> None:
     good = jpeg()
@@ -169,7 +180,7 @@ def test_so_are_images_that_pillow_resizes_in_another_order(decoder: JpegDecoder
 def test_the_pipeline_gives_the_same_with_it(
     decoder: JpegDecoder, place: str, photographs: Photographs, priority: Priority
 ) -> None:
-    long = jpeg((900, 2))
+    long = jpeg((3300, 16))
     files = [*(data for _, data in photographs), with_exif(6), jpeg()[:-20], b"no image", long]
     preprocess = preprocess_for(64, 3)
     expected = decode(files, preprocess, None)
@@ -203,7 +214,8 @@ def decode(
     jpeg: JpegDecoder | None,
     priority: Priority = Priority.interactive,
 ) -> list[Decoded | ServiceError]:
-    decoder = Decoder(2, MAX_PIXELS, jpeg=jpeg)
+    kept: Any = None if jpeg is None else SimpleNamespace(decode=jpeg.decode, close=lambda: None)
+    decoder = Decoder(2, MAX_PIXELS, jpeg=kept)
     try:
         return asyncio.run(decoder.decode(files, preprocess, priority))
     finally:

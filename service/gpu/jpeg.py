@@ -30,6 +30,8 @@ _ORIENTATION = 0x0112
 _UPRIGHT = 1
 # Chroma is interpolated as the host's decoder does it.
 _OPTIONS = ":fancy_upsampling=1"
+_LEAST_SIDE = 16
+"""Pixels; of smaller images with halved chroma, one block, the GPU's decoder interpolates otherwise."""
 _MOST_PIXELS = 64_000_000
 """Decoded together, of 3 bytes each."""
 
@@ -113,6 +115,7 @@ class JpegDecoder:
             suits = (
                 stream.codec_name == "jpeg"
                 and stream.num_channels == 3
+                and min(stream.width, stream.height) >= _LEAST_SIDE
                 and stream.width * stream.height <= self._max_pixels
                 and _is_usual(data)
             )
