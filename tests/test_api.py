@@ -221,6 +221,19 @@ MISTAKES: dict[str, tuple[str, dict[str, Any], int, str]] = {
         400,
         "boundary",
     ),
+    "a form that is cut short": (
+        "/v1/classify",
+        form_body('--x\r\nContent-Disposition: form-data; name="i"; filename="i"\r\n\r\ncat\r\n--x'),
+        400,
+        "the form cannot be read: its end is missing",
+    ),
+    "a form with a part without a name": (
+        "/v1/classify",
+        form_body("--x\r\nContent-Type: image/png\r\n\r\ncat\r\n--x--\r\n"),
+        400,
+        "no Content-Disposition with a name",
+    ),
+    "a form of fields": ("/v1/classify", {"files": [("i", (None, "cat"))] * 300}, 413, "more than 256 parts"),
     "a form that is none": ("/v1/classify", form_body("hello"), 400, "the form cannot be read"),
     "a model that is not there": ("/v1/models/resnet/classify", {"content": b"x"}, 404, "resnet.*tiny version 1"),
     "a version that is not there": (
