@@ -19,6 +19,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from models import png
+
 # Pillow warns of odd metadata in files that decode well. Set once: `catch_warnings` is not safe between threads.
 warnings.filterwarnings("ignore", module="PIL")
 Image.init()  # all codecs now, or the first damaged file waits for them
@@ -93,6 +95,10 @@ def decode_reduced(data: bytes, mode: Mode, enough: int | None, max_pixels: int 
     """
     if not data:
         raise NotAnImage("the image is empty: send the bytes of an image file")
+    if (plain := png.decode(data, max_pixels)) is not None:
+        result = to_mode(plain, mode)
+        result.format = plain.format
+        return Reduced(result, *plain.size, (0.0, 0.0, *plain.size))
     try:
         return _decode(data, mode, enough, max_pixels)
     except ImageError:
