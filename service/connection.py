@@ -14,6 +14,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.gather import Gathered
 from service.incoming import ARRIVED
 from service.presence import HANG_UP
 
@@ -58,7 +59,8 @@ class Connection(HttpToolsProtocol):
         self._reads = _Patience(self.loop, client_seconds, self._abort)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self._output = Gathered(transport, self.loop)
+        super().connection_made(self._output)  # type: ignore[arg-type]
         self._crowded = len(self.connections) > self._max_connections
         # uvicorn begins to count idle time only behind the first answer.
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
@@ -87,6 +89,8 @@ class Connection(HttpToolsProtocol):
             extensions[CROWDED] = {}
         self.scope["extensions"] = extensions
         super().on_headers_complete()
+        # uvicorn's is a bytearray, which is copied twice; to add to bytes that are empty copies nothing.
+        self.cycle.body = b""  # type: ignore[assignment]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         # uvicorn tells only the last request that has come of a lost connection; it may not be this one's turn yet.
@@ -99,6 +103,7 @@ class Connection(HttpToolsProtocol):
         self._sends.end()
 
     def on_response_complete(self) -> None:
+        self._output.flush()
         super().on_response_complete()
         if self.cycle.more_body:
             self._sends.begin()
