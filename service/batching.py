@@ -15,6 +15,7 @@ from threading import Condition
 from typing import Any
 
 from models.preprocess import UInt8Array
+from service.condition import LastFirst
 from service.priority import BulkShare, Priority
 
 
@@ -104,7 +105,8 @@ class BatchQueue:
         capacity: images that may wait.
         max_batch: most images in one batch.
         max_delay: seconds that the first image of a batch may wait for it to fill; 0 never waits.
-        split: leave idle executor threads their share of what waits, where half a batch takes half the time.
+        split: leave idle executor threads their share of what waits, where half a batch takes half the time; and wake
+            the thread that was busy last. Devices of their own are better off in turn: one that is lost is found out.
         clock: seconds, monotonic.
     """
 
@@ -129,7 +131,7 @@ class BatchQueue:
         self._bulk = _Lane()
         self._bulk_share = BulkShare()
         self._closed = False
-        self._changed = Condition()
+        self._changed = LastFirst() if split else Condition()
 
     def __len__(self) -> int:
         """Images that wait."""

@@ -215,7 +215,8 @@ MakeQueue = Callable[..., tuple[BatchQueue, ScriptedCondition]]
 def make_queue(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> MakeQueue:
     def make(steps: Sequence[Step], **options: Any) -> tuple[BatchQueue, ScriptedCondition]:
         condition = ScriptedCondition(steps)
-        monkeypatch.setattr("service.batching.Condition", lambda: condition)
+        for kind in ("Condition", "LastFirst"):
+            monkeypatch.setattr(f"service.batching.{kind}", lambda: condition)
         condition.queue = BatchQueue(capacity=100, clock=clock, **options)
         return condition.queue, condition
 
