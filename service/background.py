@@ -26,6 +26,11 @@ def give_way() -> None:
         os.nice(_NICER)
 
 
+def stay_on(processor: int) -> None:
+    """Have the calling thread, and those that it starts, run on one processor."""
+    os.sched_setaffinity(0, {processor})  # 0 is the calling thread
+
+
 async def run(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     """Call a function in a thread of its own that gives way, as do those that a runtime starts there."""
     pool = ThreadPoolExecutor(1, "background", give_way)

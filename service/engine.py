@@ -100,15 +100,22 @@ class LocalEngine:
         queue: where requests wait.
         metrics: told of each batch.
         name: of the model, for logs and metrics.
+        processors: that the executors' threads stay on, one for each executor, if any.
     """
 
-    def __init__(self, executors: Sequence[Executor], queue: BatchQueue, metrics: Metrics, name: str) -> None:
+    def __init__(
+        self,
+        executors: Sequence[Executor],
+        queue: BatchQueue,
+        metrics: Metrics,
+        name: str,
+        processors: Sequence[int] = (),
+    ) -> None:
         self.executors = executors
         self._queue = queue
         self._name = name
-        self._workers = Workers(
-            executors, queue, metrics.model(name), name, partial(self._call, _deliver), partial(self._call, _fail)
-        )
+        deliver, fail = partial(self._call, _deliver), partial(self._call, _fail)
+        self._workers = Workers(executors, queue, metrics.model(name), name, deliver, fail, processors)
         self.admission = Admission(queue.capacity, queue.max_batch, len(self._workers))
         self._loop: asyncio.AbstractEventLoop | None = None
 

@@ -10,6 +10,7 @@ import logging
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection, Pipe
@@ -47,6 +48,7 @@ class Isolated(HostExecutor):
         super().__init__(source)
         self._name = name
         self._source = source
+        self._max_batch: int | None = None
         self._start()
 
     @property
@@ -54,10 +56,14 @@ class Isolated(HostExecutor):
         """Number of the process."""
         return self._process.pid
 
+    def prepare(self, max_batch: int) -> None:
+        self._max_batch = max_batch
+        self._ask("prepare", max_batch)
+
     def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
         for _ in range(2):
             try:
-                answer: dict[str, Float32Array] = self._ask(images, outputs)
+                answer: dict[str, Float32Array] = self._ask("compute", images, outputs)
                 return answer
             except (EOFError, OSError):
                 self._restart()
@@ -88,8 +94,10 @@ class Isolated(HostExecutor):
         log.error("executor %r: its process ended with %s, and is started again", self._name, self._close())
         try:
             self._start()
-        except ExecutorError as error:
-            raise DeviceLost(str(error)) from error
+            if self._max_batch is not None:
+                self.prepare(self._max_batch)
+        except (EOFError, OSError, ExecutorError) as error:
+            raise DeviceLost(f"executor {self._name!r}: {error}") from error
 
     def _ask(self, *question: object) -> Any:
         self._connection.send(question)
@@ -110,7 +118,7 @@ class Isolated(HostExecutor):
 
 
 def answer(connection: Connection) -> None:
-    """Load what the first message says, and answer one batch after another until nobody asks any more."""
+    """Load what the first message says, and do one thing after another until nobody asks any more."""
     name, source = connection.recv()
     try:
         executor = find(name).make(source)
@@ -118,13 +126,14 @@ def answer(connection: Connection) -> None:
         connection.send(error)
         return
     connection.send((executor.computes, executor.device, executor.buckets))
+    tasks: dict[str, Callable[..., Any]] = {"prepare": executor.prepare, "compute": partial(compute, executor)}
     while True:
         try:
-            images, outputs = connection.recv()
+            task, *arguments = connection.recv()
         except EOFError:
             break
         try:
-            connection.send(compute(executor, images, outputs))
+            connection.send(tasks[task](*arguments))
         except Exception as error:  # whatever a native runtime raises belongs to whoever asked
             connection.send(_sendable(error))
     executor.close()

@@ -18,7 +18,7 @@ from models.parity import Float32Array, ParityError
 from models.preprocess import UInt8Array
 from service import choice, executors, lone
 from service.admission import Admitted
-from service.arrangement import Load, arrange
+from service.arrangement import Load, arrange, own_processors
 from service.batching import BatchQueue
 from service.choice import Choice
 from service.engine import LocalEngine
@@ -187,6 +187,8 @@ def load(
                 chosen.max_batch or (like.engine.max_batch if like else 0) or choose_max_batch(loaded[0], images)
             )
             _check_fits(max_batch, loaded[0].buckets)
+            for executor in loaded:
+                executor.prepare(max_batch)
             if settings.lone_threads is not None:
                 loaded = lone.lend(load_some, settings.lone_threads, loaded)
     except (ManifestError, ExecutorError) as error:
@@ -195,7 +197,8 @@ def load(
     apart = len(loaded) > 1 and loaded[0].device == "cpu"
     queue = BatchQueue(settings.queue_size, max_batch, settings.max_delay_ms / 1000, split=apart)
     counted = [CountedExecutor(executor, statistics) for executor in loaded]
-    engine = LocalEngine(counted, queue, metrics, described.name)
+    processors = () if settings.isolate else own_processors(loaded, threads)  # isolated, others compute
+    engine = LocalEngine(counted, queue, metrics, described.name, processors)
     log.info(
         "%s version %s ready in %.1f s: %s on %s, %s, threads %d, batches of up to %d",
         described.name,

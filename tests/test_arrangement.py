@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.arrangement import arrange
+from service.arrangement import arrange, own_processors
 from service.executors import Executor
 from tests.timed import Clock, TimedExecutor
 
@@ -87,3 +87,22 @@ def test_what_fails_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
         arrange(bench.load, IMAGES, None, None, 4)
     assert [executor.closed for executor in bench.loaded] == [True]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "count", "threads", "device", "expected"),
+    [
+        ({2, 5}, 2, 1, "cpu", [2, 5]),
+        ({2, 5}, 1, 1, "cpu", []),
+        ({2, 5}, 2, 2, "cpu", []),
+        ({2, 5}, 2, 1, "cuda:0", []),
+        ({1, 2, 5}, 2, 1, "cpu", []),  # as under a quota, which others have too
+        ({5}, 1, 1, "cpu", []),
+    ],
+)
+def test_executors_have_processors_of_their_own_where_there_is_one_for_each(
+    allowed: set[int], count: int, threads: int, device: str, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: allowed)
+    executors: list[Executor] = [TimedExecutor({}, Clock(), device) for _ in range(count)]
+    assert list(own_processors(executors, threads)) == expected

@@ -183,6 +183,13 @@ def test_odd_sizes_and_those_around_buckets(kind: Kind, executor: Executor, gold
                 assert np.abs(logits - reference).max() / spread <= bound
 
 
+def test_sizes_that_it_was_prepared_for_and_others(kind: Kind, executor: Executor, golden: Golden) -> None:
+    executor.prepare(4)
+    for size in (4, 16, 3, 1, 2, 5):  # what one leaves behind must not be another's
+        logits = [compute(executor, take(golden[0], size, first), LOGITS)["logits"] for first in range(0, 16, size)]
+        check(np.concatenate(logits), golden[1], kind, executor)
+
+
 @pytest.mark.parametrize("size", [1, 17])
 def test_a_row_for_each_image_in_float32(executor: Executor, size: int, golden: Golden) -> None:
     answers = compute(executor, take(golden[0], size), ALL)
@@ -231,7 +238,7 @@ class Kept:
     def __init__(self, executor: Executor) -> None:
         self.computes, self.device = executor.computes, executor.device
         self.lanes, self.buckets = executor.lanes, executor.buckets
-        self.acquire, self.run = executor.acquire, executor.run
+        self.prepare, self.acquire, self.run = executor.prepare, executor.acquire, executor.run
 
     def close(self) -> None:
         """Later."""

@@ -46,6 +46,9 @@ class Device:
         self._lost_at = lost_at
         self._lock = Lock()
 
+    def prepare(self, max_batch: int) -> None:
+        """There is nothing to be made."""
+
     def acquire(self, n: int) -> UInt8Array:
         return np.empty((n, 1, 1, 1), np.uint8)
 

@@ -48,6 +48,9 @@ class HeldExecutor:
         self._started = Semaphore(0)
         self._released = Semaphore(0)
 
+    def prepare(self, max_batch: int) -> None:
+        """There is nothing to be made."""
+
     def acquire(self, n: int) -> UInt8Array:
         return np.empty((n, 1, 2, 1), np.uint8)
 

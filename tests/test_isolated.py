@@ -64,6 +64,23 @@ def test_a_process_that_ended_is_started_again_and_the_batch_answered(
     assert executor.process != before
 
 
+def test_what_was_made_ready_is_made_ready_again(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = load(executors.find("onnxruntime-cpu"), tiny_repository)
+    asked: list[object] = []
+    ask = Isolated._ask
+
+    def note_and_ask(self: Isolated, *question: object) -> object:
+        asked.append(question[:2])
+        return ask(self, *question)
+
+    executor.prepare(4)
+    monkeypatch.setattr(Isolated, "_ask", note_and_ask)
+    end(executor)
+    check_golden(executor, tiny_repository)
+    assert ("prepare", 4) in asked
+    executor.close()
+
+
 def test_a_batch_that_ends_every_process_fails_and_others_do_not(
     executor: Isolated, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,7 +155,7 @@ def test_in_the_process_too_each_batch_has_its_lane(
     assert here.recv()[:2] == (True, "cuda:0")
     with np.load(version / "golden.npz") as golden:
         for _ in range(3):  # more often than there are lanes
-            here.send((golden["images"], NAMES))
+            here.send(("compute", golden["images"], NAMES))
             parity.check(here.recv()["logits"], golden["logits"], "float32")
     here.close()
     process.join(TIMEOUT)

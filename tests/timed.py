@@ -34,6 +34,9 @@ class TimedExecutor:
     closed: bool = False
     _sizes: set[int] = field(default_factory=set)
 
+    def prepare(self, max_batch: int) -> None:
+        """There is nothing to be made."""
+
     def acquire(self, n: int) -> Any:
         return np.empty((n, 1, 1, 1), np.uint8)
 

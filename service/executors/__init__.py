@@ -45,6 +45,14 @@ class Executor(Protocol):
     buckets: Sequence[int]
     """Sizes that batches are filled up to, ascending; none larger can be computed. Empty: any size, as it is."""
 
+    def prepare(self, max_batch: int) -> None:
+        """Make ready, before the first request, what is made for batches of a certain size.
+
+        Args:
+            max_batch: most images that a batch will have.
+        """
+        ...
+
     def acquire(self, n: int) -> UInt8Array:
         """A buffer [n, H, W, C] to write images into, which the runtime can use as it is."""
         ...
@@ -80,6 +88,9 @@ class HostExecutor:
     def __init__(self, source: Source) -> None:
         self._shape = source.manifest.preprocess.shape
 
+    def prepare(self, max_batch: int) -> None:
+        """Nothing: the runtime takes any size as it comes."""
+
     def acquire(self, n: int) -> UInt8Array:
         return np.empty((n, *self._shape), np.uint8)
 
@@ -93,6 +104,9 @@ class Wrapper:
         self.lanes = executor.lanes
         self.buckets = executor.buckets
         self._executor = executor
+
+    def prepare(self, max_batch: int) -> None:
+        self._executor.prepare(max_batch)
 
     def acquire(self, n: int) -> UInt8Array:
         return self._executor.acquire(n)

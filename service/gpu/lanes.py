@@ -151,6 +151,9 @@ class LaneExecutor:
         self._free: SimpleQueue[Lane] = SimpleQueue()
         self._mine = threading.local()
 
+    def prepare(self, max_batch: int) -> None:
+        """Nothing: the buckets are there from the beginning."""
+
     def acquire(self, n: int) -> UInt8Array:
         lane: Lane | None = getattr(self._mine, "lane", None)
         if lane is None:  # otherwise this thread filled a buffer and did not run it
