@@ -26,6 +26,7 @@ def choose_max_batch(executor: Executor, images: UInt8Array) -> int:
     """
     seconds: dict[int, float] = {}
     for size in executor.buckets or _BATCHES:
+        executor.prepare(size)  # as it will be served
         seconds[size] = batch_seconds(executor, images[np.arange(size) % len(images)])
         if seconds[size] > _SLOW:
             break

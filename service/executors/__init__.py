@@ -46,7 +46,7 @@ class Executor(Protocol):
     """Sizes that batches are filled up to, ascending; none larger can be computed. Empty: any size, as it is."""
 
     def prepare(self, max_batch: int) -> None:
-        """Make ready, before the first request, what is made for batches of a certain size.
+        """Make ready, before the first request, what is made for batches of certain sizes; may be called again.
 
         Args:
             max_batch: most images that a batch will have.
