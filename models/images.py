@@ -96,9 +96,10 @@ def decode_reduced(data: bytes, mode: Mode, enough: int | None, max_pixels: int 
     if not data:
         raise NotAnImage("the image is empty: send the bytes of an image file")
     if (plain := png.decode(data, max_pixels)) is not None:
-        result = to_mode(plain, mode)
+        width, height = plain.size
+        result = plain if plain.mode == mode else plain.convert(mode)
         result.format = plain.format
-        return Reduced(result, *plain.size, (0.0, 0.0, *plain.size))
+        return Reduced(result, width, height, (0.0, 0.0, width, height))
     try:
         return _decode(data, mode, enough, max_pixels)
     except ImageError:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from service import histogram
 from service.errors import REASONS
 from service.record import STAGES, Record
 from service.schemas import Prediction
@@ -37,12 +38,15 @@ class Metrics:
         self.predictions = self._counter(
             "resnet_predictions", "Images by the likeliest class; a change shows drift.", "model", "label"
         )
-        self.confidence = self._histogram(
-            "resnet_confidence", "Probability of the likeliest class.", _CONFIDENCE, "model"
+        # Kept by the event loop, which also answers Prometheus.
+        self.confidence = histogram.Histogram(
+            "resnet_confidence", "Probability of the likeliest class.", _CONFIDENCE, ("model",)
         )
-        self.stages = self._histogram(
-            "resnet_stage_seconds", f"Time of a request in: {', '.join(STAGES)}, total.", _SECONDS, "model", "stage"
+        self.stages = histogram.Histogram(
+            "resnet_stage_seconds", f"Time of a request in: {', '.join(STAGES)}, total.", _SECONDS, ("model", "stage")
         )
+        for kept_here in (self.confidence, self.stages):
+            self.registry.register(kept_here)
         self.batch_sizes = self._histogram("resnet_batch_size", "Images in a batch.", _IMAGES, "model")
         self.batch_seconds = self._histogram(
             "resnet_batch_seconds", "Time of a batch in the executor.", _SECONDS, "model"

@@ -217,11 +217,15 @@ class Registry:
         if self._settings.model is not None:
             return self._settings.model
         # It stays once chosen: a model that comes later does not take over requests meant for another.
-        if self._default is None or not self.served(self._default):
+        if self._default is None or not self._serves(self._default):
             self._default = next(iter(self.current), None)
         if self._default is None:
             raise _being_loaded() if self.loading else Unavailable("; ".join(self.not_ready()))
         return self._default
+
+    def _serves(self, name: str) -> bool:
+        model = self._models.get(name)
+        return model is not None and model.find() is not None
 
     def _not_served(self, model: ModelVersions, number: int | None) -> ServiceError:
         name = model.name if number is None else f"{model.name} version {number}"
