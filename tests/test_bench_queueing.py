@@ -43,6 +43,32 @@ def test_lanes_and_servers_work_side_by_side() -> None:
     assert simulate([0.0, 0.0, 0.0], servers) == pytest.approx([1.0, 1.0, 2.0])
 
 
+def test_shared_servers_take_what_is_ready_first() -> None:
+    station = Station(front=[1.0], servers=1, batches={1: [2.0], 2: [3.0]}, max_batch=2, lanes=2, shared=True)
+    # Both are decoded, one after the other, until 2; then computed together until 5. The last one comes meanwhile.
+    assert simulate([0.0, 0.5, 2.5], station) == pytest.approx([5.0, 4.5, 8.0 - 2.5])
+
+
+def test_shared_servers_are_as_many_as_there_are() -> None:
+    station = Station(front=[1.0], servers=2, batches={1: [2.0]}, max_batch=1, lanes=2, shared=True)
+    # The third waits for a processor until the first two are computed, although the first station is free.
+    assert simulate([0.0, 0.0, 1.5], station) == pytest.approx([3.0, 3.0, 6.0 - 1.5])
+
+
+def test_a_batch_that_is_ready_waits_for_its_lane_and_nobody_for_it() -> None:
+    station = Station(front=[1.0], servers=2, batches={1: [5.0]}, max_batch=1, lanes=1, shared=True)
+    # The second is decoded at 1.5 and waits for the lane until 6; the third is decoded meanwhile.
+    assert simulate([0.0, 0.5, 2.0], station) == pytest.approx([6.0, 11.0 - 0.5, 16.0 - 2.0])
+
+
+@pytest.mark.parametrize("load", [0.3, 0.6])
+def test_mean_wait_at_one_shared_server(load: float) -> None:
+    """Both stations together are one server with a constant time, if nobody passes another between them."""
+    station = Station(front=[0.0], servers=1, batches={1: [1.0]}, max_batch=1, shared=True)
+    times = simulate(poisson(load, 200_000, seed=1), station)
+    assert statistics.fmean(times) - 1.0 == pytest.approx(load / (2 * (1 - load)), rel=0.03)
+
+
 def test_a_size_that_was_not_seen_takes_as_long_as_the_nearest() -> None:
     station = Station(front=[0.0], servers=1, batches={1: [1.0], 8: [3.0]}, max_batch=8)
     assert simulate([0.0] * 6, station) == pytest.approx([3.0] * 6)

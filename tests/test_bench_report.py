@@ -60,7 +60,7 @@ def only(*rounds: Round) -> Row:
 
 
 def made_of(*rounds: Round) -> Run:
-    return Run("tiny", "1", "simulated", "float32", 8, 1, [1.0], 0.0, Memory(90.0, 70.0), [1, 8], list(rounds))
+    return Run("tiny", "1", "simulated", "float32", 8, 1, 1, [1.0], 0.0, Memory(90.0, 70.0), [1, 8], list(rounds))
 
 
 def test_two_that_share_the_processors() -> None:

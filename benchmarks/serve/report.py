@@ -251,7 +251,8 @@ def _simulate(run: Run, load: Load, measured: Sequence[Round], servers: int) -> 
                 weights.append(alone[index])
     if not front:
         return []
-    station = queueing.Station(front, servers, batches, run.max_batch, run.lanes, weights)
+    shared = run.threads == 1 and run.lanes > 1
+    station = queueing.Station(front, servers, batches, run.max_batch, run.lanes, shared, weights)
     return [
         seconds
         for number, each in enumerate(served)

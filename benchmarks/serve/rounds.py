@@ -104,6 +104,8 @@ class Run:
     max_batch: int
     lanes: int
     """Batches that the service computes at the same time."""
+    threads: int
+    """Of each executor."""
     starts: list[float]
     """Seconds from each start of the service until it was ready."""
     idle_cpu: float
@@ -150,6 +152,7 @@ def run(options: Options, step: Callable[[str], None]) -> Run:
         precision=loaded["precision"],
         max_batch=loaded["max_batch"],
         lanes=loaded["lanes"],
+        threads=loaded["threads"],
         starts=starts,
         idle_cpu=idle_cpu,
         idle_memory=idle_memory,
