@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.auth import KeyRing, guard
 from service.limits import Limits
@@ -50,7 +51,7 @@ def create_app(settings: Settings, tracer_provider: TracerProvider | None = None
         await pipeline.registry.watch()
 
     pipeline = Pipeline(settings)
-    app = FastAPI(
+    app = Application(
         title="resnet-serve",
         version=version("resnet-serve"),
         description="Classifies images with residual networks.",
@@ -67,19 +68,6 @@ def create_app(settings: Settings, tracer_provider: TracerProvider | None = None
     problems.install(app)
     ring = None if settings.api_keys is None else KeyRing(settings.api_keys)
     rates = RateLimiter(settings.rate_limit, settings.rate_burst) if settings.rate_limit else None
-    if tracer_provider is None:  # the router tells the route to a request's span
-        app.add_middleware(Shortcut, fastapi=app)
-    # Who has a key is limited by it, once it is known.
-    app.add_middleware(Limits, settings=settings, metrics=pipeline.metrics, rates=rates if ring is None else None)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins.split(),
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id", v2.LENGTH_HEADER],
-            expose_headers=["Retry-After", "X-Request-Id", v2.LENGTH_HEADER],
-        )
-    app.add_middleware(Observe, metrics=pipeline.metrics, spans=Spans(tracer_provider) if tracer_provider else None)
     classify.install(app, **guard(ring, rates, "classify", Problem))
     app.include_router(v2.router, **guard(ring, rates, "classify", v2.Error))
     if settings.admin:
@@ -87,4 +75,36 @@ def create_app(settings: Settings, tracer_provider: TracerProvider | None = None
     app.include_router(v2.probes)
     app.include_router(health.router)
     page.install(app, settings)
+
+    # From the inside. Tracing has FastAPI's router tell a request's span of its route.
+    inside = app.inside if tracer_provider is not None else Shortcut(app.inside, app)
+    # Who has a key is limited by it, once it is known.
+    app.entrance = Limits(inside, settings, pipeline.metrics, rates if ring is None else None)
+    if settings.cors_origins:
+        app.entrance = CORSMiddleware(
+            app.entrance,
+            allow_origins=settings.cors_origins.split(),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id", v2.LENGTH_HEADER],
+            expose_headers=["Retry-After", "X-Request-Id", v2.LENGTH_HEADER],
+        )
+    app.entrance = Observe(app.entrance, pipeline.metrics, Spans(tracer_provider) if tracer_provider else None)
     return app
+
+
+class Application(FastAPI):
+    """Has its middlewares around all of FastAPI: a request need not come to it."""
+
+    entrance: ASGIApp
+    """The outermost middleware."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["app"] = self
+            await self.entrance(scope, receive, send)
+        else:
+            await self.inside(scope, receive, send)
+
+    async def inside(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """FastAPI itself."""
+        await super().__call__(scope, receive, send)

@@ -29,7 +29,7 @@ class Limits:
         self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or path(scope) in PROBES:
+        if path(scope) in PROBES:
             await self._app(scope, receive, send)
             return
         try:

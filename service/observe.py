@@ -42,9 +42,6 @@ class Observe:
         self._spans = spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         noted = _begin(scope)
         request_id = noted.request_id.encode()
         status = 500  # of an exception that nobody caught; the handler outside answers it

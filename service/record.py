@@ -8,6 +8,10 @@ from __future__ import annotations
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 STAGES = ("read", "decode", "queue", "assembly", "inference", "extras", "postprocess")
 """In the order of a request's way. `assembly` is the copying of images into the executor's buffer; `extras` is the
@@ -35,6 +39,8 @@ class Record:
     """The reason, from `errors.REASONS`."""
     stages: list[tuple[str, float, float]] = field(default_factory=list)
     """(name, start as `time.monotonic` seconds, seconds), in the order in which they ended."""
+    span: Span | None = None
+    """The trace's, where there is one."""
 
     def stage(self, name: str, start: float, seconds: float) -> None:
         """A stage has ended. Requests of several images that are answered one by one have one each."""

@@ -42,23 +42,26 @@ def otlp_provider() -> TracerProvider:
 
 
 class Spans:
-    """What the service adds to the span that FastAPI makes of a request, which is the current one."""
+    """What the service adds to the span that FastAPI makes of a request."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._tracer = provider.get_tracer("service")
 
     def describe(self, record: Record) -> None:
-        """Put what is known onto the request's span, before the answer ends it."""
-        trace.get_current_span().set_attributes(
+        """Put what is known onto the request's span, which is the current one, before the answer ends it."""
+        record.span = trace.get_current_span()
+        record.span.set_attributes(
             {"resnet.request_id": record.request_id, "resnet.model": record.model, "resnet.version": record.version}
         )
 
     def stages(self, record: Record) -> None:
-        """Make a span of each stage, at the time at which it was."""
+        """Make a span of each stage, at the time at which it was, within the request's."""
+        context = None if record.span is None else trace.set_span_in_context(record.span)
         to_wall_clock = time.time() - time.monotonic()
         for name, start, seconds in record.stages:
             began = start + to_wall_clock
-            self._tracer.start_span(name, start_time=_nanoseconds(began)).end(_nanoseconds(began + seconds))
+            span = self._tracer.start_span(name, context, start_time=_nanoseconds(began))
+            span.end(_nanoseconds(began + seconds))
 
 
 def _nanoseconds(seconds: float) -> int:

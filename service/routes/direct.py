@@ -1,27 +1,29 @@
 """Routes of the hot path: FastAPI documents them, and does not stand between a request and its function.
 
-FastAPI's own way to call a function looks for each parameter on its own, and opens stacks for dependencies of which
-there are none. Here the parameters are one pydantic model, validated at once, and the request does not even come to
-FastAPI's router.
+FastAPI's own way to call a function goes through its middlewares and its router, looks for each parameter on its own,
+and opens stacks for dependencies of which there are none. Here the parameters are one pydantic model, validated at
+once, and the request does not even come to FastAPI.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
-from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.incoming import path
 
 Place = Literal["path", "query"]
 Parameters = TypeVar("Parameters", bound=BaseModel)
+Endpoint = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
 class Direct(APIRoute):
@@ -43,43 +45,55 @@ class Direct(APIRoute):
 
 
 class Shortcut:
-    """ASGI middleware before FastAPI's router: hands requests to the direct routes.
+    """ASGI middleware before FastAPI: hands requests to the functions of direct routes.
 
-    The router would try the pattern of each route that was added before.
+    What those raise is answered by FastAPI's handlers.
 
     Args:
         app: FastAPI's own way, for everything else.
-        fastapi: holds the routes, and the handlers of what they raise.
+        fastapi: holds the routes, and the handlers.
     """
 
     def __init__(self, app: ASGIApp, fastapi: FastAPI) -> None:
         self._app = app
-        handlers = {kind: handler for kind, handler in fastapi.exception_handlers.items() if kind is not Exception}
-        self._paths: dict[tuple[str, str], ASGIApp] = {}
-        self._patterns: dict[str, list[tuple[re.Pattern[str], ASGIApp]]] = {}
+        self._handlers: Mapping[Any, Any] = fastapi.exception_handlers
+        self._paths: dict[tuple[str, str], Endpoint] = {}
+        self._patterns: dict[str, list[tuple[re.Pattern[str], Endpoint]]] = {}
         """By method, of the paths with parameters."""
         for route in fastapi.routes:
             if isinstance(route, Direct) and route.direct:
-                handled = ExceptionMiddleware(route.app, handlers)
                 for method in route.methods or ():
                     if route.param_convertors:
-                        self._patterns.setdefault(method, []).append((route.path_regex, handled))
+                        self._patterns.setdefault(method, []).append((route.path_regex, route.endpoint))
                     else:
-                        self._paths[method, route.path] = handled
+                        self._paths[method, route.path] = route.endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app: ASGIApp = self._app
-        if scope["type"] == "http":
-            asked, method = path(scope), scope["method"]
-            app = self._paths.get((method, asked)) or self._matching(scope, method, asked) or app
-        await app(scope, receive, send)
+        asked, method = path(scope), scope["method"]
+        endpoint = self._paths.get((method, asked)) or self._matching(scope, method, asked)
+        if endpoint is None:
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive, send)
+        try:
+            response = await endpoint(request)
+            await response(scope, receive, send)
+        except Exception as error:
+            problem = await self._handler(error)(request, error)
+            error.__traceback__ = None  # its frames hold the error in turn
+            await problem(scope, receive, send)  # of an answer that has begun, the server breaks it off
 
-    def _matching(self, scope: Scope, method: str, asked: str) -> ASGIApp | None:
-        for pattern, app in self._patterns.get(method, ()):
+    def _matching(self, scope: Scope, method: str, asked: str) -> Endpoint | None:
+        for pattern, endpoint in self._patterns.get(method, ()):
             if found := pattern.match(asked):
                 scope["path_params"] = found.groupdict()
-                return app
+                return endpoint
         return None
+
+    def _handler(self, error: Exception) -> Handler:
+        """Of the nearest class; there is one of all exceptions."""
+        handler: Handler = next(self._handlers[kind] for kind in type(error).__mro__ if kind in self._handlers)
+        return handler
 
 
 def parse(kind: type[Parameters], place: Place, values: Mapping[str, str]) -> Parameters:

@@ -108,4 +108,4 @@ async def _unexpected(request: Request, error: Exception) -> Response:
         "%s %s failed", request.method, request.url.path, exc_info=error, extra={"fields": {"request_id": request_id}}
     )
     content = Problem(title="Internal error", status=500, detail="the server's log has the cause")
-    return _respond(request.scope, content, {"X-Request-Id": request_id})
+    return _respond(request.scope, content)
