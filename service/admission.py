@@ -38,16 +38,19 @@ class Admission:
         self, capacity: int, max_batch: int, lanes: int = 1, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._capacity = capacity
+        self._kept = int(capacity * _KEPT)
         # With this many images inside, the next batch is always full: the pace is that of the loaded service.
         self._busy = min((lanes + 1) * max_batch, capacity)
         self._clock = clock
-        self._inside = {Priority.interactive: 0, Priority.bulk: 0}
+        self._inside = dict.fromkeys(Priority, 0)
+        self._images = 0
+        """Of both priorities."""
         self._pace = _Pace()
         self._busy_since: float | None = None
 
     def __len__(self) -> int:
         """Images accepted and not yet answered."""
-        return self._inside[Priority.interactive] + self._inside[Priority.bulk]
+        return self._images
 
     def check(self, images: int, seconds: float, priority: Priority) -> None:
         """Refuse what would not be let in.
@@ -60,15 +63,19 @@ class Admission:
         Raises:
             Overloaded: they do not fit, or would not be done in time.
         """
-        inside, alike = len(self), self._inside[priority]
-        room = self._capacity - max(inside - alike, int(self._capacity * _KEPT))
-        if inside and alike + images > room:
+        inside = self._images
+        if not inside:
+            return
+        alike = self._inside[priority]
+        room = self._capacity - max(inside - alike, self._kept)
+        if alike + images > room:
             raise Overloaded(self.retry_after(inside))
         # They wait for all others at most, or for those alike at the share of the engine that these have in any case.
         before = min(inside, alike / SHARE[priority])
+        if before < self._busy:  # a few are always let in: they show whether the pace is still as it was
+            return
         needed = min(inside + images, (alike + images) / SHARE[priority]) * self._pace.seconds_per_image
-        # A few are always let in: they show whether the pace is still as it was.
-        if before >= self._busy and needed * _MARGIN > seconds:
+        if needed * _MARGIN > seconds:
             raise Overloaded(self.retry_after(before), "would_be_late")
 
     def admit(self, images: int, seconds: float, priority: Priority) -> Admitted:
@@ -79,16 +86,18 @@ class Admission:
     def enter(self, images: int, priority: Priority) -> None:
         """Images come in."""
         self._inside[priority] += images
-        if self._busy_since is None and len(self) >= self._busy:
+        self._images += images
+        if self._busy_since is None and self._images >= self._busy:
             self._busy_since = self._clock()
 
     def leave(self, images: int, priority: Priority, *, answered: bool) -> None:
         """They are answered, or given up."""
         self._inside[priority] -= images
+        self._images -= images
         now = self._clock()
         if self._busy_since is not None:
             self._pace.add(images if answered else 0, now - self._busy_since)
-        self._busy_since = now if len(self) >= self._busy else None
+        self._busy_since = now if self._images >= self._busy else None
 
     def retry_after(self, images: float) -> int:
         """Whole seconds, at least one, in which that many images are answered."""

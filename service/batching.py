@@ -46,7 +46,7 @@ class Ticket:
     taken: int = 0
     """Images that are already in a batch."""
     abandoned: bool = False
-    """The caller has gone: its images are dropped before they cost anything."""
+    """The caller has gone, see `BatchQueue.abandon`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +73,13 @@ class _Lane:
     def __init__(self) -> None:
         self.tickets: deque[Ticket] = deque()
         self.waiting = 0
+        self._first_deadline = math.inf
+        """No ticket has an earlier one."""
 
     def append(self, ticket: Ticket) -> None:
         self.tickets.append(ticket)
         self.waiting += len(ticket.images)
+        self._first_deadline = min(self._first_deadline, ticket.deadline)
 
     def take(self, room: int) -> Iterator[Share]:
         """Up to `room` images; a ticket that does not fit as a whole keeps its rest."""
@@ -90,12 +93,14 @@ class _Lane:
                 self.tickets.popleft()
             yield Share(ticket, start, stop)
 
-    def drop_dead(self, horizon: float) -> None:
-        """Forget tickets whose caller has gone, or whose deadline is not after the horizon."""
-        alive = deque(ticket for ticket in self.tickets if not ticket.abandoned and ticket.deadline > horizon)
-        if len(alive) != len(self.tickets):
-            self.tickets = alive
-            self.waiting = sum(len(ticket.images) - ticket.taken for ticket in alive)
+    def drop_dead(self, horizon: float, abandoned: bool) -> None:
+        """Forget tickets whose caller has gone, if any has, and those whose deadline is not after the horizon."""
+        if abandoned or self._first_deadline <= horizon:
+            self.tickets = deque(
+                ticket for ticket in self.tickets if not ticket.abandoned and ticket.deadline > horizon
+            )
+            self.waiting = sum(len(ticket.images) - ticket.taken for ticket in self.tickets)
+            self._first_deadline = min((ticket.deadline for ticket in self.tickets), default=math.inf)
 
 
 class BatchQueue:
@@ -127,9 +132,11 @@ class BatchQueue:
         self._idle = 0
         """Threads that wait for a batch."""
         self._clock = clock
-        self._interactive = _Lane()
-        self._bulk = _Lane()
+        self._lanes = {priority: _Lane() for priority in Priority}
+        self._interactive, self._bulk = self._lanes[Priority.interactive], self._lanes[Priority.bulk]
         self._bulk_share = BulkShare()
+        self._abandoned = False
+        """Whether a caller has gone whose images may wait."""
         self._closed = False
         self._changed = LastFirst() if split else Condition()
 
@@ -151,8 +158,7 @@ class BatchQueue:
                 self._drop_dead()
             if len(self) + len(ticket.images) > self.capacity:
                 raise QueueFull(len(self))
-            lane = self._interactive if ticket.priority is Priority.interactive else self._bulk
-            lane.append(ticket)
+            self._lanes[ticket.priority].append(ticket)
             self._changed.notify()
 
     def take(self) -> Batch | None:
@@ -171,6 +177,12 @@ class BatchQueue:
                 else:
                     return self._fill()
 
+    def abandon(self, ticket: Ticket) -> None:
+        """The caller has gone, or has its answer: images that still wait are dropped before they cost anything."""
+        ticket.abandoned = True
+        if ticket.taken < len(ticket.images):
+            self._abandoned = True
+
     def close(self) -> None:
         """Accept nothing more; what waits is still given out."""
         with self._changed:
@@ -181,7 +193,7 @@ class BatchQueue:
         """Seconds that the batch may still wait to fill."""
         if self._max_delay == 0 or self._closed or len(self) >= self.max_batch:
             return 0.0
-        first = min(lane.tickets[0].queued_at for lane in (self._interactive, self._bulk) if lane.tickets)
+        first = min(lane.tickets[0].queued_at for lane in self._lanes.values() if lane.tickets)
         return first + self._max_delay - self._clock()
 
     def _fill(self) -> Batch:
@@ -202,8 +214,9 @@ class BatchQueue:
         # The executor is not left idle for a prediction: an image that may be late is computed when no other waits.
         late = self.batch_seconds if len(self) > self.max_batch else 0.0
         horizon = self._clock() + late
-        self._interactive.drop_dead(horizon)
-        self._bulk.drop_dead(horizon)
+        abandoned, self._abandoned = self._abandoned, False
+        self._interactive.drop_dead(horizon, abandoned)
+        self._bulk.drop_dead(horizon, abandoned)
 
 
 def _size(shares: Sequence[Share]) -> int:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, Servic
 from service.executors import Executor, Float32Array
 from service.metrics import Metrics
 from service.priority import Priority
+from service.statistics import Statistics
 from service.workers import Computed, NoDevice, Workers
 
 
@@ -98,7 +100,7 @@ class LocalEngine:
     Args:
         executors: one a device, used by the engine's threads only.
         queue: where requests wait.
-        metrics: told of each batch.
+        metrics: told of each batch, on the event loop.
         name: of the model, for logs and metrics.
         processors: that the executors' threads stay on, one for each executor, if any.
     """
@@ -114,8 +116,10 @@ class LocalEngine:
         self.executors = executors
         self._queue = queue
         self._name = name
-        deliver, fail = partial(self._call, _deliver), partial(self._call, _fail)
-        self._workers = Workers(executors, queue, metrics.model(name), name, deliver, fail, processors)
+        self._metrics = metrics.model(name)
+        self.statistics = Statistics()
+        deliver, fail = partial(self._call, self._deliver), partial(self._call, self._fail)
+        self._workers = Workers(executors, queue, self._metrics, name, deliver, fail, processors)
         self.admission = Admission(queue.capacity, queue.max_batch, len(self._workers))
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -181,9 +185,35 @@ class LocalEngine:
             result = await pending.future
         finally:
             timer.cancel()
-            ticket.abandoned = True  # no one waits for it any more, whatever ended the wait
+            self._queue.abandon(ticket)  # no one waits for it any more, whatever ended the wait
         _note(ticket, result)
         return result
+
+    def _deliver(self, batch: Batch, computed: Computed) -> None:
+        inference = computed.finished - computed.assembled
+        self._metrics.batch(batch.size, inference, computed.wasted)
+        self.statistics.batch(batch.size, inference)
+        row = 0
+        for share in batch.shares:
+            count = share.stop - share.start
+            pending: _Pending = share.ticket.owner
+            outputs = {name: computed.outputs[name][row : row + count] for name in share.ticket.outputs}
+            pending.parts.append((share.start, outputs))
+            pending.done += count
+            pending.started_at = min(pending.started_at, computed.started)
+            pending.assembly_seconds += computed.assembled - computed.started
+            pending.inference_seconds += inference
+            pending.batch_size = max(pending.batch_size, batch.size)
+            row += count
+            if pending.done == len(share.ticket.images) and not pending.future.done():
+                pending.future.set_result(_put_together(share.ticket, pending))
+
+    def _fail(self, batch: Batch, error: Exception) -> None:
+        for share in batch.shares:
+            self._queue.abandon(share.ticket)
+            pending: _Pending = share.ticket.owner
+            if not pending.future.done():
+                pending.future.set_exception(_failure(error))
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         """Run a function on the event loop; nobody is left to be told when that is closed."""
@@ -199,43 +229,22 @@ def _expire(future: asyncio.Future[Result]) -> None:
         )
 
 
-def _fail(batch: Batch, error: Exception) -> None:
-    for share in batch.shares:
-        pending: _Pending = share.ticket.owner
-        share.ticket.abandoned = True
-        if not pending.future.done():
-            failure: ServiceError
-            if isinstance(error, NoDevice):
-                failure = Unavailable(str(error))
-            else:
-                failure = InferenceFailed("the model failed on this batch: try again; the server's log has the cause")
-            failure.__cause__ = error
-            pending.future.set_exception(failure)
-
-
-def _deliver(batch: Batch, computed: Computed) -> None:
-    row = 0
-    for share in batch.shares:
-        count = share.stop - share.start
-        pending: _Pending = share.ticket.owner
-        outputs = {name: values[row : row + count] for name, values in computed.outputs.items()}
-        pending.parts.append((share.start, outputs))
-        pending.done += count
-        pending.started_at = min(pending.started_at, computed.started)
-        pending.assembly_seconds += computed.assembled - computed.started
-        pending.inference_seconds += computed.finished - computed.assembled
-        pending.batch_size = max(pending.batch_size, batch.size)
-        row += count
-        if pending.done == len(share.ticket.images) and not pending.future.done():
-            pending.future.set_result(_put_together(share.ticket, pending))
+def _failure(error: Exception) -> ServiceError:
+    failure: ServiceError
+    if isinstance(error, NoDevice):
+        failure = Unavailable(str(error))
+    else:
+        failure = InferenceFailed("the model failed on this batch: try again; the server's log has the cause")
+    failure.__cause__ = error
+    return failure
 
 
 def _put_together(ticket: Ticket, pending: _Pending) -> Result:
-    parts = sorted(pending.parts, key=lambda part: part[0])
+    parts = [outputs for _, outputs in sorted(pending.parts, key=itemgetter(0))]
     if len(parts) == 1:
-        outputs = {name: parts[0][1][name] for name in ticket.outputs}
+        (outputs,) = parts
     else:
-        outputs = {name: np.concatenate([values[name] for _, values in parts]) for name in ticket.outputs}
+        outputs = {name: np.concatenate([part[name] for part in parts]) for name in ticket.outputs}
     return Result(
         outputs,
         pending.started_at - ticket.queued_at,

@@ -6,15 +6,16 @@ Labels are bounded: names of loaded models, their classes, statuses, and the sta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+import prometheus_client
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service import histogram
 from service.errors import REASONS
+from service.instruments import Count, Counter, Histogram
 from service.record import STAGES, Record
 from service.schemas import Prediction
 
@@ -32,21 +33,19 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        # Kept by the event loop, which also answers Prometheus.
         self.requests = self._counter("resnet_requests", "Requests answered, by status.", "model", "status")
         self.refused = self._counter("resnet_requests_refused", "Requests refused, by reason.", "model", "reason")
         self.images = self._counter("resnet_images", "Images answered with predictions.", "model")
         self.predictions = self._counter(
             "resnet_predictions", "Images by the likeliest class; a change shows drift.", "model", "label"
         )
-        # Kept by the event loop, which also answers Prometheus.
-        self.confidence = histogram.Histogram(
-            "resnet_confidence", "Probability of the likeliest class.", _CONFIDENCE, ("model",)
+        self.confidence = self._histogram(
+            "resnet_confidence", "Probability of the likeliest class.", _CONFIDENCE, "model"
         )
-        self.stages = histogram.Histogram(
-            "resnet_stage_seconds", f"Time of a request in: {', '.join(STAGES)}, total.", _SECONDS, ("model", "stage")
+        self.stages = self._histogram(
+            "resnet_stage_seconds", f"Time of a request in: {', '.join(STAGES)}, total.", _SECONDS, "model", "stage"
         )
-        for kept_here in (self.confidence, self.stages):
-            self.registry.register(kept_here)
         self.batch_sizes = self._histogram("resnet_batch_size", "Images in a batch.", _IMAGES, "model")
         self.batch_seconds = self._histogram(
             "resnet_batch_seconds", "Time of a batch in the executor.", _SECONDS, "model"
@@ -54,13 +53,24 @@ class Metrics:
         self.wasted_rows = self._counter(
             "resnet_wasted_rows", "Rows that were computed beyond the images of a batch, to fill its bucket.", "model"
         )
-        self.devices_lost = self._counter("resnet_devices_lost", "Devices that failed and were taken out.", "model")
-        self.batches_retried = self._counter(
-            "resnet_batches_retried", "Batches that were tried again on another device.", "model"
+        # Kept by other threads.
+        self.devices_lost = prometheus_client.Counter(
+            "resnet_devices_lost", "Devices that failed and were taken out.", ["model"], registry=self.registry
         )
+        self.batches_retried = prometheus_client.Counter(
+            "resnet_batches_retried",
+            "Batches that were tried again on another device.",
+            ["model"],
+            registry=self.registry,
+        )
+        self._loads = prometheus_client.Counter(
+            "resnet_model_loads", "Attempts to load a model, by outcome.", ["outcome"], registry=self.registry
+        )
+        self._load_seconds = prometheus_client.Histogram(
+            "resnet_model_load_seconds", "Time to load a model.", buckets=_LOAD_SECONDS, registry=self.registry
+        )
+        # Read when Prometheus asks.
         self._devices = self._gauge("resnet_devices", "Devices that compute.", "model")
-        self._loads = self._counter("resnet_model_loads", "Attempts to load a model, by outcome.", "outcome")
-        self._load_seconds = self._histogram("resnet_model_load_seconds", "Time to load a model.", _LOAD_SECONDS)
         self._waiting = self._gauge("resnet_queue_images", "Images that wait for a batch.", "model")
         self._admitted = self._gauge("resnet_images_in_flight", "Images accepted and not yet answered.", "model")
         self._in_flight = self._gauge("resnet_requests_in_flight", "Requests accepted and not yet answered.")
@@ -72,13 +82,17 @@ class Metrics:
             self._loads.labels(outcome)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
+        counter = Counter(name, text, labels)
+        self.registry.register(counter)
+        return counter
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)
 
-    def _histogram(self, name: str, text: str, buckets: Iterable[float], *labels: str) -> Histogram:
-        return Histogram(name, text, labels, buckets=tuple(buckets), registry=self.registry)
+    def _histogram(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> Histogram:
+        histogram = Histogram(name, text, bounds, labels)
+        self.registry.register(histogram)
+        return histogram
 
     def model(self, name: str) -> ModelMetrics:
         """The instruments of one loaded model."""
@@ -161,8 +175,8 @@ class ModelMetrics:
         self._batches_retried = metrics.batches_retried.labels(model)
         self._stages = {stage: metrics.stages.labels(model, stage) for stage in (*STAGES, "total")}
         self._refused = {reason: metrics.refused.labels(model, reason) for reason in REASONS}
-        self._requests: dict[int, Counter] = {}
-        self._classes: dict[int, Counter] = {}
+        self._requests: dict[int, Count] = {}
+        self._classes: dict[int, Count] = {}
 
     def batch(self, size: int, seconds: float, wasted: int) -> None:
         """A batch was computed, with so many rows beyond its images."""

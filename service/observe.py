@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import record
+from service.incoming import header
 from service.metrics import Metrics
 from service.record import Record
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REQUEST_ID = b"x-request-id"
-_ACCEPTED_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+_ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def caller(scope: Scope) -> str:
@@ -74,9 +75,9 @@ class Observe:
 
 
 def _begin(scope: Scope) -> Record:
-    given = next((value for name, value in scope["headers"] if name == REQUEST_ID), b"")
+    given = header(scope, REQUEST_ID)
     noted = Record(
-        request_id=given.decode() if _ACCEPTED_ID.fullmatch(given) else f"{getrandbits(64):016x}",
+        request_id=given if _ACCEPTED_ID.fullmatch(given) else f"{getrandbits(64):016x}",
         method=scope["method"],
         # As it was sent: with percent signs it cannot break a line of the log.
         path=scope.get("raw_path", b"").decode("latin-1") or scope["path"],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 
 from service import fallback, record, repository
 from service.choice import Choice
@@ -27,6 +27,38 @@ LOADING = "loading and warming up"
 """Why a service is not ready yet; any other reason stays until something is done."""
 
 _UNLOADED = Policy("unloaded", frozenset())
+
+
+class Admitted:
+    """A version that a request is answered by, while it is entered; a class, as a generator takes twice the time.
+
+    Raises:
+        ServiceError: on entering, as `Registry.use` and `LoadedModel.admit`.
+    """
+
+    __slots__ = ("_admitted", "_registry", "_request", "_served")
+
+    def __init__(
+        self, registry: Registry, name: str, version: str | None, images: int, seconds: float, priority: Priority
+    ) -> None:
+        self._registry = registry
+        self._request = name, version, images, seconds, priority
+
+    def __enter__(self) -> LoadedModel:
+        name, version, images, seconds, priority = self._request
+        self._served = self._registry.use(name, version)
+        model = self._served.model
+        self._admitted = model.admit(images, seconds, priority)
+        self._served.__enter__()
+        self._admitted.__enter__()
+        record.current().version = model.version
+        return model
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._admitted.__exit__(kind, error, traceback)
+        self._served.__exit__(kind, error, traceback)
 
 
 class Registry:
@@ -189,10 +221,7 @@ class Registry:
             raise self._not_served(model, number)
         return served
 
-    @contextmanager
-    def admit(
-        self, name: str, version: str | None, images: int, seconds: float, priority: Priority
-    ) -> Iterator[LoadedModel]:
+    def admit(self, name: str, version: str | None, images: int, seconds: float, priority: Priority) -> Admitted:
         """As `use`, once the engine lets so many images in.
 
         Args:
@@ -201,13 +230,8 @@ class Registry:
             images: how many are to be computed.
             seconds: how long they can wait.
             priority: interactive images pass the bulk ones.
-
-        Raises:
-            ServiceError: as `use` and `LoadedModel.admit`.
         """
-        with self.use(name, version) as model, model.admit(images, seconds, priority):
-            record.current().version = model.version
-            yield model
+        return Admitted(self, name, version, images, seconds, priority)
 
     def find(self, name: str | None = None, version: str | None = None) -> LoadedModel:
         """What `use` would give, without holding it: to tell of it, or to refuse before a body is read."""

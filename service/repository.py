@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from service.metrics import Metrics
 from service.priority import Priority
 from service.settings import Settings, available_cpus
 from service.sizing import choose_max_batch
-from service.statistics import CountedExecutor, Statistics
+from service.statistics import Statistics
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,10 @@ class LoadedModel:
     engine: LocalEngine
     classifier: Classifier | None
     """What class activation maps are made with; None where the version or the executor cannot give any."""
-    statistics: Statistics = field(default_factory=Statistics)
+
+    @property
+    def statistics(self) -> Statistics:
+        return self.engine.statistics
 
     @property
     def name(self) -> str:
@@ -193,12 +196,10 @@ def load(
                 loaded = lone.lend(load_some, settings.lone_threads, loaded)
     except (ManifestError, ExecutorError) as error:
         raise LoadError(str(error)) from error
-    statistics = Statistics()
     apart = len(loaded) > 1 and loaded[0].device == "cpu"
     queue = BatchQueue(settings.queue_size, max_batch, settings.max_delay_ms / 1000, split=apart)
-    counted = [CountedExecutor(executor, statistics) for executor in loaded]
     processors = () if settings.isolate else own_processors(loaded, threads)  # isolated, others compute
-    engine = LocalEngine(counted, queue, metrics, described.name, processors)
+    engine = LocalEngine(loaded, queue, metrics, described.name, processors)
     log.info(
         "%s version %s ready in %.1f s: %s on %s, %s, threads %d, batches of up to %d",
         described.name,
@@ -217,7 +218,6 @@ def load(
         threads,
         engine,
         weights if loaded[0].computes else None,
-        statistics,
     )
 
 

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from threading import Lock, Semaphore, Thread
+from queue import SimpleQueue
+from threading import Lock, Thread
 
 from models.preprocess import UInt8Array
 from service import background
@@ -35,6 +36,8 @@ class Computed:
     started: float
     assembled: float
     finished: float
+    wasted: int
+    """Rows that were computed beyond the images, to fill a bucket."""
 
 
 class NoDevice(Exception):
@@ -43,10 +46,11 @@ class NoDevice(Exception):
 
 @dataclass(eq=False, slots=True)
 class _Seat:
-    """An executor, and its lanes that are free."""
+    """An executor and its lanes."""
 
     executor: Executor
-    free: Semaphore
+    free: SimpleQueue[None]
+    """As long as there are lanes without a batch; a semaphore, but in C."""
     processor: int | None = None
     """That its threads stay on."""
     lost: str | None = None
@@ -82,10 +86,16 @@ class Workers:
         self._deliver = deliver
         self._fail = fail
         self._seats = [
-            _Seat(executor, Semaphore(executor.lanes), processor)
-            for executor, processor in zip_longest(executors, processors)
+            _Seat(executor, SimpleQueue(), processor) for executor, processor in zip_longest(executors, processors)
         ]
-        self._taking_out = Lock()
+        for seat in self._seats:
+            for _ in range(seat.executor.lanes):
+                seat.free.put(None)
+        self._lanes = sum(executor.lanes for executor in executors)
+        """Of devices that are not lost."""
+        self._running = 0
+        """Threads."""
+        self._counting = Lock()
         self._threads = [
             Thread(target=self._work, args=(seat,), name=f"engine-{name}-{seat.executor.device}-{lane}", daemon=True)
             for seat in self._seats
@@ -94,11 +104,13 @@ class Workers:
 
     def __len__(self) -> int:
         """Batches that can be computed at the same time."""
-        return sum(seat.executor.lanes for seat in self._seats if seat.lost is None)
+        return self._lanes
 
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
+            with self._counting:
+                self._running += 1
 
     def join(self) -> None:
         """Wait for the threads, then free the executors."""
@@ -110,7 +122,7 @@ class Workers:
     @property
     def alive(self) -> bool:
         """Whether batches are being computed."""
-        return len(self) > 0 and any(thread.is_alive() for thread in self._threads)
+        return self._running > 0 and self._lanes > 0
 
     @property
     def devices(self) -> int:
@@ -123,6 +135,13 @@ class Workers:
         return [f"{seat.executor.device} is lost: {seat.lost}" for seat in self._seats if seat.lost is not None]
 
     def _work(self, seat: _Seat) -> None:
+        try:
+            self._take_turns(seat)
+        finally:
+            with self._counting:
+                self._running -= 1
+
+    def _take_turns(self, seat: _Seat) -> None:
         if seat.executor.device == "cpu":
             background.give_way()
         if seat.processor is not None:
@@ -148,8 +167,6 @@ class Workers:
             self._fail(batch, error)
         else:
             self._expect(computed.finished - computed.started)
-            wasted = fill_up(batch.size, seat.executor.buckets) - batch.size
-            self._metrics.batch(batch.size, computed.finished - computed.assembled, wasted)
             self._deliver(batch, computed)
 
     def _instead_of(self, seat: _Seat) -> _Seat:
@@ -163,23 +180,27 @@ class Workers:
 
     def _run(self, seat: _Seat, batch: Batch) -> Computed:
         executor = seat.executor
-        with seat.free:  # a thread whose own device is lost comes in addition
+        seat.free.get()  # a thread whose own device is lost comes in addition
+        try:
             started = time.monotonic()
-            try:
-                buffer = executor.acquire(batch.size)
-                _assemble(batch, buffer)
-                assembled = time.monotonic()
-                outputs = executor.run(buffer, batch.outputs)
-            except DeviceLost as error:
-                self._take_out(seat, error)
-                raise
-        return Computed(outputs, started, assembled, time.monotonic())
+            buffer = executor.acquire(batch.size)
+            _assemble(batch, buffer)
+            assembled = time.monotonic()
+            outputs = executor.run(buffer, batch.outputs)
+        except DeviceLost as error:
+            self._take_out(seat, error)
+            raise
+        finally:
+            seat.free.put(None)
+        finished = time.monotonic()
+        return Computed(outputs, started, assembled, finished, fill_up(batch.size, executor.buckets) - batch.size)
 
     def _take_out(self, seat: _Seat, error: DeviceLost) -> None:
-        with self._taking_out:  # several lanes find out at the same time
+        with self._counting:  # several lanes find out at the same time
             if seat.lost is not None:
                 return
             seat.lost = str(error)
+            self._lanes -= seat.executor.lanes
         log.error("model %s: %s is taken out: %s", self._name, seat.executor.device, error)
         self._metrics.device_lost()
 

@@ -102,16 +102,16 @@ def test_a_full_queue_refuses_whole_tickets() -> None:
     assert contents(take_all(queue)) == [("c", 0), ("d", 0), ("d", 1), ("d", 2)]
 
 
-def abandon(tickets: Sequence[Ticket], clock: Clock) -> None:
+def abandon(queue: BatchQueue, tickets: Sequence[Ticket], clock: Clock) -> None:
     for each in tickets:
-        each.abandoned = True
+        queue.abandon(each)
 
 
-def expire(tickets: Sequence[Ticket], clock: Clock) -> None:
+def expire(queue: BatchQueue, tickets: Sequence[Ticket], clock: Clock) -> None:
     clock.now = max(each.deadline for each in tickets)
 
 
-Ending = Callable[[Sequence[Ticket], Clock], None]
+Ending = Callable[[BatchQueue, Sequence[Ticket], Clock], None]
 ENDINGS = pytest.mark.parametrize("end", [abandon, expire])
 
 
@@ -122,7 +122,7 @@ def test_who_has_stopped_waiting_is_not_computed(end: Ending) -> None:
     gone = [ticket(2, "first", deadline=101.0), ticket(3, "middle", deadline=102.0)]
     for each in (gone[0], ticket(1, "a"), gone[1], ticket(1, "b", deadline=102.5)):
         queue.put(each)
-    end(gone, clock)
+    end(queue, gone, clock)
     queue.close()
     assert contents(take_all(queue)) == [("a", 0), ("b", 0)]
     assert len(queue) == 0
@@ -134,7 +134,7 @@ def test_who_has_stopped_waiting_makes_room(end: Ending) -> None:
     queue = BatchQueue(capacity=4, max_batch=8, clock=clock)
     gone = ticket(4, "gone", deadline=101.0)
     queue.put(gone)
-    end([gone], clock)
+    end(queue, [gone], clock)
     queue.put(ticket(4, "next"))
     assert len(queue) == 4
     queue.close()
@@ -152,7 +152,7 @@ def test_the_rest_of_a_ticket_is_dropped_too(end: Ending) -> None:
     assert first is not None
     assert contents([first]) == [("gone", 0), ("gone", 1)]
     assert len(queue) == 4
-    end([gone], clock)
+    end(queue, [gone], clock)
     queue.close()
     assert contents(take_all(queue)) == [("next", 0)]
 
@@ -164,7 +164,7 @@ def test_only_images_that_still_wait_are_counted() -> None:
     queue.put(gone)
     assert queue.take() is not None
     assert len(queue) == 6
-    gone.abandoned = True
+    queue.abandon(gone)
     assert queue.take() is not None
     assert len(queue) == 1
     queue.put(ticket(7, "b"))

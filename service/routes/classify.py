@@ -22,7 +22,7 @@ from service.registry import Registry
 from service.repository import LoadedModel
 from service.routes import ndjson
 from service.routes.body import read_images
-from service.routes.direct import Direct, document, parse
+from service.routes.direct import Direct, Json, document, parse
 from service.routes.documented import Responses, errors
 from service.routes.ndjson import Lines
 from service.schemas import Classification, ClassifyRequest, ModelInfo, ModelList, Problem
@@ -128,7 +128,7 @@ async def _classify(request: Request, name: str | None = None, version: str | No
         extras.check_size(model, len(files), k)
         inline = asked.errors == "inline"
         answer = await pipeline.classify(model, files, k, seconds, extras, priority, inline_errors=inline)
-    return Response(answer.json(), media_type="application/json")
+    return Json(answer.json())
 
 
 async def classify(request: Request) -> Response:

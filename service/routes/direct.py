@@ -44,6 +44,20 @@ class Direct(APIRoute):
         await response(scope, receive, send)
 
 
+class Json(Response):
+    """JSON as bytes. Starlette's own way puts the same headers together in three times the time.
+
+    Args:
+        body: JSON.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        self.status_code = 200
+        self.background = None
+        self.body = body
+        self.raw_headers = [(b"content-length", str(len(body)).encode()), (b"content-type", b"application/json")]
+
+
 class Shortcut:
     """ASGI middleware before FastAPI: hands requests to the functions of direct routes.
 

@@ -44,7 +44,7 @@ def _statistics(name: str, model: LoadedModel) -> VersionStatistics:
     return VersionStatistics(
         name=name,
         version=model.version,
-        last_inference=counted.last_inference,
+        last_inference=round(counted.last_inference * 1000),
         inference_count=counted.inferences,
         execution_count=counted.executions,
         inference_stats=InferenceStatistics(

@@ -1,4 +1,4 @@
-"""Histograms for one thread: those of prometheus_client take two locks for each value, and seven are kept a request."""
+"""Counters and histograms for one thread: those of prometheus_client take locks, one or two for each value."""
 
 from __future__ import annotations
 
@@ -7,9 +7,45 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+
+
+class Count:
+    """What is counted with one set of labels."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def inc(self, amount: int = 1) -> None:
+        self.value += amount
+
+
+class Counter(Collector):
+    """As prometheus_client's, to be registered likewise; it has to be kept by the thread that collects.
+
+    Args:
+        name: of the metric, without `_total`.
+        text: what it counts.
+        labels: their names.
+    """
+
+    def __init__(self, name: str, text: str, labels: Sequence[str]) -> None:
+        self._name, self._text, self._labels = name, text, labels
+        self._counts: dict[tuple[str, ...], Count] = {}
+
+    def labels(self, *values: str) -> Count:
+        """The count with these values of the labels; looking it up is worth doing once."""
+        return self._counts.setdefault(values, Count())
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(self._name, self._text, labels=self._labels)
+        for values, count in self._counts.items():
+            family.add_metric(values, count.value)
+        yield family
 
 
 class Series:
@@ -33,7 +69,7 @@ class Series:
 
 
 class Histogram(Collector):
-    """As prometheus_client's, to be registered likewise; all values have to come from the thread that collects.
+    """As prometheus_client's, to be registered likewise; it has to be kept by the thread that collects.
 
     Args:
         name: of the metric.
