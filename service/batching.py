@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from threading import Condition
-from typing import Any
+from threading import Condition, Lock
+from typing import Any, NamedTuple
 
 from models.preprocess import UInt8Array
 from service.condition import LastFirst
@@ -49,8 +49,7 @@ class Ticket:
     """The caller has gone, see `BatchQueue.abandon`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(NamedTuple):
     """The part [start, stop) of a ticket's images that is in one batch."""
 
     ticket: Ticket
@@ -58,11 +57,10 @@ class Share:
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """What one call of the executor computes."""
 
-    shares: tuple[Share, ...]
+    shares: Sequence[Share]
     size: int
     outputs: frozenset[str]
 
@@ -81,17 +79,20 @@ class _Lane:
         self.waiting += len(ticket.images)
         self._first_deadline = min(self._first_deadline, ticket.deadline)
 
-    def take(self, room: int) -> Iterator[Share]:
+    def take(self, room: int) -> list[Share]:
         """Up to `room` images; a ticket that does not fit as a whole keeps its rest."""
+        shares = []
         while room and self.tickets:
             ticket = self.tickets[0]
-            start, stop = ticket.taken, min(len(ticket.images), ticket.taken + room)
+            images = len(ticket.images)
+            start, stop = ticket.taken, min(images, ticket.taken + room)
             ticket.taken = stop
             room -= stop - start
             self.waiting -= stop - start
-            if stop == len(ticket.images):
+            if stop == images:
                 self.tickets.popleft()
-            yield Share(ticket, start, stop)
+            shares.append(Share(ticket, start, stop))
+        return shares
 
     def drop_dead(self, horizon: float, abandoned: bool) -> None:
         """Forget tickets whose caller has gone, if any has, and those whose deadline is not after the horizon."""
@@ -138,7 +139,8 @@ class BatchQueue:
         self._abandoned = False
         """Whether a caller has gone whose images may wait."""
         self._closed = False
-        self._changed = LastFirst() if split else Condition()
+        self._lock = Lock()
+        self._changed = LastFirst(self._lock) if split else Condition(self._lock)
 
     def __len__(self) -> int:
         """Images that wait."""
@@ -151,19 +153,19 @@ class BatchQueue:
             QueueClosed: after `close`.
             QueueFull: its images do not all fit.
         """
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise QueueClosed
             if len(self) + len(ticket.images) > self.capacity:
                 self._drop_dead()
-            if len(self) + len(ticket.images) > self.capacity:
-                raise QueueFull(len(self))
+                if len(self) + len(ticket.images) > self.capacity:
+                    raise QueueFull(len(self))
             self._lanes[ticket.priority].append(ticket)
             self._changed.notify()
 
     def take(self) -> Batch | None:
         """Wait for images and take up to `max_batch` of them; None once the queue is closed and empty."""
-        with self._changed:
+        with self._lock:
             while True:
                 self._drop_dead()
                 if not len(self):
@@ -185,7 +187,7 @@ class BatchQueue:
 
     def close(self) -> None:
         """Accept nothing more; what waits is still given out."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
 
@@ -201,14 +203,15 @@ class BatchQueue:
         if self._split:
             room = min(room, math.ceil(len(self) / (1 + self._idle)))
         for_bulk = self._bulk_share.places(room, self._bulk.waiting)
-        shares = list(self._interactive.take(room - for_bulk))
-        bulk = list(self._bulk.take(room - _size(shares)))
+        shares = self._interactive.take(room - for_bulk)
+        interactive = _size(shares)
+        bulk = self._bulk.take(room - interactive)
         self._bulk_share.took(_size(bulk), self._bulk.waiting)
         shares += bulk
         if len(self):
             self._changed.notify()  # another executor thread can take the rest
-        outputs = frozenset[str]().union(*(share.ticket.outputs for share in shares))
-        return Batch(tuple(shares), _size(shares), outputs)
+        outputs = shares[0].ticket.outputs.union(*[share.ticket.outputs for share in shares[1:]])
+        return Batch(shares, interactive + _size(bulk), outputs)
 
     def _drop_dead(self) -> None:
         # The executor is not left idle for a prediction: an image that may be late is computed when no other waits.
@@ -220,4 +223,4 @@ class BatchQueue:
 
 
 def _size(shares: Sequence[Share]) -> int:
-    return sum(share.stop - share.start for share in shares)
+    return sum([share.stop - share.start for share in shares])

@@ -11,10 +11,14 @@ from types import TracebackType
 
 
 class LastFirst:
-    """As `threading.Condition`; all methods are to be called with the condition entered."""
+    """As `threading.Condition`; all methods are to be called with the condition, or its lock, entered.
 
-    def __init__(self) -> None:
-        self._lock = Lock()
+    Args:
+        lock: of what the condition is about.
+    """
+
+    def __init__(self, lock: Lock) -> None:
+        self._lock = lock
         self._bells: list[Lock] = []
         """Of the threads that wait: each waits to acquire its own."""
 

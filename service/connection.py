@@ -9,36 +9,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.gather import Gathered
 from service.incoming import ARRIVED
+from service.patience import Patience
 from service.presence import HANG_UP
 
 CROWDED = "resnet.crowded"
 """ASGI extension of requests on a connection that is one too many: to be answered with 503."""
-
-
-class _Patience:
-    """A time limit that is set while a client owes something."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, lost: Callable[[], None]) -> None:
-        self._loop = loop
-        self._seconds = seconds
-        self._lost = lost
-        self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self) -> None:
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self._lost)
-
-    def end(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 class Connection(HttpToolsProtocol):
@@ -55,20 +36,19 @@ class Connection(HttpToolsProtocol):
         self._max_connections = max_connections
         self._crowded = False
         self._answering: RequestResponseCycle | None = None
-        self._sends = _Patience(self.loop, client_seconds, self._abort)
-        self._reads = _Patience(self.loop, client_seconds, self._abort)
+        self._sends = Patience(self.loop, client_seconds, self._abort)
+        self._reads = Patience(self.loop, client_seconds, self._abort)
+        self._idles = Patience(self.loop, self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._output = Gathered(transport, self.loop)
+        self._output = Gathered(transport)
         super().connection_made(self._output)  # type: ignore[arg-type]
         self._crowded = len(self.connections) > self._max_connections
-        # uvicorn begins to count idle time only behind the first answer.
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._idles.begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._sends.end()
-        self._reads.end()
-        self._unset_keepalive_if_required()
+        for patience in (self._sends, self._reads, self._idles):
+            patience.close()
         super().connection_lost(exc)
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
@@ -78,6 +58,7 @@ class Connection(HttpToolsProtocol):
                 leave()
 
     def data_received(self, data: bytes) -> None:
+        self._idles.end()
         super().data_received(data)
         if self.cycle is None or self.cycle.response_complete:  # what came is not yet a request
             self._sends.begin()
@@ -103,8 +84,15 @@ class Connection(HttpToolsProtocol):
         self._sends.end()
 
     def on_response_complete(self) -> None:
+        """In place of uvicorn's, which sets a timer."""
         self._output.flush()
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+            else:
+                self._idles.begin()
         if self.cycle.more_body:
             self._sends.begin()
             if self.expect_100_continue:  # the client may leave the body out: the next request would be taken for it

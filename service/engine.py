@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from models.preprocess import UInt8Array
 from service import record
 from service.admission import Admission
 from service.batching import Batch, BatchQueue, QueueClosed, QueueFull, Ticket
+from service.deadlines import Deadlines
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceError, Unavailable
 from service.executors import Executor, Float32Array
 from service.metrics import Metrics
@@ -28,8 +29,7 @@ from service.statistics import Statistics
 from service.workers import Computed, NoDevice, Workers
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """The answer to one request's images."""
 
     outputs: dict[str, Float32Array]
@@ -84,14 +84,11 @@ class _Pending:
     """A request that waits in `submit`."""
 
     future: asyncio.Future[Result]
-    parts: list[tuple[int, dict[str, Float32Array]]] = field(default_factory=list)
-    """Where each part begins. No shares: they lead back here, and only the garbage collector would free them."""
+    parts: list[tuple[int, Result]] = field(default_factory=list)
+    """Of a request that is in several batches: where each begins, and its answer. No shares: they lead back here, and
+    only the garbage collector would free them."""
     done: int = 0
     """Images that are computed."""
-    started_at: float = math.inf
-    assembly_seconds: float = 0.0
-    inference_seconds: float = 0.0
-    batch_size: int = 0
 
 
 class LocalEngine:
@@ -122,10 +119,12 @@ class LocalEngine:
         self._workers = Workers(executors, queue, self._metrics, name, deliver, fail, processors)
         self.admission = Admission(queue.capacity, queue.max_batch, len(self._workers))
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._deadlines: Deadlines | None = None
 
     def start(self) -> None:
         """Begin to compute; answers are delivered on the running event loop."""
         self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines(self._loop, _late)
         self._workers.start()
 
     async def close(self) -> None:
@@ -168,7 +167,7 @@ class LocalEngine:
         deadline: float,
         priority: Priority = Priority.interactive,
     ) -> Result:
-        if self._loop is None or not self.alive:
+        if self._loop is None or self._deadlines is None or not self.alive:
             raise Unavailable("; ".join([f"model {self._name!r} is not running", *self.lost]))
         pending = _Pending(self._loop.create_future())
         ticket = Ticket(images, outputs, deadline, pending, priority=priority)
@@ -179,12 +178,11 @@ class LocalEngine:
         except QueueFull as full:  # only reached by those who were not admitted
             batches = math.ceil(full.waiting / self.max_batch) / max(1, len(self._workers))
             raise Overloaded(max(1, math.ceil(batches * self._queue.batch_seconds))) from None
-        # `asyncio.timeout_at` would cancel this task and make a timeout of that, for 20 µs a request.
-        timer = self._loop.call_at(deadline, _expire, pending.future)
+        self._deadlines.watch(pending.future, deadline)
         try:
             result = await pending.future
         finally:
-            timer.cancel()
+            self._deadlines.forget(pending.future)
             self._queue.abandon(ticket)  # no one waits for it any more, whatever ended the wait
         _note(ticket, result)
         return result
@@ -195,18 +193,24 @@ class LocalEngine:
         self.statistics.batch(batch.size, inference)
         row = 0
         for share in batch.shares:
-            count = share.stop - share.start
-            pending: _Pending = share.ticket.owner
-            outputs = {name: computed.outputs[name][row : row + count] for name in share.ticket.outputs}
-            pending.parts.append((share.start, outputs))
-            pending.done += count
-            pending.started_at = min(pending.started_at, computed.started)
-            pending.assembly_seconds += computed.assembled - computed.started
-            pending.inference_seconds += inference
-            pending.batch_size = max(pending.batch_size, batch.size)
+            ticket, count = share.ticket, share.stop - share.start
+            pending: _Pending = ticket.owner
+            result = Result(
+                {name: computed.outputs[name][row : row + count] for name in ticket.outputs},
+                computed.started - ticket.queued_at,
+                computed.assembled - computed.started,
+                inference,
+                batch.size,
+            )
             row += count
-            if pending.done == len(share.ticket.images) and not pending.future.done():
-                pending.future.set_result(_put_together(share.ticket, pending))
+            if count < len(ticket.images):
+                pending.parts.append((share.start, result))
+                pending.done += count
+                if pending.done < len(ticket.images):
+                    continue
+                result = _put_together(pending.parts)
+            if not pending.future.done():
+                pending.future.set_result(result)
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         for share in batch.shares:
@@ -222,11 +226,8 @@ class LocalEngine:
             self._loop.call_soon_threadsafe(function, *arguments)
 
 
-def _expire(future: asyncio.Future[Result]) -> None:
-    if not future.done():
-        future.set_exception(
-            DeadlineExceeded("the time limit passed before the image was computed: try again, or raise timeout_ms")
-        )
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("the time limit passed before the image was computed: try again, or raise timeout_ms")
 
 
 def _failure(error: Exception) -> ServiceError:
@@ -239,18 +240,14 @@ def _failure(error: Exception) -> ServiceError:
     return failure
 
 
-def _put_together(ticket: Ticket, pending: _Pending) -> Result:
-    parts = [outputs for _, outputs in sorted(pending.parts, key=itemgetter(0))]
-    if len(parts) == 1:
-        (outputs,) = parts
-    else:
-        outputs = {name: np.concatenate([part[name] for part in parts]) for name in ticket.outputs}
+def _put_together(parts: Iterable[tuple[int, Result]]) -> Result:
+    ordered = [part for _, part in sorted(parts, key=itemgetter(0))]
     return Result(
-        outputs,
-        pending.started_at - ticket.queued_at,
-        pending.assembly_seconds,
-        pending.inference_seconds,
-        pending.batch_size,
+        {name: np.concatenate([part.outputs[name] for part in ordered]) for name in ordered[0].outputs},
+        min(part.queue_seconds for part in ordered),
+        sum(part.assembly_seconds for part in ordered),
+        sum(part.inference_seconds for part in ordered),
+        max(part.batch_size for part in ordered),
     )
 
 

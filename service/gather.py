@@ -1,58 +1,53 @@
-"""What a connection writes in one turn of the event loop leaves in one piece.
+"""The head of an answer waits for its body: both leave in one piece.
 
-uvicorn writes the head of an answer and its body apart. Each costs a system call and a segment, and wakes the client.
+uvicorn writes them apart. Each costs a system call and a segment, and wakes the client.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-_MOST = 64 * 1024
-"""Bytes that are held back; whoever writes more is to learn how fast the client reads."""
+_BEGINNING, _LENGTH = b"HTTP/1.1 ", b"\r\ncontent-length: "
+"""Of a head that a body follows at once; where it comes in chunks, the first may be long in coming."""
 
 
 class Gathered:
-    """A transport that writes later than it is told to: at `flush`, or else in the next turn.
+    """A transport that holds such a head back until what follows, or until `flush`.
 
     Args:
         transport: of the connection.
-        loop: that it belongs to.
     """
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._loop = loop
-        self._held: list[bytes] = []
-        self._bytes = 0
+        self._head = b""
         self.get_extra_info = transport.get_extra_info
         self.is_closing = transport.is_closing
         self.pause_reading = transport.pause_reading
         self.resume_reading = transport.resume_reading
 
     def write(self, data: bytes) -> None:
-        if not self._held:
-            self._loop.call_soon(self.flush)
-        self._held.append(data)
-        self._bytes += len(data)
-        if self._bytes > _MOST:
-            self.flush()
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(_BEGINNING) and _LENGTH in data:
+            self._head = data
+            return
+        self._transport.write(data)
 
     def flush(self) -> None:
-        """Write what is held."""
-        if self._held:
-            data = b"".join(self._held)
-            self._held.clear()
-            self._bytes = 0
-            self._transport.write(data)
+        """Nothing follows: write what is held."""
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
 
     def close(self) -> None:
         self.flush()
         self._transport.close()
 
     def abort(self) -> None:
-        self._held.clear()
+        self._head = b""
         self._transport.abort()
 
     def get_write_buffer_size(self) -> int:
         """Bytes that the client has not taken yet."""
-        return self._bytes + self._transport.get_write_buffer_size()
+        return len(self._head) + self._transport.get_write_buffer_size()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from queue import SimpleQueue
 from threading import Lock, Thread
+from typing import NamedTuple
 
 from models.preprocess import UInt8Array
 from service import background
@@ -28,8 +29,7 @@ _SMALL_BYTES = 64 * 1024
 and has to wait for it again: longer than the copy takes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Computed:
+class Computed(NamedTuple):
     """A batch's outputs, and when what was done; times in `time.monotonic` seconds."""
 
     outputs: dict[str, Float32Array]

@@ -190,8 +190,8 @@ class ScriptedCondition(Condition):
 
     queue: BatchQueue
 
-    def __init__(self, steps: Sequence[Step]) -> None:
-        super().__init__()
+    def __init__(self, lock: Lock, steps: Sequence[Step]) -> None:
+        super().__init__(lock)
         self.waits: list[float | None] = []
         self._steps = iter(steps)
 
@@ -199,7 +199,11 @@ class ScriptedCondition(Condition):
         self.waits.append(timeout)
         step = next(self._steps, None)
         assert step is not None, f"waits {timeout} s although nothing more will happen"
-        step(self.queue)
+        self.release()
+        try:
+            step(self.queue)
+        finally:
+            self.acquire()
         return True
 
 
@@ -214,11 +218,18 @@ MakeQueue = Callable[..., tuple[BatchQueue, ScriptedCondition]]
 @pytest.fixture
 def make_queue(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> MakeQueue:
     def make(steps: Sequence[Step], **options: Any) -> tuple[BatchQueue, ScriptedCondition]:
-        condition = ScriptedCondition(steps)
+        made: list[ScriptedCondition] = []
+
+        def scripted(lock: Lock) -> ScriptedCondition:
+            made.append(ScriptedCondition(lock, steps))
+            return made[-1]
+
         for kind in ("Condition", "LastFirst"):
-            monkeypatch.setattr(f"service.batching.{kind}", lambda: condition)
-        condition.queue = BatchQueue(capacity=100, clock=clock, **options)
-        return condition.queue, condition
+            monkeypatch.setattr(f"service.batching.{kind}", scripted)
+        queue = BatchQueue(capacity=100, clock=clock, **options)
+        (condition,) = made
+        condition.queue = queue
+        return queue, condition
 
     return make
 

@@ -12,7 +12,10 @@ import pytest
 from service.condition import LastFirst
 from tests.conftest import TIMEOUT
 
-KINDS: dict[str, Callable[[], Any]] = {"ours": LastFirst, "the library's": threading.Condition}
+KINDS: dict[str, Callable[[], Any]] = {
+    "ours": lambda: LastFirst(threading.Lock()),
+    "the library's": lambda: threading.Condition(threading.Lock()),
+}
 
 
 class Stage:
@@ -54,7 +57,7 @@ class Stage:
 
 
 def test_the_last_is_woken_first() -> None:
-    stage = Stage(LastFirst())
+    stage = Stage(KINDS["ours"]())
     stage.wait(3)
     woken = []
     for _ in range(3):

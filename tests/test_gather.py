@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -43,85 +41,73 @@ class Wire:
     def resume_reading(self) -> None: ...
 
 
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 4\r\n\r\n"
+
+
 @pytest.fixture
-def wire() -> Wire:
+def wire() -> Any:
     return Wire()
 
 
-def play(scene: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(scene)
+@pytest.fixture
+def output(wire: Any) -> Gathered:
+    return Gathered(wire)
 
 
-def gathered(wire: Any) -> Gathered:
-    return Gathered(wire, asyncio.get_running_loop())
+def test_head_and_body_leave_together(wire: Wire, output: Gathered) -> None:
+    output.write(HEAD)
+    assert not wire.writes
+    output.write(b"body")
+    assert wire.writes == [HEAD + b"body"]
+    output.flush()
+    assert wire.writes == [HEAD + b"body"]
 
 
-def test_head_and_body_leave_together_when_the_answer_is_complete(wire: Wire) -> None:
-    async def scene() -> None:
-        output = gathered(wire)
-        output.write(b"head ")
-        output.write(b"body")
-        assert not wire.writes
-        output.flush()
-        assert wire.writes == [b"head body"]
-        await asyncio.sleep(0)
-        assert wire.writes == [b"head body"]
-
-    play(scene())
+def test_a_head_without_a_body_leaves_when_the_answer_is_complete(wire: Wire, output: Gathered) -> None:
+    output.write(HEAD)
+    output.flush()
+    assert wire.writes == [HEAD]
 
 
-def test_what_is_not_complete_leaves_in_the_next_turn(wire: Wire) -> None:
-    async def scene() -> None:
-        output = gathered(wire)
-        output.write(b"a line")
-        await asyncio.sleep(0)
-        output.write(b"another")
-        await asyncio.sleep(0)
-        assert wire.writes == [b"a line", b"another"]
-
-    play(scene())
-
-
-def test_much_is_not_held_back(wire: Wire) -> None:
-    async def scene() -> None:
-        output = gathered(wire)
-        output.write(b"head ")
-        output.write(bytes(100_000))
-        assert [len(data) for data in wire.writes] == [100_005]
-
-    play(scene())
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"4\r\nline\r\n",
+        b"more of a body",
+    ],
+)
+def test_everything_else_leaves_at_once(wire: Wire, output: Gathered, data: bytes) -> None:
+    output.write(data)
+    assert wire.writes == [data]
 
 
-def test_what_is_held_counts_as_not_taken(wire: Wire) -> None:
-    async def scene() -> None:
-        output = gathered(wire)
-        wire.waiting = 7
-        output.write(b"abc")
-        assert output.get_write_buffer_size() == 10
-        output.flush()
-        assert output.get_write_buffer_size() == 7
-
-    play(scene())
+def test_a_body_in_parts_leaves_as_it_comes(wire: Wire, output: Gathered) -> None:
+    for data in (HEAD, b"bo", b"dy"):
+        output.write(data)
+    assert wire.writes == [HEAD + b"bo", b"dy"]
 
 
-def test_closing_writes_first_and_aborting_does_not(wire: Wire) -> None:
-    async def scene() -> None:
-        output = gathered(wire)
-        output.write(b"last words")
-        output.close()
-        assert (wire.writes, wire.ended, output.is_closing()) == ([b"last words"], ["closed"], True)
-        other = Wire()
-        output = gathered(other)
-        output.write(b"never")
-        output.abort()
-        await asyncio.sleep(0)
-        assert (other.writes, other.ended) == ([], ["aborted"])
-
-    play(scene())
+def test_what_is_held_counts_as_not_taken(wire: Wire, output: Gathered) -> None:
+    wire.waiting = 7
+    output.write(HEAD)
+    assert output.get_write_buffer_size() == 7 + len(HEAD)
+    output.flush()
+    assert output.get_write_buffer_size() == 7
 
 
-def test_the_rest_is_the_transports(wire: Wire) -> None:
-    async def scene() -> None:
-        assert gathered(wire).get_extra_info("peername") == "the peername"
+def test_closing_writes_first(wire: Wire, output: Gathered) -> None:
+    output.write(HEAD)
+    output.close()
+    assert (wire.writes, wire.ended, output.is_closing()) == ([HEAD], ["closed"], True)
 
-    play(scene())
+
+def test_aborting_does_not(wire: Wire, output: Gathered) -> None:
+    output.write(HEAD)
+    output.abort()
+    assert (wire.writes, wire.ended) == ([], ["aborted"])
+
+
+def test_the_rest_is_the_transports(output: Gathered) -> None:
+    assert output.get_extra_info("peername") == "the peername"
