@@ -23,11 +23,11 @@ from models.manifest import Manifest, Precision
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13")
 """Packages whose versions decide how fast a version of a model is. Not torch: who serves need not have it."""
 
-_WORTHWHILE = 0.97
+_WORTHWHILE = 0.95
 """A larger batch is not worth its latency once a smaller one has this share of the best throughput."""
-_HAND_OVER = 0.00005
+_HAND_OVER = 0.00015
 """Seconds that the service needs for a batch beside the executor's: to form it, hand it over, take it back. About
-the processor time that batches of one cost more than batches of four."""
+the processor time that batches of one cost an image more than batches of eight, with a small network under load."""
 
 
 class TuningError(Exception):

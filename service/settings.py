@@ -150,7 +150,7 @@ class Settings(BaseSettings):
 
     max_batch: PositiveInt | None = None
     """Most images in one inference. More raise latency, and throughput up to a point. Default: measured at start,
-    the smallest that is within 3 % of the best throughput."""
+    the smallest that is within 5 % of the best throughput."""
 
     max_delay_ms: Annotated[float, Field(ge=0)] = 0.0
     """Milliseconds that an image may wait for others to share its batch. Batches form without it while the executor
