@@ -7,19 +7,34 @@ compute different batches instead, and wait for nobody.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 from models.preprocess import UInt8Array
 from service.executors import Executor, close_all, closed_on_error
 from service.sizing import batch_seconds
 
-_SMALL = 0.002
+SMALL = 0.002
 """Seconds an image, below which several are computed at the same time."""
-_MOST = 8
+MOST = 8
 """Executors of a model on the processors of a machine: one event loop has no work for more."""
 
-Load = Callable[[int, int], list[Executor]]
-"""Loads executors: the threads of each, and how many for each device."""
+
+class Load(Protocol):
+    """Loads executors."""
+
+    def __call__(self, threads: int, copies: int, *, alone: bool = False) -> list[Executor]:
+        """So many for each device.
+
+        Args:
+            threads: of each.
+            copies: executors for each device.
+            alone: whether nothing else uses the processors while they compute.
+
+        Raises:
+            Exception: nothing is left loaded.
+        """
+        ...
 
 
 def arrange(
@@ -46,9 +61,9 @@ def arrange(
     if said or loaded[0].device != "cpu" or not loaded[0].computes:
         return loaded, tried[0]
     with closed_on_error(loaded):
-        small = batch_seconds(loaded[0], images[:1]) < _SMALL
+        small = batch_seconds(loaded[0], images[:1]) < SMALL
     threads_of_each = threads or (1 if small else cpus)
-    count = copies or (max(1, min(cpus // threads_of_each, _MOST)) if small else 1)
+    count = copies or (max(1, min(cpus // threads_of_each, MOST)) if small else 1)
     if (threads_of_each, count) != tried:
         close_all(loaded)
         loaded = load(threads_of_each, count)

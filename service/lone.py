@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from threading import Lock
 
 from models.preprocess import UInt8Array
-from service.arrangement import Load
-from service.executors import Executor, ExecutorError, Float32Array, Wrapper
+from service.arrangement import MOST, SMALL, Load
+from service.executors import Executor, ExecutorError, Float32Array, Wrapper, closed_on_error
+from service.sizing import batch_seconds
 
 
 class Lone:
@@ -69,19 +70,56 @@ class Borrower(Wrapper):
         self._lone.give_back()
 
 
-def lend(load: Load, threads: int, executors: Sequence[Executor]) -> list[Executor]:
+_QUICKER = 0.9
+"""Share of an image's time in another executor that it may take for one more to be worth its memory."""
+
+
+def lend(
+    load: Load, threads: int | None, executors: Sequence[Executor], images: UInt8Array, cpus: int
+) -> tuple[list[Executor], int]:
     """Executors that have their lone images computed by another one.
 
     Args:
         load: loads that one.
-        threads: that it has.
+        threads: that it has; 0 for none, None for all processors if the network is small and an image then takes less.
         executors: those of a model.
+        images: uint8 [n, H, W, C], to try them with.
+        cpus: processors that there are.
+
+    Returns:
+        The executors, and the threads of the one for lone images, or 0.
 
     Raises:
         ExecutorError: they are not on the CPU, or it cannot be loaded.
     """
+    if threads is None:
+        return _lend_if_quicker(load, min(cpus, MOST), executors, images[:1])
+    if not threads:
+        return [*executors], 0
     if executors[0].device != "cpu":
         raise ExecutorError(f"lone_threads is for executors on the CPU, and this one is on {executors[0].device}")
-    (alone,) = load(threads, 1)
+    (alone,) = load(threads, 1, alone=True)
+    return _lend(alone, executors), threads
+
+
+def _lend_if_quicker(
+    load: Load, threads: int, executors: Sequence[Executor], image: UInt8Array
+) -> tuple[list[Executor], int]:
+    busy = executors[0]
+    if len(executors) == 1 or threads == 1 or busy.device != "cpu" or not busy.computes:
+        return [*executors], 0
+    seconds = batch_seconds(busy, image)
+    if seconds >= SMALL:  # it takes as long to load, and as much memory, as each of the others
+        return [*executors], 0
+    (alone,) = load(threads, 1, alone=True)
+    with closed_on_error([alone]):
+        quicker = batch_seconds(alone, image) <= _QUICKER * seconds
+    if not quicker:
+        alone.close()
+        return [*executors], 0
+    return _lend(alone, executors), threads
+
+
+def _lend(alone: Executor, executors: Sequence[Executor]) -> list[Executor]:
     lone = Lone(alone, len(executors))
     return [Borrower(executor, lone) for executor in executors]

@@ -65,6 +65,8 @@ class LoadedModel:
     """What computes it; the artifact may hold more precision than it is computed in."""
     threads: int
     """Of each executor."""
+    lone_threads: int
+    """Of the executor for an image that comes alone; 0 where there is none."""
     engine: LocalEngine
     classifier: Classifier | None
     """What class activation maps are made with; None where the version or the executor cannot give any."""
@@ -192,8 +194,10 @@ def load(
             _check_fits(max_batch, loaded[0].buckets)
             for executor in loaded:
                 executor.prepare(max_batch)
-            if settings.lone_threads is not None:
-                loaded = lone.lend(load_some, settings.lone_threads, loaded)
+            lone_threads = settings.lone_threads
+            if lone_threads is None and (like or settings.isolate):
+                lone_threads = like.lone_threads if like else 0  # a process more takes more memory
+            loaded, lone_threads = lone.lend(load_some, lone_threads, loaded, images, cpus)
     except (ManifestError, ExecutorError) as error:
         raise LoadError(str(error)) from error
     apart = len(loaded) > 1 and loaded[0].device == "cpu"
@@ -201,7 +205,7 @@ def load(
     processors = () if settings.isolate else own_processors(loaded, threads)  # isolated, others compute
     engine = LocalEngine(loaded, queue, metrics, described.name, processors)
     log.info(
-        "%s version %s ready in %.1f s: %s on %s, %s, threads %d, batches of up to %d",
+        "%s version %s ready in %.1f s: %s on %s, %s, threads %d%s, batches of up to %d",
         described.name,
         described.version,
         time.monotonic() - started,
@@ -209,6 +213,7 @@ def load(
         ", ".join(executor.device for executor in loaded),
         chosen.precision,
         threads,
+        f", {lone_threads} for an image alone" if lone_threads else "",
         max_batch,
     )
     return LoadedModel(
@@ -216,6 +221,7 @@ def load(
         artifact,
         chosen,
         threads,
+        lone_threads,
         engine,
         weights if loaded[0].computes else None,
     )
@@ -244,8 +250,8 @@ def checked(runtime: Runtime, source: Source, images: UInt8Array, logits: Float3
     """Loads executors of a source with the threads that are wanted, and checks each with the golden images; raises as
     `Runtime.load` and `check_golden`."""
 
-    def load(threads: int, copies: int) -> list[Executor]:
-        loaded = runtime.load(replace(source, threads=threads), copies)
+    def load(threads: int, copies: int, *, alone: bool = False) -> list[Executor]:
+        loaded = runtime.load(replace(source, threads=threads, alone=alone), copies)
         with closed_on_error(loaded):
             for executor in loaded:
                 check_golden(executor, images, logits, source.artifact.file, source.precision)

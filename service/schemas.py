@@ -185,6 +185,8 @@ class ModelInfo(_Schema):
     precision: Precision
     threads: int
     """Processors that compute a batch together; on a GPU, those of the host."""
+    lone_threads: int
+    """Processors that compute an image that comes alone; 0 if it is computed like others."""
     lanes: int
     """Batches that are computed at the same time."""
     max_batch: int

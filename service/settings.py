@@ -128,10 +128,11 @@ class Settings(BaseSettings):
     """Executors that compute different batches at the same time, each with `threads` processors. Default: as many as
     there are processors for; on a GPU one."""
 
-    lone_threads: PositiveInt | None = None
+    lone_threads: NonNegativeInt | None = None
     """Processors that compute an image that comes alone, with an executor of its own, which takes the model's memory
-    once more. With threads 1 and several copies it is answered sooner, and many images as fast as before. Default: an
-    image that comes alone is computed like others."""
+    once more. With threads 1 and several copies it is answered sooner, and many images as fast as before; with 0 it is
+    computed like others. Default: all available, where an image takes so little that it costs next to no memory, and
+    it is answered sooner; otherwise 0."""
 
     isolate: bool = False
     """Run each executor in a process of its own, about 70 MB each. A runtime that crashes is then started again, and

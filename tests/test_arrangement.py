@@ -30,7 +30,8 @@ class Bench:
         self._table = {} if seconds is None else {1: seconds}
         self._kind = (device, computes)
 
-    def load(self, threads: int, copies: int) -> list[Executor]:
+    def load(self, threads: int, copies: int, *, alone: bool = False) -> list[Executor]:
+        assert not alone
         new = [self._make(self._table, self.clock, *self._kind, threads) for _ in range(copies)]
         self.loaded += new
         return [*new]

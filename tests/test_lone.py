@@ -16,8 +16,16 @@ from service.lone import lend
 from service.settings import Settings
 from tests.conftest import Eager, serve
 from tests.test_engine import HeldExecutor, image
+from tests.timed import Clock, TimedExecutor
 
 LOGITS = frozenset({"logits"})
+
+
+IMAGES = np.zeros((3, 1, 1, 1), np.uint8)
+
+
+def no_more(threads: int, copies: int, *, alone: bool = False) -> list[Executor]:
+    raise AssertionError
 
 
 class OnCpu(HeldExecutor):
@@ -30,11 +38,11 @@ class Loaded:
     def __init__(self) -> None:
         self.lone = OnCpu()
         self.others = [OnCpu(), OnCpu()]
-        self.asked: list[tuple[int, int]] = []
-        self.executors = lend(self._load, 4, self.others)
+        self.asked: list[tuple[int, int, bool]] = []
+        self.executors, self.threads = lend(self._load, 4, self.others, IMAGES, 8)
 
-    def _load(self, threads: int, copies: int) -> list[Executor]:
-        self.asked.append((threads, copies))
+    def _load(self, threads: int, copies: int, *, alone: bool = False) -> list[Executor]:
+        self.asked.append((threads, copies, alone))
         return [self.lone]
 
     def compute(self, index: int, *values: int) -> Float32Array:
@@ -45,7 +53,8 @@ class Loaded:
 
 def test_an_image_that_comes_alone_is_lent_to_the_other() -> None:
     loaded = Loaded()
-    assert loaded.asked == [(4, 1)]
+    assert loaded.asked == [(4, 1, True)]
+    assert loaded.threads == 4
     loaded.lone.release()
     assert_allclose(loaded.compute(0, 7), [[7.5]])
     loaded.others[1].release()
@@ -91,7 +100,54 @@ def test_the_last_that_is_closed_closes_it() -> None:
 
 def test_a_gpu_has_none() -> None:
     with pytest.raises(ExecutorError, match="on held"):
-        lend(lambda threads, copies: [], 4, [HeldExecutor()])
+        lend(no_more, 4, [HeldExecutor()], IMAGES, 8)
+
+
+def test_none_is_wanted() -> None:
+    others: list[Executor] = [OnCpu(), OnCpu()]
+    assert lend(no_more, 0, others, IMAGES, 8) == (others, 0)
+
+
+@pytest.mark.parametrize(
+    ("busy", "alone", "copies", "cpus", "threads"),
+    [
+        (0.0019, 0.0010, 2, 2, 2),
+        (0.0019, 0.0010, 8, 64, 8),
+        (0.0019, 0.0018, 2, 2, 0),  # not worth it
+        (0.0021, 0.0010, 2, 2, 0),  # too large
+        (0.0019, 0.0010, 1, 2, 0),  # has all processors already
+        (0.0019, 0.0010, 2, 1, 0),  # there are no others
+    ],
+)
+def test_a_small_network_has_one_where_an_image_then_takes_less(
+    busy: float, alone: float, copies: int, cpus: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    clock.install(monkeypatch)
+    loaded: list[TimedExecutor] = []
+
+    def load(threads: int, copies: int, *, alone: bool = False) -> list[Executor]:
+        assert (copies, alone) == (1, True)
+        loaded.append(TimedExecutor({1: quick}, clock, threads=threads))
+        return [*loaded]
+
+    quick = alone
+    others: list[Executor] = [TimedExecutor({1: busy}, clock) for _ in range(copies)]
+    executors, given = lend(load, None, others, IMAGES, cpus)
+    assert given == threads
+    assert (executors == others) == (threads == 0)
+    assert [each.closed for each in loaded] == [threads == 0] * len(loaded)
+    compute(executors[0], IMAGES[:1], LOGITS)  # the first run takes longer
+    before = clock.now
+    compute(executors[0], IMAGES[:1], LOGITS)
+    assert clock.now - before == pytest.approx(alone if threads else busy)
+    assert [each.threads for each in loaded] in ([], [threads or cpus])
+
+
+@pytest.mark.parametrize(("device", "computes"), [("cuda:0", True), ("cpu", False)])
+def test_what_is_no_processor_has_none(device: str, computes: bool) -> None:
+    others: list[Executor] = [TimedExecutor({}, Clock(), device, computes) for _ in range(2)]
+    assert lend(no_more, None, others, IMAGES, 8) == (others, 0)
 
 
 def test_served(tiny_repository: Path, photographs: list[tuple[str, bytes]], eager: Eager) -> None:

@@ -134,6 +134,8 @@ class Source:
     """What stood behind the colon of the executor's name: for GPUs, the number of the device."""
     cache: Path = field(default_factory=default_folder)
     """Folder of the engines that fit this machine only."""
+    alone: bool = False
+    """Whether nothing else uses the processors meanwhile, so that threads may spin for work instead of sleeping."""
 
     @property
     def path(self) -> Path:

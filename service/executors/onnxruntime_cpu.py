@@ -30,8 +30,10 @@ class Executor(HostExecutor):
         options.intra_op_num_threads = source.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _FATAL  # errors come as exceptions
-        # Idle threads that spin for work take the processor away from decoding and HTTP.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads that spin for work take the processor away from decoding and HTTP. Where there is none of these, to
+        # sleep and wake within a run takes a small network half as long again, but between runs they sleep there, too.
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(source.alone)))
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = ort.InferenceSession(str(source.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's exceptions have no common base

@@ -54,10 +54,12 @@ class _OnCpu(HostExecutor):
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
-        torch.set_num_threads(source.threads)
+        self._threads = source.threads
         self._network = _Network(source, torch.device("cpu"))
 
     def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+        if torch.get_num_threads() != self._threads:  # each thread that computes has a number of its own
+            torch.set_num_threads(self._threads)
         computed = self._network(torch.from_numpy(images))
         return {name: computed[name].numpy() for name in outputs}
 

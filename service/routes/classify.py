@@ -195,6 +195,7 @@ def _info(registry: Registry, model: LoadedModel) -> ModelInfo:
         executor=model.executor,
         precision=model.precision,
         threads=model.threads,
+        lone_threads=model.lone_threads,
         lanes=model.engine.lanes,
         max_batch=model.engine.max_batch,
         chosen=model.choice.chosen,
