@@ -47,22 +47,35 @@ async def read(request: Request) -> bytes:
     Raises:
         ClientDisconnect: the client has gone.
     """
-    return b"".join([piece async for piece in _pieces(request)])
+    first, more = await _piece(request)
+    if not more:
+        return first
+    pieces = [first]
+    while more:
+        piece, more = await _piece(request)
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 async def _pieces(request: Request) -> AsyncIterator[bytes]:
-    """The body as it comes; Starlette's own way, through two generators, takes three times as long.
+    """The body as it comes.
 
     Raises:
         ClientDisconnect: the client has gone.
     """
     more = True
     while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        yield message.get("body", b"")
-        more = message.get("more_body", False)
+        piece, more = await _piece(request)
+        yield piece
+
+
+async def _piece(request: Request) -> tuple[bytes, bool]:
+    """The next piece of the body, and whether there are more; Starlette's own way, through two generators, takes three
+    times as long. Raises ClientDisconnect."""
+    message = await request.receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message.get("body", b""), message.get("more_body", False)
 
 
 async def _form_files(request: Request, max_images: int) -> list[bytes]:
