@@ -26,8 +26,9 @@ _FLOATS: Mapping[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8"
 _HEAD = frozenset({"logits", "probabilities"})
 
 _MOST_SIZES = 8
-_MOST_BYTES = 64 * 1024 * 1024
-"""Of weights in the graphs of fixed size together: each has them rearranged for itself."""
+_MOST_BYTES = 16 * 1024 * 1024
+"""Of weights in the graphs of fixed size together: each has them rearranged for itself, and a large network gains
+nothing."""
 
 
 class Executor(HostExecutor):

@@ -57,7 +57,7 @@ def line_1() -> tuple[bool, str]:
 
 def line_2() -> tuple[bool, str]:
     """ResNet-50 on the best engine, with both ways to decode."""
-    int8 = (*_BUSY, "--precision", "int8", "--max-batch", "8")
+    int8 = (*_BUSY, "--precision", "int8", "--max-batch", "4")
     alone = _bench("resnet50", "jpeg", "32", *int8)
     efficiency = _row(alone, "jpeg, 32")["efficiency"]
     rates, _ = _beside_others("resnet50", {"exact": int8, "fast": (*int8, "--decode", "fast")}, (32,))
