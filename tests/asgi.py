@@ -73,6 +73,8 @@ class Exchange:
 
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            if self.status:  # as servers do, which then close the connection
+                raise RuntimeError("the answer has begun already")
             self.status = message["status"]
             self.answer_headers = {name.decode(): value.decode() for name, value in message["headers"]}
         else:

@@ -629,3 +629,38 @@ def test_requests_leave_no_cycle_of_references(spoilt: bool, client: Client, pho
 
     client.portal.call(collected)  # what is kept from the first time is no cycle
     assert client.portal.call(collected) < requests
+
+
+def test_what_nobody_foresaw_is_answered_and_logged(
+    client: Client, photographs: Photographs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def mistaken(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("a mistake")
+
+    monkeypatch.setattr(client.pipeline, "classify", mistaken)
+    response = client.post("/v1/classify", content=photographs[0][1], headers={"x-request-id": "mine"})
+    check_problem(response, 500, "log")
+    assert "mistake" not in response.text
+    assert response.headers.get_list("x-request-id") == ["mine"]
+    assert response.json()["request_id"] == "mine"
+    assert "a mistake" in caplog.text
+
+
+def test_an_answer_that_fails_midway_is_broken_off(
+    client: Client, photographs: Photographs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It must not look like a complete one."""
+    whole = client.pipeline.classify_each
+
+    async def mistaken(*arguments: Any) -> Any:
+        async for answer in whole(*arguments):
+            yield answer
+            raise ZeroDivisionError("a mistake")
+
+    monkeypatch.setattr(client.pipeline, "classify_each", mistaken)
+    exchange = Exchange([photographs[0][1]], {"accept": "application/x-ndjson"})
+    with pytest.raises(RuntimeError, match="begun already"):
+        client.portal.call(exchange.run, client.app)
+    assert exchange.status == 200
+    assert len(exchange.answer.splitlines()) == 1
+    assert "a mistake" in caplog.text
