@@ -15,6 +15,8 @@ logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every w
 
 Watch = Literal["auto", "poll", "off"]
 
+_QUIET_MS = 200
+"""After so long without another change a burst is over. Wakes the process as often, whether anything changes or not."""
 _POLL_MS = 1000
 _SILENT = ("9p", "afs", "ceph", "cifs", "fuse", "glusterfs", "lustre", "nfs", "smb", "virtiofs")
 """How file systems begin that others write to without this kernel being told."""
@@ -32,6 +34,7 @@ async def changes(folder: Path, how: Watch, stop: asyncio.Event) -> AsyncIterato
             folder,
             watch_filter=None,
             stop_event=stop,
+            step=_QUIET_MS,
             force_polling=polling,
             poll_delay_ms=_POLL_MS,
             ignore_permission_denied=True,
