@@ -6,7 +6,7 @@ the other processors are idle.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
 
@@ -17,16 +17,18 @@ from service.sizing import batch_seconds
 
 
 class Lone:
-    """Lends itself for an image that is computed while no other batch is.
+    """Lends itself for an image that is computed while no other batch is, and nothing else in the service.
 
     Args:
         executor: on the CPU; it computes in buffers that others gave, one batch at a time.
         borrowers: executors that it is to be lent to; the last that is closed closes it.
+        inside: images in the service, those that are decoded included: they need processors, too.
     """
 
-    def __init__(self, executor: Executor, borrowers: int) -> None:
+    def __init__(self, executor: Executor, borrowers: int, inside: Callable[[], int]) -> None:
         self._executor = executor
         self._borrowers = borrowers
+        self._inside = inside
         self._computing = 0
         self._lock = Lock()
 
@@ -37,7 +39,7 @@ class Lone:
             self._computing += 1
             alone = self._computing == 1
         try:
-            yield self._executor if alone and images == 1 else None
+            yield self._executor if alone and images == 1 and self._inside() <= 1 else None
         finally:
             with self._lock:
                 self._computing -= 1
@@ -75,7 +77,12 @@ _QUICKER = 0.9
 
 
 def lend(
-    load: Load, threads: int | None, executors: Sequence[Executor], images: UInt8Array, cpus: int
+    load: Load,
+    threads: int | None,
+    executors: Sequence[Executor],
+    images: UInt8Array,
+    cpus: int,
+    inside: Callable[[], int],
 ) -> tuple[list[Executor], int]:
     """Executors that have their lone images computed by another one.
 
@@ -85,6 +92,7 @@ def lend(
         executors: those of a model.
         images: uint8 [n, H, W, C], to try them with.
         cpus: processors that there are.
+        inside: tells how many images are in the service.
 
     Returns:
         The executors, and the threads of the one for lone images, or 0.
@@ -93,17 +101,17 @@ def lend(
         ExecutorError: they are not on the CPU, or it cannot be loaded.
     """
     if threads is None:
-        return _lend_if_quicker(load, min(cpus, MOST), executors, images[:1])
+        return _lend_if_quicker(load, min(cpus, MOST), executors, images[:1], inside)
     if not threads:
         return [*executors], 0
     if executors[0].device != "cpu":
         raise ExecutorError(f"lone_threads is for executors on the CPU, and this one is on {executors[0].device}")
     (alone,) = load(threads, 1, alone=True)
-    return _lend(alone, executors), threads
+    return _lend(alone, executors, inside), threads
 
 
 def _lend_if_quicker(
-    load: Load, threads: int, executors: Sequence[Executor], image: UInt8Array
+    load: Load, threads: int, executors: Sequence[Executor], image: UInt8Array, inside: Callable[[], int]
 ) -> tuple[list[Executor], int]:
     busy = executors[0]
     if len(executors) == 1 or threads == 1 or busy.device != "cpu" or not busy.computes:
@@ -117,9 +125,9 @@ def _lend_if_quicker(
     if not quicker:
         alone.close()
         return [*executors], 0
-    return _lend(alone, executors), threads
+    return _lend(alone, executors, inside), threads
 
 
-def _lend(alone: Executor, executors: Sequence[Executor]) -> list[Executor]:
-    lone = Lone(alone, len(executors))
+def _lend(alone: Executor, executors: Sequence[Executor], inside: Callable[[], int]) -> list[Executor]:
+    lone = Lone(alone, len(executors), inside)
     return [Borrower(executor, lone) for executor in executors]

@@ -168,6 +168,10 @@ def load(
     Raises:
         LoadError: a file is missing or altered, the executor cannot be used, or its answers are wrong.
     """
+
+    def inside() -> int:
+        return len(engine.admission)
+
     started = time.monotonic()
     try:
         described = manifest.read(version)
@@ -197,7 +201,7 @@ def load(
             lone_threads = settings.lone_threads
             if lone_threads is None and (like or settings.isolate):
                 lone_threads = like.lone_threads if like else 0  # a process more takes more memory
-            loaded, lone_threads = lone.lend(load_some, lone_threads, loaded, images, cpus)
+            loaded, lone_threads = lone.lend(load_some, lone_threads, loaded, images, cpus, inside)
     except (ManifestError, ExecutorError) as error:
         raise LoadError(str(error)) from error
     apart = len(loaded) > 1 and loaded[0].device == "cpu"

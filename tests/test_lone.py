@@ -28,6 +28,10 @@ def no_more(threads: int, copies: int, *, alone: bool = False) -> list[Executor]
     raise AssertionError
 
 
+def one() -> int:
+    return 1
+
+
 class OnCpu(HeldExecutor):
     device = "cpu"
 
@@ -39,7 +43,8 @@ class Loaded:
         self.lone = OnCpu()
         self.others = [OnCpu(), OnCpu()]
         self.asked: list[tuple[int, int, bool]] = []
-        self.executors, self.threads = lend(self._load, 4, self.others, IMAGES, 8)
+        self.inside = 1
+        self.executors, self.threads = lend(self._load, 4, self.others, IMAGES, 8, lambda: self.inside)
 
     def _load(self, threads: int, copies: int, *, alone: bool = False) -> list[Executor]:
         self.asked.append((threads, copies, alone))
@@ -79,6 +84,17 @@ def test_an_image_that_comes_beside_others_is_not() -> None:
     assert loaded.lone.batches == [[1]]
 
 
+def test_an_image_that_comes_while_others_are_decoded_is_not() -> None:
+    loaded = Loaded()
+    loaded.inside = 2
+    loaded.others[0].release()
+    assert_allclose(loaded.compute(0, 7), [[7.5]])
+    loaded.inside = 1
+    loaded.lone.release()
+    loaded.compute(0, 8)
+    assert (loaded.lone.batches, loaded.others[0].batches) == ([[8]], [[7]])
+
+
 def test_one_that_failed_is_over() -> None:
     loaded = Loaded()
     loaded.others[0].release()
@@ -100,12 +116,12 @@ def test_the_last_that_is_closed_closes_it() -> None:
 
 def test_a_gpu_has_none() -> None:
     with pytest.raises(ExecutorError, match="on held"):
-        lend(no_more, 4, [HeldExecutor()], IMAGES, 8)
+        lend(no_more, 4, [HeldExecutor()], IMAGES, 8, one)
 
 
 def test_none_is_wanted() -> None:
     others: list[Executor] = [OnCpu(), OnCpu()]
-    assert lend(no_more, 0, others, IMAGES, 8) == (others, 0)
+    assert lend(no_more, 0, others, IMAGES, 8, one) == (others, 0)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +149,7 @@ def test_a_small_network_has_one_where_an_image_then_takes_less(
 
     quick = alone
     others: list[Executor] = [TimedExecutor({1: busy}, clock) for _ in range(copies)]
-    executors, given = lend(load, None, others, IMAGES, cpus)
+    executors, given = lend(load, None, others, IMAGES, cpus, one)
     assert given == threads
     assert (executors == others) == (threads == 0)
     assert [each.closed for each in loaded] == [threads == 0] * len(loaded)
@@ -147,7 +163,7 @@ def test_a_small_network_has_one_where_an_image_then_takes_less(
 @pytest.mark.parametrize(("device", "computes"), [("cuda:0", True), ("cpu", False)])
 def test_what_is_no_processor_has_none(device: str, computes: bool) -> None:
     others: list[Executor] = [TimedExecutor({}, Clock(), device, computes) for _ in range(2)]
-    assert lend(no_more, None, others, IMAGES, 8) == (others, 0)
+    assert lend(no_more, None, others, IMAGES, 8, one) == (others, 0)
 
 
 def test_served(tiny_repository: Path, photographs: list[tuple[str, bytes]], eager: Eager) -> None:
