@@ -97,7 +97,7 @@ def decode_reduced(data: bytes, mode: Mode, enough: int | None, max_pixels: int 
         raise NotAnImage("the image is empty: send the bytes of an image file")
     if (plain := png.decode(data, max_pixels)) is not None:
         width, height = plain.size
-        result = plain if plain.mode == mode else plain.convert(mode)
+        result = to_mode(plain, mode)
         result.format = plain.format
         return Reduced(result, width, height, (0.0, 0.0, width, height))
     try:

@@ -101,33 +101,36 @@ def lend(
         ExecutorError: they are not on the CPU, or it cannot be loaded.
     """
     if threads is None:
-        return _lend_if_quicker(load, min(cpus, MOST), executors, images[:1], inside)
-    if not threads:
+        threads = min(cpus, MOST)
+        alone = _load_if_quicker(load, threads, executors, images[:1])
+    else:
+        alone = _load_as_asked(load, threads, executors)
+    if alone is None:
         return [*executors], 0
+    lone = Lone(alone, len(executors), inside)
+    return [Borrower(executor, lone) for executor in executors], threads
+
+
+def _load_as_asked(load: Load, threads: int, executors: Sequence[Executor]) -> Executor | None:
+    if not threads:
+        return None
     if executors[0].device != "cpu":
         raise ExecutorError(f"lone_threads is for executors on the CPU, and this one is on {executors[0].device}")
     (alone,) = load(threads, 1, alone=True)
-    return _lend(alone, executors, inside), threads
+    return alone
 
 
-def _lend_if_quicker(
-    load: Load, threads: int, executors: Sequence[Executor], image: UInt8Array, inside: Callable[[], int]
-) -> tuple[list[Executor], int]:
+def _load_if_quicker(load: Load, threads: int, executors: Sequence[Executor], image: UInt8Array) -> Executor | None:
     busy = executors[0]
     if len(executors) == 1 or threads == 1 or busy.device != "cpu" or not busy.computes:
-        return [*executors], 0
+        return None
     seconds = batch_seconds(busy, image)
     if seconds >= SMALL:  # it takes as long to load, and as much memory, as each of the others
-        return [*executors], 0
+        return None
     (alone,) = load(threads, 1, alone=True)
     with closed_on_error([alone]):
         quicker = batch_seconds(alone, image) <= _QUICKER * seconds
-    if not quicker:
-        alone.close()
-        return [*executors], 0
-    return _lend(alone, executors, inside), threads
-
-
-def _lend(alone: Executor, executors: Sequence[Executor], inside: Callable[[], int]) -> list[Executor]:
-    lone = Lone(alone, len(executors), inside)
-    return [Borrower(executor, lone) for executor in executors]
+    if quicker:
+        return alone
+    alone.close()
+    return None

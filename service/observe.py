@@ -45,7 +45,7 @@ class Observe:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         noted = _begin(scope)
         request_id = noted.request_id.encode()
-        status = 500  # of an exception that nobody caught; the handler outside answers it
+        status = 500  # of an exception that nobody caught; the server answers it
 
         async def observed(message: Message) -> None:
             nonlocal status

@@ -29,7 +29,7 @@ LOADING = "loading and warming up"
 _UNLOADED = Policy("unloaded", frozenset())
 
 
-class Admitted:
+class HeldVersion:
     """A version that a request is answered by, while it is entered; a class, as a generator takes twice the time.
 
     Raises:
@@ -221,7 +221,7 @@ class Registry:
             raise self._not_served(model, number)
         return served
 
-    def admit(self, name: str, version: str | None, images: int, seconds: float, priority: Priority) -> Admitted:
+    def admit(self, name: str, version: str | None, images: int, seconds: float, priority: Priority) -> HeldVersion:
         """As `use`, once the engine lets so many images in.
 
         Args:
@@ -231,7 +231,7 @@ class Registry:
             seconds: how long they can wait.
             priority: interactive images pass the bulk ones.
         """
-        return Admitted(self, name, version, images, seconds, priority)
+        return HeldVersion(self, name, version, images, seconds, priority)
 
     def find(self, name: str | None = None, version: str | None = None) -> LoadedModel:
         """What `use` would give, without holding it: to tell of it, or to refuse before a body is read."""
