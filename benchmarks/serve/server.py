@@ -73,12 +73,12 @@ def running(options: Sequence[str]) -> Iterator[Server]:
     Raises:
         ServerFailed: it ended, has nothing to serve, or was not ready in two minutes.
     """
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "service", *options, "--port", str(port), "--log-level", "warning"]
     started = time.perf_counter()
     process = subprocess.Popen(command)
     try:
-        _wait_until_ready(process, port, started + _SECONDS_TO_START)
+        wait_until_ready(process, port)
         yield Server(process, port, time.perf_counter() - started)
     finally:
         process.terminate()
@@ -89,7 +89,13 @@ def running(options: Sequence[str]) -> Iterator[Server]:
             process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, end: float) -> None:
+def wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
+    """Ask until the service is ready.
+
+    Raises:
+        ServerFailed: it ended, has nothing to serve, or was not ready in two minutes.
+    """
+    end = time.perf_counter() + _SECONDS_TO_START
     while time.perf_counter() < end:
         if process.poll() is not None:
             raise ServerFailed(f"the service ended with {process.returncode}; what it printed says why")
@@ -115,7 +121,7 @@ def _get(port: int, path: str) -> tuple[int, bytes]:
         connection.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
