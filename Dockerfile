@@ -59,7 +59,7 @@ ENV RESNET_SERVE_HOST=0.0.0.0 \
     RESNET_SERVE_CACHE=/cache
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-m", "service.probe"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-m", "service.cli.healthcheck"]
 ENTRYPOINT ["resnet-serve"]
 
 FROM service AS openvino

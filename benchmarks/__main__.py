@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from export.inspect import find_versions
-from models import manifest
-from models.engine_cache import ENVIRONMENT, default_folder, tuning_file
-from models.manifest import ManifestError
+from models.artifact import manifest
+from models.artifact.manifest import ManifestError
 from models.progress import console
-from models.tuning import Bounds, Measurement, Tuning, engine_of, key
-from service.executors import ExecutorError
-from service.settings import available_cpus
+from models.runtime.engine_cache import ENVIRONMENT, default_folder, tuning_file
+from models.runtime.tuning import Bounds, Measurement, Tuning, engine_of, key
+from service.core.settings import available_cpus
+from service.executors.base import ExecutorError
 
 app = typer.Typer(help="Measure, and show as tables, JSON and plots.", no_args_is_help=True)
 

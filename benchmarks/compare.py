@@ -7,23 +7,17 @@ the rounds' ratios.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from benchmarks import machine
 from benchmarks.machine import Moment
-from benchmarks.serve import client, payloads, server
-from models.progress import console
+from benchmarks.serve import client, server
 
 MAX_OTHER_LOAD = 0.08
 """Share of the machine. A round with more of it from other processes is measured again."""
@@ -120,7 +114,9 @@ def _rate(port: int, requests: Sequence[bytes], connections: int, seconds: float
     failed = sum(status != 200 for status in outcome.statuses)
     if failed:
         raise RuntimeError(f"{failed} of {len(outcome.statuses)} requests failed")
-    return len(outcome.statuses) / max(start + taken for start, taken in zip(outcome.started, outcome.seconds, strict=True))
+    return len(outcome.statuses) / max(
+        start + taken for start, taken in zip(outcome.started, outcome.seconds, strict=True)
+    )
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.timing import interleave
-from models.preprocess import Preprocess
-from service.decode import DecodeMode, decode
+from models.imaging.preprocess import Preprocess
+from service.decoding.decoder import DecodeMode, decode
 
 PHOTOGRAPH = Path(__file__).parents[1] / "export" / "photographs" / "cat.jpg"
 SIZES = ((500, 375), (1024, 768), (2000, 1500), (4000, 3000))

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import interleave
-from models import golden, manifest, parity
-from models.manifest import Manifest
-from models.parity import Float32Array
-from models.preprocess import UInt8Array
+from models.artifact import golden, manifest, parity
+from models.artifact.manifest import Manifest
+from models.artifact.parity import Float32Array
+from models.imaging.preprocess import UInt8Array
 from service import executors
-from service.executors import Executor, ExecutorError, Source, compute
+from service.executors.base import Executor, ExecutorError, Source, compute
 
 BASELINE = "onnxruntime-cpu float32"
 _ANSWER = frozenset({"probabilities"})

@@ -15,10 +15,10 @@ from benchmarks.timing import interleave
 from benchmarks.unfuse import unfuse
 from export import fusion
 from export.formats import onnx as onnx_format
-from models import golden, manifest
-from models.manifest import INPUT, Precision
-from models.openvino_core import core
-from models.preprocess import UInt8Array
+from models.artifact import golden, manifest
+from models.artifact.manifest import INPUT, Precision
+from models.imaging.preprocess import UInt8Array
+from models.runtime.openvino_core import core
 
 Runner = Callable[[UInt8Array], object]
 

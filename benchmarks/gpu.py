@@ -22,12 +22,13 @@ from benchmarks import gpu_decoder, gpu_service
 from benchmarks.gpu_executors import Kind, Row, apart, examine
 from benchmarks.serve import payloads
 from benchmarks.serve.server import ServerFailed
-from models import driver, manifest
-from models.driver import Device, NoDevice
+from models.artifact import manifest
+from models.runtime import cuda_driver
+from models.runtime.cuda_driver import Device, NoDevice
 from service import executors
-from service.executors import ExecutorError
-from service.repository import LoadError
-from service.settings import shipped_repository
+from service.core.settings import shipped_repository
+from service.executors.base import ExecutorError
+from service.registry.repository import LoadError
 
 ROOT = Path(__file__).parents[1]
 PHOTOGRAPHS = ROOT / "export" / "photographs"
@@ -42,7 +43,7 @@ _EXPORT = """
 import sys
 from pathlib import Path
 from export.build import build
-from tests.networks import make_checkpoint
+from tests.support.networks import make_checkpoint
 folder = Path(sys.argv[1])
 make_checkpoint("resnet50", size=224, classes=1000).save(folder / "resnet50.safetensors")
 build(folder / "resnet50.safetensors", folder / "repository", "resnet50-random", float16=True,
@@ -87,7 +88,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     reason = None
     try:
-        devices = driver.devices()
+        devices = cuda_driver.devices()
     except NoDevice as error:
         devices, reason = [], str(error)
     report = Report(devices)

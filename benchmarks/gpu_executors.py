@@ -18,13 +18,13 @@ from typing import TypeVar
 import numpy as np
 
 from benchmarks.timing import interleave
-from models import golden, manifest
-from models.engine_cache import default_folder
-from models.manifest import Precision
-from models.preprocess import UInt8Array
+from models.artifact import golden, manifest
+from models.artifact.manifest import Precision
+from models.imaging.preprocess import UInt8Array
+from models.runtime.engine_cache import default_folder
 from service import executors
-from service.executors import Executor, Source, compute
-from service.repository import check_golden
+from service.executors.base import Executor, Source, compute
+from service.registry.repository import check_golden
 
 BATCHES = (1, 8, 32, 64)
 _ANSWER = frozenset({"probabilities"})

@@ -25,13 +25,13 @@ from rich.table import Table
 from starlette.requests import Request
 from starlette.types import Message, Scope
 
-from models import golden
-from models.manifest import GOLDEN_FILE
+from models.artifact import golden
+from models.artifact.manifest import GOLDEN_FILE
 from service.app import create_app
-from service.decode import decode
-from service.engine import Result
-from service.routes.classify import classify
-from service.settings import Settings, shipped_repository
+from service.core.settings import Settings, shipped_repository
+from service.decoding.decoder import decode
+from service.engine.engine import Result
+from service.http.v1.classify import classify
 
 REQUESTS, AT_ONCE, TURNS = 2000, 16, 7
 

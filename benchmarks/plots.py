@@ -11,8 +11,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from models.plots import BLUE, COLOURS, ORANGE
-from models.tuning import Measurement, Tuning, engine_of
+from models.runtime.tuning import Measurement, Tuning, engine_of
+from models.training.plots import BLUE, COLOURS, ORANGE
 
 if TYPE_CHECKING:  # each needs packages that the others' pictures do not
     from benchmarks import engines as engines_benchmark

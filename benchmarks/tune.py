@@ -17,17 +17,18 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.timing import visit
-from models import golden, manifest, parity, tuning
-from models.manifest import Artifact, Manifest, Precision
-from models.parity import Float32Array
-from models.preprocess import UInt8Array
+from models.artifact import golden, manifest, parity
+from models.artifact.manifest import Artifact, Manifest, Precision
+from models.artifact.parity import Float32Array
+from models.imaging.preprocess import UInt8Array
 from models.progress import console, progress_bar
-from models.tuning import Bounds, Host, Measurement, Tuning
+from models.runtime import tuning
+from models.runtime.tuning import Bounds, Host, Measurement, Tuning
 from service import executors
-from service.arrangement import arrange
-from service.executors import Executor, ExecutorError, Source, close_all, compute
-from service.repository import LoadError, checked
-from service.settings import available_cpus
+from service.core.settings import available_cpus
+from service.engine.arrangement import arrange
+from service.executors.base import Executor, ExecutorError, Source, close_all, compute
+from service.registry.repository import LoadError, checked
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 _SLOWEST = 1.0

@@ -1,4 +1,4 @@
-"""Prints .env.example: `make .env.example`. What a setting is for is said in service/settings.py and nowhere else."""
+"""Prints .env.example: `make .env.example`. What a setting is for is said in service/core/settings.py and nowhere else."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import textwrap
 
 from pydantic.fields import FieldInfo
 
-from service.settings import Settings
+from service.core.settings import Settings
 
 COMPOSE = """\
 # Settings for docker-compose.yml: copy this file to .env, and take the sign from those lines that you change.

@@ -12,13 +12,13 @@ import typer
 from rich.console import Console
 
 from export.inspect import find_versions, print_version
-from models import manifest
-from models.driver import NoDevice
-from models.engine_cache import ENVIRONMENT, Flavour, Hardware, default_folder
-from models.machine import NoTensorRT
-from models.manifest import MODEL_NAME, ManifestError, Precision
-from models.parity import ParityError
+from models.artifact import manifest
+from models.artifact.manifest import MODEL_NAME, ManifestError, Precision
+from models.artifact.parity import ParityError
 from models.progress import console
+from models.runtime.cuda_driver import NoDevice
+from models.runtime.engine_cache import ENVIRONMENT, Flavour, Hardware, default_folder
+from models.runtime.tensorrt_runtime import NoTensorRT
 
 app = typer.Typer(help="From checkpoints to model repositories.", no_args_is_help=True)
 
@@ -58,8 +58,8 @@ def build_command(
     from export.build import build
     from export.errors import BuildError
     from export.triton import write_configuration
-    from models.checkpoint import CheckpointError
     from models.data import DataError
+    from models.training.checkpoint import CheckpointError
 
     try:
         version = build(path, repository, name, data, float16=float16, int8=int8, allow_unfused=allow_unfused)

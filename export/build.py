@@ -24,14 +24,15 @@ from export.samples import Samples
 from export.staging import staged_version
 from export.temperature import fit_temperature
 from export.verify import OnnxRunner, check_parity, measure_accuracy
-from models import checkpoint, classifier, golden, manifest
 from models.architectures import ResNet
-from models.checkpoint import Checkpoint
-from models.classifier import Classifier
-from models.evaluate import predict
-from models.manifest import Artifact, Manifest, Precision, Quantization
-from models.parity import Float32Array
-from models.preprocess import UInt8Array
+from models.artifact import classifier_head, golden, manifest
+from models.artifact.classifier_head import Classifier
+from models.artifact.manifest import Artifact, Manifest, Precision, Quantization
+from models.artifact.parity import Float32Array
+from models.imaging.preprocess import UInt8Array
+from models.training import checkpoint
+from models.training.checkpoint import Checkpoint
+from models.training.evaluate import predict
 
 _BATCH = 64
 
@@ -82,7 +83,7 @@ def build(
         chosen = samples.spread(np.arange(len(used.parity)), samples.GOLDEN_IMAGES)
         golden.write(folder / manifest.GOLDEN_FILE, used.parity[chosen], judge.logits[chosen])
         head = model.classifier
-        classifier.write(
+        classifier_head.write(
             folder / manifest.CLASSIFIER_FILE, Classifier(head.weight.detach().numpy(), head.bias.detach().numpy())
         )
         described = Manifest(

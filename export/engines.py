@@ -14,10 +14,11 @@ from export.errors import BuildError
 from export.formats import tensorrt
 from export.formats.tensorrt import Engine, Options
 from export.fusion.tensorrt import UnreadableInspection, read_inspection, read_log
-from models import engine_cache, machine, manifest
-from models.driver import NoDevice
-from models.engine_cache import BatchRange, ComputeCapability, EngineCacheError, Flavour, Machine, Plan
-from models.manifest import Artifact, FusionReport, ManifestError, Precision
+from models.artifact import manifest
+from models.artifact.manifest import Artifact, FusionReport, ManifestError, Precision
+from models.runtime import engine_cache, tensorrt_runtime
+from models.runtime.cuda_driver import NoDevice
+from models.runtime.engine_cache import BatchRange, ComputeCapability, EngineCacheError, Flavour, Machine, Plan
 
 Result = Literal["built", "kept", "skipped", "failed"]
 
@@ -43,14 +44,14 @@ def machines(flavour: Flavour | None, compute_capability: str | None) -> list[Ma
     """
     if compute_capability is None:
         try:
-            return machine.here(flavour)
+            return tensorrt_runtime.here(flavour)
         except NoDevice as error:
             raise NoDevice(
                 f"{error}: --compute-capability builds for a GPU elsewhere, with TensorRT for RTX"
             ) from error
     if flavour == "tensorrt":
         raise ValueError("TensorRT builds only for the GPU that it finds: leave --compute-capability out")
-    trt = machine.load("tensorrt_rtx")
+    trt = tensorrt_runtime.load("tensorrt_rtx")
     return [Machine("tensorrt_rtx", trt.__version__, ComputeCapability.parse(compute_capability))]
 
 
@@ -81,7 +82,7 @@ def build_engines(
             text = f"{target.device}: TensorRT builds for the first GPU; choose this one with CUDA_VISIBLE_DEVICES"
             yield Outcome("skipped", text)
             continue
-        trt = machine.load(target.flavour)
+        trt = tensorrt_runtime.load(target.flavour)
         for version in versions:
             described = manifest.read(version)
             for artifact in (each for each in described.artifacts if precision in (None, each.precision)):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from export.fold import fold
 from models.architectures import ResNet
-from models.preprocess import Preprocess
+from models.imaging.preprocess import Preprocess
 
 
 class ServingGraph(nn.Module):

@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from models import manifest
-from models.manifest import Artifact, ManifestError, Quantization
-from models.parity import judged
+from models.artifact import manifest
+from models.artifact.manifest import Artifact, ManifestError, Quantization
+from models.artifact.parity import judged
 
 
 def find_versions(path: Path) -> list[Path]:

@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto
 
 from export.errors import BuildError
-from models.manifest import INPUT, OUTPUTS
+from models.artifact.manifest import INPUT, OUTPUTS
 
 _STANDARD = {"", "ai.onnx"}
 

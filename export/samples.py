@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models import images
-from models.checkpoint import Checkpoint
 from models.data import DataError, Dataset, Indices, Subset, load
-from models.preprocess import Preprocess, UInt8Array
-from models.train import Recipe, split
+from models.imaging import images
+from models.imaging.preprocess import Preprocess, UInt8Array
+from models.training.checkpoint import Checkpoint
+from models.training.train import Recipe, split
 
 GOLDEN_IMAGES = 16
 PARITY_IMAGES = 512

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from models.parity import Float32Array
+from models.artifact.parity import Float32Array
 
 Labels = NDArray[np.int64]
 

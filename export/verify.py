@@ -8,11 +8,11 @@ import numpy as np
 import onnxruntime as ort
 
 from export.temperature import calibration_error
-from models import classifier, golden, manifest, parity
+from models.artifact import classifier_head, golden, manifest, parity
+from models.artifact.manifest import INPUT, Accuracy, ManifestError, Parity, Precision
+from models.artifact.parity import Float32Array, ParityError
 from models.data import Dataset, Indices
-from models.manifest import INPUT, Accuracy, ManifestError, Parity, Precision
-from models.parity import Float32Array, ParityError
-from models.preprocess import UInt8Array
+from models.imaging.preprocess import UInt8Array
 from models.progress import progress_bar
 
 BATCH = 64
@@ -69,7 +69,7 @@ def verify_version(version: Path) -> dict[str, Parity]:
         manifest.check_hash(version / artifact.file, artifact.sha256)
     if described.classifier_sha256 is not None:
         manifest.check_hash(version / manifest.CLASSIFIER_FILE, described.classifier_sha256)
-        classifier.read(version / manifest.CLASSIFIER_FILE, len(described.labels))
+        classifier_head.read(version / manifest.CLASSIFIER_FILE, len(described.labels))
     images, logits = golden.read(version / manifest.GOLDEN_FILE)
     if images.shape[1:] != described.preprocess.shape or logits.shape != (len(images), len(described.labels)):
         raise ManifestError(

@@ -9,19 +9,19 @@ import torch
 import typer
 from rich.table import Table
 
-from models import checkpoint
 from models.architectures import VARIANTS, build
 from models.architectures.blocks import ShortcutKind
 from models.architectures.complexity import count_multiply_adds, count_parameters
 from models.architectures.resnet import NormKind
-from models.checkpoint import CheckpointError
 from models.data import DataError, load
-from models.device import Compute
-from models.evaluate import Report, evaluate
-from models.plots import plot_confusion
-from models.preprocess import Geometry
+from models.imaging.preprocess import Geometry
 from models.progress import console
-from models.train import Interrupted, Recipe, train
+from models.training import checkpoint
+from models.training.checkpoint import CheckpointError
+from models.training.device import Compute
+from models.training.evaluate import Report, evaluate
+from models.training.plots import plot_confusion
+from models.training.train import Interrupted, Recipe, train
 
 app = typer.Typer(help="Train and evaluate networks.", no_args_is_help=True)
 _default = Recipe("")

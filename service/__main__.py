@@ -15,14 +15,15 @@ import uvicorn
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from service import executors, logs
+from service import executors
 from service.app import create_app
-from service.auth import KeyFileError
-from service.connection import Connection
-from service.executors import ExecutorError
-from service.repository import LoadError, find_versions
-from service.settings import Settings
-from service.tracing import TracingError, otlp_provider
+from service.core.settings import Settings
+from service.executors.base import ExecutorError
+from service.http.api_keys import KeyFileError
+from service.http.protocol import Connection
+from service.registry.repository import LoadError, find_versions
+from service.telemetry import log_config
+from service.telemetry.tracing import TracingError, otlp_provider
 
 _OTHER_FILES = 256
 _GARBAGE = 50_000
@@ -41,7 +42,7 @@ def run() -> None:
         if found and settings.model not in (None, *found):
             raise LoadError(f"the repository holds no model {settings.model!r}; there is: {', '.join(found)}")
         executors.find(settings.executor)
-        logs.configure(settings.log_format, settings.log_level)
+        log_config.configure(settings.log_format, settings.log_level)
         server = make_server(settings)
     except (ValidationError, LoadError, ExecutorError, KeyFileError, TracingError) as error:
         sys.exit(_explain(error))

@@ -12,16 +12,17 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.auth import KeyRing, guard
-from service.limits import Limits
-from service.observe import Observe
-from service.pipeline import Pipeline
-from service.ratelimit import RateLimiter
-from service.routes import classify, health, page, problems, v2
-from service.routes.direct import Shortcut
-from service.schemas import Problem
-from service.settings import Settings
-from service.tracing import Spans
+from service.core.settings import Settings
+from service.http import health, problem_details, v2, web_ui
+from service.http.access_log import Observe
+from service.http.api_keys import KeyRing, guard
+from service.http.limits import Limits
+from service.http.parameters import Shortcut
+from service.http.rate_limit import RateLimiter
+from service.http.v1 import classify
+from service.http.v1.schemas import Problem
+from service.inference.pipeline import Pipeline
+from service.telemetry.tracing import Spans
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -65,7 +66,7 @@ def create_app(settings: Settings, tracer_provider: TracerProvider | None = None
         },
     )
     app.state.pipeline = pipeline
-    problems.install(app)
+    problem_details.install(app)
     ring = None if settings.api_keys is None else KeyRing(settings.api_keys)
     rates = RateLimiter(settings.rate_limit, settings.rate_burst) if settings.rate_limit else None
     classify.install(app, **guard(ring, rates, "classify", Problem))
@@ -74,7 +75,7 @@ def create_app(settings: Settings, tracer_provider: TracerProvider | None = None
         app.include_router(v2.admin, **guard(ring, rates, "admin", v2.Error))
     app.include_router(v2.probes)
     app.include_router(health.router)
-    page.install(app, settings)
+    web_ui.install(app, settings)
 
     # From the inside. Tracing has FastAPI's router tell a request's span of its route.
     inside = app.inside if tracer_provider is not None else Shortcut(app.inside, app)

@@ -23,17 +23,18 @@ from PIL import Image
 from starlette.types import ASGIApp
 
 from export.build import build
-from models import manifest
-from models.checkpoint import Checkpoint
-from models.engine_cache import ENVIRONMENT
-from models.manifest import Precision
-from models.parity import Float32Array
-from models.preprocess import UInt8Array
+from models.artifact import manifest
+from models.artifact.manifest import Precision
+from models.artifact.parity import Float32Array
+from models.imaging.preprocess import UInt8Array
+from models.runtime.engine_cache import ENVIRONMENT
+from models.training.checkpoint import Checkpoint
 from service.app import create_app
-from service.executors import Runtime, Source
-from service.pipeline import Pipeline
-from service.settings import Settings
-from tests.networks import make_checkpoint
+from service.core.settings import Settings
+from service.executors import Runtime
+from service.executors.base import Source
+from service.inference.pipeline import Pipeline
+from tests.support.networks import make_checkpoint
 
 # The same examples on every run, however slow the machine.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from models import golden, manifest
-from models.preprocess import Preprocess, UInt8Array
-from service import decode as decoding
+from models.artifact import golden, manifest
+from models.imaging.preprocess import Preprocess, UInt8Array
 from service import executors
-from service.decode import DecodeMode
-from service.executors import Executor, Source
-from service.settings import Settings
+from service.core.settings import Settings
+from service.decoding import decoder as decoding
+from service.decoding.decoder import DecodeMode
+from service.executors.base import Executor, Source
 
 _ANSWER = frozenset({"probabilities"})
 

@@ -22,7 +22,7 @@ from benchmarks.serve.report import Ceiling, Row
 from benchmarks.serve.rounds import Options, Run
 from benchmarks.serve.tables import tables
 from models.progress import console
-from service.settings import Settings
+from service.core.settings import Settings
 
 
 class BadOptions(Exception):

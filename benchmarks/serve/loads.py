@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.serve import payloads
-from models.preprocess import Preprocess
+from models.imaging.preprocess import Preprocess
 
 Kind = Literal["jpeg", "png", "many", "tensor"]
 KINDS: tuple[Kind, ...] = ("jpeg", "png", "many", "tensor")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from models import images
-from models.preprocess import Preprocess, UInt8Array
+from models.imaging import images
+from models.imaging.preprocess import Preprocess, UInt8Array
 
 MANY = 64
 """Images in a request of many."""

@@ -10,7 +10,7 @@ from matplotlib.ticker import LogFormatter
 
 from benchmarks.plots import save
 from benchmarks.serve.report import Row
-from models.plots import BLUE, ORANGE
+from models.training.plots import BLUE, ORANGE
 
 _COLOURS = {"jpeg": BLUE, "png": ORANGE, "many": "#009E73", "tensor": "#CC79A7"}
 """Okabe and Ito's."""

@@ -22,8 +22,8 @@ from benchmarks.serve.ceiling import Engines, Rate
 from benchmarks.serve.client import Outcome
 from benchmarks.serve.loads import OPEN_KIND, Kind, Load
 from benchmarks.serve.server import Server
-from models import manifest
-from service.settings import Settings
+from models.artifact import manifest
+from service.core.settings import Settings
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.machine import cpu_seconds, process_tree
-from service.registry import LOADING
+from service.registry.registry import LOADING
 
 _SECONDS_TO_START = 120.0
 _SECONDS_TO_END = 30.0

@@ -12,8 +12,8 @@ import onnx
 import torch
 
 from export.graph import ServingGraph
-from models.manifest import INPUT, OUTPUTS
-from models.preprocess import Preprocess
+from models.artifact.manifest import INPUT, OUTPUTS
+from models.imaging.preprocess import Preprocess
 
 OPSET = 20
 

@@ -16,10 +16,10 @@ from threading import Event, current_thread, main_thread
 from typing import Any
 
 from export.errors import BadProfile, EngineError, UnreadableModel, UnsupportedDevice, UnsupportedOperator
-from models.engine_cache import BatchRange, ComputeCapability, Hardware
+from models.artifact.manifest import INPUT
 from models.files import replace
-from models.manifest import INPUT
 from models.progress import Phases, phases
+from models.runtime.engine_cache import BatchRange, ComputeCapability, Hardware
 
 DEFAULT_BATCHES = (
     BatchRange(min=1, opt=1, max=1),

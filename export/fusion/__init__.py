@@ -14,7 +14,7 @@ from pathlib import Path
 
 import onnx
 
-from models.manifest import FusionReport, Precision, UnfusedAdd
+from models.artifact.manifest import FusionReport, Precision, UnfusedAdd
 
 Reader = Callable[[Path], FusionReport]
 """What a module of this package calls `report`."""

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime as ort
 
 from export.fusion import residual_adds
-from models.manifest import FusionReport, UnfusedAdd
+from models.artifact.manifest import FusionReport, UnfusedAdd
 
 _CONVOLUTIONS = {"Conv", "FusedConv", "QLinearConv"}
 _SUM_INPUT = 3  # com.microsoft(.nchwc) convolutions: X, W, B, Sum

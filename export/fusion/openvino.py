@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from export.fusion import report_of
-from models.manifest import FusionReport
-from models.openvino_core import core
+from models.artifact.manifest import FusionReport
+from models.runtime.openvino_core import core
 
 _FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 

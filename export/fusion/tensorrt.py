@@ -15,7 +15,7 @@ from pathlib import Path
 
 from export.errors import EngineError
 from export.fusion import report_of
-from models.manifest import FusionReport
+from models.artifact.manifest import FusionReport
 
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 _LOGGED = re.compile(r"^Name: .*?, LayerType: (?P<kind>[^,]*),.*?Metadata: (?P<nodes>.*)$", re.MULTILINE)

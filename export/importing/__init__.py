@@ -13,9 +13,9 @@ from export.importing.fit import Misfit, channels_of, classes_of, fit, other_arc
 from export.importing.layout import Layout, Trained, prepared
 from export.importing.source import Source
 from models.architectures import VARIANTS, UnknownArchitecture
-from models.checkpoint import Checkpoint
-from models.manifest import Architecture
-from models.preprocess import Preprocess
+from models.artifact.manifest import Architecture
+from models.imaging.preprocess import Preprocess
+from models.training.checkpoint import Checkpoint
 
 # In the order in which they are tried: timm's names are torchvision's, and a file beside the weights tells them apart.
 LAYOUTS: Mapping[str, Layout] = {"transformers": transformers, "timm": timm, "torchvision": torchvision}

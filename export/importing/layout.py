@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from export.errors import ForeignWeights
 from export.importing.source import Source
-from models.preprocess import Preprocess
+from models.imaging.preprocess import Preprocess
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

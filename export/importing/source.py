@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from export.errors import ForeignWeights
-from models import checkpoint
-from models.checkpoint import CheckpointError
-from models.manifest import sha256
+from models.artifact.manifest import sha256
+from models.training import checkpoint
+from models.training.checkpoint import CheckpointError
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 """How `torch.save` begins its files, since PyTorch 1.6 and before."""

@@ -16,9 +16,9 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from models.manifest import INPUT
-from models.parity import Float32Array
-from models.preprocess import UInt8Array
+from models.artifact.manifest import INPUT
+from models.artifact.parity import Float32Array
+from models.imaging.preprocess import UInt8Array
 from models.progress import progress_bar
 
 Method = Literal["minmax", "percentile", "entropy"]

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from export.quantization.calibrate import Range, Ranges
-from models.manifest import OUTPUTS
-from models.parity import Float32Array
+from models.artifact.manifest import OUTPUTS
+from models.artifact.parity import Float32Array
 
 
 @dataclass(frozen=True)

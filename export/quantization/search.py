@@ -16,10 +16,10 @@ from export.quantization import qdq
 from export.quantization.calibrate import Method, Range
 from export.quantization.qdq import Scheme
 from export.verify import OnnxRunner
-from models import parity
-from models.manifest import Quantization
-from models.parity import MAX_LOGIT_ERROR, Float32Array
-from models.preprocess import UInt8Array
+from models.artifact import parity
+from models.artifact.manifest import Quantization
+from models.artifact.parity import MAX_LOGIT_ERROR, Float32Array
+from models.imaging.preprocess import UInt8Array
 from models.progress import progress_bar
 
 MAX_LOSS = 0.002

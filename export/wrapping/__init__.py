@@ -25,10 +25,10 @@ from export.samples import GOLDEN_IMAGES, photographs, spread
 from export.staging import staged_version
 from export.verify import OnnxRunner, check_parity
 from export.wrapping.graph import Original, read, with_logits, wrap
-from models import classifier, golden, manifest
-from models.manifest import OUTPUTS, Architecture, Artifact, Manifest
-from models.parity import Float32Array
-from models.preprocess import Preprocess, UInt8Array
+from models.artifact import classifier_head, golden, manifest
+from models.artifact.manifest import OUTPUTS, Architecture, Artifact, Manifest
+from models.artifact.parity import Float32Array
+from models.imaging.preprocess import Preprocess, UInt8Array
 
 _DEFAULT_SIZE = 224
 _MODES = {1: "L", 3: "RGB"}
@@ -82,7 +82,7 @@ def adopt(path: Path, repository: Path, name: str, labels: Path | None, wishes: 
         golden.write(folder / manifest.GOLDEN_FILE, images[chosen], reference[chosen])
         weights = original.head.classifier
         if weights is not None:
-            classifier.write(folder / manifest.CLASSIFIER_FILE, weights)
+            classifier_head.write(folder / manifest.CLASSIFIER_FILE, weights)
         described = Manifest(
             schema=manifest.SCHEMA,
             name=name,

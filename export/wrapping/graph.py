@@ -13,8 +13,8 @@ from onnx import TensorProto, compose, helper, numpy_helper
 
 from export.errors import ForeignWeights
 from export.wrapping.head import Head, find_head
-from models.manifest import INPUT, OUTPUTS
-from models.preprocess import Preprocess
+from models.artifact.manifest import INPUT, OUTPUTS
+from models.imaging.preprocess import Preprocess
 
 _PREFIX = "wrapped/"
 _LEAST_OPSET = 7

@@ -10,8 +10,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from export.errors import ForeignWeights
-from models.classifier import Classifier
-from models.parity import Float32Array
+from models.artifact.classifier_head import Classifier
+from models.artifact.parity import Float32Array
 
 _TRANSPARENT = {"Identity", "Dropout"}
 _FLATTENING = {"Flatten", "Squeeze", "Reshape"}

@@ -8,13 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from models.architectures.blocks import (
-    LinearJoinBlock,
-    PreActivationBlock,
-    basic,
-    bottleneck,
-    bottleneck_v1,
-)
+from models.architectures.blocks import LinearJoinBlock, PreActivationBlock, basic, bottleneck, bottleneck_v1
 from models.architectures.resnet import ResNet, Variant
 
 __all__ = ["VARIANTS", "ResNet", "UnknownArchitecture", "Variant", "build"]

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from models.data import cifar, idx, imagefolder, tarshards
 from models.data.dataset import ArrayDataset, Batch, DataError, Dataset, Indices, Split, Subset, read_ahead
-from models.preprocess import Geometry
+from models.imaging.preprocess import Geometry
 
 __all__ = ["ArrayDataset", "Batch", "DataError", "Dataset", "Indices", "Split", "Subset", "load", "read_ahead"]
 

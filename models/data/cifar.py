@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.dataset import ArrayDataset, DataError, Split, check_labels, read_names
-from models.preprocess import Geometry
+from models.imaging.preprocess import Geometry
 
 DESCRIPTION = "CIFAR-10 or CIFAR-100, binary version: data_batch_1.bin or train.bin and its companions"
 

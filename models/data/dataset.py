@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.images import to_mode
-from models.preprocess import Geometry, UInt8Array
+from models.imaging.images import to_mode
+from models.imaging.preprocess import Geometry, UInt8Array
 
 Split = Literal["train", "test"]
 Indices = NDArray[np.int64]

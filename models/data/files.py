@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models import images
 from models.data.dataset import DataError, Indices, Split, gather
-from models.preprocess import Geometry, UInt8Array
+from models.imaging import images
+from models.imaging.preprocess import Geometry, UInt8Array
 
 DEFAULT_GEOMETRY = Geometry(size=(224, 224), resize=256, mode="RGB")
 

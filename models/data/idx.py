@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.dataset import ArrayDataset, DataError, Split, check_labels, read_names
-from models.preprocess import Geometry
+from models.imaging.preprocess import Geometry
 
 DESCRIPTION = "IDX: train-images-idx3-ubyte[.gz] and its three companions"
 

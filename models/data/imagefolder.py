@@ -16,7 +16,7 @@ import numpy as np
 
 from models.data.dataset import DataError, Split
 from models.data.files import DEFAULT_GEOMETRY, SPLIT_NAMES, SUFFIXES, EncodedDataset
-from models.preprocess import Geometry
+from models.imaging.preprocess import Geometry
 
 DESCRIPTION = "image files: train/CLASS/*.jpg and test/CLASS/*.jpg (or val/, validation/), or CLASS/*.jpg"
 

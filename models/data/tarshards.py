@@ -20,7 +20,7 @@ import numpy as np
 
 from models.data.dataset import DataError, Split, check_labels, read_names
 from models.data.files import DEFAULT_GEOMETRY, SPLIT_NAMES, SUFFIXES, EncodedDataset
-from models.preprocess import Geometry
+from models.imaging.preprocess import Geometry
 
 DESCRIPTION = "tar shards: train*.tar or *-train-*.tar, and the same with test or val"
 

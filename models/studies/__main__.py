@@ -13,7 +13,7 @@ from models.data import DataError
 from models.progress import console
 from models.studies import STUDIES
 from models.studies.study import Settings, Study, draw, run
-from models.train import Interrupted
+from models.training.train import Interrupted
 
 app = typer.Typer(add_completion=False)
 

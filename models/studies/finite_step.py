@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models import architectures
-from models.device import best_device
-from models.evaluate import normalise
 from models.studies import figures
 from models.studies.pieces import Piece
 from models.studies.study import Numbers, Settings
 from models.studies.training import images
-from models.train import measure_preprocess
+from models.training.device import best_device
+from models.training.evaluate import normalise
+from models.training.train import measure_preprocess
 
 NAME = "finite-step"
 TITLE = "Predicted and actual change of the loss after a step of the early layers, at initialisation"

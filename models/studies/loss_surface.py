@@ -15,14 +15,14 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import checkpoint
 from models.architectures import VARIANTS, ResNet
-from models.device import best_device, compute_dtype
-from models.evaluate import normalise
 from models.studies import figures
 from models.studies.pieces import Piece
 from models.studies.study import Numbers
 from models.studies.training import CHECKPOINT, TrainingSettings, images, training
+from models.training import checkpoint
+from models.training.device import best_device, compute_dtype
+from models.training.evaluate import normalise
 
 NAME = "loss-surface"
 TITLE = "Training loss around plain-56 and ResNet-56, along two filter-normalised random directions"

@@ -18,18 +18,19 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import architectures, checkpoint
+from models import architectures
 from models.architectures import VARIANTS, ResNet
 from models.architectures.blocks import PostActivationBlock
 from models.data import ArrayDataset
-from models.device import best_device
-from models.evaluate import normalise
-from models.preprocess import Preprocess
+from models.imaging.preprocess import Preprocess
 from models.studies import figures
 from models.studies.pieces import Piece
 from models.studies.study import Numbers
 from models.studies.training import CHECKPOINT, TrainingSettings, images, training
-from models.train import measure_preprocess
+from models.training import checkpoint
+from models.training.device import best_device
+from models.training.evaluate import normalise
+from models.training.train import measure_preprocess
 
 NAME = "order-of-operations"
 TITLE = "Post-activation, linear-join, pre-activation and ReLU-before-addition blocks"

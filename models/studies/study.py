@@ -15,9 +15,9 @@ import torch
 from matplotlib.figure import Figure
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
-from models.device import best_device, compute_dtype
 from models.studies import figures, pieces
 from models.studies.pieces import Piece
+from models.training.device import best_device, compute_dtype
 
 Numbers = dict[str, Any]
 """What can be written as JSON."""

@@ -14,11 +14,11 @@ from pydantic import PositiveFloat, PositiveInt
 from models.architectures import VARIANTS
 from models.data import ArrayDataset, load
 from models.data.dataset import Split
-from models.evaluate import evaluate
-from models.preprocess import Geometry
+from models.imaging.preprocess import Geometry
 from models.studies.pieces import Piece
 from models.studies.study import Settings
-from models.train import Recipe, train
+from models.training.evaluate import evaluate
+from models.training.train import Recipe, train
 
 CHECKPOINT = "model.safetensors"
 """The trained network, in the folder of its piece."""

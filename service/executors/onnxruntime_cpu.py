@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import onnxruntime as ort
 
-from models.manifest import INPUT, Precision
-from models.preprocess import UInt8Array
-from service.executors import ExecutorError, Float32Array, HostExecutor, Source
+from models.artifact.manifest import INPUT, Precision
+from models.imaging.preprocess import UInt8Array
+from service.executors.base import ExecutorError, Float32Array, HostExecutor, Source
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "float32": ("onnx", "float32"),

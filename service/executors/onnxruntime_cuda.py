@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime as ort
 
-from models.manifest import INPUT, Precision
-from service.executors import ExecutorError, Source
-from service.gpu.lanes import BUCKETS, LaneExecutor, opened
+from models.artifact.manifest import INPUT, Precision
+from service.executors.base import ExecutorError, Source
+from service.executors.cuda.streams import BUCKETS, LaneExecutor, opened
 
 if TYPE_CHECKING:
-    from service.gpu.cuda import Device
+    from service.executors.cuda.device import Device
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import openvino
 
-from models.manifest import INPUT, Precision
-from models.openvino_core import core, read
-from models.preprocess import UInt8Array
-from service.executors import ExecutorError, Float32Array, HostExecutor, Source
+from models.artifact.manifest import INPUT, Precision
+from models.imaging.preprocess import UInt8Array
+from models.runtime.openvino_core import core, read
+from service.executors.base import ExecutorError, Float32Array, HostExecutor, Source
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "float32": ("onnx", "float32"),

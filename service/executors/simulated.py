@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from models.manifest import Precision
-from models.preprocess import UInt8Array
-from service.executors import ExecutorError, Float32Array, HostExecutor, Source
+from models.artifact.manifest import Precision
+from models.imaging.preprocess import UInt8Array
+from service.executors.base import ExecutorError, Float32Array, HostExecutor, Source
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {"float32": ("onnx", "float32")}
 DEVICES: Mapping[str, str] = {"cpu": "0"}

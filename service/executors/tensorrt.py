@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from models import driver, engine_cache, machine
-from models.driver import NoDevice
-from models.engine_cache import BatchRange, EngineCacheError, Plan
-from models.machine import NoTensorRT
-from models.manifest import INPUT, Precision
-from service.executors import Source
-from service.gpu.lanes import LaneExecutor, opened
+from models.artifact.manifest import INPUT, Precision
+from models.runtime import cuda_driver, engine_cache, tensorrt_runtime
+from models.runtime.cuda_driver import NoDevice
+from models.runtime.engine_cache import BatchRange, EngineCacheError, Plan
+from models.runtime.tensorrt_runtime import NoTensorRT
+from service.executors.base import Source
+from service.executors.cuda.streams import LaneExecutor, opened
 
 if TYPE_CHECKING:
-    from service.gpu.cuda import Device
+    from service.executors.cuda.device import Device
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "float32": ("onnx", "float32"),
@@ -130,8 +130,8 @@ def _profile(batches: tuple[BatchRange, ...], rows: int) -> int:
 
 def _find(source: Source, index: int) -> tuple[Any, Plan, bytes]:
     """TensorRT's module, and the plan that it can run on a GPU."""
-    trt = machine.load()
-    here = machine.machine(trt, driver.device(index))
+    trt = tensorrt_runtime.load()
+    here = tensorrt_runtime.machine(trt, cuda_driver.device(index))
     plan, content = engine_cache.find(source.cache, source.artifact.sha256, source.precision, here)
     return trt, plan, content
 

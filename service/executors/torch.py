@@ -20,11 +20,11 @@ from onnx import numpy_helper
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.manifest import INPUT, Precision
-from models.preprocess import UInt8Array
-from service.executors import Executor as AnyExecutor
-from service.executors import ExecutorError, Float32Array, HostExecutor, Source
-from service.gpu.lanes import BUCKETS, LaneExecutor, opened
+from models.artifact.manifest import INPUT, Precision
+from models.imaging.preprocess import UInt8Array
+from service.executors.base import Executor as AnyExecutor
+from service.executors.base import ExecutorError, Float32Array, HostExecutor, Source
+from service.executors.cuda.streams import BUCKETS, LaneExecutor, opened
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "float32": ("onnx", "float32"),

@@ -19,12 +19,12 @@ import torch
 from PIL import Image
 
 from export.build import build
-from models.evaluate import normalise
+from models.training.evaluate import normalise
 from tests.acceptance.report import run
 from tests.acceptance.screenshots import DOCS, SIZES
 from tests.acceptance.server import serve
 from tests.conftest import cut
-from tests.networks import make_checkpoint
+from tests.support.networks import make_checkpoint
 
 ROOT = Path(__file__).parents[2]
 PHOTOGRAPHS = sorted((ROOT / "export" / "photographs").glob("*.jpg"))

@@ -36,7 +36,7 @@ from PIL import Image
 
 from tests.acceptance.client import open_loop, post_all
 from tests.acceptance.report import run
-from tests.monitoring import panel_queries, rule_queries
+from tests.support.monitoring import panel_queries, rule_queries
 
 ROOT = Path(__file__).parents[2]
 IMAGE = (ROOT / "models" / "pretrained" / "examples" / "ankle-boot.png").read_bytes()

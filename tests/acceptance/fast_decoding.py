@@ -19,10 +19,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from models import checkpoint
-from models.evaluate import predict
-from models.preprocess import Preprocess
-from service.decode import DecodeMode, decode
+from models.imaging.preprocess import Preprocess
+from models.training import checkpoint
+from models.training.evaluate import predict
+from service.decoding.decoder import DecodeMode, decode
 
 SIZE, SHORTER = 64, 73
 _PER_CLASS = {"train": 200, "test": 60}

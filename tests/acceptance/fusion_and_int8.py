@@ -27,15 +27,15 @@ from benchmarks import engines
 from export import fusion
 from export.build import build
 from export.verify import verify_version
-from models import manifest
+from models.artifact import manifest
+from models.artifact.manifest import ManifestError, Precision
+from models.artifact.parity import ParityError
 from models.data import load
-from models.manifest import ManifestError, Precision
-from models.parity import ParityError
 from service import executors
-from service.executors import Source, compute
+from service.executors.base import Source, compute
 from tests.acceptance.report import run
 from tests.acceptance.server import serve
-from tests.networks import make_checkpoint
+from tests.support.networks import make_checkpoint
 
 ROOT = Path(__file__).parents[2]
 PRETRAINED = ROOT / "models" / "pretrained"

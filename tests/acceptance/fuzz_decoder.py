@@ -13,8 +13,8 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["models", "PIL"]):
-    from models import images
-    from models.images import ImageError
+    from models.imaging import images
+    from models.imaging.images import ImageError
 
 _options = dict(argument[1:].split("=") for argument in sys.argv[1:] if re.match(r"-\w+=", argument))
 _interval = int(_options.get("max_total_time", "600")) / 10

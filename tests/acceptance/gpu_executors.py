@@ -16,11 +16,11 @@ import pytest
 
 from benchmarks.gpu import STEPS
 from service import executors
-from service.gpu import cuda
-from tests import test_lanes
+from service.executors.cuda import device as cuda
 from tests.acceptance.report import run
-from tests.fake_cuda import FakeRuntime, Kind
-from tests.gpu import why_not
+from tests.gpu import test_cuda_streams
+from tests.support.fake_cuda import FakeRuntime, Kind
+from tests.support.gpu import why_not
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ def line_1() -> tuple[bool, str]:
     """One suite over every executor; the lanes on a fake device that is checked against the real ones."""
     passed, suite = _pytest("tests/test_conformance.py")
     lanes_passed, lanes = _pytest(
-        "tests/test_lanes.py",
+        "tests/gpu/test_cuda_streams.py",
         "tests/test_devices.py",
         "tests/test_tensorrt_executor.py",
         "tests/test_onnxruntime_cuda.py",
@@ -60,7 +60,7 @@ def line_2() -> tuple[bool, str]:
         with pytest.MonkeyPatch.context() as patch:
             fake = FakeRuntime()
             patch.setattr(cuda, "runtime", fake)
-            shares[copies] = [200 / test_lanes.seconds(fake, lanes, 200, work) for lanes in (1, 2)]
+            shares[copies] = [200 / test_cuda_streams.seconds(fake, lanes, 200, work) for lanes in (1, 2)]
     figures = [f"copies {2 * copies:.1f}: {one:.1%}, {two:.1%}" for copies, (one, two) in shares.items()]
     return min(two for _, two in shares.values()) >= 0.95, f"share of the bound, one lane and two: {'; '.join(figures)}"
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
-from service.settings import available_cpus
+from service.core.settings import available_cpus
 from tests.acceptance import fast_decoding
 from tests.acceptance.report import run
 

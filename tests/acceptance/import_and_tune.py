@@ -29,12 +29,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from models import parity
-from models.parity import Float32Array
-from models.tuning import Tuning
+from models.artifact import parity
+from models.artifact.parity import Float32Array
+from models.runtime.tuning import Tuning
 from tests.acceptance.report import run
 from tests.acceptance.server import serve
-from tests.networks import make_checkpoint
+from tests.support.networks import make_checkpoint
 
 PEERS = Path(os.environ.get("PEERS", Path.home() / ".cache" / "serving-peers"))
 WEIGHTS, REFERENCE = PEERS / "models" / "resnet50.safetensors", PEERS / "models" / "resnet50.onnx"

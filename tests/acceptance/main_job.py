@@ -31,15 +31,15 @@ from export.fusion import onnxruntime
 from export.graph import ServingGraph
 from export.samples import photographs
 from export.verify import OnnxRunner, check_parity
-from models import checkpoint
 from models.architectures import VARIANTS
+from models.artifact.parity import ParityError
 from models.data import load
-from models.evaluate import evaluate, predict
-from models.parity import ParityError
+from models.training import checkpoint
+from models.training.evaluate import evaluate, predict
 from tests.acceptance.client import Answer, post_all
 from tests.acceptance.report import run
 from tests.acceptance.server import Server, free_port, serve, wait_until
-from tests.networks import make_checkpoint
+from tests.support.networks import make_checkpoint
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist"))

@@ -34,13 +34,13 @@ import tritonclient.http as triton
 from PIL import Image
 
 from export.build import build
-from models import manifest
+from models.artifact import manifest
 from tests.acceptance.report import run
 from tests.acceptance.server import Server, free_port, serve, wait_until
-from tests.networks import make_checkpoint
-from tests.test_auth import KEYS, OPERATOR, WEB, write
-from tests.test_auth import ROOT as ROOT_KEY
-from tests.test_openapi import fuzz
+from tests.integration.test_api_keys import KEYS, OPERATOR, WEB, write
+from tests.integration.test_api_keys import ROOT as ROOT_KEY
+from tests.integration.test_openapi import fuzz
+from tests.support.networks import make_checkpoint
 
 ROOT = Path(__file__).parents[2]
 PRETRAINED = ROOT / "models" / "pretrained"

@@ -30,11 +30,11 @@ from pydantic_settings import CliApp
 
 from export.build import build
 from service.__main__ import make_server
-from service.settings import Settings
+from service.core.settings import Settings
 from tests.acceptance.client import Timed, open_loop, post_all
 from tests.acceptance.report import run
 from tests.acceptance.server import Server, serve
-from tests.networks import make_checkpoint
+from tests.support.networks import make_checkpoint
 
 ROOT = Path(__file__).parents[2]
 IMAGE = (ROOT / "models" / "pretrained" / "examples" / "ankle-boot.png").read_bytes()

@@ -35,10 +35,10 @@ from export.samples import photographs
 from export.verify import OnnxRunner, check_parity
 from models.architectures import VARIANTS, build
 from models.architectures.complexity import count_multiply_adds, count_parameters
-from models.evaluate import predict
+from models.training.evaluate import predict
 from tests.acceptance.report import run
 from tests.acceptance.server import serve
-from tests.networks import make_checkpoint
+from tests.support.networks import make_checkpoint
 
 ROOT = Path(__file__).parents[2]
 FUZZ_SECONDS = int(os.environ.get("FUZZ_SECONDS", "600"))

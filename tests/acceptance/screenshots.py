@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, expect
 from tests.acceptance import demonstration
 from tests.acceptance.demonstration import PHOTOGRAPHS, SUBJECTS
 from tests.acceptance.server import serve
-from tests.browser import chromium, visit
+from tests.support.browser import chromium, visit
 
 DOCS = Path(__file__).parents[2] / "docs"
 SIZES = {"desktop": (1280, 900, 1), "phone": (390, 844, 2)}

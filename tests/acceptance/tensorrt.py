@@ -30,13 +30,14 @@ from export.formats import tensorrt
 from export.formats.tensorrt import Options
 from export.fusion.tensorrt import read_log
 from export.graph import ServingGraph
-from models import engine_cache, manifest
-from models.engine_cache import BatchRange, ComputeCapability, Machine, Plan
+from models.artifact import manifest
+from models.runtime import engine_cache
+from models.runtime.engine_cache import BatchRange, ComputeCapability, Machine, Plan
 from tests.acceptance.report import run
 from tests.acceptance.server import serve
-from tests.networks import make_checkpoint
-from tests.test_tensorrt import ABSENT
-from tests.test_triton import TYPES, protobuf, read
+from tests.gpu.test_tensorrt import ABSENT
+from tests.integration.test_triton import TYPES, protobuf, read
+from tests.support.networks import make_checkpoint
 
 ROOT = Path(__file__).parents[2]
 PRETRAINED = ROOT / "models" / "pretrained"

@@ -1,0 +1,195 @@
+"""`manifest.json`: all that a reader needs to use the weights of one version correctly.
+
+Written by `export`, read by `service`; imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from models.imaging.preprocess import Preprocess
+
+FILE_NAME = "manifest.json"
+GOLDEN_FILE = "golden.npz"
+CLASSIFIER_FILE = "classifier.npz"
+
+INPUT = "images"
+"""What every graph takes: uint8 [N, H, W, C]."""
+OUTPUTS = ("logits", "probabilities", "embedding", "feature_map")
+"""What every graph of this project gives: float32 [N, classes], [N, classes], [N, features] and [N, features, h, w].
+One that was made elsewhere may be without the last, or the last two."""
+
+SCHEMA: Literal[1] = 1
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+SHA256 = r"^[0-9a-f]{64}$"
+
+Precision = Literal["float32", "float16", "bfloat16", "int8"]
+
+
+class ManifestError(ValueError):
+    """The manifest is missing, is not valid, or does not agree with the files beside it."""
+
+
+class _Model(BaseModel):
+    # Unknown keys are kept out of sight, so that an older reader can read what a newer `export` wrote.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Architecture(_Model):
+    """A row of the table of architectures and its arguments."""
+
+    name: str
+    num_classes: PositiveInt
+    in_channels: PositiveInt = 3
+    options: dict[str, Any] = {}
+    """Further arguments of the network: `shortcut`, `norm`, `zero_gamma`."""
+
+
+class UnfusedAdd(_Model):
+    node: str
+    reason: str
+
+
+class FusionReport(_Model):
+    """What one runtime made of the residual additions."""
+
+    residual_adds: int
+    """Additions of two computed tensors in the model."""
+    fused: int
+    """Those that the runtime computes inside a convolution kernel."""
+    unfused: tuple[UnfusedAdd, ...] = ()
+
+
+class Parity(_Model):
+    """Agreement with the eager PyTorch model."""
+
+    logit_error: float
+    """Largest difference of a logit, relative to the standard deviation of the eager logits."""
+    logit_rms_error: float
+    """Root mean square of the differences, relative to the same."""
+    top1_agreement: float
+    """Share of images with the same first class."""
+    images: PositiveInt
+
+
+class Accuracy(_Model):
+    top1: float
+    top5: float | None = None
+    images: PositiveInt
+    calibration_error: float | None = None
+    """Expected difference between the first class's probability and how often it is right (Guo et al. 2017), on
+    images that the temperature was not fitted on."""
+
+
+class Quantization(_Model):
+    """How an int8 artifact came about."""
+
+    calibration: str
+    """Method that found the ranges of the activations."""
+    float_layers: tuple[str, ...] = ()
+    """Convolutions that stayed in float because rounding them cost accuracy."""
+    selection_images: PositiveInt
+    """Images that this was chosen on."""
+    selection_loss: float | None = None
+    """Share of them by which top-1 fell."""
+    trials: PositiveInt
+    """Quantised models that were measured to choose."""
+
+
+class Artifact(_Model):
+    """One file with the weights in one format and precision."""
+
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    format: str
+    precision: Precision
+    sha256: Annotated[str, Field(pattern=SHA256)]
+    requires: str | None = None
+    """What the file needs to run, where that is more than its format says."""
+    fusion: dict[str, FusionReport] = {}
+    parity: Parity | None = None
+    accuracy: Accuracy | None = None
+    quantization: Quantization | None = None
+
+
+class Manifest(_Model):
+    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    name: Annotated[str, Field(pattern=MODEL_NAME)]
+    version: PositiveInt
+    architecture: Architecture
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    temperature: PositiveFloat = 1.0
+    """probabilities = softmax(logits / temperature)."""
+    artifacts: tuple[Artifact, ...]
+    outputs: tuple[str, ...] = OUTPUTS
+    """What its graphs give: logits and probabilities at least."""
+    golden_sha256: Annotated[str, Field(pattern=SHA256)]
+    classifier_sha256: Annotated[str, Field(pattern=SHA256)] | None = None
+    """None for a version without the file: it is served, but gives no class activation maps."""
+    provenance: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        if len(self.labels) != self.architecture.num_classes:
+            raise ValueError(f"{len(self.labels)} labels for {self.architecture.num_classes} classes")
+        if self.preprocess.channels != self.architecture.in_channels:
+            raise ValueError(
+                f"preprocessing gives {self.preprocess.channels} channels, "
+                f"the network takes {self.architecture.in_channels}"
+            )
+        if not self.artifacts:
+            raise ValueError("no artifact is listed")
+        return self
+
+    def to_json(self) -> str:
+        return self.model_dump_json(by_alias=True, indent=2) + "\n"
+
+
+def read(version: Path) -> Manifest:
+    """The manifest of a version folder.
+
+    Raises:
+        ManifestError: missing, not valid, of another schema, or naming another model or version than its folders do.
+    """
+    path = version / FILE_NAME
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ManifestError(f"{path}: {place + ': ' if place else ''}{first['msg']}") from error
+    if (manifest.name, str(manifest.version)) != (version.parent.name, version.name):
+        raise ManifestError(
+            f"{path}: is of {manifest.name} version {manifest.version}, "
+            f"but lies in {version.parent.name}/{version.name}"
+        )
+    return manifest
+
+
+def check_hash(path: Path, expected: str) -> None:
+    """Compare a file with the SHA-256 that the manifest gives.
+
+    Raises:
+        ManifestError: the file is missing or its content is another.
+    """
+    try:
+        actual = sha256(path)
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
+    if actual != expected:
+        raise ManifestError(
+            f"{path}: its content is not what the manifest describes "
+            f"(SHA-256 {actual[:12]}…, expected {expected[:12]}…): copy or export the version again"
+        )
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

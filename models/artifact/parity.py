@@ -1,0 +1,66 @@
+"""How far two sets of logits are apart. No torch: `export` checks before writing, `service` before serving."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.artifact.manifest import Parity, Precision
+
+Float32Array = NDArray[np.float32]
+
+MAX_LOGIT_ERROR: dict[Precision, float] = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "int8": 2e-1}
+"""What each precision may differ from the eager model; beyond it, `export` writes nothing and `service` serves nothing.
+It bounds the largest difference, for int8 the root mean square: of so many rounding errors the largest tells more of
+the number of classes than of the weights, while swapped channels or a wrong mean move all of them."""
+
+
+class ParityError(ValueError):
+    """The logits are not those of the eager model; the message says how far they are."""
+
+
+def check(actual: Float32Array, expected: Float32Array, precision: Precision) -> Parity:
+    """Compare logits [n, classes] with the eager model's.
+
+    Raises:
+        ParityError: as `compare`, or further apart than the precision allows.
+    """
+    parity = compare(actual, expected)
+    error = judged(parity, precision)
+    if error > MAX_LOGIT_ERROR[precision]:
+        raise ParityError(
+            f"the logits differ from the eager model's by {error:.1e} of their spread, "
+            f"more than the {MAX_LOGIT_ERROR[precision]:.0e} allowed for {precision}"
+        )
+    return parity
+
+
+def judged(parity: Parity, precision: Precision) -> float:
+    """The error that `MAX_LOGIT_ERROR` bounds for a precision."""
+    return parity.logit_rms_error if precision == "int8" else parity.logit_error
+
+
+def compare(actual: Float32Array, expected: Float32Array) -> Parity:
+    """Compare logits [n, classes] with the eager model's.
+
+    The errors are the largest difference of a logit and the root mean square of all, divided by the mean over classes
+    of the standard deviation of the expected logits over the images. Probabilities are no measure: a network that
+    gives every image one class agrees with itself in them even when its colour channels are swapped.
+
+    Raises:
+        ParityError: another shape, or values that are not finite, or images that the expected logits do not tell apart.
+    """
+    if actual.shape != expected.shape:
+        raise ParityError(f"logits have shape {list(actual.shape)}, expected {list(expected.shape)}")
+    if not np.isfinite(actual).all():
+        raise ParityError("the logits are not finite")
+    spread = float(np.std(expected.astype(np.float64), axis=0).mean())
+    if not spread > 0:
+        raise ParityError("the expected logits are the same for every image: nothing can be checked on them")
+    difference = np.abs(actual.astype(np.float64) - expected)
+    return Parity(
+        logit_error=float(difference.max() / spread),
+        logit_rms_error=float(np.sqrt(np.mean(difference**2)) / spread),
+        top1_agreement=float((actual.argmax(1) == expected.argmax(1)).mean()),
+        images=len(expected),
+    )

@@ -1,0 +1,129 @@
+"""What a network expects of its input, and how an image of any size is brought there.
+
+No torch: serving and training share this file, so an image is cut the same way in both.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
+
+from models.imaging.images import Reduced
+
+UInt8Array = NDArray[np.uint8]
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+_REDUCING_GAP = 2.0
+"""An image is first reduced, by whole numbers, to no less than so many times the size that it is resized to. Pillow
+takes the same for thumbnails: https://pillow.readthedocs.io/en/stable/reference/Image.html#PIL.Image.Image.resize"""
+
+
+class Geometry(BaseModel):
+    """The size and colour mode that images are brought to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: tuple[PositiveInt, PositiveInt]
+    """Height and width in pixels of what the network takes."""
+    resize: PositiveInt | None = None
+    """Shorter side in pixels after resizing, before the centre crop to `size`; None resizes to `size` itself."""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    mode: Literal["L", "RGB"] = "RGB"
+    """Grey or colour."""
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Self:
+        if self.resize is not None and self.resize < max(self.size):
+            raise ValueError(
+                f"resize {self.resize} is smaller than the crop {self.size}: there is nothing to crop from"
+            )
+        return self
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.mode == "L" else 3
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of one image as the graph takes it."""
+        return (*self.size, self.channels)
+
+    def apply(self, image: Image.Image) -> UInt8Array:
+        """An image, already in `mode`, as uint8 [H, W, C]: resized and cropped, not normalised.
+
+        The rounding is torchvision's (`Resize` and `CenterCrop`), so that weights trained there see what they know.
+        """
+        height, width = self.size
+        scaled, (left, top) = self.cut(*image.size)
+        if image.size != scaled:
+            image = image.resize(scaled, _FILTERS[self.interpolation])
+        if scaled != (width, height):
+            image = image.crop((left, top, left + width, top + height))
+        return self._pixels(image)
+
+    def approximate(self, reduced: Reduced) -> UInt8Array:
+        """What `apply` gives of the whole image, or nearly, in less time: only what is kept is resized, and large
+        images in two steps."""
+        begin_x, begin_y, end_x, end_y = reduced.box
+        across, down = (end_x - begin_x) / reduced.width, (end_y - begin_y) / reduced.height
+        left, top, right, bottom = self.region(reduced.width, reduced.height)
+        box = (begin_x + left * across, begin_y + top * down, begin_x + right * across, begin_y + bottom * down)
+        height, width = self.size
+        resized = reduced.image.resize((width, height), _FILTERS[self.interpolation], box, _REDUCING_GAP)
+        return self._pixels(resized)
+
+    def _pixels(self, image: Image.Image) -> UInt8Array:
+        # `asarray` asks the image for four protocols before it comes to this.
+        return np.frombuffer(image.tobytes(), np.uint8).reshape(self.shape)
+
+    @property
+    def enough(self) -> int:
+        """Pixels of the shorter side below which `approximate` would see a loss."""
+        return int(_REDUCING_GAP * (self.resize or max(self.size)))
+
+    def region(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The part of an image that `apply` keeps: left, top, right, bottom in pixels of an image of that size."""
+        if self.resize is None:  # exactly, which the quotients are not
+            return 0.0, 0.0, float(width), float(height)
+        (scaled_width, scaled_height), (left, top) = self.cut(width, height)
+        across, down = width / scaled_width, height / scaled_height
+        return left * across, top * down, (left + self.size[1]) * across, (top + self.size[0]) * down
+
+    def cut(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Width and height that an image of that size is resized to, and the left and top of the crop in that."""
+        if self.resize is None:
+            return (self.size[1], self.size[0]), (0, 0)
+        shorter = min(width, height)
+        wide, high = (self.resize if side == shorter else self.resize * side // shorter for side in (width, height))
+        return (wide, high), (round((wide - self.size[1]) / 2), round((high - self.size[0]) / 2))
+
+
+class Preprocess(Geometry):
+    """Geometry and normalisation; travels with the weights."""
+
+    mean: tuple[float, ...]
+    """Mean of each channel, of values between 0 and 1."""
+    std: tuple[PositiveFloat, ...]
+    """Standard deviation of each channel, of values between 0 and 1."""
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> Self:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mode {self.mode} has {self.channels} channels; mean and std need as many values each")
+        return self
+
+    def in_words(self) -> str:
+        """One line, for people."""
+        cut = "squeezed to" if self.resize is None else f"shorter side to {self.resize}, cut to"
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return f"{cut} {self.size[0]} x {self.size[1]}, {self.interpolation}, mean {mean}, std {std}"

@@ -1,0 +1,75 @@
+"""How good a network is on a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.architectures import ResNet
+from models.data import Dataset
+from models.imaging.preprocess import Preprocess
+from models.progress import progress_bar
+
+
+@dataclass(frozen=True)
+class Report:
+    """Accuracy on a data set."""
+
+    confusion: NDArray[np.int64]
+    """[true class, predicted class], in images."""
+    top5_correct: int
+
+    @property
+    def images(self) -> int:
+        return int(self.confusion.sum())
+
+    @property
+    def top1(self) -> float:
+        return float(np.trace(self.confusion) / self.images)
+
+    @property
+    def top5(self) -> float:
+        return self.top5_correct / self.images
+
+    @property
+    def per_class(self) -> NDArray[np.float64]:
+        """Share of each class's images that are recognised, float64 [classes]."""
+        return np.asarray(np.diag(self.confusion) / np.maximum(self.confusion.sum(1), 1), dtype=np.float64)
+
+
+def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:
+    """uint8 [N, C, H, W] to float32 in which the data set has mean 0 and standard deviation 1."""
+    mean = torch.tensor(preprocess.mean, device=images.device)[:, None, None]
+    std = torch.tensor(preprocess.std, device=images.device)[:, None, None]
+    return (images.float() / 255.0 - mean) / std
+
+
+def predict(model: ResNet, images: NDArray[np.uint8], preprocess: Preprocess) -> Tensor:
+    """Float32 logits [N, classes] of uint8 images [N, H, W, C], in evaluation mode."""
+    inputs = torch.from_numpy(images).permute(0, 3, 1, 2).to(next(model.parameters()).device)
+    was_training = model.training
+    with torch.inference_mode():
+        logits = model.eval()(normalise(inputs, preprocess))
+    model.train(was_training)
+    return logits.float()  # type: ignore[no-any-return]
+
+
+def evaluate(model: ResNet, data: Dataset, preprocess: Preprocess, batch_size: int = 256) -> Report:
+    """Float32 accuracy of `model` over all of `data`."""
+    labels = data.labels
+    classes = len(data.classes)
+    confusion = np.zeros((classes, classes), np.int64)
+    top5_correct = 0
+    with progress_bar("evaluating", total=len(labels)) as progress:
+        for first in range(0, len(labels), batch_size):
+            indices = np.arange(first, min(first + batch_size, len(labels)))
+            logits = predict(model, data.images(indices), preprocess)
+            best = logits.topk(min(5, classes), dim=1).indices.cpu().numpy()
+            np.add.at(confusion, (labels[indices], best[:, 0]), 1)
+            top5_correct += int((best == labels[indices, None]).sum())
+            progress.update(int(indices[-1]) + 1)
+    return Report(confusion, top5_correct)

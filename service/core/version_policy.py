@@ -1,0 +1,59 @@
+"""Which versions of a model are served: the latest, all, or those that are named."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from models.artifact.manifest import MODEL_NAME
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A choice among the versions that a repository holds."""
+
+    text: str
+    """As it was written: `latest`, `all`, or numbers with commas."""
+    numbers: frozenset[int] | None = None
+    """The versions that may be served; None for any."""
+
+    @property
+    def one(self) -> bool:
+        """Whether the first candidate that can be served is enough."""
+        return self.text == "latest"
+
+    def candidates(self, found: Iterable[int]) -> list[int]:
+        """The versions to serve, newest first."""
+        return sorted((number for number in found if self.numbers is None or number in self.numbers), reverse=True)
+
+
+class Policies:
+    """The policy of each model, from a text such as `latest resnet50=all tiny=1,3`.
+
+    Raises:
+        ValueError: the text is not of that form.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._default = Policy("latest")
+        self._of: dict[str, Policy] = {}
+        for word in text.split():
+            name, equals, choice = word.rpartition("=")
+            if not equals:
+                self._default = _parse(choice)
+            elif re.fullmatch(MODEL_NAME, name):
+                self._of[name] = _parse(choice)
+            else:
+                raise ValueError(f"{name!r} is not the name of a model")
+
+    def of(self, model: str) -> Policy:
+        return self._of.get(model, self._default)
+
+
+def _parse(choice: str) -> Policy:
+    if choice in ("latest", "all"):
+        return Policy(choice)
+    if re.fullmatch(r"[1-9][0-9]{0,17}(,[1-9][0-9]{0,17})*", choice):
+        return Policy(choice, frozenset(int(number) for number in choice.split(",")))
+    raise ValueError(f"{choice!r} is none of: latest, all, or version numbers with commas between them")

@@ -1,0 +1,213 @@
+"""CUDA, as far as it is needed: memory, streams, graphs and kernels, through cuda-python.
+
+Every function of `cuda.bindings` gives a tuple whose first member is a status. Here it becomes an exception, and what
+was allocated is freed together.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from cuda.bindings import driver, nvrtc, runtime
+
+from models.imaging.preprocess import UInt8Array
+from models.runtime.engine_cache import ComputeCapability
+from service.executors.base import DeviceLost
+from service.executors.cuda import CudaError
+
+log = logging.getLogger(__name__)
+
+_THREAD_LOCAL = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+
+
+class Device:
+    """One GPU. What is made with it is freed by `close`.
+
+    Args:
+        index: number of the GPU, in the driver's order.
+
+    Raises:
+        CudaError: there is no such GPU, or no driver.
+    """
+
+    def __init__(self, index: int) -> None:
+        self.name = f"cuda:{index}"
+        self.index = index
+        self._undo: list[tuple[Callable[..., Any], object]] = []
+        self.use()
+
+    def use(self) -> None:
+        """Make it the calling thread's device, which is a setting of each thread."""
+        _call(runtime.cudaSetDevice, self.index)
+        # So is this: what other threads record, for a model that is being loaded, does not forbid this one anything.
+        # ONNX Runtime records so that it otherwise would.
+        _call(runtime.cudaThreadExchangeStreamCaptureMode, _THREAD_LOCAL)
+
+    def make_stream(self) -> int:
+        """A stream that does not wait for the default one."""
+        stream = int(_call(runtime.cudaStreamCreateWithFlags, runtime.cudaStreamNonBlocking))
+        self._undo.append((runtime.cudaStreamDestroy, stream))
+        return stream
+
+    def allocate(self, size: int) -> int:
+        """Address of so many bytes on the device."""
+        address = int(_call(runtime.cudaMalloc, size))
+        self._undo.append((runtime.cudaFree, address))
+        return address
+
+    def allocate_pinned(self, size: int) -> UInt8Array:
+        """So many bytes of the host that the device copies from and to without the processor, uint8 [size]."""
+        # cudaHostAllocPortable: pinned for every device, so that whichever computes can copy.
+        address = int(_call(runtime.cudaHostAlloc, size, runtime.cudaHostAllocPortable))
+        self._undo.append((runtime.cudaFreeHost, address))
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+    def copy_in(self, target: int, source: np.ndarray[Any, Any], stream: int) -> None:
+        """Begin to copy pinned memory, contiguous, to the device."""
+        kind = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        _call(runtime.cudaMemcpyAsync, target, source.ctypes.data, source.nbytes, kind, stream)
+
+    def copy_out(self, target: np.ndarray[Any, Any], source: int, stream: int) -> None:
+        """Begin to copy from the device to pinned memory, contiguous."""
+        kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        _call(runtime.cudaMemcpyAsync, target.ctypes.data, source, target.nbytes, kind, stream)
+
+    def fill(self, target: int, value: int, size: int, stream: int) -> None:
+        """Begin to set bytes on the device."""
+        _call(runtime.cudaMemsetAsync, target, value, size, stream)
+
+    def synchronise(self, stream: int) -> None:
+        """Wait until all that was begun on a stream is done."""
+        _call(runtime.cudaStreamSynchronize, stream)
+
+    def capture(self, stream: int, enqueue: Callable[[], None]) -> Callable[[], None]:
+        """Record what `enqueue` begins on a stream, without doing it.
+
+        Returns:
+            What begins the same again, at the cost of one call.
+
+        Raises:
+            Exception: it cannot be recorded; the stream is as it was.
+        """
+        # Or other threads could not allocate meanwhile, as some decoders of images do.
+        _call(runtime.cudaStreamBeginCapture, stream, _THREAD_LOCAL)
+        try:
+            enqueue()
+        except BaseException:
+            runtime.cudaStreamEndCapture(stream)  # or the stream stays in its recording state
+            raise
+        graph = _call(runtime.cudaStreamEndCapture, stream)
+        executable = _call(runtime.cudaGraphInstantiate, graph, 0)
+        _call(runtime.cudaGraphDestroy, graph)
+        self._undo.append((runtime.cudaGraphExecDestroy, executable))
+        return lambda: _call(runtime.cudaGraphLaunch, executable, stream)
+
+    def compile(self, name: str, source: str, kernels: Sequence[str], options: Sequence[str] = ()) -> Kernels:
+        """Compile CUDA C++ for this device, and load it.
+
+        Args:
+            name: of the source, for messages.
+            source: holds `extern "C" __global__` functions that take one address.
+            kernels: their names.
+            options: for the compiler, NVRTC.
+
+        Raises:
+            CudaError: it cannot be compiled; the message has the compiler's log.
+        """
+        self.use()
+        library = _call(
+            driver.cuLibraryLoadData, _compile(name, source, self._capability(), options), [], [], 0, [], [], 0
+        )
+        self._undo.append((driver.cuLibraryUnload, library))
+        return Kernels({kernel: _call(driver.cuLibraryGetKernel, library, kernel.encode()) for kernel in kernels})
+
+    def _capability(self) -> ComputeCapability:
+        attribute = runtime.cudaDeviceAttr
+        return ComputeCapability(
+            *(
+                _call(runtime.cudaDeviceGetAttribute, wanted, self.index)
+                for wanted in (attribute.cudaDevAttrComputeCapabilityMajor, attribute.cudaDevAttrComputeCapabilityMinor)
+            )
+        )
+
+    def check(self, error: Exception, stream: int) -> None:
+        """After an error of what was begun on a stream: whether others can follow.
+
+        Raises:
+            DeviceLost: every later call fails too, as it does after an illegal address.
+        """
+        try:
+            # Not the whole device: that fails while another thread records, too.
+            self.synchronise(stream)
+        except CudaError as lost:
+            raise DeviceLost(str(lost)) from error
+
+    def close(self) -> None:
+        """Free all that was made, the last first. On a lost device that fails, and is not needed."""
+        failures = []
+        while self._undo:
+            function, value = self._undo.pop()
+            try:
+                self.use()
+                _call(function, value)
+            except CudaError as error:
+                failures.append(str(error))
+        if failures:
+            log.warning("%s: not everything was freed: %s", self.name, failures[0])
+
+
+class Kernels:
+    """Functions of a library that is loaded on a device."""
+
+    def __init__(self, functions: Mapping[str, Any]) -> None:
+        self._functions = functions
+
+    def launch(self, name: str, grid: tuple[int, int], threads: int, argument: int, stream: int) -> None:
+        """Begin to compute a kernel on a stream.
+
+        Args:
+            name: of the kernel.
+            grid: blocks in x and y.
+            threads: of each block.
+            argument: an address on the device.
+        """
+        parameters = (argument,), (ctypes.c_void_p,)
+        _call(driver.cuLaunchKernel, self._functions[name], *grid, 1, threads, 1, 1, 0, stream, parameters, 0)
+
+
+def _compile(name: str, source: str, capability: ComputeCapability, options: Sequence[str]) -> bytes:
+    """Machine code for one kind of GPU."""
+    program = _call(nvrtc.nvrtcCreateProgram, source.encode(), name.encode(), 0, [], [])
+    try:
+        flags = [f"--gpu-architecture=sm_{capability.major}{capability.minor}", *options]
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(flags), [flag.encode() for flag in flags])
+        if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            log = bytearray(_call(nvrtc.nvrtcGetProgramLogSize, program))
+            _call(nvrtc.nvrtcGetProgramLog, program, log)
+            raise CudaError(f"{name} cannot be compiled: {log.decode(errors='replace')}")
+        code = bytearray(_call(nvrtc.nvrtcGetCUBINSize, program))
+        _call(nvrtc.nvrtcGetCUBIN, program, code)
+        return bytes(code)
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+def _call(function: Callable[..., Any], *arguments: object) -> Any:
+    status, *values = function(*arguments)
+    if status:
+        raise CudaError(f"{function.__name__}: {_text(status)} ({int(status)})")
+    return values[0] if values else None
+
+
+def _text(status: Any) -> str:
+    if isinstance(status, driver.CUresult):
+        _, text = driver.cuGetErrorString(status)
+    elif isinstance(status, nvrtc.nvrtcResult):
+        _, text = nvrtc.nvrtcGetErrorString(status)
+    else:
+        _, text = runtime.cudaGetErrorString(status)
+    return (text or b"unknown error").decode()

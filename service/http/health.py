@@ -1,0 +1,39 @@
+"""Liveness, readiness and metrics, for orchestrators and Prometheus."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import PlainTextResponse, Response
+
+from service.http.v1.schemas import Readiness
+from service.registry.registry import Registry
+
+router = APIRouter()
+
+Verbose = Annotated[str | None, Query(description="Present, with any value: tell the state of every version as well.")]
+
+
+@router.get("/healthz", response_class=PlainTextResponse)
+async def healthz() -> str:
+    """Answers while the process is alive."""
+    return "ok\n"
+
+
+@router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness, "description": "Not ready"}})
+async def readyz(request: Request, verbose: Verbose = None) -> Response:
+    """200 when images are classified, with what is lost though they are; 503 while warming up, or when no engine is
+    alive."""
+    registry: Registry = request.app.state.pipeline.registry
+    reasons = registry.not_ready()
+    models = None if verbose is None else registry.statuses()
+    answer = Readiness(ready=not reasons, reasons=reasons, degraded=registry.degraded() or None, models=models)
+    return Response(answer.model_dump_json(exclude_none=True), 503 if reasons else 200, media_type="application/json")
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(request: Request) -> Response:
+    """Prometheus text format."""
+    return Response(request.app.state.pipeline.metrics.render(), media_type=CONTENT_TYPE_LATEST)

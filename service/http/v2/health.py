@@ -1,0 +1,26 @@
+"""Whether the server is alive and ready, in the protocol's form. Probes have no keys, so none is needed."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service.http.openapi import errors
+from service.http.v2.schemas import Error
+from service.registry.registry import Registry
+
+router = APIRouter(prefix="/v2")
+
+
+@router.get("/health/live", response_class=Response)
+async def live() -> Response:
+    """200 while the process is alive."""
+    return Response()
+
+
+@router.get("/health/ready", response_class=Response, responses=errors(Error, 503))
+async def ready(request: Request) -> Response:
+    """200 when images are classified."""
+    registry: Registry = request.app.state.pipeline.registry
+    registry.check_ready()
+    return Response()

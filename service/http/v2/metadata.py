@@ -1,0 +1,110 @@
+"""Who the server is, and what its models take and give."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from models.artifact.manifest import INPUT
+from service.http.v2 import model_names, tensors
+from service.http.v2.infer import DEFAULT_OUTPUT
+from service.http.v2.model_names import Face
+from service.http.v2.schemas import (
+    ConfigInput,
+    ConfigOutput,
+    DynamicBatching,
+    ModelConfig,
+    ModelMetadata,
+    ServerMetadata,
+    TensorMetadata,
+)
+from service.registry.registry import Registry
+from service.registry.repository import LoadedModel
+
+router = APIRouter(prefix="/v2")
+
+EXTENSIONS = [
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+]
+
+
+@router.get("")
+async def server() -> ServerMetadata:
+    """Name, version and what is spoken beyond the protocol's core."""
+    return ServerMetadata(name="resnet-serve", version=version("resnet-serve"), extensions=EXTENSIONS)
+
+
+async def model_ready(request: Request, face: Face) -> Response:
+    """200 when the model takes requests."""
+    _find(request, face)
+    return Response()
+
+
+async def model_metadata(request: Request, face: Face) -> ModelMetadata:
+    """Inputs and outputs, with the batch as their first dimension."""
+    registry: Registry = request.app.state.pipeline.registry
+    model = _find(request, face)
+    name, datatype, shape = _input(model, face)
+    classes = model.manifest.architecture.num_classes
+    return ModelMetadata(
+        name=face.name,
+        versions=[served.version for served in registry.served(face.model)],
+        platform=_platform(model),
+        inputs=[TensorMetadata(name=name, datatype=datatype, shape=[-1, *shape])],
+        outputs=[TensorMetadata(name=DEFAULT_OUTPUT, datatype="FP32", shape=[-1, classes])],
+    )
+
+
+async def model_config(request: Request, face: Face) -> ModelConfig:
+    """The same as Triton's configuration of a model tells it, without the batch dimension."""
+    settings = request.app.state.pipeline.settings
+    model = _find(request, face)
+    name, datatype, shape = _input(model, face)
+    on_request = (output for output in model.manifest.outputs if output != DEFAULT_OUTPUT)
+    return ModelConfig(
+        name=face.name,
+        platform=_platform(model),
+        max_batch_size=settings.max_images,
+        input=[
+            ConfigInput(
+                name=name,
+                data_type="TYPE_STRING" if face.encoded else f"TYPE_{datatype}",
+                format="FORMAT_NONE" if face.encoded else "FORMAT_NHWC",
+                dims=shape,
+            )
+        ],
+        output=[
+            ConfigOutput(name=DEFAULT_OUTPUT, data_type="TYPE_FP32", dims=[model.manifest.architecture.num_classes])
+        ],
+        dynamic_batching=DynamicBatching(
+            preferred_batch_size=[model.engine.max_batch],
+            max_queue_delay_microseconds=round(settings.max_delay_ms * 1000),
+        ),
+        parameters={"outputs_on_request": {"string_value": ",".join(on_request)}},
+    )
+
+
+def _find(request: Request, face: Face) -> LoadedModel:
+    registry: Registry = request.app.state.pipeline.registry
+    return registry.find(face.model, face.version)
+
+
+def _input(model: LoadedModel, face: Face) -> tuple[str, str, list[int]]:
+    """Name, datatype and shape of one element of the batch."""
+    return (tensors.FILES, "BYTES", [1]) if face.encoded else (INPUT, "UINT8", list(model.manifest.preprocess.shape))
+
+
+def _platform(model: LoadedModel) -> str:
+    return f"{model.executor.partition(':')[0]}_{model.artifact.format}"
+
+
+model_names.add(router, "GET", "", model_metadata, response_model=ModelMetadata)
+model_names.add(router, "GET", "/ready", model_ready, response_class=Response)
+model_names.add(router, "GET", "/config", model_config, response_model=ModelConfig)

@@ -1,0 +1,58 @@
+"""The two names of a model, and the paths below them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request
+
+from service.http.openapi import errors
+from service.http.v2.schemas import Error
+from service.registry.repository import ENCODED
+
+Name = Annotated[
+    str,
+    Path(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,135}$",
+        description=f"Name of a model: its input is pixels. With {ENCODED} behind it: its input is image files.",
+    ),
+]
+Version = Annotated[str, Path(pattern=r"^[1-9][0-9]{0,17}$", description="Version of the model.")]
+
+
+@dataclass(frozen=True)
+class Face:
+    """A model as one of its names shows it."""
+
+    name: str
+    model: str
+    version: str | None = None
+
+    @classmethod
+    def of(cls, name: str, version: str | None = None) -> Face:
+        return cls(name, name.removesuffix(ENCODED), version)
+
+    @property
+    def encoded(self) -> bool:
+        """Whether the input is image files."""
+        return self.name != self.model
+
+
+Handler = Callable[[Request, Face], Awaitable[Any]]
+
+
+def add(router: APIRouter, method: str, path: str, handler: Handler, **options: Any) -> None:
+    """Register a path of models, and the same below /versions/{version}."""
+
+    async def current(request: Request, model: Name) -> Any:
+        return await handler(request, Face.of(model))
+
+    async def with_version(request: Request, model: Name, version: Version) -> Any:
+        return await handler(request, Face.of(model, version))
+
+    options = {"methods": [method], "name": handler.__name__, "description": handler.__doc__, **options}
+    options["responses"] = errors(Error, 400, 404, 429, 503) | options.get("responses", {})
+    router.add_api_route(f"/models/{{model}}{path}", current, **options)
+    router.add_api_route(f"/models/{{model}}/versions/{{version}}{path}", with_version, **options)

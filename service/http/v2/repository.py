@@ -1,0 +1,62 @@
+"""The repository extension: what there is, and, for admins, loading and unloading what is in the repository.
+
+Nothing is ever loaded from a path, a URL or a request's body.
+"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service.core.errors import BadRequest
+from service.http.openapi import errors
+from service.http.v2 import json_body
+from service.http.v2.model_names import Face, Name
+from service.http.v2.schemas import ControlRequest, Error, IndexEntry, IndexRequest
+from service.registry.registry import Registry
+from service.registry.repository import ENCODED
+
+index = APIRouter(prefix="/v2/repository")
+control = APIRouter(prefix="/v2/repository")
+
+_CONTROL_ERRORS = errors(Error, 400, 404, 413, 415, 429, 503)
+
+
+@index.post("/index", responses=errors(Error, 400, 413, 415))
+async def repository_index(request: Request) -> list[IndexEntry]:
+    """Every version that is in the repository or still in memory, and why those that are not served are not."""
+    asked = await json_body.read_json(request, IndexRequest)
+    registry: Registry = request.app.state.pipeline.registry
+    return [
+        IndexEntry(name=name, version=status.version, state=status.state, reason=status.reason or "")
+        for model in registry.statuses()
+        for name in (model.name, model.name + ENCODED)
+        for status in model.versions
+        if status.state == "READY" or not asked.ready
+    ]
+
+
+@control.post("/models/{model}/load", response_class=Response, responses=_CONTROL_ERRORS)
+async def load(request: Request, model: Name) -> Response:
+    """Look at the repository now, try again what failed, and serve the model if it was unloaded."""
+    await _check_parameters(request)
+    registry: Registry = request.app.state.pipeline.registry
+    await registry.load(Face.of(model).model)
+    return Response()
+
+
+@control.post("/models/{model}/unload", response_class=Response, responses=_CONTROL_ERRORS)
+async def unload(request: Request, model: Name) -> Response:
+    """Serve the model no more, under neither of its names, until it is loaded again. Its requests are finished."""
+    await _check_parameters(request)
+    registry: Registry = request.app.state.pipeline.registry
+    await registry.unload(Face.of(model).model)
+    return Response()
+
+
+async def _check_parameters(request: Request) -> None:
+    asked = await json_body.read_json(request, ControlRequest)
+    if unknown := asked.parameters.keys() - {"unload_dependents"}:
+        raise BadRequest(
+            f"parameter {min(unknown)!r} is not taken: only what lies in the repository is loaded, as it is there"
+        )

@@ -1,0 +1,136 @@
+"""Class activation maps: where in an image the network saw a class (Zhou et al. 2016, arXiv:1512.04150).
+
+A map has the grid of the last feature map, 7 x 7 for a ResNet-50 at 224 pixels. Drawn, it is scaled up bilinearly and
+laid where the network looked: through the crop and the resizing, back onto the image.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from models.artifact.classifier_head import Classifier
+from models.artifact.parity import Float32Array
+from models.imaging.preprocess import Geometry
+
+OVERLAY_SIDE = 128
+"""Longest side of an overlay in pixels. A map has no finer detail, and whoever lays it over an image scales it."""
+PICTURE_SIDES = 256, 1024
+"""Least and most pixels of the longer side of a picture."""
+
+# Nine samples of matplotlib's "plasma" (CC0): its lightness rises evenly, so it reads the same without red and green.
+_PLASMA = np.array(
+    [
+        (13, 8, 135), (76, 2, 161), (126, 3, 168), (170, 35, 149), (204, 71, 120),
+        (230, 108, 92), (248, 149, 64), (253, 197, 39), (240, 249, 33),
+    ]
+)  # fmt: skip
+_MOST_OPAQUE = 200
+
+
+def _palette() -> tuple[bytes, bytes]:
+    """Colours and opacities of the 256 steps from nothing to the largest value of a map."""
+    steps = np.linspace(0, 1, 256)
+    colours = [np.interp(steps, np.linspace(0, 1, len(_PLASMA)), channel) for channel in _PLASMA.T]
+    opacity = _MOST_OPAQUE * np.minimum(1, steps * 1.5)
+    return np.stack(colours, axis=1).round().astype(np.uint8).tobytes(), opacity.round().astype(np.uint8).tobytes()
+
+
+_COLOURS, _OPACITY = _palette()
+
+
+def activation_maps(feature_map: Float32Array, classifier: Classifier, classes: Sequence[int]) -> Float32Array:
+    """What each position of one image adds to the logits of some classes.
+
+    M_c(y, x) = sum_k w_ck f_k(y, x) / (h w), equation 2 of the paper over the number of positions: the network averages
+    over them, so the sum of a map is the logit of its class less the bias.
+
+    Args:
+        feature_map: float32 [features, h, w].
+        classes: indices.
+
+    Returns:
+        float32 [len(classes), h, w], in the order of `classes`.
+    """
+    _, height, width = feature_map.shape
+    maps: Float32Array = np.tensordot(classifier.weight[classes], feature_map, axes=1) / np.float32(height * width)
+    return maps
+
+
+def overlay(values: Float32Array, geometry: Geometry, width: int, height: int) -> bytes:
+    """A map as a transparent PNG to lay over the whole image, with its proportions.
+
+    Colour and opacity rise from zero, transparent, to the largest value; what speaks against the class is not drawn.
+
+    Args:
+        values: float32 [h, w].
+        geometry: how the network was given the image.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+    """
+    buffer = io.BytesIO()
+    layer = _layer(values, geometry, (width, height), _fit((width, height), OVERLAY_SIDE))
+    layer.save(buffer, "PNG", compress_level=1, transparency=_OPACITY)
+    return buffer.getvalue()
+
+
+def picture(values: Float32Array, geometry: Geometry, image: Image.Image) -> bytes:
+    """A map drawn over its image, as a PNG of the image's size or the nearest of `PICTURE_SIDES`."""
+    buffer = io.BytesIO()
+    least, most = PICTURE_SIDES
+    canvas = _fit(image.size, min(max(max(image.size), least), most))
+    layer = _layer(values, geometry, image.size, canvas)
+    layer.info["transparency"] = _OPACITY
+    below = image.convert("RGB").resize(canvas, Image.Resampling.BILINEAR).convert("RGBA")
+    Image.alpha_composite(below, layer.convert("RGBA")).convert("RGB").save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """A size of the same proportions with a longer side of `longest`."""
+    scale = longest / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _layer(values: Float32Array, geometry: Geometry, image: tuple[int, int], canvas: tuple[int, int]) -> Image.Image:
+    """A map in steps of the palette, mode "P", on a canvas that shows the whole image; 0 outside the crop."""
+    left, top, right, bottom = geometry.region(*image)
+    first, last, begin, end = _span(left, right, canvas[0] / image[0], geometry.size[1], values.shape[1])
+    upper, lower, start, stop = _span(top, bottom, canvas[1] / image[1], geometry.size[0], values.shape[0])
+    positive = values.clip(min=0)
+    steps = np.pad(positive * (255 / max(float(positive.max()), 1e-12)), (0, 1), mode="edge")
+    drawn = Image.fromarray(steps).resize(
+        (last - first, lower - upper), Image.Resampling.BILINEAR, box=(begin, start, end, stop)
+    )
+    layer = Image.new("P", canvas)
+    layer.putpalette(_COLOURS)
+    layer.paste(Image.fromarray(np.asarray(drawn).round().astype(np.uint8)), (first, upper))
+    return layer
+
+
+def _span(start: float, stop: float, scale: float, size: int, cells: int) -> tuple[int, int, float, float]:
+    """One axis of a crop: its pixels on the canvas, and what part of the map they show.
+
+    Cell i is centred on pixel `stride` i of what the network takes, where its receptive field is (convolutions with
+    stride 2 and their padding see pixel 2 i in the middle). Spreading the cells evenly over the crop instead, as is
+    often done, draws them half a stride too far to the right and down: 16 of 224 pixels for a ResNet-50.
+
+    Args:
+        start: first edge of the crop in pixels of the image; `stop` is the other one.
+        scale: pixels of the canvas for one of the image.
+        size: pixels of what the network takes.
+        cells: of the map.
+    """
+    stride = 1 << math.ceil(math.log2(max(1.0, size / cells)))
+    first = min(round(start * scale), math.ceil(stop * scale) - 1)  # a crop can be narrower than a pixel
+    last = max(first + 1, round(stop * scale))
+
+    def on_map(edge: int) -> float:
+        pixel = (edge / scale - start) * size / (stop - start)
+        return min(max((pixel - 0.5) / stride + 0.5, 0.0), cells + 1.0)  # the map has one more cell, a copy of its last
+
+    return first, last, on_map(first), on_map(last)

@@ -1,0 +1,261 @@
+"""The page in a real browser, over a real server: as a person with a mouse, with keys alone, and with a camera."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, expect
+
+from service.core.settings import shipped_repository
+from tests.acceptance.server import Server, serve
+from tests.support.browser import CHROMIUM, Watched, chromium, visit
+
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed (apt install chromium)")
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "models" / "pretrained" / "examples").glob("*.png"))
+BOOT = EXAMPLES[0]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serve() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visitor(browser: Browser, server: Server) -> Iterator[Watched]:
+    """The page; at the end it has logged no error and asked no other host."""
+    with visit(browser, server.url, viewport={"width": 1280, "height": 860}) as watched:
+        yield watched
+        assert watched.errors == []
+        assert watched.hosts == {server.url.removeprefix("http://")}
+
+
+def answer(server: Server, path: Path) -> list[dict[str, Any]]:
+    """What the API says of an image."""
+    predictions: list[dict[str, Any]] = httpx.post(f"{server.url}/v1/classify", content=path.read_bytes()).json()[
+        "results"
+    ][0]["predictions"]
+    return predictions
+
+
+def map_opacity(watched: Watched) -> float:
+    """The mean opacity of the map that is shown, 0 to 255, drawn by the browser."""
+    opacity: float = watched.page.evaluate(
+        """async () => {
+            const map = document.querySelector("#map");
+            await map.decode();
+            const canvas = new OffscreenCanvas(map.naturalWidth, map.naturalHeight).getContext("2d");
+            canvas.drawImage(map, 0, 0);
+            const { data } = canvas.getImageData(0, 0, map.naturalWidth, map.naturalHeight);
+            return data.reduce((sum, value, index) => sum + (index % 4 === 3 ? value : 0), 0) / (data.length / 4);
+        }"""
+    )
+    return opacity
+
+
+def test_an_image_is_dropped_and_its_bars_and_maps_appear(visitor: Watched, server: Server) -> None:
+    page = visitor.page
+    visitor.drop(BOOT)
+    expected = answer(server, BOOT)
+    expect(page.locator("#headline")).to_have_text("Ankle boot")
+    bars = page.locator(".bar")
+    expect(bars.locator(".label")).to_have_text([prediction["label"] for prediction in expected])
+    widths = bars.evaluate_all(
+        "bars => bars.map(bar => bar.querySelector('.fill').offsetWidth / bar.querySelector('.track').offsetWidth)"
+    )
+    assert widths == pytest.approx([prediction["probability"] for prediction in expected], abs=0.01)
+    expect(page.locator("#map")).to_be_hidden()
+    for number in (0, 1):
+        bars.nth(number).hover()
+        expect(page.locator("#map")).to_be_visible()
+        expect(page.locator("#caption")).to_have_text(f"What speaks for “{expected[number]['label']}”")
+        assert 5 < map_opacity(visitor) < 250
+    assert page.locator("#map").bounding_box() == page.locator("#image").bounding_box()
+    page.locator("#headline").hover()
+    expect(page.locator("#map")).to_be_hidden()
+    stages = page.locator("#stage-list dt")
+    expect(stages).to_have_text(["decode", "queue", "inference", "maps", "other", "total"])
+
+
+def test_a_file_that_is_no_image_gets_a_friendly_message(visitor: Watched) -> None:
+    visitor.drop(("notes.txt", b"milk, eggs"))
+    expect(visitor.page.locator("#headline")).to_have_text("This one cannot be read")
+    expect(visitor.page.locator("#lead")).to_contain_text("not an image in a known format (JPEG, PNG")
+    expect(visitor.page.locator(".bar")).to_have_count(0)
+    visitor.drop(BOOT)
+    expect(visitor.page.locator("#headline")).to_have_text("Ankle boot")
+
+
+def test_a_batch_shows_its_progress(visitor: Watched) -> None:
+    page = visitor.page
+    page.evaluate(
+        """() => {
+            window.seen = [];
+            const bar = document.querySelector("#progress");
+            const note = () => bar.hidden || window.seen.push([bar.value, bar.max]);
+            new MutationObserver(note).observe(bar, { attributes: true });
+        }"""
+    )
+    visitor.drop(*(EXAMPLES * 7)[:19], ("broken.png", BOOT.read_bytes()[:200]))
+    expect(page.locator("#progress-text")).to_have_text("all done, 1 could not be read")
+    expect(page.locator("#progress")).to_be_hidden()
+    expect(page.locator("#status")).to_have_text("20 images done, 1 could not be read.")
+    seen = page.evaluate("window.seen")
+    assert {total for _, total in seen} == {20}
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert {done for done, _ in seen} >= set(range(1, 20))
+    labels = {"ankle-boot.png": "Ankle boot", "pullover.png": "Pullover", "trouser.png": "Trouser"}
+    expected = [labels[path.name] for path in (EXAMPLES * 7)[:19]] + ["unreadable"]
+    expect(page.locator(".thumb-label")).to_have_text(expected)
+    page.locator(".thumb").nth(1).click()
+    expect(page.locator("#headline")).to_have_text("Pullover")
+
+
+def test_keys_alone(visitor: Watched) -> None:
+    """Tab, Enter and arrows: an example, its maps, a second one, back and forth, and away."""
+    page = visitor.page
+
+    def tab_to(name: str) -> None:
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            if re.search(name, page.evaluate("document.activeElement.textContent || document.activeElement.id")):
+                return
+        raise AssertionError(f"the Tab key does not reach {name}")
+
+    # Listened to from the start: Playwright takes its time to tell the browser that it wants choosers for itself.
+    page.on("filechooser", lambda chooser: chooser.set_files([BOOT]))
+    page.wait_for_selector(".example")
+    tab_to("^ankle boot$")
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+    page.keyboard.press("Enter")
+    expect(page.locator("#headline")).to_have_text("Ankle boot")
+    expect(page.locator("#status")).to_have_text(re.compile("ankle-boot.png: Ankle boot, 99%"))
+    page.locator("#model").focus()
+    tab_to("^Ankle boot")
+    expect(page.locator("#caption")).to_have_text("What speaks for “Ankle boot”")
+    page.keyboard.press("Tab")
+    expect(page.locator("#map")).to_be_visible()
+    expect(page.locator("#caption")).not_to_have_text("What speaks for “Ankle boot”")
+    page.keyboard.press("Enter")
+    expect(page.locator(".bar[aria-pressed=true]")).to_have_count(1)
+    tab_to("^trouser$")
+    expect(page.locator("#map")).to_be_visible()  # it was kept
+    page.keyboard.press("Enter")
+    expect(page.locator("#headline")).to_have_text("Trouser")
+    tab_to("^Ankle boot$")
+    page.keyboard.press("Enter")
+    expect(page.locator("#headline")).to_have_text("Ankle boot")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#headline")).to_have_text("Trouser")
+    page.locator("#model").focus()
+    tab_to("^Clear$")
+    page.keyboard.press("Enter")
+    expect(page.locator("#headline")).to_have_text("What is in the picture?")
+    expect(page.locator("#files")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#headline")).to_have_text("Ankle boot")
+
+
+def test_paste(visitor: Watched) -> None:
+    visitor.page.evaluate(
+        """bytes => {
+            const clipboardData = new DataTransfer();
+            clipboardData.items.add(new File([new Uint8Array(bytes)], "image.png", { type: "image/png" }));
+            document.dispatchEvent(new ClipboardEvent("paste", { clipboardData }));
+        }""",
+        list(BOOT.read_bytes()),
+    )
+    expect(visitor.page.locator("#headline")).to_have_text("Ankle boot")
+
+
+def test_the_camera(visitor: Watched) -> None:
+    page = visitor.page
+    page.get_by_role("button", name="Take a photo").click()
+    page.get_by_role("button", name="Take it").click()
+    expect(page.locator("#camera-dialog")).to_be_hidden()
+    expect(page.locator(".bar")).to_have_count(5)
+    expect(page.locator("#caption")).to_have_text(re.compile(r"photo\.jpg · 640 . 480 JPEG"))
+    assert page.evaluate("document.querySelector('#video').srcObject") is None
+
+
+def test_the_live_view(visitor: Watched) -> None:
+    visitor.drop(*EXAMPLES)
+    expect(visitor.page.locator("#live")).to_be_visible()
+    expect(visitor.page.locator("#latency")).to_have_text(re.compile(r"^\d"), timeout=20_000)
+    assert float(visitor.page.locator("#throughput").inner_text()) > 0
+    expect(visitor.page.locator("#queue-line polyline")).to_have_count(1)
+
+
+def test_another_model_is_chosen(browser: Browser, tmp_path: Path) -> None:
+    """What was classified is classified again; a model without maps shows none."""
+    shipped = shipped_repository() / "fashion-mnist-resnet20"
+    shutil.copytree(shipped, tmp_path / shipped.name)
+    older = shutil.copytree(shipped / "1", tmp_path / "older" / "7")
+    content = json.loads((older / "manifest.json").read_text())
+    content |= {"name": "older", "version": 7, "classifier_sha256": None}
+    (older / "manifest.json").write_text(json.dumps(content))
+    with serve("--repository", str(tmp_path)) as server, visit(browser, server.url) as visitor:
+        page = visitor.page
+        expect(page.locator("#model option")).to_have_text([shipped.name, "older"])
+        visitor.drop(BOOT)
+        expect(page.locator("#hint")).to_be_visible()
+        with page.expect_request(re.compile("/v1/models/older/versions/7/classify")):
+            page.locator("#model").select_option("older")
+        expect(page.locator("#version option")).to_have_text(["7"])
+        expect(page.locator(".bar")).to_have_count(5)
+        expect(page.locator("#hint")).to_be_hidden()
+        page.locator(".bar").first.hover()
+        expect(page.locator("#map")).to_be_hidden()
+        assert visitor.errors == []
+
+
+def test_what_looks_like_markup_is_text(visitor: Watched) -> None:
+    visitor.drop(("<img src=x onerror=alert(1)>.png", BOOT.read_bytes()))
+    expect(visitor.page.locator("#caption")).to_contain_text("<img src=x onerror=alert(1)>.png · 28")
+    assert visitor.page.locator("#caption img").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_it_fits_and_can_be_read(width: int, scheme: str, browser: Browser, server: Server) -> None:
+    """Nothing sticks out sideways; text has the contrast of WCAG AA, 4.5 to 1."""
+    with visit(browser, server.url, viewport={"width": width, "height": 800}, color_scheme=scheme) as visitor:
+        visitor.drop(*EXAMPLES, ("a file with a very long name that goes on and on and on.png", b"no image"))
+        expect(visitor.page.locator("#progress-text")).to_contain_text("all done")
+        assert visitor.page.evaluate("document.documentElement.scrollWidth") <= width
+        for selector in ("#headline", ".lead", ".bar .value", ".bar .label", ".hint", ".button", ".thumb.failed span"):
+            contrast = visitor.page.locator(selector).last.evaluate(_CONTRAST)
+            assert contrast >= 4.5, selector
+
+
+_CONTRAST = """element => {
+    const luminance = (colour) => {
+        const canvas = new OffscreenCanvas(1, 1).getContext("2d");
+        canvas.fillStyle = colour;
+        canvas.fillRect(0, 0, 1, 1);
+        const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((value) => {
+            const share = value / 255;
+            return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+        });
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    let behind = element;
+    while (getComputedStyle(behind).backgroundColor === "rgba(0, 0, 0, 0)") behind = behind.parentElement;
+    const [a, b] = [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor].map(luminance);
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+}"""

@@ -1,0 +1,90 @@
+"""The Compose file, its settings and what goes into an image. `tests.acceptance.compose` builds and runs them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.environment import FIXED, render
+from service.core.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
+VARIABLES = dict(re.findall(r"^# ([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
+COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+COMPOSE: dict[str, Any] = yaml.safe_load(COMPOSE_TEXT)
+PREFIX = "RESNET_SERVE_"
+
+
+def test_compose_is_valid_under_the_specification() -> None:
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*check, ROOT / "docker-compose.yml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_compose_file_that_is_not_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "docker-compose.yml").write_text(COMPOSE_TEXT.replace("read_only: true", "readonly: true"))
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*check, tmp_path / "docker-compose.yml"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "readonly" in done.stdout
+
+
+def test_the_example_names_every_setting_and_no_other() -> None:
+    names = {name.removeprefix(PREFIX).lower() for name in VARIABLES if name.startswith(PREFIX)}
+    assert names == set(Settings.model_fields)
+
+
+def test_the_example_is_that_of_the_settings() -> None:
+    assert render() == EXAMPLE, "run `make .env.example`"
+
+
+def test_the_defaults_in_the_example_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(PREFIX + name.upper(), raising=False)
+    defaults = Settings()
+    shown = {name: value for name, value in VARIABLES.items() if name.startswith(PREFIX) and value}
+    assert len(shown) > 20
+    for name, value in shown.items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == defaults
+
+
+def test_the_example_names_every_variable_of_compose_with_its_default() -> None:
+    used = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", COMPOSE_TEXT))
+    assert len(re.findall(r"\$", COMPOSE_TEXT)) == len(re.findall(r"\$\{[A-Z_]+:-", COMPOSE_TEXT))
+    assert used == {name: value for name, value in VARIABLES.items() if not name.startswith(PREFIX)}
+
+
+def test_what_compose_fixes_is_what_the_image_has_and_the_example_says() -> None:
+    fixed = {PREFIX + name.upper(): value for name, value in FIXED.items()}
+    image = dict(re.findall(rf"({PREFIX}[A-Z_]+)=(\S+)", (ROOT / "Dockerfile").read_text(encoding="utf-8")))
+    for service in ("cpu", "gpu"):
+        assert COMPOSE["services"][service]["environment"] == fixed
+    assert fixed.items() <= image.items()
+
+
+def test_every_container_is_bounded_and_held_to_little() -> None:
+    for name, service in COMPOSE["services"].items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
+        if name != "export":  # which runs once, with all there is
+            assert service["restart"] == "unless-stopped", name
+            assert service["deploy"]["resources"]["limits"]["memory"], name
+        if "image" in service and "build" not in service:
+            assert re.search(r":v?\d+\.\d+\.\d+$", service["image"]), name
+        if name not in ("grafana",):
+            assert service["read_only"], name
+
+
+def test_a_container_has_longer_to_end_than_the_service_takes() -> None:
+    for service in ("cpu", "gpu"):
+        grace = COMPOSE["services"][service]["stop_grace_period"]
+        assert float(grace.removesuffix("s")) > Settings().shutdown_seconds

@@ -1,0 +1,63 @@
+"""The health check of a container, against a server that answers as the service does."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+
+import pytest
+
+from tests.conftest import TIMEOUT
+
+
+def probe(**environment: str) -> subprocess.CompletedProcess[str]:
+    others = {name: value for name, value in os.environ.items() if not name.startswith("RESNET_SERVE_")}
+    command = [sys.executable, "-m", "service.cli.healthcheck"]
+    return subprocess.run(command, env=others | environment, capture_output=True, text=True, timeout=TIMEOUT)
+
+
+class Answer(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(self.server.status if self.path == "/readyz" else 404)  # type: ignore[attr-defined]
+        self.end_headers()
+        self.wfile.write(b"loading and warming up")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[HTTPServer]:
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_it_tells_whether_the_service_is_ready(server: HTTPServer) -> None:
+    port = str(server.server_port)
+    server.status = 200  # type: ignore[attr-defined]
+    assert probe(RESNET_SERVE_PORT=port).returncode == 0
+    server.status = 503  # type: ignore[attr-defined]
+    told = probe(RESNET_SERVE_PORT=port)
+    assert (told.returncode, told.stderr) == (1, "loading and warming up\n")
+
+
+def test_nobody_listens() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        told = probe(RESNET_SERVE_PORT=str(bound.getsockname()[1]))
+    assert told.returncode == 1
+    assert "refused" in told.stderr
+
+
+def test_it_imports_nothing_that_takes_time() -> None:
+    code = "import sys, service.probe; print(*{'numpy', 'pydantic', 'fastapi'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "\n"

@@ -1,0 +1,326 @@
+"""Lanes on a fake GPU: buffers, buckets, graphs, double buffering, and what happens when the device fails.
+
+The fakes are checked against what they stand for: the signatures of the real CUDA bindings, and the classes of two
+versions of TensorRT as they were recorded.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from cuda.bindings import runtime as real
+
+from models.imaging.preprocess import UInt8Array
+from service.executors.base import DeviceLost, ExecutorError
+from service.executors.cuda import CudaError, streams
+from service.executors.cuda import device as cuda
+from service.executors.cuda.streams import Lane, LaneExecutor
+from tests.support import fake_gpu
+from tests.support.fake_cuda import RUBBISH, FakeRuntime, Kind, Timeline, Work, as_array
+from tests.support.fake_gpu import FakeOnnxRuntime
+from tests.support.fake_tensorrt_runtime import FakeTensorRT
+
+IMAGE = (2, 2, 1)
+BUCKETS = (1, 4, 8)
+LOGITS = frozenset({"logits"})
+API = Path(__file__).parents[1] / "data"
+
+
+class Doubling:
+    """A network whose logits are an image's values, doubled; an embedding that nobody asks for."""
+
+    def __init__(self, fake: FakeRuntime, stream: int, records: bool = True) -> None:
+        self.outputs: Mapping[str, tuple[int, ...]] = {"logits": (4,), "embedding": (1,)}
+        self.records = records
+        self.bound: list[int] = []
+        self.enqueued = 0
+        self.recordable = True
+        self._fake = fake
+        self._stream = stream
+
+    def bind(self, rows: int, addresses: Mapping[str, int]) -> Callable[[], None]:
+        self.bound.append(rows)
+
+        def compute() -> None:
+            images = as_array(addresses["images"], (rows, 4), np.uint8)
+            as_array(addresses["logits"], (rows, 4), np.float32)[...] = images * np.float32(2)
+
+        def enqueue() -> None:
+            self.enqueued += 1
+            if not self.recordable:
+                self._fake.refuse_recording(self._stream)
+            self._fake.enqueue(self._stream, Work("compute", compute))
+
+        return enqueue
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
+    runtime = FakeRuntime()
+    monkeypatch.setattr(cuda, "runtime", runtime)
+    return runtime
+
+
+def make_lane(fake: FakeRuntime, **options: bool) -> tuple[Lane, Doubling, cuda.Device]:
+    device = cuda.Device(0)
+    stream = device.make_stream()
+    program = Doubling(fake, stream)
+    for name, value in options.items():
+        setattr(program, name, value)
+    return Lane(device, stream, program, IMAGE, BUCKETS), program, device
+
+
+def images(n: int, first: int = 0) -> UInt8Array:
+    return (np.arange(n * 4, dtype=np.uint8) + first).reshape(n, *IMAGE)
+
+
+def compute(lane: Lane, batch: UInt8Array) -> np.ndarray[Any, Any]:
+    lane.acquire(len(batch))[:] = batch
+    return lane.run(len(batch), LOGITS)["logits"]
+
+
+def test_the_fake_has_the_signatures_of_the_real_runtime() -> None:
+    functions = [name for name in vars(FakeRuntime) if name.startswith("cuda")]
+    assert len(functions) > 15
+    for name in functions:
+        mine = [p for p in inspect.signature(getattr(FakeRuntime, name)).parameters if p != "self"]
+        assert mine == list(inspect.signature(getattr(real, name)).parameters), name
+
+
+def test_the_real_runtime_answers_as_the_fake_does() -> None:
+    """A tuple whose first member is a status, also where there is no driver."""
+    for answer in (real.cudaMalloc(16), real.cudaStreamCreateWithFlags(real.cudaStreamNonBlocking)):
+        assert isinstance(answer[0], real.cudaError_t)
+        assert len(answer) == 2
+    assert len(real.cudaSetDevice(0)) == len(real.cudaStreamSynchronize(0)) == 1
+
+
+@pytest.mark.parametrize("version", ["10.16.1", "11.4.0"])
+def test_the_fake_tensorrt_has_only_what_the_real_one_has(version: str) -> None:
+    recorded = json.loads((API / f"tensorrt-{version}.json").read_text())
+    fake = FakeTensorRT(FakeRuntime(), ((1, 8),))
+    classes = {
+        name: value for name, value in vars(fake).items() if isinstance(value, type) and value is not FakeRuntime
+    }
+    assert len(classes) == 6
+    for name, value in classes.items():
+        for attribute in (one for one in vars(value) if not one.startswith("_")):
+            assert attribute in recorded[name], f"TensorRT {version} has no {name}.{attribute}"
+
+
+def test_the_fake_onnxruntime_has_the_signatures_of_the_real_one() -> None:
+    fake = FakeOnnxRuntime(FakeRuntime())
+    session = ["get_providers", "disable_fallback", "get_outputs", "io_binding", "run_with_iobinding"]
+    for name in session:
+        theirs = list(inspect.signature(getattr(ort.InferenceSession, name)).parameters)[1:]
+        mine = list(inspect.signature(getattr(fake_gpu._Session, name)).parameters)[1:]
+        assert mine == theirs[: len(mine)], name
+    for name in ("bind_input", "bind_output"):
+        theirs = list(inspect.signature(getattr(ort.IOBinding, name)).parameters)[1:]
+        assert list(inspect.signature(getattr(fake_gpu._Binding, name)).parameters)[1:] == theirs
+    for name in ("get_available_providers", "preload_dlls"):
+        assert callable(getattr(ort, name))
+        assert callable(getattr(fake, name))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8])
+def test_a_batch_of_any_size_up_to_the_largest_bucket(fake: FakeRuntime, n: int) -> None:
+    lane, _, _ = make_lane(fake)
+    compute(lane, images(8, 100))
+    np.testing.assert_array_equal(compute(lane, images(n)), images(n).reshape(n, 4) * 2.0)
+
+
+def test_every_bucket_is_recorded_before_the_first_batch_and_then_launched(fake: FakeRuntime) -> None:
+    lane, program, _ = make_lane(fake)
+    assert program.bound == sorted(BUCKETS, reverse=True)
+    prepared, memory = program.enqueued, fake.allocations
+    assert prepared == 2 * len(BUCKETS)  # once to plan, once to record
+    fake.calls.clear()
+    for n in (1, 3, 8):
+        compute(lane, images(n))
+    assert program.enqueued == prepared
+    assert fake.allocations == memory
+    # A batch is three calls: copy in, launch, copy out of what was asked for.
+    assert fake.calls == ["cudaMemcpyAsync", "cudaGraphLaunch", "cudaMemcpyAsync"] * 3
+
+
+def test_what_another_thread_records_forbids_nothing(fake: FakeRuntime) -> None:
+    fake.recorded_elsewhere = True
+    lane, _, _ = make_lane(fake)
+    np.testing.assert_array_equal(compute(lane, images(3)), images(3).reshape(3, 4) * 2.0)
+
+
+def test_what_cannot_be_recorded_is_enqueued(fake: FakeRuntime, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        lane, program, _ = make_lane(fake, recordable=False)
+    assert "batches of 4 go without a CUDA graph" in caplog.text
+    fake.calls.clear()
+    np.testing.assert_array_equal(compute(lane, images(3)), images(3).reshape(3, 4) * 2.0)
+    assert "cudaGraphLaunch" not in fake.calls
+    assert program.enqueued > 0
+
+
+def test_a_runtime_with_graphs_of_its_own_is_not_recorded(fake: FakeRuntime) -> None:
+    lane, program, _ = make_lane(fake, records=False)
+    assert program.enqueued == len(BUCKETS)
+    compute(lane, images(2))
+    assert program.enqueued == len(BUCKETS) + 1
+    assert "cudaGraphLaunch" not in fake.calls
+
+
+def test_what_no_kernel_writes_is_no_number(fake: FakeRuntime) -> None:
+    """Neither rubbish nor what an earlier batch left: the check of the golden images then fails."""
+    lane, _, _ = make_lane(fake)
+    lane.acquire(2)[:] = images(2)
+    assert np.isnan(lane.run(2, frozenset({"embedding"}))["embedding"]).all()
+    assert RUBBISH != 0xFF
+
+
+def test_copies_are_checked_by_the_fake(fake: FakeRuntime) -> None:
+    """Or a mistake in an address would go unnoticed in every other test."""
+    device = cuda.Device(0)
+    stream, memory, pinned = device.make_stream(), device.allocate(8), device.allocate_pinned(8)
+    with pytest.raises(CudaError, match=r"cudaMemcpyAsync: invalid argument \(1\)"):
+        device.copy_in(memory + 1, pinned, stream)
+    with pytest.raises(CudaError, match="invalid argument"):
+        device.copy_in(memory, np.zeros(8, np.uint8), stream)  # not pinned
+    device.copy_in(memory, pinned, stream)
+
+
+def test_closing_frees_everything(fake: FakeRuntime) -> None:
+    _, _, device = make_lane(fake)
+    assert fake.allocations > 0
+    device.close()
+    assert fake.allocations == 0
+
+
+def test_a_failure_of_one_batch_is_not_the_loss_of_the_device(fake: FakeRuntime) -> None:
+    lane, program, _ = make_lane(fake, records=False)
+    enqueue, program.bound = lane._enqueue[4], []
+
+    def fail() -> None:
+        raise RuntimeError("no kernel for this")
+
+    lane._enqueue[4] = fail
+    with pytest.raises(RuntimeError, match="no kernel"):
+        compute(lane, images(3))
+    lane._enqueue[4] = enqueue
+    np.testing.assert_array_equal(compute(lane, images(3)), images(3).reshape(3, 4) * 2.0)
+
+
+def test_a_lost_device_is_told_from_that(fake: FakeRuntime, caplog: pytest.LogCaptureFixture) -> None:
+    lane, _, device = make_lane(fake)
+    fake.lost.add(0)
+    with pytest.raises(DeviceLost, match="illegal memory access") as lost:
+        compute(lane, images(3))
+    assert isinstance(lost.value.__cause__, CudaError)
+    device.close()  # cannot free, and says so
+    assert "cuda:0: not everything was freed" in caplog.text
+
+
+class Executor(LaneExecutor):
+    def __init__(self, fake: FakeRuntime, count: int = streams.LANES) -> None:
+        super().__init__(cuda.Device(0), BUCKETS)
+        self.lanes = count
+        self._add_lanes(IMAGE, lambda stream: Doubling(fake, stream))
+
+
+def test_threads_take_turns_on_the_lanes(fake: FakeRuntime) -> None:
+    executor = Executor(fake)
+    buffers = [executor.acquire(1).ctypes.data]
+    other: list[int] = []
+    thread = Thread(target=lambda: other.append(executor.acquire(1).ctypes.data))
+    thread.start()
+    thread.join()
+    assert other != buffers  # two threads never share a buffer
+    executor.run(executor.acquire(2), LOGITS)
+    assert executor.acquire(1).ctypes.data == buffers[0]
+
+
+def test_a_buffer_that_was_not_run_does_not_cost_a_lane(fake: FakeRuntime) -> None:
+    executor = Executor(fake, count=1)
+    first = executor.acquire(2)
+    buffer = executor.acquire(3)
+    assert buffer.ctypes.data == first.ctypes.data
+    buffer[:] = images(3)
+    np.testing.assert_array_equal(executor.run(buffer, LOGITS)["logits"], images(3).reshape(3, 4) * 2.0)
+
+
+def seconds(fake: FakeRuntime, count: int, batches: int, work: dict[Kind, float]) -> float:
+    """Virtual time of so many batches by a thread a lane, as the engine has them."""
+    fake.timeline = None  # nothing is measured before everything is ready
+    executor = Executor(fake, count)
+    fake.timeline = timeline = Timeline(work, count)
+
+    def compute_all() -> None:
+        try:
+            for _ in range(batches // count):
+                buffer = executor.acquire(8)
+                buffer[:] = images(8)
+                executor.run(buffer, LOGITS)
+        finally:
+            timeline.leave()
+
+    threads = [Thread(target=compute_all) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return timeline.end
+
+
+@pytest.mark.parametrize("copies", [0.1, 0.3, 0.45])
+def test_two_lanes_hide_the_copies(fake: FakeRuntime, copies: float) -> None:
+    """The device computes for one while it copies for the other."""
+    work: dict[Kind, float] = {"in": copies, "compute": 1.0, "out": copies}
+    assert seconds(fake, 1, 100, work) == pytest.approx(100 * (1 + 2 * copies))
+    assert 100 / seconds(fake, 2, 100, work) >= 0.95
+
+
+def test_where_copying_takes_longest_that_is_the_bound(fake: FakeRuntime) -> None:
+    work: dict[Kind, float] = {"in": 1.0, "compute": 0.5, "out": 0.25}
+    assert 100 / seconds(fake, 2, 100, work) >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("one", "takes the number of a GPU"),
+        ("1", "needs an NVIDIA GPU: there is none with the number 1, only 0"),
+        ("-1", "takes the number of a GPU"),
+    ],
+)
+def test_a_gpu_that_is_not_there(argument: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_gpu.install(monkeypatch)
+    with pytest.raises(ExecutorError, match=message), streams.opened("tensorrt", argument):
+        pass
+    with streams.opened("tensorrt", "") as device:
+        assert device.name == "cuda:0"
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (CudaError("out of memory"), ExecutorError),
+        (LookupError("no such engine"), ExecutorError),
+        (ValueError("a mistake"), ValueError),
+    ],
+)
+def test_a_device_is_closed_when_nothing_can_be_loaded_on_it(
+    error: Exception, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = fake_gpu.install(monkeypatch)
+    with pytest.raises(raised) as told, streams.opened("tensorrt", "0", LookupError) as device:
+        device.allocate(8)
+        raise error
+    assert str(told.value) == (f"tensorrt: {error}" if raised is ExecutorError else str(error))
+    assert gpu.cuda.allocations == 0

@@ -1,0 +1,252 @@
+"""Several executors behind one queue: what is computed where, and what happens when a device is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from threading import Barrier, Lock
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from models.imaging.preprocess import UInt8Array
+from service import executors
+from service.core.errors import InferenceFailed, Unavailable
+from service.core.settings import Settings
+from service.engine.batch_queue import BatchQueue
+from service.engine.engine import LocalEngine, Result
+from service.executors import simulated
+from service.executors.base import DeviceLost, ExecutorError, Float32Array, Source, fill_up
+from service.telemetry.metrics import Metrics
+from tests.conftest import TIMEOUT, Client, serve, source_of
+
+LOGITS = frozenset({"logits"})
+
+
+class Device:
+    """Doubles the value of an image of one pixel; is lost at the batches that a test names."""
+
+    computes = False
+
+    def __init__(self, device: str, lost_at: int | None = None, lanes: int = 1, buckets: Sequence[int] = ()) -> None:
+        self.device = device
+        self.lanes = lanes
+        self.buckets = buckets
+        self.batches: list[int] = []
+        self.at_once = 0
+        self.most_at_once = 0
+        self.closed = False
+        self.together = Barrier(1)
+        self.meetings = 0
+        """How many of the first batches wait for those of other devices."""
+        self._lost_at = lost_at
+        self._lock = Lock()
+
+    def prepare(self, max_batch: int) -> None:
+        """There is nothing to be made."""
+
+    def acquire(self, n: int) -> UInt8Array:
+        return np.empty((n, 1, 1, 1), np.uint8)
+
+    def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+        with self._lock:
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+            position = len(self.batches)
+            self.batches.append(len(images))
+        try:
+            if position < self.meetings:
+                self.together.wait(TIMEOUT)
+            if self._lost_at is not None and position >= self._lost_at:
+                raise DeviceLost("an illegal memory access was encountered")
+            return {name: images.reshape(-1, 1).astype(np.float32) * 2 for name in outputs}
+        finally:
+            with self._lock:
+                self.at_once -= 1
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def submit(engine: LocalEngine, *values: int) -> asyncio.Task[Result]:
+    images = [np.full((1, 1, 1), value, np.uint8) for value in values]
+    return asyncio.create_task(engine.submit(images, LOGITS, time.monotonic() + TIMEOUT))
+
+
+def answers(result: Result) -> list[float]:
+    return [float(value) for value in result.outputs["logits"][:, 0]]
+
+
+def counted(metrics: Metrics) -> dict[str, float]:
+    return {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+        if "model" in sample.labels and "le" not in sample.labels
+    }
+
+
+def test_each_lane_of_each_device_computes_at_the_same_time() -> None:
+    devices = [Device("cuda:0", lanes=2), Device("cuda:1", lanes=2)]
+    together = Barrier(4)
+    for device in devices:
+        device.together, device.meetings = together, 4
+
+    async def play() -> list[Result]:
+        engine = LocalEngine(devices, BatchQueue(100, 1), Metrics(), "model")
+        engine.start()
+        # Batches of one image: none is answered before four are computed at once.
+        results = await asyncio.gather(*(submit(engine, value) for value in range(8)))
+        await engine.close()
+        return results
+
+    assert [answers(result) for result in asyncio.run(play())] == [[2.0 * value] for value in range(8)]
+    assert [device.most_at_once for device in devices] == [2, 2]
+    assert all(device.closed for device in devices)
+
+
+def test_a_lost_device_is_taken_out_and_its_batch_computed_on_another(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics()
+    broken, sound = Device("cuda:0", lost_at=0), Device("cuda:1")
+    # Neither answers before both have a batch.
+    broken.together = sound.together = Barrier(2)
+    broken.meetings = sound.meetings = 1
+
+    async def play() -> None:
+        engine = LocalEngine([broken, sound], BatchQueue(100, 1), metrics, "model")
+        engine.start()
+        first, second = submit(engine, 1), submit(engine, 2)
+        assert [answers(await first), answers(await second)] == [[2.0], [4.0]]
+        assert engine.alive
+        assert engine.devices == 1
+        assert engine.lost == ["cuda:0 is lost: an illegal memory access was encountered"]
+        for value in range(10):
+            assert answers(await submit(engine, value)) == [2.0 * value]
+        await engine.close()
+
+    asyncio.run(play())
+    assert len(broken.batches) == 1
+    assert len(sound.batches) == 12
+    assert broken.closed
+    assert sound.closed
+    samples = counted(metrics)
+    assert samples["resnet_devices_lost_total"] == samples["resnet_batches_retried_total"] == 1
+    assert "cuda:0 is taken out" in caplog.text
+
+
+def test_a_batch_is_retried_once() -> None:
+    devices = [Device(f"cuda:{index}", lost_at=0) for index in range(3)]
+
+    async def play() -> None:
+        engine = LocalEngine(devices, BatchQueue(100, 8), Metrics(), "model")
+        engine.start()
+        with pytest.raises(InferenceFailed):
+            await submit(engine, 1)
+        assert engine.devices == 1
+        await engine.close()
+
+    asyncio.run(play())
+    assert sum(len(device.batches) for device in devices) == 2
+
+
+def test_when_the_last_device_is_lost_who_waits_is_told() -> None:
+    device = Device("cuda:0", lost_at=0)
+
+    async def play() -> None:
+        engine = LocalEngine([device], BatchQueue(100, 1), Metrics(), "model")
+        waiting = [submit(engine, value) for value in range(5)]
+        engine.start()
+        for task in waiting:
+            with pytest.raises(Unavailable, match="cuda:0 is lost: an illegal memory access"):
+                await task
+        assert not engine.alive
+        with pytest.raises(Unavailable, match="not running; cuda:0 is lost"):
+            await submit(engine, 1)
+        await engine.close()
+
+    asyncio.run(play())
+    assert device.batches == [1]
+
+
+@pytest.mark.parametrize(
+    ("n", "buckets", "size"),
+    [(1, (1, 8), 1), (2, (1, 8), 8), (8, (1, 8), 8), (3, (2, 4, 8), 4), (5, (), 5), (33, (32, 64), 64)],
+)
+def test_a_batch_is_filled_up_to_the_bucket_that_wastes_least(n: int, buckets: tuple[int, ...], size: int) -> None:
+    assert fill_up(n, buckets) == size
+    assert all(bucket - n >= size - n for bucket in buckets if bucket >= n)
+
+
+def test_wasted_rows_are_counted() -> None:
+    metrics = Metrics()
+
+    async def play() -> None:
+        engine = LocalEngine([Device("cuda:0", buckets=(1, 4, 8))], BatchQueue(100, 8), metrics, "model")
+        engine.start()
+        for size in (1, 3, 4, 5):
+            await submit(engine, *range(size))
+        await engine.close()
+
+    asyncio.run(play())
+    assert counted(metrics)["resnet_wasted_rows_total"] == 0 + 1 + 0 + 3
+
+
+@pytest.fixture
+def two_devices(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Client, list[str]]]:
+    """The service with two simulated devices, of which a test loses those that it names."""
+    lost: list[str] = []
+    numbers = count()
+
+    class Numbered(simulated.Executor):
+        def __init__(self, source: Source) -> None:
+            super().__init__(source)
+            self.device = f"simulated:{next(numbers)}"
+
+        def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+            if self.device in lost:
+                raise DeviceLost("fell off the bus")
+            return super().run(images, outputs)
+
+    monkeypatch.setattr(simulated, "Executor", Numbered)
+    with serve(Settings(repository=tiny_repository, executor="simulated:0,0", max_batch=8)) as client:
+        yield client, lost
+
+
+def test_readiness_tells_of_a_lost_device(
+    two_devices: tuple[Client, list[str]], photographs: list[tuple[str, bytes]]
+) -> None:
+    client, lost = two_devices
+    photograph = photographs[0][1]
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json().get("degraded")) == (200, None)
+    assert 'resnet_devices{model="tiny"} 2.0' in client.get("/metrics").text
+
+    lost.append("simulated:0")
+    while "degraded" not in client.get("/readyz").json():
+        assert client.post("/v1/classify", content=photograph).status_code == 200
+    ready = client.get("/readyz?verbose")
+    assert ready.status_code == 200
+    assert ready.json()["degraded"] == ["tiny: simulated:0 is lost: fell off the bus"]
+    assert ready.json()["models"][0]["versions"][0]["state"] == "READY"
+    assert "simulated:0 is lost" in ready.json()["models"][0]["versions"][0]["reason"]
+    assert 'resnet_devices{model="tiny"} 1.0' in client.get("/metrics").text
+
+    lost.append("simulated:1")
+    assert client.post("/v1/classify", content=photograph).status_code == 503
+    ready = client.get("/readyz")
+    assert ready.status_code == 503
+    assert "simulated:1 is lost: fell off the bus" in json.dumps(ready.json()["reasons"])
+    assert client.post("/v1/classify", content=photograph).status_code == 503
+
+
+def test_an_argument_for_each_device(tiny_repository: Path) -> None:
+    version = tiny_repository / "tiny" / "1"
+    two, wrong = executors.find("simulated:1,2"), executors.find("simulated:1,soon")
+    assert len(two.load(source_of(version, two))) == 2
+    with pytest.raises(ExecutorError, match="'soon'"):
+        wrong.load(source_of(version, wrong))

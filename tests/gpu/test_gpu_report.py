@@ -1,0 +1,160 @@
+"""The GPU report: to its end without a GPU, saying exactly that; and its steps, over a fake GPU and a real service."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu, gpu_decoder, gpu_executors, gpu_service, timing
+from benchmarks.gpu import Report
+from benchmarks.gpu_executors import Kind, Row
+from benchmarks.serve.server import ServerFailed
+from models.artifact.manifest import Precision
+from models.runtime import cuda_driver
+from service.executors.base import ExecutorError
+from service.executors.cuda.gpu_jpeg import JpegDecoder
+from service.registry.repository import LoadError
+from tests.support import fake_gpu
+from tests.support.gpu import why_not
+
+PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "bfloat16")
+
+
+@pytest.mark.skipif(why_not() is None, reason="this machine has a GPU")
+def test_without_a_gpu_it_says_that_and_nothing_else(tmp_path: Path) -> None:
+    command = [str(gpu.ROOT / "benchmarks" / "gpu.sh"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHON": sys.executable})
+    assert done.returncode == 0, done.stderr
+    report = (tmp_path / "report.md").read_text()
+    assert report.startswith("# GPU report: no GPU\n")
+    _, missing = report.split("## Not done\n\n")
+    reasons = {line.partition(": ")[2] for line in missing.strip().splitlines()}
+    assert reasons == {why_not()}
+    assert len(missing.strip().splitlines()) == len(gpu.STEPS)
+
+
+@pytest.fixture
+def versions(tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
+    """What is measured on a fake GPU, in this process, as quickly as it goes."""
+    version = tiny_repository / "tiny" / "1"
+    fake = fake_gpu.install(monkeypatch)
+    fake.build_engines(version, tmp_path)
+    monkeypatch.setattr(gpu_executors, "default_folder", lambda: tmp_path)
+    monkeypatch.setattr(gpu_executors, "BATCHES", (1, 32, 64))
+    monkeypatch.setattr(gpu, "apart", lambda function, kind: function(kind))
+    monkeypatch.setattr(timing, "_SECONDS", 0.0)
+    monkeypatch.setattr("service.executors.names", lambda: ["onnxruntime-cuda", "openvino", "tensorrt"])
+    yield [version]
+    assert fake.cuda.allocations == 0
+
+
+def test_every_executor_that_is_there_is_checked_and_measured(versions: list[Path], tmp_path: Path) -> None:
+    report = Report(cuda_driver.devices())
+    lines = list(gpu.examine_all(versions, tmp_path, report))
+    assert lines[:2] == [
+        "- tiny, onnxruntime-cuda float32: golden images within its bound on every bucket and lane",
+        "- tiny, tensorrt float32: golden images within its bound on every bucket and lane",
+    ]
+    rows = json.loads((tmp_path / "engines.json").read_text())
+    assert [(row["executor"], row["batch"]) for row in rows] == [
+        *(("onnxruntime-cuda", batch) for batch in (1, 32, 64)),
+        *(("tensorrt", batch) for batch in (1, 32)),  # of which its engine takes no more
+    ]
+    assert all(row["one_at_a_time"] > 0 and row["all_lanes"] > 0 for row in rows)
+    assert (tmp_path / "engines.png").read_bytes().startswith(b"\x89PNG")
+    text = report.text()
+    assert text.startswith(f"# GPU report: {fake_gpu.NAME}")
+    assert "- tiny, tensorrt int8: tiny version 1 has nothing that tensorrt computes int8 from" in text
+
+
+def test_wrong_answers_are_told_and_not_measured(
+    versions: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*_: object) -> None:
+        raise LoadError("the golden images differ")
+
+    monkeypatch.setattr(gpu_executors, "check_golden", wrong)
+    lines = list(gpu.examine_all(versions, tmp_path, Report([])))
+    assert "- tiny, tensorrt float32: **the golden images differ**" in lines
+    assert not (tmp_path / "engines.json").exists()
+
+
+def test_a_runtime_that_crashes_leaves_the_others_their_turn(
+    versions: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def apart(function: Callable[[Kind], object], kind: Kind) -> object:
+        return gpu_executors.apart(os._exit, 3) if kind.executor == "onnxruntime-cuda" else function(kind)
+
+    monkeypatch.setattr(gpu, "apart", apart)
+    report = Report([])
+    text = "\n".join(gpu.examine_all(versions, tmp_path, report))
+    assert "- tiny, tensorrt float32: golden images within" in text
+    assert "- tiny, onnxruntime-cuda float32: BrokenProcessPool: " in report.text()
+
+
+@pytest.mark.skipif(why_not() is None, reason="this machine has a GPU")
+def test_what_another_process_says_comes_back(tiny_repository: Path) -> None:
+    with pytest.raises(ExecutorError, match="torch needs an NVIDIA GPU: no NVIDIA driver"):
+        gpu_executors.apart(gpu_executors.load, Kind(tiny_repository / "tiny" / "1", "torch", "float32"))
+
+
+def test_a_service_is_loaded_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_service, "_SECONDS", 0.3)
+    monkeypatch.setattr(gpu_service, "_CLIENTS", (2,))
+    image = gpu.ROOT / "models" / "pretrained" / "examples" / "trouser.png"
+    alone, many = gpu_service.load(Kind(gpu.SHIPPED, "onnxruntime-cpu", "float32"), [image.read_bytes()])
+    assert (alone.clients, alone.images) == (2, 1)
+    assert many.images == 64
+    for seen in (alone, many):
+        assert seen.failed == 0
+        assert seen.images_per_second > 0
+        assert 0 < seen.p50_ms <= seen.p99_ms
+
+
+def test_a_service_that_takes_another_executor_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_service, "_SECONDS", 0.1)
+    kind = Kind(gpu.SHIPPED, "tensorrt", "float32")  # for which there is no engine
+    with pytest.raises(ServerFailed, match="the service took onnxruntime-cpu instead of tensorrt"):
+        list(gpu_service.load(kind, [b"image"]))
+
+
+def test_the_precision_that_is_served_is_the_fastest_that_was_measured(tmp_path: Path) -> None:
+    version = tmp_path / "model" / "1"
+    kinds = [Kind(version, name, precision) for name in ("torch", "tensorrt") for precision in PRECISIONS]
+    rates: dict[Precision, float] = {"float32": 10.0, "float16": 30.0, "bfloat16": 20.0}
+    rows = [
+        Row("model", "torch", precision, batch, 1.0, 1.0, rate * batch)
+        for precision, rate in rates.items()
+        for batch in (1, 8)
+    ]
+    assert gpu._fastest(kinds, rows) == [Kind(version, "torch", "float16")]
+    assert gpu._fastest(kinds, []) == kinds
+
+
+def test_decoders_are_compared_and_timed(photographs: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a decoder on the processor in the place of the GPU's."""
+    pytest.importorskip("nvidia.nvimgcodec", reason="nvidia-nvimgcodec-cu13 is not installed")
+    monkeypatch.setattr(gpu_decoder, "JpegDecoder", lambda gpu, most: JpegDecoder(None, most))
+    monkeypatch.setattr(gpu_decoder, "_SECONDS", 0.01)
+    monkeypatch.setattr(gpu, "apart", lambda function, argument: function(argument))
+    lines = list(gpu.examine_decoder())
+    count = len(photographs)
+    assert lines[0].startswith(
+        f"{count} of {count} photographs are decoded there; the pixels differ from Pillow's by 0"
+    )
+    assert [line.split(" | ")[:3] for line in lines[4:]] == [
+        ["| GPU", str(threads), str(together)] for threads in (1, 2) for together in (1, 8, 32)
+    ] + [["| processors", str(len(os.sched_getaffinity(0))), "1"]]
+
+
+def test_a_service_that_serves_nothing_is_not_measured(tmp_path: Path) -> None:
+    (tmp_path / "model" / "1").mkdir(parents=True)
+    (tmp_path / "model" / "1" / "manifest.json").write_text("{}")
+    with pytest.raises(ServerFailed, match=r"not ready: model: .*manifest\.json"):
+        list(gpu_service.load(Kind(tmp_path / "model" / "1", "onnxruntime-cpu", "float32"), [b"image"]))

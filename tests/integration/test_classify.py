@@ -1,0 +1,242 @@
+"""`resnet-classify`: files and folders in, the served answers out."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from service.cli.classify import classify, find_files
+from tests.conftest import Client, Eager
+
+Photographs = list[tuple[str, bytes]]
+
+
+def run(*arguments: object) -> Result:
+    app = typer.Typer()
+    app.command()(classify)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photographs: Photographs, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The photographs at different depths below the working directory, beside files that are no images."""
+    monkeypatch.chdir(tmp_path)
+    folders = [Path("images"), Path("images/a"), Path("images/b/c")]
+    for place in folders:
+        place.mkdir(parents=True)
+    for number, (name, data) in enumerate(photographs):
+        (folders[number % 3] / name).write_bytes(data)
+    (folders[0] / "notes.txt").write_text("no image")
+    (folders[1] / "folder.jpg").mkdir()
+    return folders[0]
+
+
+def found(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.jpg") if path.is_file())
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_csv_has_a_line_for_each_image_and_class(folder: Path, tiny_repository: Path, eager: Eager) -> None:
+    result = run(folder, "--repository", tiny_repository, "--format", "csv", "--top-k", 2)
+    assert result.exit_code == 0, result.output
+    table = rows(result.stdout)
+    assert [(row["file"], row["rank"]) for row in table] == [
+        (str(path), rank) for path in found(folder) for rank in ("1", "2")
+    ]
+    for row in table:
+        expected = eager(Path(row["file"]).read_bytes())
+        index = int(row["index"])
+        assert float(row["probability"]) == pytest.approx(expected[index], abs=1e-5)
+        assert float(row["probability"]) == pytest.approx(np.sort(expected)[-int(row["rank"])], abs=1e-5)
+        assert row["label"] == f"class {index}"
+        assert row["error"] == ""
+
+
+def test_json_lines_hold_what_the_service_answers(
+    folder: Path, tiny_repository: Path, eager: Eager, client: Client
+) -> None:
+    result = run(folder, "--repository", tiny_repository, "--format", "jsonl", "--top-k", 5)
+    assert result.exit_code == 0, result.output
+    answers = lines(result.stdout)
+    assert [answer["file"] for answer in answers] == [str(path) for path in found(folder)]
+    for answer in answers:
+        data = Path(answer["file"]).read_bytes()
+        served = client.post("/v1/classify", content=data).json()["results"][0]
+        assert answer["image"] == served["image"]
+        by_class = {prediction["label"]: prediction["probability"] for prediction in answer["predictions"]}
+        assert by_class == pytest.approx(
+            {prediction["label"]: prediction["probability"] for prediction in served["predictions"]}, abs=1e-5
+        )
+        assert by_class == pytest.approx(
+            {f"class {index}": float(value) for index, value in enumerate(eager(data))}, abs=1e-5
+        )
+
+
+def test_the_table_for_people(folder: Path, tiny_repository: Path, eager: Eager) -> None:
+    result = run(*found(folder), "--repository", tiny_repository)
+    assert result.exit_code == 0, result.output
+    for path in found(folder):
+        (line,) = [line for line in result.stdout.splitlines() if path.name in line]
+        expected = eager(path.read_bytes())
+        assert f"class {expected.argmax()} " in line
+        assert float(line.split("%")[0].split()[-1]) == pytest.approx(100 * expected.max(), abs=0.011)
+
+
+def test_an_output_file(folder: Path, tiny_repository: Path) -> None:
+    result = run(folder, "--repository", tiny_repository, "--format", "csv", "--output", "answers.csv")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    assert [row["file"] for row in rows(Path("answers.csv").read_text())] == [str(path) for path in found(folder)]
+
+
+@pytest.mark.parametrize("format_", ["csv", "jsonl", "table"])
+def test_bad_files_are_named_and_the_others_classified(
+    format_: str, folder: Path, tiny_repository: Path, eager: Eager
+) -> None:
+    good = found(folder)
+    (folder / "cut.jpg").write_bytes(good[0].read_bytes()[:3000])
+    (folder / "empty.png").touch()
+    result = run(folder, "--repository", tiny_repository, "--format", format_)
+    assert result.exit_code == 1
+    assert f"2 of {len(good) + 2} files" in result.stderr
+    if format_ == "csv":
+        failed = {row["file"]: row["error"] for row in rows(result.stdout) if row["rank"] == "0"}
+        answered = {row["file"]: int(row["index"]) for row in rows(result.stdout) if row["rank"] == "1"}
+    elif format_ == "jsonl":
+        failed = {line["file"]: line["error"]["detail"] for line in lines(result.stdout) if "error" in line}
+        answered = {
+            line["file"]: line["predictions"][0]["index"] for line in lines(result.stdout) if "error" not in line
+        }
+    else:
+        for name in ("cut.jpg", "empty.png", *(path.name for path in good)):
+            assert sum(name in line for line in result.stdout.splitlines()) == 1
+        return
+    assert failed.keys() == {str(folder / "cut.jpg"), str(folder / "empty.png")}
+    assert "whole file" in failed[str(folder / "cut.jpg")]
+    assert "empty" in failed[str(folder / "empty.png")]
+    assert answered == {str(path): int(eager(path.read_bytes()).argmax()) for path in good}
+
+
+def test_one_bad_file_alone(folder: Path, tiny_repository: Path) -> None:
+    result = run(folder / "notes.txt", "--repository", tiny_repository, "--format", "jsonl")
+    assert result.exit_code == 1
+    (answer,) = lines(result.stdout)
+    assert answer["file"] == str(folder / "notes.txt")
+    assert answer["error"]["status"] == 422
+
+
+def test_a_file_that_cannot_be_read(folder: Path, tiny_repository: Path) -> None:
+    """Even the superuser cannot: /proc/self/mem has nothing at address 0."""
+    good = found(folder)[0]
+    result = run("/proc/self/mem", good, "--repository", tiny_repository, "--format", "jsonl")
+    assert result.exit_code == 1
+    unreadable, answer = lines(result.stdout)
+    assert unreadable["file"] == "/proc/self/mem"
+    assert "cannot be read: Input/output error" in unreadable["error"]["detail"]
+    assert answer["file"] == str(good)
+    assert answer["predictions"]
+
+
+def test_more_files_than_are_in_flight_keep_their_order(tmp_path: Path, tiny_repository: Path, eager: Eager) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(150):
+        colours = rng.integers(0, 256, (3, 3, 3), dtype=np.uint8)
+        Image.fromarray(colours).resize((40, 40)).save(tmp_path / f"{number:03}.png")
+    result = run(tmp_path, "--repository", tiny_repository, "--format", "jsonl", "--top-k", 5)
+    assert result.exit_code == 0, result.output
+    answers = lines(result.stdout)
+    assert [Path(answer["file"]).name for answer in answers] == [f"{number:03}.png" for number in range(150)]
+    for answer in answers:
+        expected = eager(Path(answer["file"]).read_bytes())
+        for prediction in answer["predictions"]:
+            assert prediction["probability"] == pytest.approx(expected[prediction["index"]], abs=1e-5)
+
+
+def test_what_cannot_begin_ends_with_2(folder: Path, tiny_repository: Path) -> None:
+    (folder / "b" / "none").mkdir()
+    good, repository = found(folder)[0], ["--repository", tiny_repository]
+    for arguments, message in (
+        ([folder / "missing.jpg", *repository], "missing.jpg: there is no such file"),
+        ([folder / "b" / "none", *repository], "no image files there"),
+        ([good, "--repository", folder / "missing"], "missing: there is no such folder"),
+        ([good, "--repository", folder / "b"], "b holds no model"),
+        ([good, *repository, "--model", "resnet"], "no model resnet is served; there is: tiny"),
+        ([good, *repository, "--output", folder / "missing" / "answers.csv"], "No such file"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2, result.output
+        assert message in result.stderr
+        assert result.stdout == ""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--top-k", "0", "x"], ["--format", "xml", "x"], ["--nope", "x"]])
+def test_a_wrong_command_line_ends_with_2(arguments: list[str]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+def test_files_are_found_by_suffix_in_folders_and_taken_as_they_are_by_name(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for name in ("z.jpg", "a.JPEG", "deep/m.Png", "deep/er/b.tiff", "deep/readme.md", "noext"):
+        (tmp_path / name).touch()
+    assert find_files([tmp_path]) == [tmp_path / name for name in ("a.JPEG", "deep/er/b.tiff", "deep/m.Png", "z.jpg")]
+    assert find_files([tmp_path / "noext", tmp_path / "z.jpg"]) == [tmp_path / "noext", tmp_path / "z.jpg"]
+
+
+def test_maps_are_kept_as_the_files_lie(folder: Path, tiny_repository: Path, tmp_path: Path, client: Client) -> None:
+    result = run(folder, "--repository", tiny_repository, "--cam", tmp_path / "maps", "--top-k", 2, "--format", "jsonl")
+    assert result.exit_code == 0, result.output
+    assert "cam" not in result.stdout
+    written = {path.relative_to(tmp_path / "maps").as_posix() for path in (tmp_path / "maps").rglob("*.*")}
+    expected = set()
+    for answer in lines(result.stdout):
+        path = Path(answer["file"])
+        for rank, prediction in enumerate(answer["predictions"], start=1):
+            name = f"{path.relative_to(folder).as_posix()}.{rank}-{prediction['label'].replace(' ', '-')}.png"
+            expected.add(name)
+            served = client.post("/v1/classify?cam=picture&top_k=2", content=path.read_bytes()).json()
+            picture = base64.b64decode(served["results"][0]["predictions"][rank - 1]["cam_png"])
+            difference = as_array(picture) - as_array((tmp_path / "maps" / name).read_bytes())
+            assert np.abs(difference).max() <= 3  # rounding differs with the size of the batch
+    assert written == expected
+
+
+def as_array(png: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    return np.asarray(Image.open(io.BytesIO(png))).astype(np.int64)
+
+
+def test_embeddings_are_kept_with_their_files(
+    folder: Path, tiny_repository: Path, tmp_path: Path, client: Client
+) -> None:
+    (folder / "broken.png").write_bytes(b"no image")
+    result = run(folder, "--repository", tiny_repository, "--embedding", tmp_path / "embeddings.npz")
+    assert result.exit_code == 1
+    with np.load(tmp_path / "embeddings.npz", allow_pickle=False) as kept:
+        assert kept["files"].tolist() == [str(path) for path in found(folder)]
+        assert kept["embeddings"].dtype == np.float32
+        for path, row in zip(found(folder), kept["embeddings"], strict=True):
+            served = client.post("/v1/classify?embedding=true", content=path.read_bytes()).json()
+            np.testing.assert_allclose(row, served["results"][0]["embedding"], atol=1e-5)
+
+
+def test_where_nothing_can_be_kept(folder: Path, tiny_repository: Path) -> None:
+    for option in ("--cam", "--embedding"):
+        result = run(folder, "--repository", tiny_repository, option, "images/notes.txt/x.npz")
+        assert result.exit_code == 2
+        assert "notes.txt" in result.output

@@ -1,0 +1,296 @@
+"""The same tests for every executor there is, wherever it computes: the right answers, whatever is asked of it and how.
+
+Executors are found, not listed. Those that need a GPU are skipped without one; those whose runtime can be faked compute
+on a fake GPU as well, so that everything of theirs but the runtime is tested anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from export import engines
+from export.formats.tensorrt import Options
+from models.artifact import manifest, parity
+from models.artifact.manifest import OUTPUTS, Precision
+from models.artifact.parity import Float32Array
+from models.imaging.preprocess import UInt8Array
+from models.runtime.cuda_driver import NoDevice
+from models.runtime.tensorrt_runtime import NoTensorRT
+from service import executors
+from service.core.errors import Unavailable
+from service.engine.batch_queue import BatchQueue
+from service.engine.engine import LocalEngine, Result
+from service.engine.sizing import choose_max_batch
+from service.executors.base import Executor, ExecutorError, Source, compute
+from service.registry.repository import check_golden
+from service.telemetry.metrics import Metrics
+from tests.conftest import TIMEOUT, Golden
+from tests.support import fake_gpu
+from tests.support.gpu import needs_gpu
+
+FAKED = ("onnxruntime-cuda", "tensorrt", "torch")
+NOT_HERE = ("needs the package", "is not installed", "this processor does not compute in")
+"""Of what an executor says, that is no fault of its own."""
+LOGITS = frozenset({"logits"})
+ALL = frozenset(OUTPUTS)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An executor in a precision, and where it computes: cpu, gpu or fake."""
+
+    name: str
+    precision: Precision
+    place: str
+    argument: str
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.precision}-{self.place}"
+
+
+def parameters() -> Iterator[object]:
+    for name in executors.names():
+        try:
+            runtime = executors.find(name)
+        except ExecutorError as error:
+            kind = Kind(name, "float32", "missing", "")
+            yield pytest.param(kind, marks=pytest.mark.skip(reason=str(error)), id=str(kind))
+            continue
+        for precision in runtime.artifacts:
+            for place, argument in runtime.devices.items():
+                kind = Kind(name, precision, place, argument)
+                yield pytest.param(kind, marks=needs_gpu() if place == "gpu" else (), id=str(kind))
+            if name in FAKED:
+                kind = Kind(name, precision, "fake", "0")
+                yield pytest.param(kind, id=str(kind))
+
+
+@pytest.fixture(params=parameters())
+def kind(request: pytest.FixtureRequest) -> Kind:
+    chosen: Kind = request.param
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def built(full_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the engines that TensorRT builds here; the reason why there are none is a test's to tell."""
+    cache = tmp_path_factory.mktemp("engines")
+    with contextlib.suppress(NoDevice, NoTensorRT):
+        here = engines.machines(None, None)[:1]
+        for outcome in engines.build_engines([full_repository / "tiny" / "1"], cache, here, Options()):
+            assert outcome.result in ("built", "skipped"), outcome.text
+    return cache
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Iterator[dict[Kind, Executor]]:
+    """Executors of real runtimes, each loaded once: on a GPU it takes seconds."""
+    kept: dict[Kind, Executor] = {}
+    yield kept
+    for executor in kept.values():
+        executor.close()
+
+
+@pytest.fixture
+def executor(
+    kind: Kind,
+    full_repository: Path,
+    built: Path,
+    loaded: dict[Kind, Executor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Executor]:
+    version = full_repository / "tiny" / "1"
+    if kind.place != "fake":
+        if kind not in loaded:
+            loaded[kind] = load(kind, version, built)
+        yield loaded[kind]
+        return
+    fake = fake_gpu.install(monkeypatch)
+    fake.build_engines(version, tmp_path)
+    made = load(kind, version, tmp_path)
+    yield made
+    made.close()
+    assert fake.cuda.allocations == 0
+
+
+def load(kind: Kind, version: Path, cache: Path) -> Executor:
+    described, runtime = manifest.read(version), executors.find(f"{kind.name}:{kind.argument}")
+    try:
+        artifact = runtime.choose(described, kind.precision)
+        return runtime.make(Source(version, described, artifact, kind.precision, 2, kind.argument, cache))
+    except ExecutorError as error:
+        if any(reason in str(error) for reason in NOT_HERE):
+            pytest.skip(str(error))
+        raise
+
+
+def take(array: Any, count: int, first: int = 0) -> Any:
+    """So many rows, beginning again at the end."""
+    return array[np.arange(first, first + count) % len(array)]
+
+
+def check(logits: Float32Array, golden: Float32Array, kind: Kind, executor: Executor) -> None:
+    """The golden logits, one row after the other from the first."""
+    if executor.computes:
+        parity.check(logits, take(golden, len(logits)), kind.precision)
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_a_buffer_to_write_into(executor: Executor, n: int, golden: Golden) -> None:
+    buffer = executor.acquire(n)
+    assert buffer.dtype == np.uint8
+    assert buffer.shape == (n, *golden[0].shape[1:])
+    assert buffer.flags.writeable and buffer.flags.c_contiguous
+
+
+def test_golden_images(kind: Kind, executor: Executor, golden: Golden) -> None:
+    """As the service checks them before a version takes requests: every bucket, on every lane."""
+    check_golden(executor, *golden, "model.onnx", kind.precision)
+    check(compute(executor, golden[0], LOGITS)["logits"], golden[1], kind, executor)
+
+
+def test_batches_are_measured_as_they_are_served(kind: Kind, executor: Executor, golden: Golden) -> None:
+    """What a version without `max_batch` goes through when it is loaded; every lane is free again afterwards."""
+    chosen = choose_max_batch(executor, golden[0])
+    assert chosen in (executor.buckets or range(1, 65))
+    check_golden(executor, *golden, "model.onnx", kind.precision)
+
+
+def test_odd_sizes_and_those_around_buckets(kind: Kind, executor: Executor, golden: Golden) -> None:
+    """Whatever fills a batch up has no part in the answers, and is not among them."""
+    around = {size + step for size in executor.buckets for step in (-1, 0, 1)} & set(range(1, 33))
+    for size in sorted(around | {1, 3, 17, 31}, reverse=True):  # what a larger batch left behind is still there
+        logits = compute(executor, take(golden[0], size), LOGITS)["logits"]
+        assert len(logits) == size
+        if size > 1:
+            rows = np.arange(size) % len(golden[1])
+            reference = golden[1][rows]
+            if executor.computes and size >= len(golden[1]):
+                parity.check(logits, reference, kind.precision)
+            elif executor.computes:
+                spread = golden[1].std(0).mean()
+                bound = parity.MAX_LOGIT_ERROR[kind.precision] * (5 if kind.precision == "int8" else 1)
+                assert np.abs(logits - reference).max() / spread <= bound
+
+
+def test_sizes_that_it_was_prepared_for_and_others(kind: Kind, executor: Executor, golden: Golden) -> None:
+    executor.prepare(4)
+    for size in (4, 16, 3, 1, 2, 5):  # what one leaves behind must not be another's
+        logits = [compute(executor, take(golden[0], size, first), LOGITS)["logits"] for first in range(0, 16, size)]
+        check(np.concatenate(logits), golden[1], kind, executor)
+
+
+@pytest.mark.parametrize("size", [1, 17])
+def test_a_row_for_each_image_in_float32(executor: Executor, size: int, golden: Golden) -> None:
+    answers = compute(executor, take(golden[0], size), ALL)
+    assert {name: (len(value), str(value.dtype)) for name, value in answers.items()} == {
+        name: (size, "float32") for name in OUTPUTS
+    }
+    assert answers["logits"].shape == answers["probabilities"].shape == (size, 5)
+    assert answers["embedding"].ndim == 2
+    assert answers["feature_map"].ndim == 4
+
+
+def test_outputs_belong_together(kind: Kind, executor: Executor, golden: Golden) -> None:
+    answers = compute(executor, golden[0], ALL)
+    exponentials = np.exp(answers["logits"].astype(np.float64))
+    softmax = exponentials / exponentials.sum(1, keepdims=True)
+    np.testing.assert_allclose(answers["probabilities"], softmax, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(answers["probabilities"].sum(1), 1.0, rtol=1e-5)
+    # OpenVINO computes the head of int8 graphs in bfloat16.
+    tolerance = 1e-2 if kind.name == "openvino" and kind.precision != "float32" else 1e-4
+    np.testing.assert_allclose(answers["embedding"], answers["feature_map"].mean((2, 3)), rtol=tolerance, atol=1e-3)
+
+
+@pytest.mark.parametrize("outputs", [[name] for name in OUTPUTS] + [["embedding", "probabilities"]])
+def test_only_what_was_asked_for(executor: Executor, outputs: list[str], golden: Golden) -> None:
+    assert sorted(compute(executor, golden[0][:2], frozenset(outputs))) == outputs
+
+
+def test_a_poisoned_output_buffer(kind: Kind, executor: Executor, golden: Golden) -> None:
+    """Callers may do what they like with answers, and an executor does not touch them again."""
+    first = compute(executor, golden[0], ALL)
+    before = {name: values.copy() for name, values in first.items()}
+    for _ in range(executor.lanes):
+        for values in first.values():
+            values.fill(np.nan)
+        second = compute(executor, golden[0], ALL)
+        assert all(np.isnan(values).all() for values in first.values())
+        for name, values in second.items():
+            np.testing.assert_allclose(values, before[name], rtol=1e-4, atol=1e-5)
+        check(second["logits"], golden[1], kind, executor)
+        first = second
+
+
+class Kept:
+    """An executor that an engine leaves open when it closes: the fixture closes it."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.computes, self.device = executor.computes, executor.device
+        self.lanes, self.buckets = executor.lanes, executor.buckets
+        self.prepare, self.acquire, self.run = executor.prepare, executor.acquire, executor.run
+
+    def close(self) -> None:
+        """Later."""
+
+
+async def ask(engine: LocalEngine, images: UInt8Array) -> Result:
+    return await engine.submit(list(images), LOGITS, time.monotonic() + TIMEOUT)
+
+
+def test_concurrent_callers(kind: Kind, executor: Executor, golden: Golden) -> None:
+    """Each gets the answers to its own images, however these are put together and on whichever lane."""
+    sizes = [1 + index * 7 % 9 for index in range(32)]
+    firsts = [sum(sizes[:index]) for index in range(len(sizes))]
+
+    async def play() -> list[Result]:
+        engine = LocalEngine([Kept(executor)], BatchQueue(1000, 8), Metrics(), "model")
+        engine.start()
+        callers = [ask(engine, take(golden[0], size, first)) for size, first in zip(sizes, firsts, strict=True)]
+        results = await asyncio.gather(*callers)
+        await engine.close()
+        return results
+
+    logits = [result.outputs["logits"] for result in asyncio.run(play())]
+    assert [len(part) for part in logits] == sizes
+    check(np.concatenate(logits), golden[1], kind, executor)
+
+
+def test_closing_under_load(kind: Kind, executor: Executor, golden: Golden) -> None:
+    """What was accepted is answered, and what comes later is refused."""
+
+    async def play() -> tuple[list[Result | BaseException], list[Result | BaseException]]:
+        engine = LocalEngine([Kept(executor)], BatchQueue(1000, 4), Metrics(), "model")
+        accepted = [asyncio.create_task(ask(engine, golden[0])) for _ in range(4)]
+        engine.start()
+        await asyncio.sleep(0)  # they put their images into the queue
+        closing = asyncio.create_task(engine.close())
+        await asyncio.sleep(0)
+        late = [asyncio.create_task(ask(engine, golden[0])) for _ in range(4)]
+        results = await asyncio.gather(*accepted, return_exceptions=True)
+        refused = await asyncio.gather(*late, return_exceptions=True)
+        await closing
+        return results, refused
+
+    results, refused = asyncio.run(play())
+    assert all(isinstance(result, Unavailable) for result in refused)
+    for result in results:
+        assert isinstance(result, Result)
+        check(result.outputs["logits"], golden[1], kind, executor)
+
+
+def test_less_precision_is_really_used(kind: Kind, executor: Executor, golden: Golden) -> None:
+    """Or a runtime that goes back to float32 would pass for a fast one, and "float32" would be something else."""
+    if executor.computes:
+        error = parity.compare(compute(executor, golden[0], LOGITS)["logits"], golden[1]).logit_error
+        assert (error > 1e-3) == (kind.precision != "float32")

@@ -1,0 +1,336 @@
+"""What the service does when there is too much of something: images, bytes, requests, time, or clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import logging
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Semaphore
+from typing import Any
+
+import pytest
+
+from models.imaging.preprocess import UInt8Array
+from service.core.priority import Priority
+from service.core.settings import Settings
+from service.engine.engine import LocalEngine
+from service.executors.base import Float32Array
+from service.http.protocol import CROWDED
+from tests.conftest import TIMEOUT, Client, Eager, serve
+from tests.integration.test_api import Chunks, as_form, check, check_problem, check_still_answers, metrics
+from tests.support.asgi import Exchange
+
+Photographs = list[tuple[str, bytes]]
+
+
+class Gate:
+    """Holds the engine before each batch until the test lets it through."""
+
+    def __init__(self, engine: LocalEngine, patch: pytest.MonkeyPatch) -> None:
+        self.images = 0
+        self._run = engine.executors[0].run
+        self._started = Semaphore(0)
+        self._open = Semaphore(0)
+        patch.setattr(engine.executors[0], "run", self._held)
+
+    def _held(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+        self.images += len(images)
+        self._started.release()
+        assert self._open.acquire(timeout=TIMEOUT)
+        return self._run(images, outputs)
+
+    async def started(self) -> None:
+        assert await asyncio.to_thread(self._started.acquire, timeout=TIMEOUT)
+
+    def let_through(self, batches: int = 1) -> None:
+        self._open.release(batches)
+
+
+@pytest.fixture
+def engine(client: Client) -> LocalEngine:
+    return client.pipeline.registry.find("tiny").engine
+
+
+@pytest.fixture
+def gate(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    gate = Gate(engine, monkeypatch)
+    yield gate
+    gate.let_through(1000)
+
+
+@contextmanager
+def full(engine: LocalEngine, priority: Priority = Priority.interactive) -> Iterator[None]:
+    with engine.admission.admit(512, 1000.0, priority):
+        yield
+
+
+def test_who_finds_it_full_is_refused_before_the_body_is_read(
+    client: Client, engine: LocalEngine, photographs: Photographs, eager: Eager
+) -> None:
+    body = Chunks(100)
+    with full(engine):
+        response = client.post("/v1/classify", content=body)
+    check_problem(response, 503, "more images are waiting.* try again in 1 s")
+    assert response.headers["retry-after"] == "1"
+    assert body.sent == 0
+    check_still_answers(client, photographs, eager)
+
+
+def test_all_images_of_a_request_count_before_they_are_decoded(
+    client: Client, engine: LocalEngine, photographs: Photographs
+) -> None:
+    with engine.admission.admit(512 - 64 - 3, 1000.0, Priority.interactive):
+        check_problem(client.post("/v1/classify", **as_form(*[photographs[0][1]] * 4)), 503, "waiting")
+        assert client.post("/v1/classify", **as_form(*[photographs[0][1]] * 3)).status_code == 200
+    assert len(engine.admission) == 0
+
+
+def test_interactive_requests_find_room_where_bulk_ones_do_not(
+    client: Client, engine: LocalEngine, photographs: Photographs
+) -> None:
+    with engine.admission.admit(512 - 64, 1000.0, Priority.bulk):
+        check_problem(client.post("/v1/classify?priority=bulk", content=photographs[0][1]), 503, "waiting")
+        assert client.post("/v1/classify?priority=interactive", content=photographs[0][1]).status_code == 200
+    assert client.post("/v1/classify?priority=bulk", content=photographs[0][1]).status_code == 200
+    check_problem(client.post("/v1/classify?priority=urgent", content=photographs[0][1]), 400, "priority")
+
+
+def test_bulk_waits_for_interactive_in_the_engine(
+    client: Client, engine: LocalEngine, gate: Gate, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine._queue, "max_batch", 1)
+    answered: list[str] = []
+
+    async def play() -> None:
+        async def ask(priority: str) -> None:
+            exchange = Exchange([photographs[0][1]], path=f"/v1/classify?priority={priority}")
+            await exchange.run(client.app)
+            assert exchange.status == 200
+            answered.append(priority)
+
+        first = asyncio.create_task(ask("bulk"))
+        await gate.started()
+        others = [asyncio.create_task(ask("bulk"))]
+        while engine.waiting < 1:
+            await asyncio.sleep(0)
+        others.append(asyncio.create_task(ask("interactive")))
+        while engine.waiting < 2:
+            await asyncio.sleep(0)
+        gate.let_through(3)
+        await asyncio.gather(first, *others)
+
+    client.portal.call(play)
+    assert answered == ["bulk", "interactive", "bulk"]
+
+
+def test_nothing_is_computed_for_a_client_that_has_hung_up(
+    client: Client, engine: LocalEngine, gate: Gate, photographs: Photographs, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = metrics(client)
+
+    async def play() -> None:
+        tasks = asyncio.all_tasks()
+        first, *others = [Exchange([photographs[0][1]]) for _ in range(5)]
+        running = asyncio.create_task(first.run(client.app))
+        await gate.started()
+        waiting = [asyncio.create_task(other.run(client.app)) for other in others]
+        while engine.waiting < 4:
+            await asyncio.sleep(0)
+        for other in others[:3]:
+            other.hang_up()
+        await asyncio.gather(*waiting[:3])
+        assert len(engine.admission) == 2
+        gate.let_through(2)
+        await asyncio.gather(running, waiting[3])
+        assert (first.status, others[3].status) == (200, 200)
+        assert asyncio.all_tasks() == tasks
+
+    client.portal.call(play)
+    assert gate.images == 2
+    assert len(engine.admission) == 0
+    after = metrics(client)
+    assert after["resnet_requests_total", "tiny", "499"] - before.get(("resnet_requests_total", "tiny", "499"), 0) == 3
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_a_client_that_hangs_up_while_its_image_is_computed(
+    client: Client, engine: LocalEngine, gate: Gate, photographs: Photographs, eager: Eager
+) -> None:
+    async def play() -> None:
+        leaving = Exchange([photographs[0][1]])
+        running = asyncio.create_task(leaving.run(client.app))
+        await gate.started()
+        leaving.hang_up()
+        await running
+        assert leaving.status == 499
+        assert len(engine.admission) == 0
+
+    client.portal.call(play)
+    gate.let_through(1000)
+    check_still_answers(client, photographs, eager)
+
+
+def test_lines_come_as_images_are_done(
+    client: Client,
+    engine: LocalEngine,
+    gate: Gate,
+    photographs: Photographs,
+    eager: Eager,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The engine goes on only when the line of the image before has been sent."""
+    monkeypatch.setattr(engine._queue, "max_batch", 1)
+    files = [data for _, data in photographs]
+    files.insert(2, b"bad")
+    request = client.http.build_request("POST", "/v1/classify", **as_form(*files))
+    exchange = Exchange(
+        [request.read()],
+        {**dict(request.headers), "accept": "application/x-ndjson"},
+        on_body=lambda part: gate.let_through() if b"predictions" in part else None,
+    )
+    gate.let_through()
+    client.portal.call(exchange.run, client.app)
+    assert exchange.status == 200
+    assert exchange.answer_headers["content-type"] == "application/x-ndjson"
+    assert exchange.answer_headers["x-accel-buffering"] == "no"  # nginx would keep the lines until the end
+    lines = [json.loads(line) for line in exchange.answer.splitlines()]
+    assert sorted(line["index"] for line in lines) == list(range(len(files)))
+    for line in lines:
+        assert (line["model"], line["version"]) == ("tiny", "1")
+        if line["index"] == 2:
+            assert line["error"]["status"] == 422
+        else:
+            check(line, files[line["index"]], eager)
+    assert len(engine.admission) == 0
+
+
+def test_lines_of_a_client_that_hangs_up(
+    client: Client, engine: LocalEngine, gate: Gate, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine._queue, "max_batch", 1)
+    request = client.http.build_request("POST", "/v1/classify", **as_form(*[photographs[0][1]] * 20))
+    exchange = Exchange([request.read()], {**dict(request.headers), "accept": "application/x-ndjson"})
+
+    async def play() -> None:
+        running = asyncio.create_task(exchange.run(client.app))
+        await gate.started()
+        exchange.hang_up()
+        await running
+
+    client.portal.call(play)
+    gate.let_through(1000)
+    assert gate.images == 1
+    assert len(engine.admission) == 0
+
+
+def test_lines_are_refused_like_any_answer(client: Client, engine: LocalEngine, photographs: Photographs) -> None:
+    with engine.admission.admit(512 - 64 - 1, 1000.0, Priority.interactive):
+        options = as_form(*[photographs[0][1]] * 2)
+        check_problem(client.post("/v1/classify", headers={"accept": "application/x-ndjson"}, **options), 503)
+
+
+@pytest.fixture(scope="module")
+def narrow(tiny_repository: Path) -> Iterator[Client]:
+    settings = Settings(
+        repository=tiny_repository,
+        max_decompressed_bytes=1_000_000,
+        max_held_bytes=300_000,
+        client_seconds=0.05,
+    )
+    with serve(settings) as client:
+        yield client
+
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
+
+
+@pytest.mark.parametrize("encoding", COMPRESS)
+def test_compressed_bodies(encoding: str, client: Client, photographs: Photographs, eager: Eager) -> None:
+    for _, data in photographs:
+        compressed = COMPRESS[encoding](data)
+        parts = [compressed[start : start + 1000] for start in range(0, len(compressed), 1000)]
+        exchange = Exchange(parts, {"content-encoding": encoding})
+        client.portal.call(exchange.run, client.app)
+        assert exchange.status == 200, exchange.answer
+        check(exchange.json()["results"][0], data, eager)
+
+
+def test_a_compressed_body_larger_than_a_piece(client: Client, photographs: Photographs, eager: Eager) -> None:
+    _, data = photographs[0]
+    for padding in (0, 1, 256 * 1024 - len(data), 512 * 1024 - len(data), 1_000_000):
+        response = client.post(
+            "/v1/classify", content=gzip.compress(data + bytes(padding)), headers={"content-encoding": "gzip"}
+        )
+        assert response.status_code == 200, response.text
+        check(response.json()["results"][0], data, eager)
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "status", "detail"),
+    [
+        (gzip.compress(bytes(50_000_000)), "gzip", 413, "1,000,000 bytes accepted once decompressed"),
+        (gzip.compress(b"image")[:-4], "gzip", 400, "incomplete"),
+        (gzip.compress(b"image") + b"more", "gzip", 400, "behind the end"),
+        (b"image", "gzip", 400, "Content-Encoding"),
+        (b"", "gzip", 400, "incomplete"),
+        (b"image", "br", 415, "'br' is not taken: send gzip, deflate"),
+        (gzip.compress(b"image"), "gzip, gzip", 415, "not taken"),
+    ],
+)
+def test_compressed_bodies_that_are_not_taken(
+    content: bytes, encoding: str, status: int, detail: str, narrow: Client
+) -> None:
+    response = narrow.post("/v1/classify", content=content, headers={"content-encoding": encoding})
+    check_problem(response, status, detail)
+
+
+async def dripping(parts: int) -> AsyncIterator[bytes]:
+    for _ in range(parts):
+        yield b"x"
+    await asyncio.Event().wait()
+
+
+def test_a_body_that_does_not_come(narrow: Client) -> None:
+    exchange = Exchange(dripping(10))
+    narrow.portal.call(exchange.run, narrow.app)
+    assert exchange.status == 408
+    assert exchange.json()["title"] == "Request too slow"
+    assert exchange.answer_headers["connection"] == "close"
+
+
+def test_bodies_of_all_requests_together_are_bounded(narrow: Client, photographs: Photographs, eager: Eager) -> None:
+    """What one request holds is free again when it ends, however it ends."""
+    check_problem(narrow.post("/v1/classify", content=bytes(300_001)), 503, "too many bytes")
+    for _ in range(3):
+        check_problem(narrow.post("/v1/classify", content=bytes(300_000)), 422)
+    check_still_answers(narrow, photographs, eager)
+
+
+@pytest.mark.parametrize("root_path", ["", "/vision"])
+def test_a_connection_too_many_gets_only_the_probes(root_path: str, client: Client, photographs: Photographs) -> None:
+    crowded: dict[str, Any] = {CROWDED: {}}
+    for path, status in (("/v1/classify", 503), ("/healthz", 405), ("/readyz", 405), ("/metrics", 405)):
+        exchange = Exchange([photographs[0][1]], path=path, root_path=root_path, extensions=crowded)
+        client.portal.call(exchange.run, client.app)
+        assert exchange.status == status
+        if status == 503:
+            assert "more clients are connected" in exchange.json()["detail"]
+            assert exchange.answer_headers["retry-after"] == "1"
+
+
+def test_requests_a_caller_and_second(tiny_repository: Path, photographs: Photographs) -> None:
+    with serve(Settings(repository=tiny_repository, rate_limit=0.001, rate_burst=3)) as client:
+        for _ in range(3):
+            assert client.post("/v1/classify", content=photographs[0][1]).status_code == 200
+        response = client.post("/v1/classify", content=photographs[0][1])
+        check_problem(response, 429, "more than 0.001 requests a second")
+        assert int(response.headers["retry-after"]) > 900
+        assert client.get("/healthz").status_code == 200
+        other = Exchange([photographs[0][1]])  # of another address
+        client.portal.call(other.run, client.app)
+        assert other.status == 200

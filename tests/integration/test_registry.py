@@ -1,0 +1,478 @@
+"""Versions that come, fail, take over and go while requests are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.artifact import manifest
+from service.core.errors import NotFound, ServiceError, Unavailable
+from service.core.settings import Settings
+from service.core.version_policy import Policies
+from service.executors.onnxruntime_cpu import Executor
+from service.registry import repository, watcher
+from service.registry.registry import Registry
+from service.registry.repository import LoadedModel
+from service.telemetry.metrics import Metrics
+from tests.conftest import TIMEOUT, Client, serve
+
+Photographs = list[tuple[str, bytes]]
+Scenario = Callable[[Registry, Path], Awaitable[None]]
+
+
+def add(repo: Path, number: int, name: str = "tiny") -> Path:
+    """One more version: version 1 under another number, put in place in one step."""
+    (repo / name).mkdir(exist_ok=True)
+    staging = repo / name / ".partial"
+    shutil.copytree(repo / ".original", staging)
+    path = staging / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "name": name, "version": number}))
+    return staging.rename(repo / name / str(number))
+
+
+def remove(repo: Path, number: int, name: str = "tiny") -> None:
+    shutil.rmtree(repo / name / str(number))
+
+
+def wrong_hash(version: Path) -> None:
+    with (version / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+
+
+def half_a_manifest(version: Path) -> None:
+    content = (version / "manifest.json").read_bytes()
+    (version / "manifest.json").write_bytes(content[: len(content) // 2])
+
+
+def wrong_golden(version: Path) -> None:
+    with np.load(version / "golden.npz") as file:
+        content = dict(file)
+    np.savez(version / "golden.npz", images=content["images"][..., ::-1], logits=content["logits"])
+    described = json.loads((version / "manifest.json").read_text())
+    described["golden_sha256"] = manifest.sha256(version / "golden.npz")
+    (version / "manifest.json").write_text(json.dumps(described))
+
+
+FAULTS: dict[Callable[[Path], None], str] = {
+    wrong_hash: "not what the manifest describes",
+    half_a_manifest: "Invalid JSON",
+    wrong_golden: "wrong answers for the golden images",
+}
+
+
+@pytest.fixture
+def repo(tiny_repository: Path, tmp_path: Path) -> Path:
+    """A repository with `tiny` version 1, to be changed."""
+    repo = shutil.copytree(tiny_repository, tmp_path / "repository")
+    shutil.copytree(repo / "tiny" / "1", repo / ".original")
+    return repo
+
+
+def play(repo: Path, scenario: Scenario, **options: Any) -> None:
+    """Play a scenario on a registry that has loaded the repository and looks again when it is told to."""
+
+    async def run() -> None:
+        options.setdefault("executor", "simulated:0")
+        registry = Registry(Settings(repository=repo, **options), Metrics())
+        await registry.start()
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                await scenario(registry, repo)
+        finally:
+            await registry.close()
+
+    asyncio.run(run())
+
+
+def served(registry: Registry, name: str = "tiny") -> list[str]:
+    return [model.version for model in registry.served(name)]
+
+
+def states(registry: Registry, name: str = "tiny") -> dict[str, str]:
+    return {status.version: status.state for status in registry.versions(name)}
+
+
+def refused(registry: Registry, version: str) -> ServiceError:
+    with pytest.raises(ServiceError) as error:
+        registry.find("tiny", version)
+    return error.value
+
+
+@pytest.mark.parametrize(
+    ("text", "model", "found", "expected"),
+    [
+        ("latest", "a", {1, 2, 10}, [10, 2, 1]),
+        ("all", "a", {1, 2, 10}, [10, 2, 1]),
+        ("1,10", "a", {1, 2, 10}, [10, 1]),
+        ("3", "a", {1, 2}, []),
+        ("latest a=2", "a", {1, 2, 3}, [2]),
+        ("a=2 all", "b", {1, 2}, [2, 1]),
+    ],
+)
+def test_candidates_of_a_policy(text: str, model: str, found: set[int], expected: list[int]) -> None:
+    assert Policies(text).of(model).candidates(found) == expected
+
+
+@pytest.mark.parametrize("text", ["newest", "1,", "0", "1 ,2", "a=", "../a=all", "a=latest,1", "\u0661"])
+def test_a_policy_that_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match=r"latest, all, or version numbers|not the name of a model"):
+        Settings(versions=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("latest", ["4"]), ("all", ["1", "2", "4"]), ("1,2", ["1", "2"]), ("tiny=2,3", ["2"])]
+)
+def test_what_each_policy_serves(text: str, expected: list[str], repo: Path) -> None:
+    async def scenario(registry: Registry, repo: Path) -> None:
+        assert served(registry) == expected
+        assert registry.find().version == expected[-1]
+        for number in ("1", "2", "4"):
+            if number in expected:
+                assert registry.find("tiny", number).version == number
+            else:
+                assert isinstance(refused(registry, number), NotFound)
+                assert states(registry)[number] == "UNAVAILABLE"
+
+    add(repo, 2)
+    add(repo, 4)
+    play(repo, scenario, versions=text)
+
+
+def test_a_newer_version_takes_over_and_a_removed_one_gives_way(repo: Path) -> None:
+    async def scenario(registry: Registry, repo: Path) -> None:
+        assert served(registry) == ["1"]
+        add(repo, 2)
+        await registry.refresh()
+        assert served(registry) == ["2"]
+        add(repo, 10)
+        await registry.refresh()
+        assert served(registry) == ["10"]
+        remove(repo, 10)
+        await registry.refresh()
+        assert served(registry) == ["2"]
+        remove(repo, 2)
+        remove(repo, 1)
+        await registry.refresh()
+        assert served(registry) == []
+        assert isinstance(refused(registry, "1"), NotFound)
+        assert registry.not_ready()
+
+    play(repo, scenario)
+
+
+def test_the_metric_of_versions_follows_them(repo: Path) -> None:
+    metrics = Metrics()
+
+    def shown() -> set[str]:
+        text = metrics.render().decode()
+        return set(re.findall(r'^resnet_model_info{.*model="tiny".*version="(\d+)"} 1.0$', text, re.MULTILINE))
+
+    async def scenario() -> None:
+        registry = Registry(Settings(repository=repo, executor="simulated:0"), metrics)
+        await registry.start()
+        assert shown() == {"1"}
+        add(repo, 2)
+        await registry.refresh()
+        assert shown() == {"2"}
+        await registry.close()
+
+    asyncio.run(scenario())
+
+
+def test_models_come_and_go_and_the_default_stays(repo: Path) -> None:
+    async def scenario(registry: Registry, repo: Path) -> None:
+        assert registry.find().name == "tiny"
+        add(repo, 1, name="another")
+        await registry.refresh()
+        assert list(registry.current) == ["another", "tiny"]
+        assert registry.find().name == "tiny"
+        shutil.rmtree(repo / "tiny")
+        await registry.refresh()
+        assert registry.find().name == "another"
+
+    play(repo, scenario)
+
+
+@pytest.mark.parametrize("spoil", FAULTS)
+def test_a_version_that_fails_leaves_the_old_one_serving(
+    spoil: Callable[[Path], None], repo: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(registry: Registry, repo: Path) -> None:
+        old = registry.find()
+        newer = add(repo, 2)
+        spoil(newer)
+        await registry.refresh()
+        assert registry.find() is old
+        assert states(registry) == {"1": "READY", "2": "UNAVAILABLE"}
+        assert FAULTS[spoil] in str(registry.versions("tiny")[1].reason)
+        assert FAULTS[spoil] in caplog.text
+        error = refused(registry, "2")
+        assert isinstance(error, Unavailable)
+        assert FAULTS[spoil] in str(error)
+        assert registry.not_ready() == []
+
+        caplog.clear()
+        await registry.refresh()
+        assert caplog.text == "", "it is tried again only when its files change"
+
+        shutil.rmtree(newer)
+        add(repo, 2)
+        await registry.refresh()
+        assert served(registry) == ["2"]
+        assert registry.versions("tiny")[1].reason is None
+
+    play(repo, scenario, executor="onnxruntime-cpu", max_batch=1)
+
+
+def test_an_older_version_serves_where_the_newest_cannot_be_loaded_at_start(repo: Path) -> None:
+    async def scenario(registry: Registry, repo: Path) -> None:
+        assert served(registry) == ["2"]
+        assert states(registry) == {"1": "UNAVAILABLE", "2": "READY", "3": "UNAVAILABLE"}
+
+    add(repo, 2)
+    wrong_hash(add(repo, 3))
+    play(repo, scenario)
+
+
+def test_what_serves_goes_on_while_all_that_is_left_fails(repo: Path) -> None:
+    async def scenario(registry: Registry, repo: Path) -> None:
+        wrong_hash(add(repo, 2))
+        remove(repo, 1)
+        await registry.refresh()
+        assert served(registry) == ["1"]
+        add(repo, 3)
+        await registry.refresh()
+        assert served(registry) == ["3"]
+
+    play(repo, scenario)
+
+
+def test_a_repository_that_is_away_for_a_moment(repo: Path) -> None:
+    async def scenario(registry: Registry, repo: Path) -> None:
+        repo.rename(repo.with_name("away"))
+        await registry.refresh()
+        assert served(registry) == ["1"]
+        repo.with_name("away").rename(repo)
+        await registry.refresh()
+        assert served(registry) == ["1"]
+
+    play(repo, scenario)
+
+
+def test_a_version_that_is_put_in_place_anew_is_loaded_anew(repo: Path) -> None:
+    async def scenario(registry: Registry, repo: Path) -> None:
+        old = registry.find()
+        path = repo / "tiny" / "1" / "manifest.json"
+        described = json.loads(path.read_text())
+        path.write_text(json.dumps({**described, "labels": [f"renamed {index}" for index in range(5)]}))
+        await registry.refresh()
+        assert registry.find() is not old
+        assert registry.find().manifest.labels[0] == "renamed 0"
+        half_a_manifest(repo / "tiny" / "1")
+        await registry.refresh()
+        assert registry.find().manifest.labels[0] == "renamed 0"
+        assert "an older content is served" in str(registry.versions("tiny")[0].reason)
+
+    play(repo, scenario)
+
+
+def test_a_request_ends_on_the_version_that_it_began_with(repo: Path) -> None:
+    async def scenario(registry: Registry, repo: Path) -> None:
+        image = np.zeros((32, 32, 3), np.uint8)
+        deadline = asyncio.get_running_loop().time() + TIMEOUT
+        with registry.use() as old:
+            add(repo, 2)
+            await registry.refresh()
+            assert registry.find().version == "2"
+            assert isinstance(refused(registry, "1"), NotFound)
+            assert states(registry) == {"1": "UNLOADING", "2": "READY"}
+            result = await old.engine.submit([image], frozenset({"logits"}), deadline)
+            assert result.outputs["logits"].shape == (1, 5)
+            assert old.engine.alive
+        while "UNLOADING" in states(registry).values():
+            await asyncio.sleep(0)
+        with pytest.raises(Unavailable):
+            await old.engine.submit([image], frozenset({"logits"}), deadline)
+
+    play(repo, scenario)
+
+
+def test_the_old_version_serves_while_the_new_one_loads(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, leave = Event(), Event()
+    load = repository.load
+
+    def slow(folder: Path, *arguments: Any) -> LoadedModel:
+        if folder.name == "2":
+            entered.set()
+            assert leave.wait(TIMEOUT)
+        return load(folder, *arguments)
+
+    async def scenario(registry: Registry, repo: Path) -> None:
+        add(repo, 2)
+        refreshing = asyncio.create_task(registry.refresh())
+        try:
+            assert await asyncio.to_thread(entered.wait, TIMEOUT)
+            assert states(registry) == {"1": "READY", "2": "LOADING"}
+            assert registry.find().version == "1"
+            assert "being loaded" in str(refused(registry, "2"))
+        finally:
+            leave.set()
+        await refreshing
+        assert registry.find().version == "2"
+
+    monkeypatch.setattr("service.registry.repository.load", slow)
+    play(repo, scenario)
+
+
+def test_a_failed_load_frees_what_it_had_loaded(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[Executor] = []
+
+    async def scenario(registry: Registry, repo: Path) -> None:
+        wrong_golden(add(repo, 2))
+        await registry.refresh()
+        assert len(closed) == 1
+
+    def close(executor: Executor) -> None:
+        closed.append(executor)
+        real(executor)
+
+    real = Executor.close
+    monkeypatch.setattr(Executor, "close", close)
+    play(repo, scenario, executor="onnxruntime-cpu", max_batch=1, threads=1, copies=1)
+    assert len(closed) == 2
+
+
+def test_unloading_and_loading_by_name(repo: Path) -> None:
+    async def scenario(registry: Registry, repo: Path) -> None:
+        await registry.unload("tiny")
+        assert served(registry) == []
+        add(repo, 2)
+        await registry.refresh()
+        assert set(states(registry).values()) <= {"UNAVAILABLE", "UNLOADING"}
+        await registry.load("tiny")
+        assert served(registry) == ["2"]
+        wrong_hash(add(repo, 3))
+        with pytest.raises(Unavailable, match="not what the manifest describes"):
+            await registry.load("tiny")
+        assert served(registry) == ["2"]
+        for change in (registry.load, registry.unload):
+            with pytest.raises(NotFound):
+                await change("resnet")
+
+    play(repo, scenario)
+
+
+def test_links_lead_nowhere_out_of_the_repository(repo: Path, tmp_path: Path) -> None:
+    async def scenario(registry: Registry, repo: Path) -> None:
+        assert served(registry) == ["2"]
+        for number in ("3", "4"):
+            assert "leads out of the repository" in str(refused(registry, number))
+
+    outside = shutil.copytree(add(repo, 3), tmp_path / "outside")
+    remove(repo, 3)
+    (repo / "tiny" / "3").symlink_to(outside)
+    weights = add(repo, 4) / "model.onnx"
+    weights.unlink()
+    weights.symlink_to(outside / "model.onnx")
+    moved = add(repo, 2).rename(repo / ".kept")
+    (repo / "tiny" / "2").symlink_to(moved)
+    play(repo, scenario)
+
+
+def test_the_second_face_of_another_model_is_no_name(repo: Path) -> None:
+    async def scenario(registry: Registry, repo: Path) -> None:
+        assert list(registry.current) == ["tiny"]
+        assert "second face" in str(registry.versions("tiny-encoded")[0].reason)
+
+    add(repo, 1, name="tiny-encoded")
+    play(repo, scenario)
+
+
+@pytest.mark.parametrize("how", ["auto", "poll"])
+def test_changes_are_noticed(how: watcher.Watch, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        stop = asyncio.Event()
+        bursts = watcher.changes(tmp_path, how, stop)
+        async with asyncio.timeout(TIMEOUT):
+            await anext(bursts)
+            (tmp_path / "model").mkdir()
+            await anext(bursts)
+            (tmp_path / "model" / ".partial").mkdir()
+            await anext(bursts)
+            (tmp_path / "model" / ".partial").rename(tmp_path / "model" / "1")
+            await anext(bursts)
+            stop.set()
+            assert [burst async for burst in bursts] == []
+
+    asyncio.run(scenario())
+
+
+def test_the_file_system_of_a_folder() -> None:
+    assert watcher.file_system(Path("/proc/self")) == "proc"
+    assert watcher.file_system(Path(os.devnull)) != "proc"
+
+
+@contextmanager
+def following(repo: Path) -> Iterator[Client]:
+    with serve(Settings(repository=repo, executor="simulated:1", max_batch=4)) as client:
+        yield client
+
+
+def test_no_request_is_lost_while_versions_change(repo: Path, photographs: Photographs) -> None:
+    """The service notices by itself; requests come without a pause until each version has answered."""
+    content = photographs[0][1]
+    with following(repo) as client:
+
+        async def until(version: str) -> None:
+            async with asyncio.timeout(TIMEOUT):
+                while True:
+                    answers = await asyncio.gather(
+                        *(client.http.post("/v1/classify", content=content) for _ in range(8))
+                    )
+                    assert {answer.status_code for answer in answers} == {200}
+                    if {answer.json()["version"] for answer in answers} == {version}:
+                        return
+
+        for number in (2, 3):
+            add(repo, number)
+            client.portal.call(until, str(number))
+            remove(repo, number - 1)
+        remove(repo, 3)
+        add(repo, 1)
+        client.portal.call(until, "1")
+        assert client.get("/v1/models/tiny").json()["version"] == "1"
+        ready = client.get("/readyz?verbose").json()
+        assert ready["ready"]
+        (model,) = ready["models"]
+        assert {"version": "1", "state": "READY"} in model["versions"]
+
+
+def test_what_takes_over_keeps_the_batch_that_was_measured_in_peace(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([3, 32])
+    monkeypatch.setattr("service.registry.repository.choose_max_batch", lambda *_: next(measured))
+
+    async def scenario(registry: Registry, repo: Path) -> None:
+        add(repo, 2)
+        await registry.refresh()
+        assert (registry.find().version, registry.find().engine.max_batch) == ("2", 3)
+        path = add(repo, 3) / "manifest.json"
+        described = json.loads(path.read_text())
+        described["architecture"]["name"] = "another"
+        path.write_text(json.dumps(described))
+        await registry.refresh()
+        assert (registry.find().version, registry.find().engine.max_batch) == ("3", 32)
+
+    play(repo, scenario)

@@ -1,0 +1,280 @@
+"""Training: the real loop on tiny data."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import models.training.train as train_module
+from models.__main__ import app
+from models.architectures import VARIANTS
+from models.data import ArrayDataset
+from models.imaging.preprocess import Preprocess
+from models.training import checkpoint
+from models.training.augment import random_crop, random_erasing, random_flip
+from models.training.checkpoint import CheckpointError
+from models.training.evaluate import evaluate, normalise
+from models.training.optim import learning_rate, make_optimizer
+from models.training.train import Interrupted, Recipe, measure_preprocess, split, train
+
+
+def stripes(count: int = 96, channels: int = 1) -> ArrayDataset:
+    """Three classes that a network of two blocks tells apart: horizontal, vertical, no stripes."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % 3
+    images = rng.integers(0, 60, (count, 16, 16, channels), dtype=np.uint8)
+    images[labels == 0, ::2] += 190
+    images[labels == 1, :, ::2] += 190
+    return ArrayDataset("stripes", ("rows", "columns", "noise"), labels, images)
+
+
+RECIPE = Recipe("tiny", epochs=2, batch_size=16, validation=24, erasing=0.5, compute="float32", warmup_epochs=0.5)
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model.safetensors")
+
+
+def assert_same(first: Path, second: Path) -> None:
+    assert weights(first).keys() == weights(second).keys()
+    for key, value in weights(first).items():
+        torch.testing.assert_close(weights(second)[key], value, rtol=0, atol=0)
+
+
+def test_it_learns_and_leaves_a_run(tmp_path: Path) -> None:
+    recipe = Recipe("tiny", epochs=6, batch_size=16, validation=24, crop_padding=1, compute="float32")
+    result = train(recipe, stripes(), stripes(48), tmp_path)
+    assert result.training["test"]["top1"] > 0.9
+    history = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [figures["epoch"] for figures in history] == [1, 2, 3, 4, 5, 6]
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    assert history[-1]["validation_error"] < 0.1
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    loaded = checkpoint.load(tmp_path / "model.safetensors")
+    assert loaded.labels == ("rows", "columns", "noise")
+    assert evaluate(loaded.model(), stripes(48), loaded.preprocess).top1 == result.training["test"]["top1"]
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if VARIANTS[name].input_size <= 32 and "1" not in name])
+def test_a_real_step_with_every_small_architecture(name: str, tmp_path: Path) -> None:
+    recipe = Recipe(name, epochs=1, batch_size=8, compute="float32")
+    data = stripes(8, channels=3)
+    torch.manual_seed(recipe.seed)
+    before = {key: value.clone() for key, value in _fresh(recipe, data).items()}
+    after = train(recipe, data, None, tmp_path).weights
+    moved = [key for key, value in before.items() if key.endswith("weight") and not torch.equal(value, after[key])]
+    assert len(moved) == sum(key.endswith("weight") for key in before)
+
+
+def _fresh(recipe: Recipe, data: ArrayDataset) -> dict[str, torch.Tensor]:
+    from models.artifact.manifest import Architecture
+
+    architecture = Architecture(name=recipe.arch, num_classes=len(data.classes), in_channels=3)
+    return train_module.start(recipe, architecture, torch.device("cpu")).model.state_dict()
+
+
+def test_stopped_in_mid_epoch_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(RECIPE, stripes(), None, tmp_path / "straight")
+    original = train_module.step
+    count = 0
+
+    def step_then_signal(*arguments: object) -> None:
+        nonlocal count
+        original(*arguments)  # type: ignore[arg-type]
+        count += 1
+        if count in {2, 7}:
+            os.kill(os.getpid(), signal.SIGTERM if count == 2 else signal.SIGINT)
+
+    monkeypatch.setattr(train_module, "step", step_then_signal)
+    for _ in range(2):
+        with pytest.raises(Interrupted, match="--resume"):
+            train(RECIPE, stripes(), None, tmp_path / "broken", resume=True)
+    assert (tmp_path / "broken" / "metrics.jsonl").read_text().count("\n") < RECIPE.epochs
+    train(RECIPE, stripes(), None, tmp_path / "broken", resume=True)
+    assert_same(tmp_path / "straight", tmp_path / "broken")
+    assert (tmp_path / "straight" / "metrics.jsonl").read_text().count("\n") == 2
+
+
+def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(RECIPE, stripes(), None, tmp_path / "straight")
+    original = train_module.step
+    count = 0
+
+    def step_then_die(*arguments: object) -> None:
+        nonlocal count
+        original(*arguments)  # type: ignore[arg-type]
+        count += 1
+        if count == 7:
+            raise KeyboardInterrupt  # nothing is saved on the way out
+
+    monkeypatch.setattr(train_module, "step", step_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        train(RECIPE, stripes(), None, tmp_path / "broken")
+    monkeypatch.undo()
+    train(RECIPE, stripes(), None, tmp_path / "broken", resume=True)
+    assert_same(tmp_path / "straight", tmp_path / "broken")
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    train(RECIPE, stripes(), None, tmp_path / "a")
+    train(RECIPE, stripes(), None, tmp_path / "b")
+    assert_same(tmp_path / "a", tmp_path / "b")
+
+
+def test_resuming_with_another_recipe_is_refused(tmp_path: Path) -> None:
+    train(Recipe("tiny", epochs=1, compute="float32"), stripes(), None, tmp_path)
+    with pytest.raises(CheckpointError, match="saved with another epochs, peak_lr"):
+        train(Recipe("tiny", epochs=2, peak_lr=0.3, compute="float32"), stripes(), None, tmp_path, resume=True)
+
+
+def test_resuming_with_other_data_is_refused(tmp_path: Path) -> None:
+    recipe = Recipe("tiny", epochs=1, compute="float32")
+    train(recipe, stripes(96), None, tmp_path)
+    with pytest.raises(CheckpointError, match="another images, mean, std: resume with the same options and data"):
+        train(recipe, stripes(64), None, tmp_path, resume=True)
+
+
+def test_the_held_out_images_are_not_trained_on() -> None:
+    training, validation = split(stripes(), RECIPE)
+    assert validation is not None
+    assert (len(training.labels), len(validation.labels)) == (72, 24)
+    seen = {image.tobytes() for image in training.images(np.arange(72))}
+    assert not seen & {image.tobytes() for image in validation.images(np.arange(24))}
+
+
+def test_mean_and_deviation_are_the_data_sets() -> None:
+    data = stripes(channels=3)
+    preprocess = measure_preprocess(data)
+    values = data.array.reshape(-1, 3) / 255.0
+    np.testing.assert_allclose(preprocess.mean, values.mean(0), atol=1e-6)
+    np.testing.assert_allclose(preprocess.std, values.std(0), atol=1e-6)
+    inputs = normalise(torch.from_numpy(data.array).permute(0, 3, 1, 2), preprocess)
+    np.testing.assert_allclose(inputs.mean((0, 2, 3)).numpy(), 0, atol=1e-5)
+    np.testing.assert_allclose(inputs.std((0, 2, 3)).numpy(), 1, atol=1e-3)
+
+
+def test_schedule() -> None:
+    """Linear to the peak, then half a cosine to zero."""
+
+    def rate(step: int) -> float:
+        return learning_rate(step, peak=0.4, warmup_steps=4, total_steps=104)
+
+    assert [rate(step) for step in range(5)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
+    assert rate(54) == pytest.approx(0.2)
+    assert rate(104) == pytest.approx(0.0)
+    assert all(rate(step) > rate(step + 1) for step in range(5, 104))
+
+
+def test_schedule_in_steps() -> None:
+    """A tenth from half of the steps on, a hundredth from three quarters."""
+
+    def rate(step: int) -> float:
+        return learning_rate(step, peak=0.4, warmup_steps=4, total_steps=100, schedule="step")
+
+    assert [rate(step) for step in (0, 3, 4, 49)] == pytest.approx([0.1, 0.4, 0.4, 0.4])
+    assert [rate(step) for step in (50, 74, 75, 99)] == pytest.approx([0.04, 0.04, 0.004, 0.004])
+
+
+def test_watched_data_sets_are_among_the_figures_and_change_nothing(tmp_path: Path) -> None:
+    recipe = Recipe("tiny", epochs=2, batch_size=16, compute="float32")
+    watched = {"test": stripes(48), "training": stripes()}
+    result = train(recipe, stripes(), None, tmp_path / "watched", watched=watched)
+    last = json.loads((tmp_path / "watched" / "metrics.jsonl").read_text().splitlines()[-1])
+    for name, data in watched.items():
+        assert last[f"{name}_error"] == 1 - evaluate(result.model(), data, result.preprocess).top1
+    train(recipe, stripes(), None, tmp_path / "alone")
+    assert_same(tmp_path / "watched", tmp_path / "alone")
+
+
+def test_no_decay_on_normalisation_and_biases() -> None:
+    from models.architectures import build
+
+    model = build("tiny", 3)
+    decayed, kept = make_optimizer(model, 0.9, 1e-4).param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (1e-4, 0.0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert all(names[id(p)].endswith("conv.weight") or names[id(p)] == "classifier.weight" for p in decayed["params"])
+    assert all("norm" in names[id(p)] or names[id(p)].endswith("bias") for p in kept["params"])
+    assert len(decayed["params"]) + len(kept["params"]) == len(names)
+
+
+IMAGES = torch.arange(4 * 2 * 6 * 5, dtype=torch.uint8).reshape(4, 2, 6, 5)
+
+
+def test_a_random_crop_is_a_shift_with_zeros_coming_in() -> None:
+    cropped = random_crop(IMAGES, 2, torch.Generator().manual_seed(0))
+    padded = np.pad(IMAGES.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)))
+    for image, result in zip(padded, cropped.numpy(), strict=True):
+        windows = [image[:, y : y + 6, x : x + 5] for y in range(5) for x in range(5)]
+        assert any((window == result).all() for window in windows)
+    assert not torch.equal(cropped, IMAGES)
+
+
+def test_a_random_flip_mirrors_some() -> None:
+    many = IMAGES.repeat(8, 1, 1, 1)
+    flipped = random_flip(many, torch.Generator().manual_seed(0))
+    mirrored = [bool((after == before.flip(2)).all()) for before, after in zip(many, flipped, strict=True)]
+    kept = [bool((after == before).all()) for before, after in zip(many, flipped, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, kept, strict=True))
+    assert 5 <= sum(mirrored) <= 27
+
+
+def test_random_erasing_fills_one_rectangle() -> None:
+    images = torch.full((200, 3, 20, 24), 9, dtype=torch.uint8)
+    fill = torch.tensor([1, 2, 3], dtype=torch.uint8)[:, None, None]
+    erased = random_erasing(images, 0.5, fill, torch.Generator().manual_seed(0)).numpy()
+    changed = 0
+    for image in erased:
+        rows, columns = np.nonzero(image[0] != 9)
+        if not len(rows):
+            assert (image == 9).all()
+            continue
+        changed += 1
+        inside = image[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert (inside == fill.numpy()).all()
+        assert (image == 9).sum() == image.size - inside.size
+        assert 0.01 < inside.size / image.size < 0.40
+    assert 70 < changed < 130
+
+
+def test_command_line_errors_are_one_line(tmp_path: Path) -> None:
+    def fail(*arguments: str) -> str:
+        result = CliRunner().invoke(app, ["train", "--out", str(tmp_path / "run"), *arguments])
+        assert result.exit_code == 2
+        return result.stderr
+
+    assert "there is no such folder" in fail("--arch", "tiny", "--data", str(tmp_path / "none"))
+    assert "holds no data set" in fail("--arch", "tiny", "--data", str(tmp_path))
+    assert "--shortcut is one of A, B, C, none" in fail("--arch", "tiny", "--data", "x", "--shortcut", "D")
+
+
+def test_the_table_of_architectures() -> None:
+    result = CliRunner().invoke(app, ["train", "--list"])
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in VARIANTS)
+
+
+def test_evaluation_counts_what_argmax_gives() -> None:
+    from models.architectures import build
+
+    torch.manual_seed(0)
+    data, model = stripes(50, channels=3), build("tiny", 3).eval()
+    preprocess = Preprocess(size=(16, 16), mean=(0.4,) * 3, std=(0.2,) * 3)
+    inputs = (torch.from_numpy(data.array).permute(0, 3, 1, 2) / 255.0 - 0.4) / 0.2
+    with torch.no_grad():
+        predicted = model(inputs).argmax(1).numpy()
+    report = evaluate(model, data, preprocess, batch_size=16)
+    assert report.top1 == (predicted == data.labels).mean()
+    assert report.top5 == 1.0  # three classes
+    for true in range(3):
+        for given in range(3):
+            assert report.confusion[true, given] == ((data.labels == true) & (predicted == given)).sum()
+        assert report.per_class[true] == pytest.approx((predicted[data.labels == true] == true).mean())

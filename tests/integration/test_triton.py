@@ -1,0 +1,106 @@
+"""The configuration for Triton, read with the protobuf of Triton's own client and compared with the ONNX file."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+import pytest
+from google.protobuf import text_format
+from onnx import TensorProto
+from typer.testing import CliRunner
+
+from export.__main__ import app
+from export.inspect import find_versions
+from models.training.checkpoint import Checkpoint
+from service.registry.repository import find_versions as find_served
+
+TYPES = {TensorProto.UINT8: "TYPE_UINT8", TensorProto.FLOAT: "TYPE_FP32"}
+
+
+def protobuf() -> ModuleType:
+    """`tritonclient.grpc.model_config_pb2`, without the package around it, which needs grpc."""
+    package = importlib.util.find_spec("tritonclient")
+    assert package is not None and package.submodule_search_locations
+    file = Path(package.submodule_search_locations[0]) / "grpc" / "model_config_pb2.py"
+    spec = importlib.util.spec_from_file_location("model_config_pb2", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def read(path: Path) -> Any:
+    """A ModelConfig."""
+    return text_format.Parse(path.read_text(), protobuf().ModelConfig())
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model that was built with --triton."""
+    folder = tmp_path_factory.mktemp("triton")
+    checkpoint.save(folder / "checkpoint.safetensors")
+    options = ["--repository", str(folder / "repository"), "--name", "tiny.v2", "--triton"]
+    done = CliRunner().invoke(app, ["build", str(folder / "checkpoint.safetensors"), *options])
+    assert done.exit_code == 0, done.output
+    return folder / "repository" / "tiny.v2"
+
+
+def test_names_types_and_shapes_are_those_of_the_file(model: Path) -> None:
+    config = read(model / "config.pbtxt")
+    graph = onnx.load(model / "1" / "model.onnx").graph
+    for told, there in ((config.input, graph.input), (config.output, graph.output)):
+        found = [(tensor.name, protobuf().DataType.Name(tensor.data_type), list(tensor.dims)) for tensor in told]
+        assert found == [
+            (
+                value.name,
+                TYPES[value.type.tensor_type.elem_type],
+                [size.dim_value for size in value.type.tensor_type.shape.dim[1:]],
+            )
+            for value in there
+        ]
+        assert all(size > 0 for _, _, dims in found for size in dims)
+
+
+def test_batches_are_those_of_the_file(model: Path) -> None:
+    config = read(model / "config.pbtxt")
+    assert config.max_batch_size > 1
+    assert config.HasField("dynamic_batching")
+    assert config.dynamic_batching.max_queue_delay_microseconds == 0
+    # With a largest batch Triton puts the batch before the dims: the file must take any.
+    graph = onnx.load(model / "1" / "model.onnx").graph
+    assert all(value.type.tensor_type.shape.dim[0].dim_param for value in (*graph.input, *graph.output))
+
+
+def test_triton_finds_the_model_as_it_lies(model: Path) -> None:
+    config = read(model / "config.pbtxt")
+    assert (config.name, config.backend) == (model.name, "onnxruntime")
+    session = ort.InferenceSession(model / "1" / config.default_model_filename)
+    assert [each.name for each in session.get_inputs()] == [each.name for each in config.input]
+
+
+def test_the_repository_stays_what_it_was_for_everyone_else(model: Path) -> None:
+    assert find_versions(model.parent) == [(model / "1").resolve()]
+    assert {name: list(versions) for name, versions in find_served(model.parent).items()} == {model.name: [1]}
+
+
+def test_without_the_option_there_is_none(tiny_repository: Path) -> None:
+    assert not (tiny_repository / "tiny" / "config.pbtxt").exists()
+
+
+def test_a_configuration_that_cannot_be_written_is_one_line(
+    model: Path, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    repository = Path(shutil.copytree(model.parent, tmp_path / "repository"))
+    (repository / "tiny.v2" / "config.pbtxt").unlink()
+    (repository / "tiny.v2" / "config.pbtxt").mkdir()
+    checkpoint.save(tmp_path / "checkpoint.safetensors")
+    options = ["--repository", str(repository), "--name", "tiny.v2", "--triton"]
+    done = CliRunner().invoke(app, ["build", str(tmp_path / "checkpoint.safetensors"), *options])
+    assert done.exit_code == 2
+    assert "error: " in done.output and "Is a directory" in " ".join(done.output.split())

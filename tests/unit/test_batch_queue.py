@@ -1,0 +1,367 @@
+"""The queue: what is in a batch, in which order, and what never gets into one. Time is a number here."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from threading import Condition, Lock, Thread
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.engine.batch_queue import Batch, BatchQueue, QueueClosed, QueueFull, Ticket
+from tests.conftest import TIMEOUT
+
+LOGITS = frozenset({"logits"})
+IMAGE = np.zeros((1, 1, 1), np.uint8)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def ticket(
+    images: int,
+    owner: object = None,
+    *,
+    outputs: frozenset[str] = LOGITS,
+    deadline: float = float("inf"),
+    queued_at: float = 100.0,
+) -> Ticket:
+    return Ticket([IMAGE] * images, outputs, deadline, owner, queued_at)
+
+
+def contents(batches: Sequence[Batch]) -> list[tuple[Any, int]]:
+    """(owner, number of the image) of every image, in the order in which they are computed."""
+    return [
+        (share.ticket.owner, image)
+        for batch in batches
+        for share in batch.shares
+        for image in range(share.start, share.stop)
+    ]
+
+
+def take_all(queue: BatchQueue) -> list[Batch]:
+    """Batches of a closed queue until there is none."""
+    return list(iter(queue.take, None))
+
+
+def test_first_in_first_out_and_all_that_fits_in_one_batch() -> None:
+    queue = BatchQueue(capacity=10, max_batch=8)
+    for owner, images in (("a", 1), ("b", 2), ("c", 1)):
+        queue.put(ticket(images, owner))
+    assert len(queue) == 4
+    batch = queue.take()
+    assert batch is not None
+    assert contents([batch]) == [("a", 0), ("b", 0), ("b", 1), ("c", 0)]
+    assert batch.size == 4
+    assert len(queue) == 0
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 16))
+def test_every_image_is_in_exactly_one_full_batch_in_order(sizes: list[int], max_batch: int) -> None:
+    queue = BatchQueue(capacity=sum(sizes), max_batch=max_batch)
+    for owner, images in enumerate(sizes):
+        queue.put(ticket(images, owner))
+    queue.close()
+    batches = take_all(queue)
+    assert contents(batches) == [(owner, image) for owner, images in enumerate(sizes) for image in range(images)]
+    assert all(batch.size == max_batch for batch in batches[:-1])
+    assert 1 <= batches[-1].size <= max_batch
+    assert all(batch.size == sum(share.stop - share.start for share in batch.shares) for batch in batches)
+    assert len(queue) == 0
+
+
+def test_a_batch_computes_what_any_of_its_tickets_asks_for() -> None:
+    queue = BatchQueue(capacity=10, max_batch=2)
+    queue.put(ticket(1, outputs=frozenset({"logits"})))
+    queue.put(ticket(1, outputs=frozenset({"embedding"})))
+    queue.put(ticket(1, outputs=frozenset({"feature_map"})))
+    queue.close()
+    assert [batch.outputs for batch in take_all(queue)] == [{"logits", "embedding"}, {"feature_map"}]
+
+
+def test_a_full_queue_refuses_whole_tickets() -> None:
+    queue = BatchQueue(capacity=4, max_batch=3)
+    queue.put(ticket(3, "a"))
+    with pytest.raises(QueueFull) as refused:
+        queue.put(ticket(2, "b"))
+    assert refused.value.waiting == 3
+    assert len(queue) == 3
+    queue.put(ticket(1, "c"))
+    assert contents([taken for taken in [queue.take()] if taken]) == [("a", 0), ("a", 1), ("a", 2)]
+    queue.put(ticket(3, "d"))
+    queue.close()
+    assert contents(take_all(queue)) == [("c", 0), ("d", 0), ("d", 1), ("d", 2)]
+
+
+def abandon(queue: BatchQueue, tickets: Sequence[Ticket], clock: Clock) -> None:
+    for each in tickets:
+        queue.abandon(each)
+
+
+def expire(queue: BatchQueue, tickets: Sequence[Ticket], clock: Clock) -> None:
+    clock.now = max(each.deadline for each in tickets)
+
+
+Ending = Callable[[BatchQueue, Sequence[Ticket], Clock], None]
+ENDINGS = pytest.mark.parametrize("end", [abandon, expire])
+
+
+@ENDINGS
+def test_who_has_stopped_waiting_is_not_computed(end: Ending) -> None:
+    clock = Clock()
+    queue = BatchQueue(capacity=10, max_batch=8, clock=clock)
+    gone = [ticket(2, "first", deadline=101.0), ticket(3, "middle", deadline=102.0)]
+    for each in (gone[0], ticket(1, "a"), gone[1], ticket(1, "b", deadline=102.5)):
+        queue.put(each)
+    end(queue, gone, clock)
+    queue.close()
+    assert contents(take_all(queue)) == [("a", 0), ("b", 0)]
+    assert len(queue) == 0
+
+
+@ENDINGS
+def test_who_has_stopped_waiting_makes_room(end: Ending) -> None:
+    clock = Clock()
+    queue = BatchQueue(capacity=4, max_batch=8, clock=clock)
+    gone = ticket(4, "gone", deadline=101.0)
+    queue.put(gone)
+    end(queue, [gone], clock)
+    queue.put(ticket(4, "next"))
+    assert len(queue) == 4
+    queue.close()
+    assert {owner for owner, _ in contents(take_all(queue))} == {"next"}
+
+
+@ENDINGS
+def test_the_rest_of_a_ticket_is_dropped_too(end: Ending) -> None:
+    clock = Clock()
+    queue = BatchQueue(capacity=10, max_batch=2, clock=clock)
+    gone = ticket(5, "gone", deadline=101.0)
+    queue.put(gone)
+    queue.put(ticket(1, "next"))
+    first = queue.take()
+    assert first is not None
+    assert contents([first]) == [("gone", 0), ("gone", 1)]
+    assert len(queue) == 4
+    end(queue, [gone], clock)
+    queue.close()
+    assert contents(take_all(queue)) == [("next", 0)]
+
+
+def test_only_images_that_still_wait_are_counted() -> None:
+    queue = BatchQueue(capacity=8, max_batch=2)
+    gone = ticket(3, "gone")
+    queue.put(ticket(5, "a"))
+    queue.put(gone)
+    assert queue.take() is not None
+    assert len(queue) == 6
+    queue.abandon(gone)
+    assert queue.take() is not None
+    assert len(queue) == 1
+    queue.put(ticket(7, "b"))
+    with pytest.raises(QueueFull):
+        queue.put(ticket(1, "c"))
+
+
+def test_a_closed_queue_gives_out_what_waits_and_accepts_nothing() -> None:
+    queue = BatchQueue(capacity=10, max_batch=2)
+    queue.put(ticket(3, "a"))
+    queue.close()
+    with pytest.raises(QueueClosed):
+        queue.put(ticket(1, "b"))
+    assert contents(take_all(queue)) == [("a", 0), ("a", 1), ("a", 2)]
+    assert queue.take() is None
+
+
+Step = Callable[[BatchQueue], object]
+
+
+class ScriptedCondition(Condition):
+    """Instead of waiting it does the next step of a script, so that a test decides what happens meanwhile."""
+
+    queue: BatchQueue
+
+    def __init__(self, lock: Lock, steps: Sequence[Step]) -> None:
+        super().__init__(lock)
+        self.waits: list[float | None] = []
+        self._steps = iter(steps)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout)
+        step = next(self._steps, None)
+        assert step is not None, f"waits {timeout} s although nothing more will happen"
+        self.release()
+        try:
+            step(self.queue)
+        finally:
+            self.acquire()
+        return True
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+MakeQueue = Callable[..., tuple[BatchQueue, ScriptedCondition]]
+
+
+@pytest.fixture
+def make_queue(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> MakeQueue:
+    def make(steps: Sequence[Step], **options: Any) -> tuple[BatchQueue, ScriptedCondition]:
+        made: list[ScriptedCondition] = []
+
+        def scripted(lock: Lock) -> ScriptedCondition:
+            made.append(ScriptedCondition(lock, steps))
+            return made[-1]
+
+        for kind in ("Condition", "LastFirst"):
+            monkeypatch.setattr(f"service.engine.batch_queue.{kind}", scripted)
+        queue = BatchQueue(capacity=100, clock=clock, **options)
+        (condition,) = made
+        condition.queue = queue
+        return queue, condition
+
+    return make
+
+
+def test_nobody_waits_for_a_timer_by_default(make_queue: MakeQueue) -> None:
+    queue, condition = make_queue([], max_batch=8)
+    queue.put(ticket(1, "a"))
+    batch = queue.take()
+    assert batch is not None
+    assert batch.size == 1
+    assert condition.waits == []
+
+
+@pytest.mark.parametrize(("max_batch", "sizes"), [(8, [4, 3]), (3, [3, 3])])
+def test_a_batch_leaves_an_idle_thread_its_share(make_queue: MakeQueue, max_batch: int, sizes: list[int]) -> None:
+    taken: list[Batch | None] = []
+
+    def come(queue: BatchQueue) -> None:
+        """One thread waits; seven images come, and another thread takes first."""
+        queue.put(ticket(7))
+        taken.append(queue.take())
+
+    queue, _ = make_queue([come], max_batch=max_batch, split=True)
+    taken.append(queue.take())
+    assert [batch and batch.size for batch in taken] == sizes
+
+
+def test_an_empty_queue_waits_without_end_until_somebody_comes(make_queue: MakeQueue) -> None:
+    queue, condition = make_queue([lambda queue: queue.put(ticket(1, "a"))], max_batch=8)
+    batch = queue.take()
+    assert batch is not None
+    assert contents([batch]) == [("a", 0)]
+    assert condition.waits == [None]
+
+
+def test_the_delay_counts_from_the_first_image(make_queue: MakeQueue, clock: Clock) -> None:
+    def arrive(queue: BatchQueue) -> None:
+        clock.now = 100.5
+        queue.put(ticket(1, "c", queued_at=100.5))
+
+    def pass_time(queue: BatchQueue) -> None:
+        clock.now = 101.0
+
+    queue, condition = make_queue([arrive, pass_time], max_batch=8, max_delay=1.0)
+    queue.put(ticket(1, "a", queued_at=100.0))
+    clock.now = 100.25
+    queue.put(ticket(1, "b", queued_at=100.25))
+    batch = queue.take()
+    assert batch is not None
+    assert contents([batch]) == [("a", 0), ("b", 0), ("c", 0)]
+    assert condition.waits == [0.75, 0.5]
+
+
+def test_a_full_batch_does_not_wait(make_queue: MakeQueue) -> None:
+    queue, condition = make_queue([], max_batch=4, max_delay=1.0)
+    queue.put(ticket(3, "a"))
+    queue.put(ticket(3, "b"))
+    batch = queue.take()
+    assert batch is not None
+    assert contents([batch]) == [("a", 0), ("a", 1), ("a", 2), ("b", 0)]
+    assert condition.waits == []
+
+
+def test_a_batch_that_fills_up_goes_at_once(make_queue: MakeQueue) -> None:
+    queue, condition = make_queue([lambda queue: queue.put(ticket(3, "b"))], max_batch=4, max_delay=1.0)
+    queue.put(ticket(1, "a"))
+    batch = queue.take()
+    assert batch is not None
+    assert batch.size == 4
+    assert condition.waits == [1.0]
+
+
+def test_closing_ends_the_delay(make_queue: MakeQueue) -> None:
+    queue, condition = make_queue([lambda queue: queue.close()], max_batch=4, max_delay=1.0)
+    queue.put(ticket(1, "a"))
+    assert contents(take_all(queue)) == [("a", 0)]
+    assert condition.waits == [1.0]
+
+
+def test_who_gives_up_during_the_delay_is_not_computed(make_queue: MakeQueue, clock: Clock) -> None:
+    def pass_time(queue: BatchQueue) -> None:
+        clock.now = 100.5
+
+    def arrive_and_close(queue: BatchQueue) -> None:
+        queue.put(ticket(1, "b"))
+        queue.close()
+
+    queue, condition = make_queue([pass_time, arrive_and_close], max_batch=4, max_delay=1.0)
+    queue.put(ticket(1, "a", deadline=100.5))
+    assert contents(take_all(queue)) == [("b", 0)]
+    assert condition.waits == [1.0, None]
+
+
+@pytest.mark.parametrize("max_delay", [0.0, 0.001])
+def test_two_takers_and_three_givers_lose_nothing(max_delay: float) -> None:
+    queue = BatchQueue(capacity=10_000, max_batch=7, max_delay=max_delay)
+    lock = Lock()
+    batches: list[Batch] = []
+
+    def take() -> None:
+        while (batch := queue.take()) is not None:
+            with lock:
+                batches.append(batch)
+
+    sizes = list(itertools.islice(itertools.cycle([1, 3, 9, 2, 20]), 100))
+
+    def give(name: int) -> None:
+        for number, images in enumerate(sizes):
+            queue.put(Ticket([IMAGE] * images, LOGITS, float("inf"), (name, number)))
+
+    takers = [Thread(target=take, daemon=True) for _ in range(2)]
+    givers = [Thread(target=give, args=(name,), daemon=True) for name in range(3)]
+    for thread in takers + givers:
+        thread.start()
+    for thread in givers:
+        thread.join(TIMEOUT)
+    queue.close()
+    for thread in takers:
+        thread.join(TIMEOUT)
+    assert not any(thread.is_alive() for thread in takers + givers)
+    assert all(1 <= batch.size <= 7 for batch in batches)
+    expected = [
+        ((name, number), image) for name in range(3) for number, images in enumerate(sizes) for image in range(images)
+    ]
+    assert sorted(contents(batches)) == expected
+
+
+def test_closing_lets_a_waiting_taker_go() -> None:
+    queue = BatchQueue(capacity=1, max_batch=1)
+    taken: list[Batch | None] = []
+    taker = Thread(target=lambda: taken.append(queue.take()), daemon=True)
+    taker.start()
+    queue.close()
+    taker.join(TIMEOUT)
+    assert taken == [None]

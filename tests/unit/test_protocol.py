@@ -1,0 +1,142 @@
+"""Slow and silent clients of the real process lose their connection, and only they."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.conftest import TIMEOUT
+from tests.e2e.test_server import end, running
+
+HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: service\r\n"
+
+
+@pytest.fixture(scope="module")
+def url(tiny_repository: Path) -> Iterator[str]:
+    """A service with little patience."""
+    flags = ["--client-seconds", "0.2", "--idle-seconds", 1, "--max-connections", 4, "--log-format", "text"]
+    with running("--repository", tiny_repository, *flags) as (process, url):
+        yield url
+        logged = end(process, signal.SIGTERM)
+        assert "ERROR" not in logged
+
+
+def connect(url: str) -> socket.socket:
+    host, port = url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=TIMEOUT)
+
+
+def read_all(client: socket.socket) -> bytes:
+    """What comes until the service closes the connection; fails where it does not."""
+    received = b""
+    try:
+        while part := client.recv(65536):
+            received += part
+    except ConnectionResetError:
+        pass
+    return received
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"POST /v1/cl", HEAD, HEAD + b"Content-Length: 10\r\n\r\nabc"],
+    ids=["nothing", "part of a line", "part of a head", "part of a body"],
+)
+def test_who_does_not_go_on_is_disconnected(sent: bytes, url: str) -> None:
+    with connect(url) as client:
+        client.sendall(sent)
+        answer = read_all(client)
+    if b"abc" in sent:
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert b"connection: close" in answer.lower()
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == 408
+    else:
+        assert answer == b""
+
+
+def test_who_stops_in_the_second_request_is_disconnected(url: str) -> None:
+    with connect(url) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: service\r\n\r\nGET /hea")
+        answer = read_all(client)
+    assert answer.count(b"HTTP/1.1 200") == 1
+
+
+def test_who_goes_on_sending_what_is_not_wanted_is_disconnected(url: str) -> None:
+    with connect(url) as client:
+        client.sendall(HEAD + b"Content-Length: 9000000000\r\n\r\n")
+        with pytest.raises(OSError, match=r"[Bb]roken pipe|reset"):
+            while True:
+                client.sendall(bytes(1000))
+
+
+def test_who_does_not_read_the_answers_is_disconnected(url: str) -> None:
+    with connect(url) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with pytest.raises(OSError, match=r"[Bb]roken pipe|reset"):
+            while True:
+                client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: service\r\n\r\n")
+
+
+def test_a_refused_body_does_not_become_the_next_request(url: str, photographs: list[tuple[str, bytes]]) -> None:
+    """The same connection goes on after the body that nobody wanted."""
+    body = b"GET /healthz HTTP/1.1\r\n\r\n" * 100
+    with connect(url) as client:
+        client.sendall(
+            b"POST /v1/models/other/classify HTTP/1.1\r\nHost: service\r\nContent-Length: %d\r\n\r\n" % len(body)
+        )
+        first = client.recv(65536)
+        client.sendall(body + b"GET /readyz HTTP/1.1\r\nHost: service\r\nConnection: close\r\n\r\n")
+        rest = read_all(client)
+    assert re.findall(rb"HTTP/1.1 (\d+)", first + rest) == [b"404", b"200"]
+
+
+def test_a_body_that_was_announced_and_is_refused_may_be_left_out(url: str) -> None:
+    with connect(url) as client:
+        client.sendall(
+            b"POST /v1/models/other/classify HTTP/1.1\r\nHost: service\r\nContent-Length: 1000\r\n"
+            b"Expect: 100-continue\r\n\r\n"
+        )
+        answer = read_all(client)
+    assert answer.startswith(b"HTTP/1.1 404 ")
+
+
+def test_the_image_of_a_client_that_hangs_up_is_not_computed(
+    tiny_repository: Path, photographs: list[tuple[str, bytes]]
+) -> None:
+    _, data = photographs[0]
+    flags = ["--executor", "simulated:500", "--max-batch", 1, "--log-format", "text"]
+    with running("--repository", tiny_repository, *flags) as (process, url):
+        for _ in range(20):
+            with connect(url) as client:
+                client.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(data) + data)
+        with httpx.Client(base_url=url, timeout=TIMEOUT) as client:
+            while "resnet_requests_in_flight 0.0" not in client.get("/metrics").text:
+                pass
+            assert client.post("/v1/classify", content=data).status_code == 200
+            metrics = client.get("/metrics").text
+        (computed,) = re.findall(r"resnet_batch_size_sum.* (\S+)", metrics)
+        assert float(computed) <= 2
+        assert "ERROR" not in end(process, signal.SIGTERM)
+
+
+def test_a_connection_too_many_is_told_so(url: str, photographs: list[tuple[str, bytes]]) -> None:
+    with ExitStack() as stack:
+        others = [stack.enter_context(connect(url)) for _ in range(4)]
+        for other in others:  # each keeps its place with requests of its own
+            other.sendall(b"GET /healthz HTTP/1.1\r\nHost: service\r\n\r\n")
+            assert other.recv(65536).startswith(b"HTTP/1.1 200 ")
+        refused = httpx.post(f"{url}/v1/classify", content=photographs[0][1])
+        assert refused.status_code == 503
+        assert "more clients are connected" in refused.json()["detail"]
+        assert refused.headers["retry-after"] == "1"
+        assert httpx.get(f"{url}/healthz").status_code == 200
+    with httpx.Client(base_url=url) as client:
+        assert any(client.post("/v1/classify", content=photographs[0][1]).status_code == 200 for _ in range(100))

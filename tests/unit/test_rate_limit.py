@@ -1,0 +1,65 @@
+"""Requests a caller and second. Time is a number here."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.core.errors import TooManyRequests
+from service.http import rate_limit
+from service.http.rate_limit import RateLimiter
+from tests.unit.test_batch_queue import Clock
+
+
+def taken(limiter: RateLimiter, caller: str, attempts: int) -> int:
+    count = 0
+    for _ in range(attempts):
+        try:
+            limiter.take(caller)
+        except TooManyRequests:
+            continue
+        count += 1
+    return count
+
+
+def test_a_burst_and_then_the_rate() -> None:
+    clock = Clock()
+    limiter = RateLimiter(rate=4.0, burst=10, clock=clock)
+    assert taken(limiter, "a", 100) == 10
+    for _ in range(20):
+        clock.now += 0.25
+        assert taken(limiter, "a", 3) == 1
+    clock.now += 1000.0
+    assert taken(limiter, "a", 100) == 10
+
+
+def test_one_caller_does_not_use_up_what_another_has() -> None:
+    limiter = RateLimiter(rate=1.0, burst=3, clock=Clock())
+    assert taken(limiter, "a", 100) == 3
+    assert taken(limiter, "b", 100) == 3
+
+
+@pytest.mark.parametrize(("rate", "burst", "retry_after"), [(0.2, 1, 5), (4.0, 1, 1), (1.0, 5, 1), (0.01, 2, 100)])
+def test_when_to_come_again(rate: float, burst: int, retry_after: int) -> None:
+    clock = Clock()
+    limiter = RateLimiter(rate, burst, clock)
+    assert taken(limiter, "a", burst) == burst
+    with pytest.raises(TooManyRequests, match=f"more than {rate:g} requests") as refused:
+        limiter.take("a")
+    assert refused.value.status == 429
+    assert refused.value.headers == {"Retry-After": str(retry_after)}
+    clock.now += retry_after
+    limiter.take("a")
+
+
+def test_callers_who_have_not_come_for_a_while_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limit, "_MANY_CALLERS", 100)
+    clock = Clock()
+    limiter = RateLimiter(rate=1.0, burst=2, clock=clock)
+    for caller in range(10_000):
+        clock.now += 0.1
+        limiter.take(str(caller))
+    assert len(limiter._whole_at) <= 101
+    limiter.take("busy")
+    limiter.take("busy")
+    with pytest.raises(TooManyRequests):
+        limiter.take("busy")

@@ -1,0 +1,164 @@
+"""One definition of the settings: defaults, environment and flags, and what each of them refuses."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from service.core.settings import Settings, available_cpus
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("RESNET_SERVE_"):
+            monkeypatch.delenv(name)
+
+
+def parse(*flags: str) -> Settings:
+    return CliApp.run(Settings, cli_args=list(flags))
+
+
+def test_the_defaults_are_consistent() -> None:
+    settings = parse()
+    assert settings == Settings()
+    assert settings.host == "127.0.0.1"
+    assert settings.executor == "onnxruntime-cpu"
+    assert settings.max_delay_ms == 0
+    assert settings.max_batch is None
+    assert settings.max_images <= settings.queue_size
+
+
+def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "file.pem"
+    file.touch()
+    values = {
+        "repository": str(tmp_path),
+        "cache": str(tmp_path / "cache"),
+        "versions": "all tiny=1,3",
+        "watch": "poll",
+        "root_path": "/vision",
+        "ssl_certfile": str(file),
+        "ssl_keyfile": str(file),
+        "api_keys": str(file),
+        "admin": "True",
+        "cors_origins": "https://a.example https://b.example",
+        "model": "resnet",
+        "host": "0.0.0.0",
+        "port": "0",
+        "executor": "simulated:5",
+        "precision": "int8",
+        "threads": "3",
+        "copies": "2",
+        "lone_threads": "4",
+        "isolate": "True",
+        "decode": "fast",
+        "decode_threads": "4",
+        "decode_gpu": "1",
+        "max_batch": "16",
+        "max_delay_ms": "2.5",
+        "queue_size": "300",
+        "timeout_ms": "1500.0",
+        "max_body_bytes": "1000",
+        "max_pixels": "2000",
+        "max_images": "30",
+        "examples": str(tmp_path),
+        "max_decompressed_bytes": "3000",
+        "max_held_bytes": "4000",
+        "rate_limit": "2.5",
+        "rate_burst": "5",
+        "max_connections": "100",
+        "client_seconds": "4.5",
+        "idle_seconds": "6",
+        "log_format": "text",
+        "log_level": "warning",
+        "tracing": "True",
+        "shutdown_seconds": "7.5",
+    }
+    assert set(values) == set(Settings.model_fields)
+    from_flags = parse(*(f"--{name.replace('_', '-')}={value}".removesuffix("=True") for name, value in values.items()))
+    for name, value in values.items():
+        monkeypatch.setenv(f"RESNET_SERVE_{name.upper()}", value)
+    from_environment = parse()
+    assert {name: str(value) for name, value in from_flags.model_dump().items()} == values
+    assert {name: str(value) for name, value in from_environment.model_dump().items()} == values
+
+
+def test_a_flag_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESNET_SERVE_PORT", "9001")
+    assert parse().port == 9001
+    assert parse("--port", "9002").port == 9002
+
+
+@pytest.mark.parametrize(
+    ("flags", "field"),
+    [
+        (["--port", "65536"], "port"),
+        (["--port", "http"], "port"),
+        (["--threads", "0"], "threads"),
+        (["--max-batch", "0"], "max_batch"),
+        (["--max-delay-ms", "-1"], "max_delay_ms"),
+        (["--queue-size", "0"], "queue_size"),
+        (["--timeout-ms", "0"], "timeout_ms"),
+        (["--max-images", "2.5"], "max_images"),
+        (["--versions", "newest"], "versions"),
+        (["--watch", "never"], "watch"),
+        (["--root-path", "vision"], "root_path"),
+        (["--ssl-certfile", "/missing.pem"], "ssl_certfile"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(flags: list[str], field: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        parse(*flags)
+    (error,) = refused.value.errors()
+    assert error["loc"] == (field,)
+
+
+def test_a_request_must_fit_in_the_queue() -> None:
+    with pytest.raises(ValidationError, match=r"max_images \(20\).*raise queue_size \(10\)"):
+        parse("--queue-size", "10", "--max-images", "20")
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1
+
+
+def test_an_unknown_flag_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse("--prot", "1")
+    assert stopped.value.code == 2
+    assert "--prot" in capsys.readouterr().err
+
+
+def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse("--help")
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in Settings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert field.description is not None
+        assert " ".join(field.description.split()[:6]) in text
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [("max 100000\n", 6), ("250000 100000\n", 2), ("50000 100000\n", 1), ("900000 100000\n", 6), ("", 6), (None, 6)],
+)
+def test_processors_are_those_of_the_affinity_and_the_quota(
+    quota: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_text(path: Path) -> str:
+        assert str(path) == "/sys/fs/cgroup/cpu.max"
+        if quota is None:
+            raise FileNotFoundError(path)
+        return quota
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert available_cpus() == expected
