@@ -176,7 +176,7 @@ def serve_command(
     connections: Annotated[str, typer.Option(help="Of the closed loops, separated by commas.")] = "1,8,32,128",
     open_loops: Annotated[str, typer.Option("--open", help="Rates in per cent of the capacity; 0 for none.")] = "30,60",
     batches: Annotated[str, typer.Option(help="Of the engine alone, beside 1 and the service's own largest.")] = "8,32",
-    rounds: Annotated[int, typer.Option(help="Turns through everything that is measured.", min=1)] = 5,
+    rounds: Annotated[int, typer.Option(help="PrioritySemaphore through everything that is measured.", min=1)] = 5,
     seconds: Annotated[
         float, typer.Option(help="Of each measurement in each round; open loops take five times.")
     ] = 2.0,

@@ -57,7 +57,7 @@ def scope_of(app: Any, data: bytes) -> Scope:
         ],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 8000),
-        # Literals, as the service of another checkout may have no constant for ARRIVED.
+        # Literals, as the service of another checkout may have no constant for BODY_COMPLETE.
         "extensions": {"resnet.hang_up": [], "resnet.arrived": {}},
         "state": {},
         "app": app,

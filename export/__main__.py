@@ -120,9 +120,9 @@ def import_command(
 def _import_weights(
     path: Path, arch: str, output: Path, layout: str | None, labels: Path | None, preprocess: dict[str, Any]
 ) -> None:
-    from export.importing import Wishes, import_weights
+    from export.importing import ImportOverrides, import_weights
 
-    imported = import_weights(path, arch, Wishes(layout, labels, preprocess))
+    imported = import_weights(path, arch, ImportOverrides(layout, labels, preprocess))
     imported.checkpoint.save(output)
     found = imported.checkpoint
     typer.echo(
@@ -134,9 +134,9 @@ def _import_weights(
 
 
 def _import_onnx(path: Path, repository: Path, name: str, labels: Path | None, preprocess: dict[str, Any]) -> None:
-    from export.wrapping import adopt
+    from export.wrapping import import_onnx
 
-    adopted = adopt(path, repository, name, labels, preprocess)
+    adopted = import_onnx(path, repository, name, labels, preprocess)
     print_version(adopted.version, Console())
     typer.echo(f"preprocessing: {manifest.read(adopted.version).preprocess.in_words()}")
     if adopted.absent:

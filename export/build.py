@@ -70,7 +70,7 @@ def build(
     trained = checkpoint.load(checkpoint_path)
     model = trained.model()
     used = samples.from_photographs(trained.preprocess) if data is None else samples.from_data(trained, data)
-    judge = _Judge(used, _logits(model, used.parity, trained), allow_unfused)
+    judge = ArtifactValidator(used, _logits(model, used.parity, trained), allow_unfused)
     selection = _select(model, used, trained)
     temperature = 1.0 if selection.labels is None else fit_temperature(selection.logits, selection.labels)
 
@@ -80,7 +80,7 @@ def build(
             artifacts.append(_write_float(trained, model, temperature, folder / "model.fp16.onnx", "float16", judge))
         if int8:
             artifacts += _write_int8(folder, used.calibration, selection, judge)
-        chosen = samples.spread(np.arange(len(used.parity)), samples.GOLDEN_IMAGES)
+        chosen = samples.evenly_spaced(np.arange(len(used.parity)), samples.GOLDEN_IMAGES)
         golden.write(folder / manifest.GOLDEN_FILE, used.parity[chosen], judge.logits[chosen])
         head = model.classifier
         classifier_head.write(
@@ -104,7 +104,7 @@ def build(
 
 
 @dataclass(frozen=True)
-class _Judge:
+class ArtifactValidator:
     """Runs each artifact and writes down what it is, what it fuses and how good it is."""
 
     samples: Samples
@@ -148,7 +148,7 @@ def check_fused(artifact: Artifact) -> None:
 
 
 def _write_float(
-    trained: Checkpoint, model: ResNet, temperature: float, path: Path, precision: Precision, judge: _Judge
+    trained: Checkpoint, model: ResNet, temperature: float, path: Path, precision: Precision, judge: ArtifactValidator
 ) -> Artifact:
     dtype = torch.float16 if precision == "float16" else torch.float32
     graph = ServingGraph(model, trained.preprocess, temperature, dtype)
@@ -156,7 +156,7 @@ def _write_float(
     return judge.describe(path, "onnx", precision)
 
 
-def _write_int8(folder: Path, calibration: UInt8Array, selection: Selection, judge: _Judge) -> list[Artifact]:
+def _write_int8(folder: Path, calibration: UInt8Array, selection: Selection, judge: ArtifactValidator) -> list[Artifact]:
     source = folder / "model.onnx"
     ranges = calibrate(source, qdq.activations(onnx_format.read(source)), calibration)
     artifacts = []

@@ -61,13 +61,13 @@ def from_data(trained: Checkpoint, folder: Path) -> Samples:
     held_out = None if training is None else _held_out(trained, training)
     seen = np.empty(0, np.int64)
     if held_out is None:
-        seen = spread(np.arange(0, len(test.labels), 2), SELECTION_IMAGES)
+        seen = evenly_spaced(np.arange(0, len(test.labels), 2), SELECTION_IMAGES)
         held_out = Subset(test, seen)
-    chosen = spread(np.arange(len(held_out.labels)), SELECTION_IMAGES)
+    chosen = evenly_spaced(np.arange(len(held_out.labels)), SELECTION_IMAGES)
     calibrated = held_out if training is None else training
     return Samples(
-        parity=test.images(spread(np.arange(len(test.labels)), PARITY_IMAGES)),
-        calibration=calibrated.images(spread(np.arange(len(calibrated.labels)), CALIBRATION_IMAGES)),
+        parity=test.images(evenly_spaced(np.arange(len(test.labels)), PARITY_IMAGES)),
+        calibration=calibrated.images(evenly_spaced(np.arange(len(calibrated.labels)), CALIBRATION_IMAGES)),
         selection=held_out.images(chosen),
         selection_labels=held_out.labels[chosen],
         test=test,
@@ -102,6 +102,6 @@ def _held_out(trained: Checkpoint, training: Dataset) -> Dataset | None:
     return split(training, Recipe(**recipe))[1] if recipe.get("validation") else None
 
 
-def spread(items: Indices, count: int) -> Indices:
-    """At most `count` of the items, evenly spread."""
+def evenly_spaced(items: Indices, count: int) -> Indices:
+    """At most `count` of the items, evenly evenly_spaced."""
     return items[np.linspace(0, len(items) - 1, min(count, len(items))).astype(np.int64)]

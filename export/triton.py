@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
-from models.files import replace
+from models.files import atomic_write
 
 FILE_NAME = "config.pbtxt"
 
@@ -33,7 +33,7 @@ def write_configuration(version: Path) -> Path:
         OSError: it cannot be written.
     """
     path = version.parent / FILE_NAME
-    replace(
+    atomic_write(
         path, configuration_of(version.parent.name, onnx.load(version / _FILE, load_external_data=False).graph).encode()
     )
     return path

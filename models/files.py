@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 
-def replace(path: Path, content: bytes) -> None:
+def atomic_write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: it is on the disk before anyone sees it.
 
     Raises:

@@ -56,7 +56,9 @@ def make_server(settings: Settings) -> uvicorn.Server:
         TracingError: traces are wanted and cannot be sent.
     """
     _allow_connections(settings.max_connections)
-    connection = partial(Connection, max_connections=settings.max_connections, client_seconds=settings.client_seconds)
+    connection = partial(
+        Connection, max_connections=settings.max_connections, client_timeout_seconds=settings.client_timeout_seconds
+    )
     return _Server(
         uvicorn.Config(
             create_app(settings, otlp_provider() if settings.tracing else None),
@@ -64,7 +66,7 @@ def make_server(settings: Settings) -> uvicorn.Server:
             port=settings.port,
             http=connection,  # type: ignore[arg-type]
             ws="none",
-            timeout_keep_alive=settings.idle_seconds,
+            timeout_keep_alive=settings.keep_alive_seconds,
             access_log=False,
             log_config=None,
             log_level="warning",

@@ -13,19 +13,52 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.core.settings import Settings
-from service.http import health, problem_details, v2, web_ui
-from service.http.access_log import Observe
-from service.http.api_keys import KeyRing, guard
-from service.http.limits import Limits
+from service.decoding.decoder import Decoder
+from service.executors.cuda.gpu_batcher import DecodeBatcher
+from service.executors.cuda.gpu_jpeg import open_decoder
+from service.http import health, problem_details, v1, v2, web_ui
+from service.http.access_log import AccessLogMiddleware
+from service.http.api_keys import ApiKeyStore, require_api_key
+from service.http.limits import RequestLimitsMiddleware
 from service.http.parameters import Shortcut
+from service.http.problem_details import Problem
 from service.http.rate_limit import RateLimiter
-from service.http.v1 import classify
-from service.http.v1.schemas import Problem
 from service.inference.pipeline import Pipeline
+from service.registry.registry import Registry
+from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Spans
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+
+
+class Service:
+    """The two sides joined: the registry computes what the pipeline asks for.
+
+    Args:
+        settings: all of them.
+
+    Raises:
+        ExecutorError: `decode_gpu` is set and that GPU cannot decode.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.metrics = Metrics()
+        self.registry = Registry(settings, self.metrics)
+        gpu = open_decoder(settings.decode_gpu, settings.max_pixels)
+        decoder = Decoder(
+            settings.decode_threads, settings.max_pixels, settings.decode, None if gpu is None else DecodeBatcher(gpu)
+        )
+        self.pipeline = Pipeline(self.registry, decoder, settings, self.metrics)
+
+    async def start(self) -> None:
+        """Load and warm up every model; a model that fails leaves its reason in the registry."""
+        await self.registry.start()
+
+    async def close(self) -> None:
+        """Finish the requests that were accepted, then free everything."""
+        await self.registry.close()
+        self.pipeline.close()
 
 
 def create_app(settings: Settings, tracer_provider: TracerProvider | None = None) -> FastAPI:
@@ -42,16 +75,17 @@ def create_app(settings: Settings, tracer_provider: TracerProvider | None = None
         try:
             yield
         finally:
-            await pipeline.close()
+            await service.close()
             await following
             if tracer_provider is not None:
                 await asyncio.to_thread(tracer_provider.shutdown)
 
     async def follow() -> None:
-        await pipeline.start()
-        await pipeline.registry.watch()
+        await service.start()
+        await service.registry.watch()
 
-    pipeline = Pipeline(settings)
+    service = Service(settings)
+    pipeline = service.pipeline
     app = Application(
         title="resnet-serve",
         version=version("resnet-serve"),
@@ -65,14 +99,16 @@ def create_app(settings: Settings, tracer_provider: TracerProvider | None = None
             "operation_spans": False,
         },
     )
+    app.state.service = service
     app.state.pipeline = pipeline
+    app.state.metrics = service.metrics
     problem_details.install(app)
-    ring = None if settings.api_keys is None else KeyRing(settings.api_keys)
+    ring = None if settings.api_keys is None else ApiKeyStore(settings.api_keys)
     rates = RateLimiter(settings.rate_limit, settings.rate_burst) if settings.rate_limit else None
-    classify.install(app, **guard(ring, rates, "classify", Problem))
-    app.include_router(v2.router, **guard(ring, rates, "classify", v2.Error))
+    v1.install(app, **require_api_key(ring, rates, "classify", Problem))
+    app.include_router(v2.router, **require_api_key(ring, rates, "classify", v2.Error))
     if settings.admin:
-        app.include_router(v2.admin, **guard(ring, rates, "admin", v2.Error))
+        app.include_router(v2.admin, **require_api_key(ring, rates, "admin", v2.Error))
     app.include_router(v2.probes)
     app.include_router(health.router)
     web_ui.install(app, settings)
@@ -80,7 +116,7 @@ def create_app(settings: Settings, tracer_provider: TracerProvider | None = None
     # From the inside. Tracing has FastAPI's router tell a request's span of its route.
     inside = app.inside if tracer_provider is not None else Shortcut(app.inside, app)
     # Who has a key is limited by it, once it is known.
-    app.entrance = Limits(inside, settings, pipeline.metrics, rates if ring is None else None)
+    app.entrance = RequestLimitsMiddleware(inside, settings, service.metrics, rates if ring is None else None)
     if settings.cors_origins:
         app.entrance = CORSMiddleware(
             app.entrance,
@@ -89,7 +125,9 @@ def create_app(settings: Settings, tracer_provider: TracerProvider | None = None
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id", v2.LENGTH_HEADER],
             expose_headers=["Retry-After", "X-Request-Id", v2.LENGTH_HEADER],
         )
-    app.entrance = Observe(app.entrance, pipeline.metrics, Spans(tracer_provider) if tracer_provider else None)
+    app.entrance = AccessLogMiddleware(
+        app.entrance, service.metrics, Spans(tracer_provider) if tracer_provider else None
+    )
     return app
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from export.errors import BadProfile, EngineError, UnreadableModel, UnsupportedDevice, UnsupportedOperator
 from models.artifact.manifest import INPUT
-from models.files import replace
+from models.files import atomic_write
 from models.progress import Phases, phases
 from models.runtime.engine_cache import BatchRange, ComputeCapability, Hardware
 
@@ -236,7 +236,7 @@ def _read_timings(config: Any, file: Path | None) -> None:
 def _write_timings(config: Any, file: Path | None) -> None:
     if file is not None:
         # Of two builds at the same time the later one's stay: it costs time, nothing else.
-        replace(file, bytes(config.get_timing_cache().serialize()))
+        atomic_write(file, bytes(config.get_timing_cache().serialize()))
 
 
 def _failure(log: Any) -> EngineError:

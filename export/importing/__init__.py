@@ -9,7 +9,7 @@ from typing import Any
 
 from export.errors import ForeignWeights
 from export.importing import labels, source, timm, torchvision, transformers
-from export.importing.fit import Misfit, channels_of, classes_of, fit, other_architecture
+from export.importing.fit import ArchitectureMismatch, channels_of, classes_of, fit, other_architecture
 from export.importing.layout import Layout, Trained, prepared
 from export.importing.source import Source
 from models.architectures import VARIANTS, UnknownArchitecture
@@ -34,7 +34,7 @@ class Imported:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ImportOverrides:
     """What is said, instead of found."""
 
     layout: str | None = None
@@ -43,7 +43,7 @@ class Wishes:
     """Fields of `Preprocess` that are not as the weights were trained with."""
 
 
-def import_weights(path: Path, arch: str, wishes: Wishes | None = None) -> Imported:
+def import_weights(path: Path, arch: str, wishes: ImportOverrides | None = None) -> Imported:
     """Read a file of weights in a layout that it is recognised by.
 
     Args:
@@ -54,7 +54,7 @@ def import_weights(path: Path, arch: str, wishes: Wishes | None = None) -> Impor
     Raises:
         ForeignWeights: the file cannot be read, is of another network, or more must be said of it.
     """
-    wishes = wishes or Wishes()
+    wishes = wishes or ImportOverrides()
     read = source.read(path)
     name, layout = _layout(read, wishes.layout)
     layout.check(read, arch)
@@ -62,7 +62,7 @@ def import_weights(path: Path, arch: str, wishes: Wishes | None = None) -> Impor
         fitted = fit(read.tensors, layout, arch)
     except UnknownArchitecture as error:
         raise ForeignWeights(str(error)) from error
-    if isinstance(fitted, Misfit):
+    if isinstance(fitted, ArchitectureMismatch):
         other = other_architecture(read.tensors, layout)
         reason = f"they are those of a {other}: --arch {other}" if other else str(fitted)
         raise ForeignWeights(f"{path}: these are not the weights of {arch} in {name}'s layout: {reason}")

@@ -20,7 +20,7 @@ _MOST_NAMED = 20
 
 
 @dataclass(frozen=True)
-class Misfit:
+class ArchitectureMismatch:
     """How a file differs from an architecture, in the file's own names."""
 
     missing: tuple[str, ...]
@@ -41,7 +41,7 @@ class Fit:
     """Of the architecture, beside its name."""
 
 
-def fit(tensors: Mapping[str, Tensor], layout: Layout, arch: str) -> Fit | Misfit:
+def fit(tensors: Mapping[str, Tensor], layout: Layout, arch: str) -> Fit | ArchitectureMismatch:
     """The weights of an architecture, or what is wrong with them as such.
 
     A network of the CIFAR family is tried with projection shortcuts too, which the paper calls option B.
@@ -49,7 +49,7 @@ def fit(tensors: Mapping[str, Tensor], layout: Layout, arch: str) -> Fit | Misfi
     Raises:
         UnknownArchitecture: no architecture has this name.
     """
-    first: Misfit | None = None
+    first: ArchitectureMismatch | None = None
     choices: tuple[dict[str, Any], ...] = ({}, {"shortcut": "B"})
     for options in choices if arch in VARIANTS and VARIANTS[arch].shortcut == "A" else choices[:1]:
         found = _fit(tensors, layout, arch, options)
@@ -82,7 +82,7 @@ def channels_of(tensors: Mapping[str, Tensor], layout: Layout) -> int:
     return 3 if stem is None or stem.ndim != 4 else stem.shape[1]
 
 
-def _fit(tensors: Mapping[str, Tensor], layout: Layout, arch: str, options: dict[str, Any]) -> Fit | Misfit:
+def _fit(tensors: Mapping[str, Tensor], layout: Layout, arch: str, options: dict[str, Any]) -> Fit | ArchitectureMismatch:
     with torch.device("meta"):
         model = architectures.build(arch, classes_of(tensors, layout), channels_of(tensors, layout), **options)
     expected = {layout.rename(key): (key, value) for key, value in model.state_dict().items()}
@@ -94,7 +94,7 @@ def _fit(tensors: Mapping[str, Tensor], layout: Layout, arch: str, options: dict
         if name in tensors and tensors[name].shape != value.shape
     ]
     if missing or left_over or shapes:
-        return Misfit(tuple(missing), tuple(left_over), tuple(shapes))
+        return ArchitectureMismatch(tuple(missing), tuple(left_over), tuple(shapes))
     weights = {key: tensors.get(name, torch.zeros((), dtype=torch.int64)) for name, (key, _) in expected.items()}
     return Fit({key: value.float() if value.is_floating_point() else value for key, value in weights.items()}, options)
 

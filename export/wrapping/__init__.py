@@ -21,7 +21,7 @@ from export.importing.labels import choose
 from export.importing.layout import IMAGENET_MEAN, IMAGENET_STD, prepared
 from export.lint import check_portable
 from export.provenance import tools
-from export.samples import GOLDEN_IMAGES, photographs, spread
+from export.samples import GOLDEN_IMAGES, photographs, evenly_spaced
 from export.staging import staged_version
 from export.verify import OnnxRunner, check_parity
 from export.wrapping.graph import Original, read, with_logits, wrap
@@ -45,7 +45,7 @@ class Adopted:
     """Whether it gives class activation maps."""
 
 
-def adopt(path: Path, repository: Path, name: str, labels: Path | None, wishes: dict[str, Any]) -> Adopted:
+def import_onnx(path: Path, repository: Path, name: str, labels: Path | None, wishes: dict[str, Any]) -> Adopted:
     """Write the next version of a model from an ONNX file.
 
     Args:
@@ -78,7 +78,7 @@ def adopt(path: Path, repository: Path, name: str, labels: Path | None, wishes: 
             parity=check_parity(OnnxRunner(file), images, reference, "float32"),
             fusion=fusion.reports(file, ("onnx", "float32")),
         )
-        chosen = spread(np.arange(len(images)), GOLDEN_IMAGES)
+        chosen = evenly_spaced(np.arange(len(images)), GOLDEN_IMAGES)
         golden.write(folder / manifest.GOLDEN_FILE, images[chosen], reference[chosen])
         weights = original.head.classifier
         if weights is not None:

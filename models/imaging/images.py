@@ -78,7 +78,7 @@ def decode(data: bytes, mode: Mode, max_pixels: int = DEFAULT_MAX_PIXELS) -> Ima
     return decode_reduced(data, mode, None, max_pixels).image
 
 
-def decode_reduced(data: bytes, mode: Mode, enough: int | None, max_pixels: int = DEFAULT_MAX_PIXELS) -> Reduced:
+def decode_reduced(data: bytes, mode: Mode, min_shorter_side: int | None, max_pixels: int = DEFAULT_MAX_PIXELS) -> Reduced:
     """Decode as `decode` does, but a JPEG file at 1/2, 1/4 or 1/8 of its size where that is enough.
 
     Fewer of a block's DCT coefficients are then transformed, so a photograph from a camera takes a fraction of the
@@ -87,7 +87,7 @@ def decode_reduced(data: bytes, mode: Mode, enough: int | None, max_pixels: int 
     Args:
         data: the file.
         mode: L or RGB.
-        enough: pixels that the shorter side must keep; None decodes all.
+        min_shorter_side: pixels that the shorter side must keep; None decodes all.
         max_pixels: of the file, not of what is decoded.
 
     Raises:
@@ -101,7 +101,7 @@ def decode_reduced(data: bytes, mode: Mode, enough: int | None, max_pixels: int 
         result.format = plain.format
         return Reduced(result, width, height, (0.0, 0.0, width, height))
     try:
-        return _decode(data, mode, enough, max_pixels)
+        return _decode(data, mode, min_shorter_side, max_pixels)
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -122,7 +122,7 @@ def decode_reduced(data: bytes, mode: Mode, enough: int | None, max_pixels: int 
         raise NotAnImage(f"the image is damaged or incomplete ({error}): send the whole file") from error
 
 
-def _decode(data: bytes, mode: Mode, enough: int | None, max_pixels: int) -> Reduced:
+def _decode(data: bytes, mode: Mode, min_shorter_side: int | None, max_pixels: int) -> Reduced:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         if width * height > max_pixels:
@@ -131,8 +131,8 @@ def _decode(data: bytes, mode: Mode, enough: int | None, max_pixels: int) -> Red
                 "that are accepted: scale it down first"
             )
         file_format = image.format
-        if enough is not None:
-            image.draft(None, (enough, enough))  # does nothing with other formats
+        if min_shorter_side is not None:
+            image.draft(None, (min_shorter_side, min_shorter_side))  # does nothing with other formats
         fraction = round(width / image.width)
         image.load()
         orientation = image.getexif().get(ExifTags.Base.Orientation)

@@ -71,7 +71,7 @@ class Geometry(BaseModel):
             image = image.crop((left, top, left + width, top + height))
         return self._pixels(image)
 
-    def approximate(self, reduced: Reduced) -> UInt8Array:
+    def apply_fast(self, reduced: Reduced) -> UInt8Array:
         """What `apply` gives of the whole image, or nearly, in less time: only what is kept is resized, and large
         images in two steps."""
         begin_x, begin_y, end_x, end_y = reduced.box
@@ -87,7 +87,7 @@ class Geometry(BaseModel):
         return np.frombuffer(image.tobytes(), np.uint8).reshape(self.shape)
 
     @property
-    def enough(self) -> int:
+    def min_shorter_side(self) -> int:
         """Pixels of the shorter side below which `approximate` would see a loss."""
         return int(_REDUCING_GAP * (self.resize or max(self.size)))
 

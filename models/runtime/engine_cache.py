@@ -28,7 +28,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from models.artifact.manifest import SHA256, Artifact, FusionReport, Precision
-from models.files import replace
+from models.files import atomic_write
 
 TUNING_FILE = "tuning.json"
 ENVIRONMENT = "RESNET_SERVE_CACHE"
@@ -235,8 +235,8 @@ def write(cache: Path, plan: Plan, content: bytes) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         # The description goes first and comes last: without it nobody takes the plan.
         _description(path).unlink(missing_ok=True)
-        replace(path, content)
-        replace(_description(path), plan.to_json().encode())
+        atomic_write(path, content)
+        atomic_write(_description(path), plan.to_json().encode())
     finally:
         os.close(lock)
     return path

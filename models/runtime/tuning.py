@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
 
 from models.artifact.manifest import Manifest, Precision
-from models.files import replace
+from models.files import atomic_write
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import NoDevice
 from models.runtime.engine_cache import tuning_file
@@ -193,7 +193,7 @@ def write(cache: Path, described: Manifest, tuning: Tuning) -> Path:
     """
     path = tuning_file(cache, key(described))
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, tuning.to_json().encode())
+    atomic_write(path, tuning.to_json().encode())
     return path
 
 

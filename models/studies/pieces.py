@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.files import replace
+from models.files import atomic_write
 from models.progress import console
 
 
@@ -61,7 +61,7 @@ def compute(pieces: Sequence[Piece], root: Path) -> dict[str, dict[str, Any]]:
 def write_json(value: dict[str, Any], path: Path) -> None:
     """Write atomically; processes that share a study may write the same file at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace(path, (json.dumps(value, indent=1) + "\n").encode())
+    atomic_write(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
 def _ready(piece: Piece, root: Path) -> bool:

@@ -10,24 +10,28 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Protocol, TextIO
+from typing import Annotated, NoReturn, Protocol, TextIO
 
 import typer
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from models.progress import console, progress_bar
+from service.app import Service
 from service.cli.sinks import EmbeddingFile, MapFolder
 from service.core.errors import ServiceError, UnprocessableImage
 from service.core.settings import Settings, shipped_repository
-from service.http.v1.schemas import ImageResult, Problem
-from service.inference.extras import Cam, Extras
-from service.inference.pipeline import Pipeline, problem
-from service.registry.repository import LoadedModel, LoadError, find_versions
+from service.http.v1.schemas import image_json
+from service.inference.optional_outputs import Cam, OptionalOutputs
+from service.inference.pipeline import Pipeline
+from service.inference.results import ImageResult
+from service.messages.model import ServedModel
+from service.registry.repository import LoadError, find_versions
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
 _CHUNK = 32
@@ -68,7 +72,7 @@ def classify(
         _fail(error)
     with _open(output) as stream:
         try:
-            extras = Extras(embedding is not None, None if cam is None else Cam.picture)
+            extras = OptionalOutputs(embedding is not None, None if cam is None else Cam.picture)
             failed = asyncio.run(_run(files, settings, top_k, extras, [_WRITERS[format_](stream), *keepers]))
         except ServiceError as error:
             _fail(error)
@@ -96,15 +100,17 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-async def _run(files: Sequence[Path], settings: Settings, k: int, extras: Extras, sinks: Sequence[Sink]) -> int:
+async def _run(
+    files: Sequence[Path], settings: Settings, k: int, extras: OptionalOutputs, sinks: Sequence[Sink]
+) -> int:
     """Classify, write each answer in order, and count the failures."""
-    pipeline = Pipeline(settings)
-    await pipeline.start()
+    service = Service(settings)
+    await service.start()
     failed = 0
     try:
-        with pipeline.registry.use() as loaded, progress_bar("classifying", total=len(files)) as progress:
+        with service.pipeline.lease() as loaded, progress_bar("classifying", total=len(files)) as progress:
             done = 0
-            async for path, result in _results(pipeline, loaded, files, k, extras):
+            async for path, result in _results(service.pipeline, loaded, files, k, extras):
                 for sink in sinks:
                     sink.write(path, result)
                 failed += result.error is not None
@@ -112,12 +118,12 @@ async def _run(files: Sequence[Path], settings: Settings, k: int, extras: Extras
         for sink in sinks:
             sink.finish()
     finally:
-        await pipeline.close()
+        await service.close()
     return failed
 
 
 async def _results(
-    pipeline: Pipeline, model: LoadedModel, files: Sequence[Path], k: int, extras: Extras
+    pipeline: Pipeline, model: ServedModel, files: Sequence[Path], k: int, extras: OptionalOutputs
 ) -> AsyncIterator[tuple[Path, ImageResult]]:
     """Answers in the order of the files, a few chunks ahead so that decoding and inference overlap."""
     running: deque[tuple[Sequence[Path], asyncio.Task[list[ImageResult]]]] = deque()
@@ -134,7 +140,7 @@ async def _results(
 
 
 async def _classify_chunk(
-    pipeline: Pipeline, model: LoadedModel, paths: Sequence[Path], k: int, extras: Extras
+    pipeline: Pipeline, model: ServedModel, paths: Sequence[Path], k: int, extras: OptionalOutputs
 ) -> list[ImageResult]:
     contents = await asyncio.to_thread(lambda: [_read(path) for path in paths])
     readable = [content for content in contents if isinstance(content, bytes)]
@@ -144,11 +150,11 @@ async def _classify_chunk(
     return [next(results) if isinstance(content, bytes) else ImageResult(error=content) for content in contents]
 
 
-def _read(path: Path) -> bytes | Problem:
+def _read(path: Path) -> bytes | UnprocessableImage:
     try:
         return path.read_bytes()
     except OSError as error:
-        return problem(UnprocessableImage(f"the file cannot be read: {error.strerror}"))
+        return UnprocessableImage(f"the file cannot be read: {error.strerror}")
 
 
 class Sink(Protocol):
@@ -166,8 +172,8 @@ class _TableWriter:
 
     def write(self, path: Path, result: ImageResult) -> None:
         if result.error is not None:
-            self._table.add_row(Text(str(path)), Text(result.error.detail, style="red"), "")
-        for rank, prediction in enumerate(result.predictions or []):
+            self._table.add_row(Text(str(path)), Text(str(result.error), style="red"), "")
+        for rank, prediction in enumerate(result.predictions):
             name = Text("" if rank else str(path))
             self._table.add_row(name, Text(prediction.label), f"{prediction.probability:.2%}")
 
@@ -184,16 +190,12 @@ class _CsvWriter:
 
     def write(self, path: Path, result: ImageResult) -> None:
         if result.error is not None:
-            self._writer.writerow([path, 0, "", "", "", result.error.detail])
-        for rank, prediction in enumerate(result.predictions or [], start=1):
+            self._writer.writerow([path, 0, "", "", "", str(result.error)])
+        for rank, prediction in enumerate(result.predictions, start=1):
             self._writer.writerow([path, rank, prediction.label, prediction.index, prediction.probability, ""])
 
     def finish(self) -> None:
         """Every line is written already."""
-
-
-_RESULT = TypeAdapter(ImageResult)
-_KEPT_IN_FILES: Any = {"embedding": True, "predictions": {"__all__": {"cam_png"}}, "image": {"region"}}
 
 
 class _JsonLinesWriter:
@@ -201,11 +203,18 @@ class _JsonLinesWriter:
         self._stream = stream
 
     def write(self, path: Path, result: ImageResult) -> None:
-        line = {"file": str(path), **_RESULT.dump_python(result, exclude_none=True, exclude=_KEPT_IN_FILES)}
+        line = {"file": str(path), **image_json(_without_files(result))}
         self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def finish(self) -> None:
         """Every line is written already."""
+
+
+def _without_files(result: ImageResult) -> ImageResult:
+    """A result without the parts that are written to files of their own."""
+    predictions = [replace(prediction, cam_png=None) for prediction in result.predictions]
+    image = None if result.image is None else replace(result.image, region=None)
+    return replace(result, predictions=predictions, image=image, embedding=None)
 
 
 _WRITERS: dict[Format, Callable[[TextIO], Sink]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import re
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from models.artifact.parity import Float32Array
-from service.http.v1.schemas import ImageResult
+from service.inference.results import ImageResult
 
 
 class MapFolder:
@@ -30,12 +29,12 @@ class MapFolder:
     def write(self, path: Path, result: ImageResult) -> None:
         """Write the maps of one image."""
         place = self._folder / path.absolute().relative_to(self._common)
-        for rank, prediction in enumerate(result.predictions or [], start=1):
+        for rank, prediction in enumerate(result.predictions, start=1):
             if prediction.cam_png is not None:
                 label = re.sub(r"[^\w.-]+", "-", prediction.label).strip("-")[:80]
                 place.parent.mkdir(parents=True, exist_ok=True)
                 file = place.with_name(f"{place.name}.{rank}-{label}.png")
-                file.write_bytes(base64.b64decode(prediction.cam_png))
+                file.write_bytes(prediction.cam_png)
 
     def finish(self) -> None:
         """Every file is written already."""

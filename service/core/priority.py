@@ -33,7 +33,7 @@ class BulkShare:
         self._owed = max(0.0, self._owed - places) if waiting else 0.0
 
 
-class Turns:
+class PrioritySemaphore:
     """Lets some in at a time, interactive ones first; used on the event loop only.
 
     Args:

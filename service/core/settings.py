@@ -21,10 +21,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.artifact.manifest import Precision
 from models.runtime.engine_cache import default_folder
+from service.core.choices import DecodeMode, LogFormat, LogLevel, Watch
 from service.core.version_policy import Policies
-from service.decoding.decoder import DecodeMode
-from service.registry.watcher import Watch
-from service.telemetry.log_config import LogFormat, LogLevel
 
 _MIB = 1024 * 1024
 
@@ -157,7 +155,7 @@ class Settings(BaseSettings):
     """Milliseconds that an image may wait for others to share its batch. Batches form without it while the executor
     is busy; it only helps executors that gain much from full batches."""
 
-    queue_size: PositiveInt = 512
+    max_in_flight_images: PositiveInt = 512
     """Images accepted and not yet answered. More ride out longer bursts; those who come when it is full are refused
     at once."""
 
@@ -174,11 +172,11 @@ class Settings(BaseSettings):
     max_connections: PositiveInt = 4096
     """Clients connected at the same time; each takes a file descriptor. Those beyond get 503 and are disconnected."""
 
-    client_seconds: PositiveFloat = 30.0
+    client_timeout_seconds: PositiveFloat = 30.0
     """Time that a client has to send a request, and to read its answer. More serves slower networks; less frees what
     slow clients hold sooner."""
 
-    idle_seconds: PositiveInt = 75
+    keep_alive_seconds: PositiveInt = 75
     """Time that a connection may be idle. Must be more than that of a load balancer in front, or its requests meet
     connections that are being closed."""
 
@@ -188,7 +186,7 @@ class Settings(BaseSettings):
     max_decompressed_bytes: PositiveInt = 64 * _MIB
     """Largest request body after its Content-Encoding (gzip, deflate) is undone."""
 
-    max_held_bytes: PositiveInt = 1024 * _MIB
+    max_buffered_body_bytes: PositiveInt = 1024 * _MIB
     """Request bodies in memory at the same time, all together. Requests beyond are refused."""
 
     max_pixels: PositiveInt = 64_000_000
@@ -215,9 +213,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        if self.max_images > self.queue_size:
+        if self.max_images > self.max_in_flight_images:
             raise ValueError(
-                f"max_images ({self.max_images}) must fit in the queue: raise queue_size ({self.queue_size})"
+                f"max_images ({self.max_images}) must fit in the queue: raise max_in_flight_images ({self.max_in_flight_images})"
             )
         if self.admin and self.api_keys is None:
             raise ValueError("admin needs api_keys: without keys anyone could unload models")

@@ -10,20 +10,18 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from models.imaging import images
 from models.imaging.images import DEFAULT_MAX_PIXELS, ImageError, TooManyPixels
 from models.imaging.preprocess import Preprocess, UInt8Array
+from service.core.choices import DecodeMode
 from service.core.errors import PayloadTooLarge, ServiceError, UnprocessableImage
-from service.core.priority import Priority, Turns
+from service.core.priority import Priority, PrioritySemaphore
 from service.core.threads import lower_priority
-from service.executors.cuda.gpu_batcher import Together
-from service.executors.cuda.gpu_jpeg import Cut, JpegDecoder
+from service.messages.decoding import DecodedImage, GpuDecoder
 
 log = logging.getLogger(__name__)
-
-DecodeMode = Literal["exact", "fast"]
 
 _MAX_ELONGATION = 200
 """Longer side over shorter side. The shorter one is brought to a fixed size, so a file of 500 bytes with 1 x 200000
@@ -35,7 +33,7 @@ _SMALL_BYTES = 4 * _SMALL_PIXELS
 _QUICK = (b"\x89PNG", b"\xff\xd8")
 
 
-class Decoded(NamedTuple):
+class DecodedFile(NamedTuple):
     """One image, and what its file was."""
 
     pixels: UInt8Array
@@ -46,17 +44,17 @@ class Decoded(NamedTuple):
     format: str
 
 
-def decode(data: bytes, preprocess: Preprocess, mode: DecodeMode, max_pixels: int = DEFAULT_MAX_PIXELS) -> Decoded:
+def decode(data: bytes, preprocess: Preprocess, mode: DecodeMode, max_pixels: int = DEFAULT_MAX_PIXELS) -> DecodedFile:
     """One image file.
 
     Raises:
         ImageError: it cannot be used.
     """
-    enough = preprocess.enough if mode == "fast" else None
-    reduced = images.decode_reduced(data, preprocess.mode, enough, max_pixels)
+    min_shorter_side = preprocess.min_shorter_side if mode == "fast" else None
+    reduced = images.decode_reduced(data, preprocess.mode, min_shorter_side, max_pixels)
     _check_elongation(reduced.width, reduced.height, preprocess)
-    pixels = preprocess.approximate(reduced) if mode == "fast" else preprocess.apply(reduced.image)
-    return Decoded(pixels, reduced.width, reduced.height, reduced.image.format or "unknown")
+    pixels = preprocess.apply_fast(reduced) if mode == "fast" else preprocess.apply(reduced.image)
+    return DecodedFile(pixels, reduced.width, reduced.height, reduced.image.format or "unknown")
 
 
 def _check_elongation(width: int, height: int, preprocess: Preprocess) -> None:
@@ -74,21 +72,21 @@ class Decoder:
         threads: images decoded at the same time.
         max_pixels: larger images are refused before they are decoded.
         mode: exact gives the pixels that training saw, fast nearly the same in less time.
-        jpeg: decodes JPEG files in colour on a GPU, where it can; closed with this.
+        gpu: decodes JPEG files in colour on a GPU, where it can; closed with the decoder.
     """
 
     def __init__(
-        self, threads: int, max_pixels: int, mode: DecodeMode = "exact", jpeg: JpegDecoder | None = None
+        self, threads: int, max_pixels: int, mode: DecodeMode = "exact", gpu: GpuDecoder | None = None
     ) -> None:
         self._threads = threads
         self._mode = mode
         self._max_pixels = max_pixels
-        self._together = None if jpeg is None else Together(jpeg)
+        self._gpu = gpu
         # More than threads: one that finishes finds its next image without waiting for the event loop.
-        self._turns = Turns(4 * threads)
+        self._turns = PrioritySemaphore(4 * threads)
         self._pool = ThreadPoolExecutor(threads, "decode", lower_priority)
 
-    def decode_at_once(self, files: Sequence[bytes], preprocess: Preprocess) -> list[Decoded | ServiceError]:
+    def decode_at_once(self, files: Sequence[bytes], preprocess: Preprocess) -> list[DecodedFile | ServiceError]:
         """What `decode` gives of one small image, without a thread; nothing of any other files."""
         height, width = preprocess.size
         if len(files) != 1 or len(files[0]) > _SMALL_BYTES or height * width > _SMALL_PIXELS:
@@ -100,28 +98,28 @@ class Decoder:
 
     async def decode(
         self, files: Sequence[bytes], preprocess: Preprocess, priority: Priority = Priority.interactive
-    ) -> list[Decoded | ServiceError]:
+    ) -> list[DecodedFile | ServiceError]:
         """Decode image files; a bad one gives its error in its place and leaves the others alone."""
-        if self._together is None or preprocess.mode != "RGB":
+        if self._gpu is None or preprocess.mode != "RGB":
             return await self._on_host(files, preprocess, priority)
-        cuts = await self._on_device(self._together, files, preprocess, priority)
+        cuts = await self._on_device(self._gpu, files, preprocess, priority)
         left = [data for data, cut in zip(files, cuts, strict=True) if cut is None]
         decoded = iter(await self._on_host(left, preprocess, priority) if left else ())
         return [next(decoded) if cut is None else self._checked(cut, preprocess) for cut in cuts]
 
     async def _on_device(
-        self, together: Together, files: Sequence[bytes], preprocess: Preprocess, priority: Priority
-    ) -> Sequence[Cut | None]:
+        self, gpu: GpuDecoder, files: Sequence[bytes], preprocess: Preprocess, priority: Priority
+    ) -> Sequence[DecodedImage | None]:
         """Those files that the GPU takes."""
         try:
-            return await together.decode(files, preprocess, priority)
+            return await gpu.decode(files, preprocess, priority)
         except Exception:  # a device that fails must not keep the host from decoding
             log.warning("the GPU's decoder failed on %d images", len(files), exc_info=True)
             return [None] * len(files)
 
     async def _on_host(
         self, files: Sequence[bytes], preprocess: Preprocess, priority: Priority
-    ) -> list[Decoded | ServiceError]:
+    ) -> list[DecodedFile | ServiceError]:
         if len(files) == 1:
             return await self._in_turn(files, preprocess, priority)
         # Neighbours share a hand-over to a thread, which costs as much as decoding a small image.
@@ -133,17 +131,17 @@ class Decoder:
 
     async def _in_turn(
         self, files: Sequence[bytes], preprocess: Preprocess, priority: Priority
-    ) -> list[Decoded | ServiceError]:
+    ) -> list[DecodedFile | ServiceError]:
         await self._turns.acquire(priority)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._pool, self._decode_part, files, preprocess)
         finally:
             self._turns.release()
 
-    def _decode_part(self, files: Sequence[bytes], preprocess: Preprocess) -> list[Decoded | ServiceError]:
+    def _decode_part(self, files: Sequence[bytes], preprocess: Preprocess) -> list[DecodedFile | ServiceError]:
         return [self._decode_one(data, preprocess, self._max_pixels) for data in files]
 
-    def _decode_one(self, data: bytes, preprocess: Preprocess, max_pixels: int) -> Decoded | ServiceError:
+    def _decode_one(self, data: bytes, preprocess: Preprocess, max_pixels: int) -> DecodedFile | ServiceError:
         try:
             return decode(data, preprocess, self._mode, max_pixels)
         except TooManyPixels as error:
@@ -154,15 +152,15 @@ class Decoder:
             log.warning("a codec failed on an image of %d bytes", len(data), exc_info=True)
             return UnprocessableImage("the image cannot be decoded: save it again, as PNG or JPEG")
 
-    def _checked(self, cut: Cut, preprocess: Preprocess) -> Decoded | ServiceError:
+    def _checked(self, cut: DecodedImage, preprocess: Preprocess) -> DecodedFile | ServiceError:
         try:
             _check_elongation(cut.width, cut.height, preprocess)
         except ImageError as error:
             return UnprocessableImage(str(error))
-        return Decoded(cut.pixels, cut.width, cut.height, "JPEG")
+        return DecodedFile(cut.pixels, cut.width, cut.height, "JPEG")
 
     def close(self) -> None:
         """Wait for what is being decoded, and end the threads."""
         self._pool.shutdown()
-        if self._together is not None:
-            self._together.close()
+        if self._gpu is not None:
+            self._gpu.close()

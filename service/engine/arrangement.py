@@ -16,7 +16,7 @@ from service.executors.base import Executor, close_all, closed_on_error
 
 SMALL = 0.002
 """Seconds an image, below which several are computed at the same time."""
-MOST = 8
+MAX_INSTANCES = 8
 """Executors of a model on the processors of a machine: one event loop has no work for more."""
 
 
@@ -63,7 +63,7 @@ def arrange(
     with closed_on_error(loaded):
         small = batch_seconds(loaded[0], images[:1]) < SMALL
     threads_of_each = threads or (1 if small else cpus)
-    count = copies or (max(1, min(cpus // threads_of_each, MOST)) if small else 1)
+    count = copies or (max(1, min(cpus // threads_of_each, MAX_INSTANCES)) if small else 1)
     if (threads_of_each, count) != tried:
         close_all(loaded)
         loaded = load(threads_of_each, count)

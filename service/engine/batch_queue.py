@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from models.imaging.preprocess import UInt8Array
 from service.core.priority import BulkShare, Priority
-from service.engine.lifo_condition import LastFirst
+from service.engine.lifo_condition import LifoCondition
 
 
 class QueueClosed(Exception):
@@ -32,7 +32,7 @@ class QueueFull(Exception):
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
+class QueuedRequest:
     """The images of one request, on their way through batches: it may share one, or spread over several."""
 
     images: Sequence[UInt8Array]
@@ -49,10 +49,10 @@ class Ticket:
     """The caller has gone, see `BatchQueue.abandon`."""
 
 
-class Share(NamedTuple):
+class RequestSlice(NamedTuple):
     """The part [start, stop) of a ticket's images that is in one batch."""
 
-    ticket: Ticket
+    ticket: QueuedRequest
     start: int
     stop: int
 
@@ -60,7 +60,7 @@ class Share(NamedTuple):
 class Batch(NamedTuple):
     """What one call of the executor computes."""
 
-    shares: Sequence[Share]
+    shares: Sequence[RequestSlice]
     size: int
     outputs: frozenset[str]
 
@@ -69,17 +69,17 @@ class _Lane:
     """Tickets of one priority, first in, first out."""
 
     def __init__(self) -> None:
-        self.tickets: deque[Ticket] = deque()
+        self.tickets: deque[QueuedRequest] = deque()
         self.waiting = 0
         self._first_deadline = math.inf
         """No ticket has an earlier one."""
 
-    def append(self, ticket: Ticket) -> None:
+    def append(self, ticket: QueuedRequest) -> None:
         self.tickets.append(ticket)
         self.waiting += len(ticket.images)
         self._first_deadline = min(self._first_deadline, ticket.deadline)
 
-    def take(self, room: int) -> list[Share]:
+    def take(self, room: int) -> list[RequestSlice]:
         """Up to `room` images; a ticket that does not fit as a whole keeps its rest."""
         shares = []
         while room and self.tickets:
@@ -91,10 +91,10 @@ class _Lane:
             self.waiting -= stop - start
             if stop == images:
                 self.tickets.popleft()
-            shares.append(Share(ticket, start, stop))
+            shares.append(RequestSlice(ticket, start, stop))
         return shares
 
-    def drop_dead(self, horizon: float, abandoned: bool) -> None:
+    def drop_expired(self, horizon: float, abandoned: bool) -> None:
         """Forget tickets whose caller has gone, if any has, and those whose deadline is not after the horizon."""
         if abandoned or self._first_deadline <= horizon:
             self.tickets = deque(
@@ -140,13 +140,13 @@ class BatchQueue:
         """Whether a caller has gone whose images may wait."""
         self._closed = False
         self._lock = Lock()
-        self._changed = LastFirst(self._lock) if split else Condition(self._lock)
+        self._changed = LifoCondition(self._lock) if split else Condition(self._lock)
 
     def __len__(self) -> int:
         """Images that wait."""
         return self._interactive.waiting + self._bulk.waiting
 
-    def put(self, ticket: Ticket) -> None:
+    def put(self, ticket: QueuedRequest) -> None:
         """Append a ticket.
 
         Raises:
@@ -157,7 +157,7 @@ class BatchQueue:
             if self._closed:
                 raise QueueClosed
             if len(self) + len(ticket.images) > self.capacity:
-                self._drop_dead()
+                self._drop_expired()
                 if len(self) + len(ticket.images) > self.capacity:
                     raise QueueFull(len(self))
             self._lanes[ticket.priority].append(ticket)
@@ -167,7 +167,7 @@ class BatchQueue:
         """Wait for images and take up to `max_batch` of them; None once the queue is closed and empty."""
         with self._lock:
             while True:
-                self._drop_dead()
+                self._drop_expired()
                 if not len(self):
                     if self._closed:
                         return None
@@ -179,7 +179,7 @@ class BatchQueue:
                 else:
                     return self._fill()
 
-    def abandon(self, ticket: Ticket) -> None:
+    def abandon(self, ticket: QueuedRequest) -> None:
         """The caller has gone, or has its answer: images that still wait are dropped before they cost anything."""
         ticket.abandoned = True
         if ticket.taken < len(ticket.images):
@@ -213,14 +213,14 @@ class BatchQueue:
         outputs = shares[0].ticket.outputs.union(*[share.ticket.outputs for share in shares[1:]])
         return Batch(shares, interactive + _size(bulk), outputs)
 
-    def _drop_dead(self) -> None:
+    def _drop_expired(self) -> None:
         # The executor is not left idle for a prediction: an image that may be late is computed when no other waits.
         late = self.batch_seconds if len(self) > self.max_batch else 0.0
         horizon = self._clock() + late
         abandoned, self._abandoned = self._abandoned, False
-        self._interactive.drop_dead(horizon, abandoned)
-        self._bulk.drop_dead(horizon, abandoned)
+        self._interactive.drop_expired(horizon, abandoned)
+        self._bulk.drop_expired(horizon, abandoned)
 
 
-def _size(shares: Sequence[Share]) -> int:
+def _size(shares: Sequence[RequestSlice]) -> int:
     return sum([share.stop - share.start for share in shares])

@@ -1,98 +1,43 @@
 """The engine: what a request sees of inference. A queue, and threads that run its batches on executors.
 
-Arrays and numbers go in, arrays and numbers come out; nothing else is shared, so the same messages could cross to an
-engine in another process.
+It takes an `InferenceRequest` and gives an `InferenceResult`; nothing else is shared with those who ask.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
-from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from models.imaging.preprocess import UInt8Array
 from service.core.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceError, Unavailable
-from service.core.priority import Priority
-from service.engine.batch_queue import Batch, BatchQueue, QueueClosed, QueueFull, Ticket
+from service.engine.batch_queue import Batch, BatchQueue, QueueClosed, QueuedRequest, QueueFull
 from service.engine.workers import Computed, NoDevice, Workers
-from service.executors.base import Executor, Float32Array
-from service.inference.admission import Admission
-from service.inference.deadlines import Deadlines
-from service.telemetry import request_context
+from service.executors.base import Executor
+from service.messages.inference import InferenceRequest, InferenceResult
 from service.telemetry.metrics import Metrics
 from service.telemetry.statistics import Statistics
-
-
-class Result(NamedTuple):
-    """The answer to one request's images."""
-
-    outputs: dict[str, Float32Array]
-    """Arrays [n, ...], one row an image, in the order of the request."""
-    queue_seconds: float
-    """Time that the first image waited."""
-    assembly_seconds: float
-    """Time of copying into the executor's buffer, added up over the batches that the images were in."""
-    inference_seconds: float
-    """Time in the executor, added up likewise."""
-    batch_size: int
-    """Size of the largest of these batches."""
-
-
-class Engine(Protocol):
-    """Takes the images of many requests and answers each."""
-
-    admission: Admission
-    """Lets requests in before they are decoded, or refuses them."""
-
-    async def submit(
-        self,
-        images: Sequence[UInt8Array],
-        outputs: frozenset[str],
-        deadline: float,
-        priority: Priority = Priority.interactive,
-    ) -> Result:
-        """Compute images.
-
-        Args:
-            images: uint8 [H, W, C] each.
-            outputs: names out of logits, probabilities, embedding, feature_map.
-            deadline: `time.monotonic` seconds; what is not done by then is given up.
-            priority: interactive images pass the bulk ones.
-
-        Raises:
-            Overloaded: the queue is full.
-            DeadlineExceeded: the deadline passed.
-            InferenceFailed: the executor raised.
-            Unavailable: the engine is closed.
-        """
-        ...
-
-    @property
-    def alive(self) -> bool:
-        """Whether batches are being computed."""
-        ...
 
 
 @dataclass(eq=False, slots=True)
 class _Pending:
     """A request that waits in `submit`."""
 
-    future: asyncio.Future[Result]
-    parts: list[tuple[int, Result]] = field(default_factory=list)
+    future: asyncio.Future[InferenceResult]
+    parts: list[tuple[int, InferenceResult]] = field(default_factory=list)
     """Of a request that is in several batches: where each begins, and its answer. No shares: they lead back here, and
     only the garbage collector would free them."""
     done: int = 0
     """Images that are computed."""
 
 
-class LocalEngine:
-    """An engine in this process: a thread for each lane of its executors.
+class Engine:
+    """Computes the images of many requests: a thread for each lane of its executors.
 
     Args:
         executors: one a device, used by the engine's threads only.
@@ -115,16 +60,14 @@ class LocalEngine:
         self._name = name
         self._metrics = metrics.model(name)
         self.statistics = Statistics()
+        self._in_flight = 0
         deliver, fail = partial(self._call, self._deliver), partial(self._call, self._fail)
         self._workers = Workers(executors, queue, self._metrics, name, deliver, fail, processors)
-        self.admission = Admission(queue.capacity, queue.max_batch, len(self._workers))
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._deadlines: Deadlines | None = None
 
     def start(self) -> None:
         """Begin to compute; answers are delivered on the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._deadlines = Deadlines(self._loop, _late)
         self._workers.start()
 
     async def close(self) -> None:
@@ -152,6 +95,11 @@ class LocalEngine:
         return len(self._queue)
 
     @property
+    def in_flight(self) -> int:
+        """Images that were submitted and are not computed."""
+        return self._in_flight
+
+    @property
     def lanes(self) -> int:
         """Batches that are computed at the same time."""
         return len(self._workers)
@@ -160,32 +108,54 @@ class LocalEngine:
     def max_batch(self) -> int:
         return self._queue.max_batch
 
-    async def submit(
-        self,
-        images: Sequence[UInt8Array],
-        outputs: frozenset[str],
-        deadline: float,
-        priority: Priority = Priority.interactive,
-    ) -> Result:
-        if self._loop is None or self._deadlines is None or not self.alive:
+    async def submit(self, request: InferenceRequest) -> InferenceResult:
+        """Compute the images of a request, and count it in the statistics.
+
+        Raises:
+            Overloaded: the queue is full.
+            DeadlineExceeded: the deadline passed.
+            InferenceFailed: the executor raised.
+            Unavailable: the engine is closed.
+        """
+        started = time.monotonic() - request.decode_seconds
+        self._in_flight += len(request.images)
+        try:
+            result = await self._compute(request)
+        except ServiceError:
+            self.statistics.failed(time.monotonic() - started)
+            raise
+        finally:
+            self._in_flight -= len(request.images)
+        self.statistics.succeeded(
+            len(request.images),
+            request.decode_seconds,
+            result.queue_seconds,
+            result.inference_seconds,
+            time.monotonic() - started,
+        )
+        return result
+
+    async def _compute(self, request: InferenceRequest) -> InferenceResult:
+        if self._loop is None or not self.alive:
             raise Unavailable("; ".join([f"model {self._name!r} is not running", *self.lost]))
         pending = _Pending(self._loop.create_future())
-        ticket = Ticket(images, outputs, deadline, pending, priority=priority)
+        queued = QueuedRequest(request.images, request.outputs, request.deadline, pending, priority=request.priority)
         try:
-            self._queue.put(ticket)
+            self._queue.put(queued)
         except QueueClosed:
             raise Unavailable(f"model {self._name!r} is shutting down") from None
-        except QueueFull as full:  # only reached by those who were not admitted
+        except QueueFull as full:  # only requests that were not admitted come this far
             batches = math.ceil(full.waiting / self.max_batch) / max(1, len(self._workers))
             raise Overloaded(max(1, math.ceil(batches * self._queue.batch_seconds))) from None
-        self._deadlines.watch(pending.future, deadline)
         try:
-            result = await pending.future
+            async with asyncio.timeout_at(request.deadline):
+                return await pending.future
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "the time limit passed before the image was computed: try again, or raise timeout_ms"
+            ) from None
         finally:
-            self._deadlines.forget(pending.future)
-            self._queue.abandon(ticket)  # no one waits for it any more, whatever ended the wait
-        _note(ticket, result)
-        return result
+            self._queue.abandon(queued)  # nothing waits for the images any more, whatever ended the wait
 
     def _deliver(self, batch: Batch, computed: Computed) -> None:
         inference = computed.finished - computed.assembled
@@ -195,7 +165,7 @@ class LocalEngine:
         for share in batch.shares:
             ticket, count = share.ticket, share.stop - share.start
             pending: _Pending = ticket.owner
-            result = Result(
+            result = InferenceResult(
                 {name: computed.outputs[name][row : row + count] for name in ticket.outputs},
                 computed.started - ticket.queued_at,
                 computed.assembled - computed.started,
@@ -226,10 +196,6 @@ class LocalEngine:
             self._loop.call_soon_threadsafe(function, *arguments)
 
 
-def _late() -> DeadlineExceeded:
-    return DeadlineExceeded("the time limit passed before the image was computed: try again, or raise timeout_ms")
-
-
 def _failure(error: Exception) -> ServiceError:
     failure: ServiceError
     if isinstance(error, NoDevice):
@@ -240,26 +206,12 @@ def _failure(error: Exception) -> ServiceError:
     return failure
 
 
-def _put_together(parts: Iterable[tuple[int, Result]]) -> Result:
+def _put_together(parts: Iterable[tuple[int, InferenceResult]]) -> InferenceResult:
     ordered = [part for _, part in sorted(parts, key=itemgetter(0))]
-    return Result(
+    return InferenceResult(
         {name: np.concatenate([part.outputs[name] for part in ordered]) for name in ordered[0].outputs},
         min(part.queue_seconds for part in ordered),
         sum(part.assembly_seconds for part in ordered),
         sum(part.inference_seconds for part in ordered),
         max(part.batch_size for part in ordered),
     )
-
-
-def _note(ticket: Ticket, result: Result) -> None:
-    """Put the stages into the record of the request."""
-    noted = request_context.current()
-    noted.batch_size = max(noted.batch_size, result.batch_size)
-    at = ticket.queued_at
-    for stage, seconds in (
-        ("queue", result.queue_seconds),
-        ("assembly", result.assembly_seconds),
-        ("inference", result.inference_seconds),
-    ):
-        noted.stage(stage, at, seconds)
-        at += seconds

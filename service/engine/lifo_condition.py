@@ -10,7 +10,7 @@ from threading import Lock
 from types import TracebackType
 
 
-class LastFirst:
+class LifoCondition:
     """As `threading.Condition`; all methods are to be called with the condition, or its lock, entered.
 
     Args:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from threading import Lock
 
 from models.imaging.preprocess import UInt8Array
-from service.engine.arrangement import MOST, SMALL, Load
+from service.engine.arrangement import MAX_INSTANCES, SMALL, Load
 from service.engine.sizing import batch_seconds
 from service.executors.base import Executor, ExecutorError, Float32Array, Wrapper, closed_on_error
 
@@ -73,7 +73,7 @@ class Borrower(Wrapper):
 
 
 _QUICKER = 0.9
-"""Share of an image's time in another executor that it may take for one more to be worth its memory."""
+"""RequestSlice of an image's time in another executor that it may take for one more to be worth its memory."""
 
 
 def lend(
@@ -101,7 +101,7 @@ def lend(
         ExecutorError: they are not on the CPU, or it cannot be loaded.
     """
     if threads is None:
-        threads = min(cpus, MOST)
+        threads = min(cpus, MAX_INSTANCES)
         alone = _load_if_quicker(load, threads, executors, images[:1])
     else:
         alone = _load_as_asked(load, threads, executors)

@@ -45,7 +45,7 @@ class NoDevice(Exception):
 
 
 @dataclass(eq=False, slots=True)
-class _Seat:
+class _Instance:
     """An executor and its lanes."""
 
     executor: Executor
@@ -86,7 +86,7 @@ class Workers:
         self._deliver = deliver
         self._fail = fail
         self._seats = [
-            _Seat(executor, SimpleQueue(), processor) for executor, processor in zip_longest(executors, processors)
+            _Instance(executor, SimpleQueue(), processor) for executor, processor in zip_longest(executors, processors)
         ]
         for seat in self._seats:
             for _ in range(seat.executor.lanes):
@@ -134,14 +134,14 @@ class Workers:
         """Each device that is taken out, and why."""
         return [f"{seat.executor.device} is lost: {seat.lost}" for seat in self._seats if seat.lost is not None]
 
-    def _work(self, seat: _Seat) -> None:
+    def _work(self, seat: _Instance) -> None:
         try:
-            self._take_turns(seat)
+            self._run_loop(seat)
         finally:
             with self._counting:
                 self._running -= 1
 
-    def _take_turns(self, seat: _Seat) -> None:
+    def _run_loop(self, seat: _Instance) -> None:
         if seat.executor.device == "cpu":
             lower_priority()
         if seat.processor is not None:
@@ -153,13 +153,13 @@ class Workers:
             while (batch := self._queue.take()) is not None:
                 self._fail(batch, NoDevice("; ".join(self.lost)))
 
-    def _compute(self, seat: _Seat, batch: Batch) -> None:
+    def _compute(self, seat: _Instance, batch: Batch) -> None:
         """Compute a batch here; where the device is lost, once more on another."""
         try:
             try:
-                computed = self._run(self._instead_of(seat), batch)
+                computed = self._run(self._failover_target(seat), batch)
             except DeviceLost:
-                other = self._instead_of(seat)
+                other = self._failover_target(seat)
                 self._metrics.retried()
                 computed = self._run(other, batch)
         except Exception as error:  # whatever a native runtime raises must reach the callers, not end the thread
@@ -169,7 +169,7 @@ class Workers:
             self._expect(computed.finished - computed.started)
             self._deliver(batch, computed)
 
-    def _instead_of(self, seat: _Seat) -> _Seat:
+    def _failover_target(self, seat: _Instance) -> _Instance:
         """The seat itself, or if its device is lost another one."""
         if seat.lost is None:
             return seat
@@ -178,7 +178,7 @@ class Workers:
                 return other
         raise NoDevice("; ".join(self.lost))
 
-    def _run(self, seat: _Seat, batch: Batch) -> Computed:
+    def _run(self, seat: _Instance, batch: Batch) -> Computed:
         executor = seat.executor
         seat.free.get()  # a thread whose own device is lost comes in addition
         try:
@@ -195,7 +195,7 @@ class Workers:
         finished = time.monotonic()
         return Computed(outputs, started, assembled, finished, fill_up(batch.size, executor.buckets) - batch.size)
 
-    def _take_out(self, seat: _Seat, error: DeviceLost) -> None:
+    def _take_out(self, seat: _Instance, error: DeviceLost) -> None:
         with self._counting:  # several lanes find out at the same time
             if seat.lost is not None:
                 return

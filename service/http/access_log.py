@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.http.request_body import header
 from service.telemetry import request_context
 from service.telemetry.metrics import Metrics
-from service.telemetry.request_context import Record
+from service.telemetry.request_context import RequestContext
 
 if TYPE_CHECKING:
     from service.telemetry.tracing import Spans
@@ -34,7 +34,7 @@ def caller(scope: Scope) -> str:
     return client[0] if client else ""
 
 
-class Observe:
+class AccessLogMiddleware:
     """ASGI middleware around everything that can be asked."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, spans: Spans | None) -> None:
@@ -43,8 +43,8 @@ class Observe:
         self._spans = spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        noted = _begin(scope)
-        request_id = noted.request_id.encode()
+        context = _begin(scope)
+        request_id = context.request_id.encode()
         status = 500  # of an exception that nobody caught; the server answers it
 
         async def observed(message: Message) -> None:
@@ -53,55 +53,55 @@ class Observe:
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (REQUEST_ID, request_id)]
                 if self._spans is not None:
-                    self._spans.describe(noted)
+                    self._spans.describe(context)
             await send(message)
 
         try:
             await self._app(scope, receive, observed)
         finally:
-            noted.caller = caller(scope)
-            self._finish(noted, status)
+            context.caller = caller(scope)
+            self._finish(context, status)
 
-    def _finish(self, noted: Record, status: int) -> None:
-        seconds = time.monotonic() - noted.started
-        self._metrics.request(noted, status, seconds)
+    def _finish(self, context: RequestContext, status: int) -> None:
+        seconds = time.monotonic() - context.started
+        self._metrics.request(context, status, seconds)
         if self._spans is not None:
-            self._spans.stages(noted)
+            self._spans.stages(context)
         if log.isEnabledFor(logging.INFO):
-            fields = {"fields": partial(_fields, noted, status, seconds)}
-            message = ("%s %s %d", (noted.method, noted.path, status))
+            fields = {"fields": partial(_fields, context, status, seconds)}
+            message = ("%s %s %d", (context.method, context.path, status))
             # As `log.info` does, which would look for the line of code that calls it: half of the cost.
             log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, *message, None, extra=fields))
 
 
-def _begin(scope: Scope) -> Record:
+def _begin(scope: Scope) -> RequestContext:
     given = header(scope, REQUEST_ID)
-    noted = Record(
+    context = RequestContext(
         request_id=given if _ACCEPTED_ID.fullmatch(given) else f"{getrandbits(64):016x}",
         method=scope["method"],
         # As it was sent: with percent signs it cannot break a line of the log.
         path=scope.get("raw_path", b"").decode("latin-1") or scope["path"],
     )
-    request_context.begin(noted)
-    return noted
+    request_context.begin(context)
+    return context
 
 
-def _fields(noted: Record, status: int, seconds: float) -> dict[str, Any]:
+def _fields(context: RequestContext, status: int, seconds: float) -> dict[str, Any]:
     """What a log line says of a request, in milliseconds."""
     fields: dict[str, Any] = {
-        "request_id": noted.request_id,
-        "caller": noted.caller,
-        "method": noted.method,
-        "path": noted.path,
+        "request_id": context.request_id,
+        "caller": context.caller,
+        "method": context.method,
+        "path": context.path,
         "status": status,
         "total_ms": round(seconds * 1000, 3),
     }
-    if noted.refused:
-        fields["refused"] = noted.refused
-    if noted.model:
-        fields |= {"model": noted.model, "version": noted.version, "priority": noted.priority}
-        fields |= {"images": noted.images, "batch_size": noted.batch_size}
-    for name, _, stage_seconds in noted.stages:
+    if context.refused:
+        fields["refused"] = context.refused
+    if context.model:
+        fields |= {"model": context.model, "version": context.version, "priority": context.priority}
+        fields |= {"images": context.images, "batch_size": context.batch_size}
+    for name, _, stage_seconds in context.stages:
         name = f"{name}_ms"
         fields[name] = round(fields.get(name, 0.0) + stage_seconds * 1000, 3)
     return fields

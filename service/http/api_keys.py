@@ -62,7 +62,7 @@ class _KeyFile(BaseModel):
         return self
 
 
-class KeyRing:
+class ApiKeyStore:
     """The keys of a TOML file, read again when it changes.
 
     A file that has become unreadable leaves the keys as they were, and says so in the log.
@@ -123,7 +123,9 @@ class KeyRing:
             raise KeyFileError(f"{self._path}: {place + ': ' if place else ''}{first['msg']}") from error
 
 
-def guard(ring: KeyRing | None, rates: RateLimiter | None, scope: Scope, error: type[BaseModel]) -> dict[str, Any]:
+def require_api_key(
+    ring: ApiKeyStore | None, rates: RateLimiter | None, scope: Scope, error: type[BaseModel]
+) -> dict[str, Any]:
     """What a router is included with to let only keys with a scope through; nothing where there are no keys.
 
     Args:

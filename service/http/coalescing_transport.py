@@ -11,7 +11,7 @@ _BEGINNING, _LENGTH = b"HTTP/1.1 ", b"\r\ncontent-length: "
 """Of a head that a body follows at once; where it comes in chunks, the first may be long in coming."""
 
 
-class Gathered:
+class CoalescingTransport:
     """A transport that holds such a head back until what follows, or until `flush`.
 
     Args:

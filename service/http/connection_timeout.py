@@ -1,6 +1,6 @@
 """Time limits that begin and end with every request.
 
-A timer that is set stays, and looks at what is noted when it rings: to set and cancel one for every request would cost
+A timer that is set stays, and looks at what is context when it rings: to set and cancel one for every request would cost
 as much as to read its headers.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 
-class Patience:
+class ConnectionTimeout:
     """A time limit that is set while a client owes something.
 
     Args:

@@ -14,7 +14,7 @@ HANG_UP = "resnet.hang_up"
 for ASGI's own message takes a task for each request, which costs more than anything else that watches over it."""
 
 
-class while_connected:
+class cancel_on_disconnect:
     """Cancels what runs within, once the client has hung up; not under a server that does not tell.
 
     Raises:

@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response
 
 from service.http.v1.schemas import Readiness
-from service.registry.registry import Registry
+from service.messages.backend import Backend
 
 router = APIRouter()
 
@@ -26,14 +26,14 @@ async def healthz() -> str:
 async def readyz(request: Request, verbose: Verbose = None) -> Response:
     """200 when images are classified, with what is lost though they are; 503 while warming up, or when no engine is
     alive."""
-    registry: Registry = request.app.state.pipeline.registry
-    reasons = registry.not_ready()
-    models = None if verbose is None else registry.statuses()
-    answer = Readiness(ready=not reasons, reasons=reasons, degraded=registry.degraded() or None, models=models)
+    backend: Backend = request.app.state.pipeline.backend
+    reasons = backend.not_ready()
+    models = None if verbose is None else backend.statuses()
+    answer = Readiness(ready=not reasons, reasons=reasons, degraded=backend.degraded() or None, models=models)
     return Response(answer.model_dump_json(exclude_none=True), 503 if reasons else 200, media_type="application/json")
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
-    return Response(request.app.state.pipeline.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    return Response(request.app.state.metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -8,16 +8,16 @@ from service.core.errors import Overloaded, ServiceError
 from service.core.settings import Settings
 from service.http import problem_details
 from service.http.access_log import caller
-from service.http.protocol import CROWDED
+from service.http.protocol import OVER_CONNECTION_LIMIT
 from service.http.rate_limit import RateLimiter
-from service.http.request_body import Body, Held, path
+from service.http.request_body import BodyMemory, LimitedBody, path
 from service.telemetry.metrics import Metrics
 
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 """Answered in any case: an orchestrator that cannot reach a loaded service would end it."""
 
 
-class Limits:
+class RequestLimitsMiddleware:
     """ASGI middleware that refuses at once what is over a limit, and what turns out to be, as the body comes in."""
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, rates: RateLimiter | None) -> None:
@@ -25,7 +25,7 @@ class Limits:
         self._settings = settings
         self._in_flight = 0
         metrics.watch_requests(lambda: self._in_flight)
-        self._held = Held(settings.max_held_bytes)
+        self._held = BodyMemory(settings.max_buffered_body_bytes)
         self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -34,13 +34,13 @@ class Limits:
             return
         try:
             self._check(scope)
-            body = Body(
+            body = LimitedBody(
                 scope,
                 receive,
                 self._held,
                 max_bytes=self._settings.max_body_bytes,
                 max_decompressed=self._settings.max_decompressed_bytes,
-                seconds=self._settings.client_seconds,
+                seconds=self._settings.client_timeout_seconds,
             )
         except ServiceError as error:
             await problem_details.respond(scope, error)(scope, receive, send)
@@ -53,7 +53,7 @@ class Limits:
             body.release()
 
     def _check(self, scope: Scope) -> None:
-        if CROWDED in scope.get("extensions", ()):
+        if OVER_CONNECTION_LIMIT in scope.get("extensions", ()):
             raise Overloaded(1, "connections")
         if self._rates is not None:
             self._rates.take(caller(scope))

@@ -7,14 +7,13 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from service.core.errors import BadRequest, ServiceError
-from service.http.v1.schemas import Problem
-from service.inference.pipeline import problem
 from service.telemetry import request_context
 
 log = logging.getLogger(__name__)
@@ -24,6 +23,24 @@ CLIENT_GONE = 499
 
 
 _MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    request_id: str | None = None
+    """Of the request that failed, as in the header X-Request-Id and the log."""
+
+
+def problem(error: ServiceError) -> Problem:
+    """An error as the caller sees it."""
+    return Problem(title=error.title, status=error.status, detail=str(error))
 
 
 def install(app: FastAPI) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.http.coalescing_transport import Gathered
-from service.http.connection_timeout import Patience
+from service.http.coalescing_transport import CoalescingTransport
+from service.http.connection_timeout import ConnectionTimeout
 from service.http.disconnect import HANG_UP
-from service.http.request_body import ARRIVED
+from service.http.request_body import BODY_COMPLETE
 
-CROWDED = "resnet.crowded"
+OVER_CONNECTION_LIMIT = "resnet.crowded"
 """ASGI extension of requests on a connection that is one too many: to be answered with 503."""
 
 
@@ -27,21 +27,21 @@ class Connection(HttpToolsProtocol):
 
     Args:
         max_connections: those that come when there are more have their first request refused.
-        client_seconds: time to send the head of a request, to send the rest of a body that is not wanted any more, and
+        client_timeout_seconds: time to send the head of a request, to send the rest of a body that is not wanted any more, and
             to read an answer. The bodies that are wanted have theirs from `incoming.Body`.
     """
 
-    def __init__(self, *args: Any, max_connections: int, client_seconds: float, **options: Any) -> None:
+    def __init__(self, *args: Any, max_connections: int, client_timeout_seconds: float, **options: Any) -> None:
         super().__init__(*args, **options)
         self._max_connections = max_connections
         self._crowded = False
         self._answering: RequestResponseCycle | None = None
-        self._sends = Patience(self.loop, client_seconds, self._abort)
-        self._reads = Patience(self.loop, client_seconds, self._abort)
-        self._idles = Patience(self.loop, self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._sends = ConnectionTimeout(self.loop, client_timeout_seconds, self._abort)
+        self._reads = ConnectionTimeout(self.loop, client_timeout_seconds, self._abort)
+        self._idles = ConnectionTimeout(self.loop, self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._output = Gathered(transport)
+        self._output = CoalescingTransport(transport)
         super().connection_made(self._output)  # type: ignore[arg-type]
         self._crowded = len(self.connections) > self._max_connections
         self._idles.begin()
@@ -67,7 +67,7 @@ class Connection(HttpToolsProtocol):
         self._sends.end()
         extensions: dict[str, Any] = {HANG_UP: []}
         if self._crowded:
-            extensions[CROWDED] = {}
+            extensions[OVER_CONNECTION_LIMIT] = {}
         self.scope["extensions"] = extensions
         super().on_headers_complete()
         # uvicorn's is a bytearray, which is copied twice; to add to bytes that are empty copies nothing.
@@ -79,7 +79,7 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_message_complete(self) -> None:
-        self.scope["extensions"][ARRIVED] = {}
+        self.scope["extensions"][BODY_COMPLETE] = {}
         super().on_message_complete()
         self._sends.end()
 

@@ -10,7 +10,7 @@ from starlette.types import Message, Receive, Scope
 
 from service.core.errors import BadRequest, Overloaded, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 
-ARRIVED = "resnet.arrived"
+BODY_COMPLETE = "resnet.arrived"
 """ASGI extension of requests whose body the server has in whole: there is nothing to wait for."""
 
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
@@ -34,14 +34,14 @@ def path(scope: Scope) -> str:
 
 
 @dataclass
-class Held:
+class BodyMemory:
     """Bytes of all bodies that have come in and whose requests are not answered."""
 
     max_bytes: int
     now: int = 0
 
 
-class Body:
+class LimitedBody:
     """Stands between the server and the application as ASGI `receive`, until `release`.
 
     Args:
@@ -57,7 +57,7 @@ class Body:
     """
 
     def __init__(
-        self, scope: Scope, receive: Receive, held: Held, *, max_bytes: int, max_decompressed: int, seconds: float
+        self, scope: Scope, receive: Receive, held: BodyMemory, *, max_bytes: int, max_decompressed: int, seconds: float
     ) -> None:
         self._announced = int(header(scope, b"content-length", "0"))
         self._extensions = scope.get("extensions", {})
@@ -100,7 +100,7 @@ class Body:
             return await self._receive()
         if self._announced > self._max_bytes:
             raise self._too_large()
-        message = await (self._receive() if ARRIVED in self._extensions else self._in_time())
+        message = await (self._receive() if BODY_COMPLETE in self._extensions else self._in_time())
         self._count(len(message.get("body", b"")))
         self._complete = not message.get("more_body", False)
         return message

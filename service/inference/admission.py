@@ -11,10 +11,11 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from types import TracebackType
+from weakref import WeakKeyDictionary
 
 from service.core.errors import DeadlineExceeded, Overloaded
 from service.core.priority import SHARE, Priority
+from service.messages.model import ServedModel
 
 _HALF_LIFE = 2.0
 """Seconds of load after which a measurement counts half."""
@@ -38,14 +39,14 @@ class Admission:
         self, capacity: int, max_batch: int, lanes: int = 1, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._capacity = capacity
-        self._kept = int(capacity * _KEPT)
+        self._reserved = int(capacity * _KEPT)
         # With this many images inside, the next batch is always full: the pace is that of the loaded service.
-        self._busy = min((lanes + 1) * max_batch, capacity)
+        self._saturation = min((lanes + 1) * max_batch, capacity)
         self._clock = clock
         self._inside = dict.fromkeys(Priority, 0)
         self._images = 0
         """Of both priorities."""
-        self._pace = _Pace()
+        self._throughput = _Throughput()
         self._busy_since: float | None = None
 
     def __len__(self) -> int:
@@ -67,62 +68,66 @@ class Admission:
         if not inside:
             return
         alike = self._inside[priority]
-        room = self._capacity - max(inside - alike, self._kept)
+        room = self._capacity - max(inside - alike, self._reserved)
         if alike + images > room:
             raise Overloaded(self.retry_after(inside))
         # They wait for all others at most, or for those alike at the share of the engine that these have in any case.
         before = min(inside, alike / SHARE[priority])
-        if before < self._busy:  # a few are always let in: they show whether the pace is still as it was
+        if before < self._saturation:  # a few are always let in: they show whether the pace is still as it was
             return
-        needed = min(inside + images, (alike + images) / SHARE[priority]) * self._pace.seconds_per_image
+        needed = min(inside + images, (alike + images) / SHARE[priority]) * self._throughput.seconds_per_image
         if needed * _MARGIN > seconds:
             raise Overloaded(self.retry_after(before), "would_be_late")
-
-    def admit(self, images: int, seconds: float, priority: Priority) -> Admitted:
-        """To be entered at once: lets images in, until they are answered or given up; raises as `check`."""
-        self.check(images, seconds, priority)
-        return Admitted(self, images, priority)
 
     def enter(self, images: int, priority: Priority) -> None:
         """Images come in."""
         self._inside[priority] += images
         self._images += images
-        if self._busy_since is None and self._images >= self._busy:
+        if self._busy_since is None and self._images >= self._saturation:
             self._busy_since = self._clock()
 
-    def leave(self, images: int, priority: Priority, *, answered: bool) -> None:
-        """They are answered, or given up."""
+    def leave(self, images: int, priority: Priority, error: BaseException | None = None) -> None:
+        """Images are answered, or given up because of an error."""
+        answered = not isinstance(error, DeadlineExceeded | asyncio.CancelledError)
         self._inside[priority] -= images
         self._images -= images
         now = self._clock()
         if self._busy_since is not None:
-            self._pace.add(images if answered else 0, now - self._busy_since)
-        self._busy_since = now if self._images >= self._busy else None
+            self._throughput.add(images if answered else 0, now - self._busy_since)
+        self._busy_since = now if self._images >= self._saturation else None
 
     def retry_after(self, images: float) -> int:
         """Whole seconds, at least one, in which that many images are answered."""
-        return max(1, math.ceil(images * self._pace.seconds_per_image))
+        return max(1, math.ceil(images * self._throughput.seconds_per_image))
 
 
-class Admitted:
-    """Images that are let in, while it is entered; a class, as a generator takes twice the time."""
+class AdmissionTable:
+    """The admission of each version that is served. An entry goes with its version.
 
-    __slots__ = ("_admission", "_images", "_priority")
+    Args:
+        capacity: most images of a version that are accepted and not yet answered.
+    """
 
-    def __init__(self, admission: Admission, images: int, priority: Priority) -> None:
-        self._admission, self._images, self._priority = admission, images, priority
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._table: WeakKeyDictionary[ServedModel, Admission] = WeakKeyDictionary()
 
-    def __enter__(self) -> None:
-        self._admission.enter(self._images, self._priority)
+    def of(self, model: ServedModel) -> Admission:
+        """The admission of a version."""
+        admission = self._table.get(model)
+        if admission is None:
+            admission = self._table[model] = Admission(self._capacity, model.max_batch, model.concurrent_batches)
+        return admission
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        answered = not isinstance(error, DeadlineExceeded | asyncio.CancelledError)
-        self._admission.leave(self._images, self._priority, answered=answered)
+    def images(self) -> dict[str, int]:
+        """Images accepted and not yet answered, by name of the model."""
+        counts: dict[str, int] = {}
+        for model, admission in self._table.items():
+            counts[model.name] = counts.get(model.name, 0) + len(admission)
+        return counts
 
 
-class _Pace:
+class _Throughput:
     """Time an image, as an average over the recent past."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from models.artifact.parity import Float32Array
-from service.http.v1.schemas import Prediction
+from service.inference.results import Prediction
 
 
 def top_k(probabilities: Float32Array, labels: Sequence[str], k: int) -> list[list[Prediction]]:

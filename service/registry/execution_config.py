@@ -16,7 +16,7 @@ from models.runtime.tuning import Host, Measurement, NotTuned, TuningError
 from service import executors
 from service.core.settings import Settings, available_cpus
 from service.executors.base import ExecutorError
-from service.http.v1.schemas import Chosen, Origin
+from service.messages.model import ConfigProvenance, Origin
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ _NAMES = frozenset({"executor", "precision", "threads", "max_batch"})
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ExecutionConfig:
     """What computes a version, and why."""
 
     executor: str
@@ -34,10 +34,10 @@ class Choice:
     copies: int | None
     """Executors for each device; None for as many as there are processors for."""
     max_batch: int | None
-    chosen: Chosen
+    chosen: ConfigProvenance
 
 
-def choose(settings: Settings, described: Manifest) -> Choice:
+def choose(settings: Settings, described: Manifest) -> ExecutionConfig:
     """What to compute a version with. What is set is not looked at twice: it is used, or loading fails."""
     said = _NAMES & settings.model_fields_set
     measured, reason = _measured(settings, described, said)
@@ -45,13 +45,13 @@ def choose(settings: Settings, described: Manifest) -> Choice:
     def origin(name: str) -> Origin:
         return "set" if name in said else "default rule" if measured is None else "tuned"
 
-    return Choice(
+    return ExecutionConfig(
         settings.executor if measured is None else measured.executor,
         settings.precision if measured is None else measured.precision,
         settings.threads if measured is None else measured.threads,
         settings.copies or (None if measured is None else measured.copies),
         settings.max_batch if measured is None or settings.max_batch else measured.batch,
-        Chosen(
+        ConfigProvenance(
             executor=origin("executor"),
             precision=origin("precision"),
             threads=origin("threads"),

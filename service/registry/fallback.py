@@ -11,12 +11,12 @@ from models.runtime import cuda_driver
 from models.runtime.cuda_driver import NoDevice
 from service import executors
 from service.executors.base import ExecutorError
-from service.registry.execution_config import Choice
+from service.registry.execution_config import ExecutionConfig
 
 _CUDA, _CPU = "onnxruntime-cuda", "onnxruntime-cpu"
 
 
-def instead(version: Path, choice: Choice) -> Choice:
+def instead(version: Path, choice: ExecutionConfig) -> ExecutionConfig:
     """The choice with ONNX Runtime on the GPU, or where it is not there on the CPU.
 
     It computes in the precision that was asked for where it can, else in float32: slower, and not less accurate.

@@ -14,42 +14,30 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 
 from service.core import malloc
 from service.core.threads import run_in_background
 from service.core.version_policy import Policy
-from service.http.v1.schemas import State, VersionStatus
-from service.registry.repository import Found, LoadedModel, LoadError, Stamp
+from service.messages.status import State, VersionStatus
+from service.registry.repository import Fingerprint, LoadedModel, LoadError, VersionDir
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
-class Served:
-    """A version that takes requests; each enters it until it is answered."""
+class VersionHandle:
+    """A version that takes requests."""
 
     model: LoadedModel
-    stamp: Stamp
+    stamp: Fingerprint
     users: int = 0
     """Requests that are being answered."""
     unused: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def __enter__(self) -> LoadedModel:
-        self.users += 1
-        return self.model
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.users -= 1
-        if not self.users:
-            self.unused.set()
-
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    stamp: Stamp
+    stamp: Fingerprint
     reason: str
 
 
@@ -64,12 +52,12 @@ class ModelVersions:
     def __init__(self, name: str, load: Callable[[Path, LoadedModel | None], LoadedModel]) -> None:
         self.name = name
         self._load = load
-        self._found: Mapping[int, Found] = {}
+        self._found: Mapping[int, VersionDir] = {}
         self._policy = Policy("latest")
-        self._served: dict[int, Served] = {}
+        self._served: dict[int, VersionHandle] = {}
         self._failed: dict[int, _Failure] = {}
         self._loading: int | None = None
-        self._draining: dict[Served, asyncio.Task[None]] = {}
+        self._draining: dict[VersionHandle, asyncio.Task[None]] = {}
 
     @property
     def served(self) -> list[LoadedModel]:
@@ -96,11 +84,11 @@ class ModelVersions:
         failure = self._failed.get(max(self._failed, default=0) if number is None else number)
         return None if failure is None else failure.reason
 
-    def find(self, number: int | None = None) -> Served | None:
+    def find(self, number: int | None = None) -> VersionHandle | None:
         """A version, or the current one; None if it is not served."""
         return self._served.get(max(self._served, default=0) if number is None else number)
 
-    async def follow(self, found: Mapping[int, Found], policy: Policy) -> None:
+    async def follow(self, found: Mapping[int, VersionDir], policy: Policy) -> None:
         """Serve what the policy chooses of what was found, and retire the rest once that is served.
 
         While none of the versions to be served can be, those that were go on.
@@ -118,7 +106,7 @@ class ModelVersions:
             for number in self._served.keys() - kept:
                 self._retire(self._served.pop(number))
 
-    async def _ensure(self, number: int, found: Found) -> bool:
+    async def _ensure(self, number: int, found: VersionDir) -> bool:
         """Have a version served as its files are now; whether it is served at all."""
         served, failure = self._served.get(number), self._failed.get(number)
         if served is not None and served.stamp == found.stamp:
@@ -127,7 +115,7 @@ class ModelVersions:
             served = await self._take_over(number, found, served)
         return served is not None
 
-    async def _take_over(self, number: int, found: Found, old: Served | None) -> Served | None:
+    async def _take_over(self, number: int, found: VersionDir, old: VersionHandle | None) -> VersionHandle | None:
         self._loading, model = number, None
         try:
             model = await run_in_background(self._load, found.folder, self.current)
@@ -140,12 +128,12 @@ class ModelVersions:
             return old
         model.engine.start()
         self._failed.pop(number, None)
-        served = self._served[number] = Served(model, found.stamp)
+        served = self._served[number] = VersionHandle(model, found.stamp)
         if old is not None:
             self._retire(old)
         return served
 
-    def _fail(self, number: int, stamp: Stamp, error: Exception) -> None:
+    def _fail(self, number: int, stamp: Fingerprint, error: Exception) -> None:
         expected = isinstance(error, LoadError)
         reason = str(error) if expected else f"cannot be loaded: {error}"
         log.error("%s version %d is not served: %s", self.name, number, reason, exc_info=None if expected else error)
@@ -155,16 +143,16 @@ class ModelVersions:
         """Try again what failed, though its files are the same."""
         self._failed.clear()
 
-    def outdate(self, number: int) -> None:
+    def mark_stale(self, number: int) -> None:
         """Have a version loaded again by the next `follow`, though its files are the same."""
         if served := self._served.get(number):
             served.stamp = ()
 
-    def _retire(self, served: Served) -> None:
+    def _retire(self, served: VersionHandle) -> None:
         served.unused.clear()
         self._draining[served] = asyncio.create_task(self._drain(served))
 
-    async def _drain(self, served: Served) -> None:
+    async def _drain(self, served: VersionHandle) -> None:
         try:
             if served.users:
                 await served.unused.wait()

@@ -23,7 +23,7 @@ from models.runtime import engine_cache, tensorrt_runtime
 from models.runtime.cuda_driver import NoDevice
 from models.runtime.engine_cache import EngineCacheError, Machine
 from models.runtime.tensorrt_runtime import NoTensorRT
-from service.http.v1.schemas import EngineStatus
+from service.messages.status import EngineStatus
 
 log = logging.getLogger(__name__)
 

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
-from types import TracebackType
 
 from service.core.errors import NotFound, ServiceError, Unavailable
-from service.core.priority import Priority
 from service.core.settings import Settings
 from service.core.version_policy import Policies, Policy
-from service.http.v1.schemas import EngineStatus, ModelStatus, VersionStatus
+from service.messages.inference import InferenceRequest, InferenceResult
+from service.messages.model import ServedModel
+from service.messages.status import EngineStatus, ModelStatus, VersionStatus
 from service.registry import fallback, repository
-from service.registry.execution_config import Choice
-from service.registry.model_versions import ModelVersions, Served
+from service.registry.execution_config import ExecutionConfig
+from service.registry.model_versions import ModelVersions, VersionHandle
 from service.registry.plans import Plans, is_tensorrt
-from service.registry.repository import Found, LoadedModel, LoadError
+from service.registry.repository import LoadedModel, LoadError, VersionDir
 from service.registry.watcher import changes
-from service.telemetry import request_context
 from service.telemetry.metrics import Metrics
+from service.telemetry.statistics import Statistics
 
 log = logging.getLogger(__name__)
 
@@ -28,38 +29,6 @@ LOADING = "loading and warming up"
 """Why a service is not ready yet; any other reason stays until something is done."""
 
 _UNLOADED = Policy("unloaded", frozenset())
-
-
-class HeldVersion:
-    """A version that a request is answered by, while it is entered; a class, as a generator takes twice the time.
-
-    Raises:
-        ServiceError: on entering, as `Registry.use` and `LoadedModel.admit`.
-    """
-
-    __slots__ = ("_admitted", "_registry", "_request", "_served")
-
-    def __init__(
-        self, registry: Registry, name: str, version: str | None, images: int, seconds: float, priority: Priority
-    ) -> None:
-        self._registry = registry
-        self._request = name, version, images, seconds, priority
-
-    def __enter__(self) -> LoadedModel:
-        name, version, images, seconds, priority = self._request
-        self._served = self._registry.use(name, version)
-        model = self._served.model
-        self._admitted = model.admit(images, seconds, priority)
-        self._served.__enter__()
-        self._admitted.__enter__()
-        request_context.current().version = model.version
-        return model
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._admitted.__exit__(kind, error, traceback)
-        self._served.__exit__(kind, error, traceback)
 
 
 class Registry:
@@ -72,6 +41,8 @@ class Registry:
         self._metrics = metrics
         self._policies = Policies(settings.versions)
         self._models: dict[str, ModelVersions] = {}
+        self._held: dict[int, VersionHandle] = {}
+        """Versions that requests hold, by the key of their model."""
         self._unloaded: set[str] = set()
         self._default: str | None = None
         self._trouble: str | None = None
@@ -116,13 +87,12 @@ class Registry:
                 if not self.draining:
                     await self._follow(name, found.get(name, {}))
 
-    async def _follow(self, name: str, found: Mapping[int, Found]) -> None:
+    async def _follow(self, name: str, found: Mapping[int, VersionDir]) -> None:
         model = self._models.get(name)
         if model is None:
             model = self._models[name] = ModelVersions(name, self._load)
-            self._metrics.watch_queue(name, lambda: sum(model.engine.waiting for model in self.served(name)))
-            self._metrics.watch_devices(name, lambda: sum(model.engine.devices for model in self.served(name)))
-            self._metrics.watch_admitted(name, lambda: sum(len(model.engine.admission) for model in self.served(name)))
+            self._metrics.watch_queue(name, lambda: sum(model.engine.waiting for model in self._loaded(name)))
+            self._metrics.watch_devices(name, lambda: sum(model.engine.devices for model in self._loaded(name)))
         await model.follow(found, _UNLOADED if name in self._unloaded else self._policies.of(name))
         self._plans.start()
         if model.empty:
@@ -131,7 +101,7 @@ class Registry:
     def _load(self, folder: Path, serving: LoadedModel | None) -> LoadedModel:
         """In a thread."""
 
-        def load(choice: Choice) -> LoadedModel:
+        def load(choice: ExecutionConfig) -> LoadedModel:
             return repository.load(folder, choice, self._settings, self._metrics, serving)
 
         with self._metrics.loading():
@@ -149,11 +119,12 @@ class Registry:
     async def _engine_built(self, folder: Path) -> None:
         """Have TensorRT take over from what serves in its place."""
         if model := self._models.get(folder.parent.name):
-            model.outdate(int(folder.name))
+            model.mark_stale(int(folder.name))
             await self.refresh()
 
-    def engine_status(self, model: LoadedModel) -> EngineStatus | None:
-        """Of the TensorRT engine of a version; None where none was built and none is asked for."""
+    def engine_status(self, key: int) -> EngineStatus | None:
+        """State of the TensorRT engine of a version; None if there is none and none is needed."""
+        model = self._by_key(key)
         return self._plans.status(self._settings.repository / model.name / model.version)
 
     async def load(self, name: str) -> None:
@@ -183,19 +154,31 @@ class Registry:
         self._unloaded.add(name)
         await self.refresh()
 
-    @property
-    def current(self) -> dict[str, LoadedModel]:
-        """The version of each model that answers those who name none, in the order of the names."""
+    def current(self) -> dict[str, ServedModel]:
+        """The current version of each model, sorted by name."""
+        return {name: model.served for name, model in self._current().items()}
+
+    def _current(self) -> dict[str, LoadedModel]:
         served = {name: self._models[name].current for name in sorted(self._models)}
         return {name: model for name, model in served.items() if model is not None}
 
-    def served(self, name: str) -> list[LoadedModel]:
+    def served(self, name: str) -> list[ServedModel]:
         """All versions of a model that take requests, oldest first."""
+        return [model.served for model in self._loaded(name)]
+
+    def _loaded(self, name: str) -> list[LoadedModel]:
         model = self._models.get(name)
         return [] if model is None else model.served
 
+    def _by_key(self, key: int) -> LoadedModel:
+        return next(model for name in self._models for model in self._loaded(name) if model.served.key == key)
+
+    def statistics(self, key: int) -> Statistics:
+        """Counts of a version since it was loaded."""
+        return deepcopy(self._by_key(key).statistics)
+
     def _served_versions(self) -> list[tuple[str, str, str, str]]:
-        served = [model for name in self._models for model in self.served(name)]
+        served = [model for name in self._models for model in self._loaded(name)]
         return [(model.name, model.version, model.executor, model.precision) for model in served]
 
     def versions(self, name: str) -> list[VersionStatus]:
@@ -206,44 +189,55 @@ class Registry:
         """Every model and version that is in the repository or in memory."""
         return [ModelStatus(name=name, versions=self._models[name].statuses()) for name in sorted(self._models)]
 
-    def use(self, name: str | None = None, version: str | None = None) -> Served:
-        """What a request enters until it is answered: a version of a model, by default the default model's current one.
+    def find(self, name: str | None = None, version: str | None = None) -> ServedModel:
+        """The version that would answer a request.
 
         Raises:
-            NotFound: no such model or version.
-            Unavailable: it could not be loaded, or is not yet.
+            NotFound: there is no such model or version.
+            Unavailable: the version could not be loaded, or is not loaded yet.
         """
+        return self._find(name, version).model.served
+
+    def hold(self, name: str | None = None, version: str | None = None) -> ServedModel:
+        """As `find`; the version is not freed before `release` was called, once per call of `hold`."""
+        handle = self._find(name, version)
+        handle.users += 1
+        model = handle.model.served
+        self._held[model.key] = handle
+        return model
+
+    def release(self, key: int) -> None:
+        """End one `hold` of a version."""
+        handle = self._held[key]
+        handle.users -= 1
+        if not handle.users:
+            del self._held[key]
+            handle.unused.set()
+
+    async def submit(self, key: int, request: InferenceRequest) -> InferenceResult:
+        """Compute images with a version that the caller holds; raises as `Engine.submit`."""
+        return await self._held[key].model.engine.submit(request)
+
+    def count_refused(self, key: int) -> None:
+        """Count a request for a version that was refused before it was submitted."""
+        self._held[key].model.statistics.failed(0.0)
+
+    def _find(self, name: str | None, version: str | None) -> VersionHandle:
         name = name or self._default_name()
         model = self._models.get(name)
         number = None if version is None else int(version)
         if model is None:
             raise self._not_found(name)
-        if (served := model.find(number)) is None:
+        if (handle := model.find(number)) is None:
             raise self._not_served(model, number)
-        return served
-
-    def admit(self, name: str, version: str | None, images: int, seconds: float, priority: Priority) -> HeldVersion:
-        """As `use`, once the engine lets so many images in.
-
-        Args:
-            name: of the model.
-            version: one of its versions, or None for the current one.
-            images: how many are to be computed.
-            seconds: how long they can wait.
-            priority: interactive images pass the bulk ones.
-        """
-        return HeldVersion(self, name, version, images, seconds, priority)
-
-    def find(self, name: str | None = None, version: str | None = None) -> LoadedModel:
-        """What `use` would give, without holding it: to tell of it, or to refuse before a body is read."""
-        return self.use(name, version).model
+        return handle
 
     def _default_name(self) -> str:
         if self._settings.model is not None:
             return self._settings.model
         # It stays once chosen: a model that comes later does not take over requests meant for another.
         if self._default is None or not self._serves(self._default):
-            self._default = next(iter(self.current), None)
+            self._default = next(iter(self._current()), None)
         if self._default is None:
             raise _being_loaded() if self.loading else Unavailable("; ".join(self.not_ready()))
         return self._default
@@ -262,14 +256,9 @@ class Registry:
         if self.loading:
             return _being_loaded()
         there = ", ".join(
-            f"{name} version {version.version}" for name in self.current for version in self._models[name].served
+            f"{name} version {version.version}" for name in self._current() for version in self._models[name].served
         )
         return NotFound(f"no model {wanted} is served; there is: {there or 'none'}")
-
-    def check_ready(self) -> None:
-        """Raises Unavailable with what keeps the service from answering."""
-        if reasons := self.not_ready():
-            raise Unavailable("; ".join(reasons))
 
     def not_ready(self) -> list[str]:
         """What keeps the service from answering; empty when it is ready."""
@@ -277,7 +266,7 @@ class Registry:
             return ["shutting down"]
         if self.loading:
             return [LOADING]
-        current = self.current
+        current = self._current()
         dead = [
             f"{name}: {'; '.join(model.engine.lost) or 'its engine has stopped'}"
             for name, model in current.items()
@@ -291,7 +280,7 @@ class Registry:
 
     def degraded(self) -> list[str]:
         """What answers with less than it was given: models that go on although a device of theirs is lost."""
-        return [f"{name}: {lost}" for name, model in self.current.items() for lost in model.engine.lost]
+        return [f"{name}: {lost}" for name, model in self._current().items() for lost in model.engine.lost]
 
 
 def _being_loaded() -> Unavailable:

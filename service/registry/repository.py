@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import time
@@ -17,27 +18,25 @@ from models.artifact.manifest import MODEL_NAME, Artifact, Manifest, ManifestErr
 from models.artifact.parity import Float32Array, ParityError
 from models.imaging.preprocess import UInt8Array
 from service import executors
-from service.core.errors import ServiceError
-from service.core.priority import Priority
+from service.core.naming import ENCODED
 from service.core.settings import Settings, available_cpus
 from service.engine import lone
 from service.engine.arrangement import Load, arrange, own_processors
 from service.engine.batch_queue import BatchQueue
-from service.engine.engine import LocalEngine
+from service.engine.engine import Engine
 from service.engine.isolated import isolate
 from service.engine.sizing import choose_max_batch
 from service.executors import Runtime
 from service.executors.base import Executor, ExecutorError, Source, closed_on_error, compute
-from service.inference.admission import Admitted
+from service.messages.model import ServedModel
 from service.registry import execution_config
-from service.registry.execution_config import Choice
+from service.registry.execution_config import ExecutionConfig
 from service.telemetry.metrics import Metrics
 from service.telemetry.statistics import Statistics
 
 log = logging.getLogger(__name__)
 
-ENCODED = "-encoded"
-"""Ends the second name of a model under /v2, whose input is image files."""
+_KEYS = itertools.count(1)
 
 _VERSION = r"[1-9][0-9]{0,17}"
 
@@ -46,16 +45,16 @@ class LoadError(Exception):
     """A model cannot be served; the message says why."""
 
 
-Stamp = tuple[tuple[str, int, int], ...]
+Fingerprint = tuple[tuple[str, int, int], ...]
 """Name, bytes and time of change of each file: another stamp, another content."""
 
 
 @dataclass(frozen=True)
-class Found:
+class VersionDir:
     """A version as it lies in the repository."""
 
     folder: Path
-    stamp: Stamp
+    stamp: Fingerprint
 
 
 @dataclass(frozen=True)
@@ -64,15 +63,15 @@ class LoadedModel:
 
     manifest: Manifest
     artifact: Artifact
-    choice: Choice
+    choice: ExecutionConfig
     """What computes it; the artifact may hold more precision than it is computed in."""
     threads: int
     """Of each executor."""
     lone_threads: int
     """Of the executor for an image that comes alone; 0 where there is none."""
-    engine: LocalEngine
-    classifier: Classifier | None
-    """What class activation maps are made with; None where the version or the executor cannot give any."""
+    engine: Engine
+    served: ServedModel
+    """The version as the answering side knows it."""
 
     @property
     def statistics(self) -> Statistics:
@@ -94,21 +93,13 @@ class LoadedModel:
     def version(self) -> str:
         return str(self.manifest.version)
 
-    def admit(self, images: int, seconds: float, priority: Priority) -> Admitted:
-        """As `Admission.admit`; a refusal is in the statistics."""
-        try:
-            return self.engine.admission.admit(images, seconds, priority)
-        except ServiceError:
-            self.statistics.failed(0.0)
-            raise
-
     def computes(self, other: Manifest) -> bool:
         """Whether another version is the same network with other weights."""
         mine = self.manifest
         return (mine.architecture, mine.preprocess.shape) == (other.architecture, other.preprocess.shape)
 
 
-def find_versions(repository: Path) -> dict[str, dict[int, Found]]:
+def find_versions(repository: Path) -> dict[str, dict[int, VersionDir]]:
     """The versions that a repository holds, by model and number.
 
     Raises:
@@ -116,20 +107,20 @@ def find_versions(repository: Path) -> dict[str, dict[int, Found]]:
     """
     if not repository.is_dir():
         raise LoadError(f"{repository}: there is no such folder; give the one that resnet-export wrote to")
-    found: dict[str, dict[int, Found]] = {}
+    found: dict[str, dict[int, VersionDir]] = {}
     try:
         for model in sorted(repository.iterdir()):
             if not re.fullmatch(MODEL_NAME, model.name) or not model.is_dir():
                 continue
             for folder in sorted(model.iterdir()):
                 if re.fullmatch(_VERSION, folder.name) and (folder / manifest.FILE_NAME).is_file():
-                    found.setdefault(model.name, {})[int(folder.name)] = Found(folder, _stamp(folder))
+                    found.setdefault(model.name, {})[int(folder.name)] = VersionDir(folder, _stamp(folder))
     except OSError as error:
         raise LoadError(f"{repository}: cannot be read: {error}") from error
     return found
 
 
-def _stamp(folder: Path) -> Stamp:
+def _stamp(folder: Path) -> Fingerprint:
     entries = []
     for path in sorted(folder.iterdir()):
         try:
@@ -140,7 +131,7 @@ def _stamp(folder: Path) -> Stamp:
     return tuple(entries)
 
 
-def choose(version: Path, settings: Settings) -> Choice:
+def choose(version: Path, settings: Settings) -> ExecutionConfig:
     """What to compute a version with.
 
     Raises:
@@ -156,7 +147,7 @@ def choose(version: Path, settings: Settings) -> Choice:
 
 
 def load(
-    version: Path, chosen: Choice, settings: Settings, metrics: Metrics, serving: LoadedModel | None = None
+    version: Path, chosen: ExecutionConfig, settings: Settings, metrics: Metrics, serving: LoadedModel | None = None
 ) -> LoadedModel:
     """Load, check and warm up one version. Takes seconds; runs in a thread.
 
@@ -173,7 +164,7 @@ def load(
     """
 
     def inside() -> int:
-        return len(engine.admission)
+        return engine.in_flight
 
     started = time.monotonic()
     try:
@@ -208,9 +199,9 @@ def load(
     except (ManifestError, ExecutorError) as error:
         raise LoadError(str(error)) from error
     apart = len(loaded) > 1 and loaded[0].device == "cpu"
-    queue = BatchQueue(settings.queue_size, max_batch, settings.max_delay_ms / 1000, split=apart)
+    queue = BatchQueue(settings.max_in_flight_images, max_batch, settings.max_delay_ms / 1000, split=apart)
     processors = () if settings.isolate else own_processors(loaded, threads)  # isolated, others compute
-    engine = LocalEngine(loaded, queue, metrics, described.name, processors)
+    engine = Engine(loaded, queue, metrics, described.name, processors)
     log.info(
         "%s version %s ready in %.1f s: %s on %s, %s, threads %d%s, batches of up to %d",
         described.name,
@@ -230,7 +221,25 @@ def load(
         threads,
         lone_threads,
         engine,
-        weights if loaded[0].computes else None,
+        ServedModel(
+            key=next(_KEYS),
+            name=described.name,
+            version=str(described.version),
+            labels=described.labels,
+            architecture=described.architecture.name,
+            preprocess=described.preprocess,
+            outputs=described.outputs,
+            classifier=weights if loaded[0].computes else None,
+            executor=chosen.executor,
+            precision=chosen.precision,
+            artifact_format=artifact.format,
+            accuracy=artifact.accuracy,
+            threads=threads,
+            lone_threads=lone_threads,
+            concurrent_batches=engine.lanes,
+            max_batch=max_batch,
+            provenance=chosen.chosen,
+        ),
     )
 
 

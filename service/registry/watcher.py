@@ -6,14 +6,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Literal
 
 from watchfiles import awatch
 
+from service.core.choices import Watch
+
 log = logging.getLogger(__name__)
 logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it tells of every write to every file
-
-Watch = Literal["auto", "poll", "off"]
 
 _QUIET_MS = 200
 """After so long without another change a burst is over. Wakes the process as often, whether anything changes or not."""

@@ -6,27 +6,17 @@ import logging
 import sys
 from collections import deque
 from datetime import UTC, datetime
-from enum import StrEnum
 from threading import Event, Thread
 from typing import Any, TextIO
 
 from pydantic_core import to_json
 
+from service.core.choices import LogFormat, LogLevel
+
 _MAX_RECORDS = 10_000
 _COLLECT_SECONDS = 0.05
 _CLOSE_SECONDS = 2.0
 _IN_MESSAGE = {"method", "path", "status"}
-
-
-class LogFormat(StrEnum):
-    json = "json"
-    text = "text"
-
-
-class LogLevel(StrEnum):
-    info = "info"
-    warning = "warning"
-    error = "error"
 
 
 def configure(log_format: LogFormat | None, level: LogLevel = LogLevel.info) -> None:

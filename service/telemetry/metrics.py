@@ -6,7 +6,7 @@ Labels are bounded: names of loaded models, their classes, statuses, and the sta
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import prometheus_client
@@ -15,9 +15,8 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service.core.errors import REASONS
-from service.http.v1.schemas import Prediction
 from service.telemetry.instruments import Count, Counter, Histogram
-from service.telemetry.request_context import STAGES, Record
+from service.telemetry.request_context import STAGES, RequestContext
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LOAD_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
@@ -72,7 +71,6 @@ class Metrics:
         # Read when Prometheus asks.
         self._devices = self._gauge("resnet_devices", "Devices that compute.", "model")
         self._waiting = self._gauge("resnet_queue_images", "Images that wait for a batch.", "model")
-        self._admitted = self._gauge("resnet_images_in_flight", "Images accepted and not yet answered.", "model")
         self._in_flight = self._gauge("resnet_requests_in_flight", "Requests accepted and not yet answered.")
         self._models: dict[str, ModelMetrics] = {}
         # Begin at 0: what is first seen as 1 has not increased, and no alert would tell of it.
@@ -100,7 +98,7 @@ class Metrics:
             self._models[name] = ModelMetrics(self, name)
         return self._models[name]
 
-    def request(self, record: Record, status: int, seconds: float) -> None:
+    def request(self, record: RequestContext, status: int, seconds: float) -> None:
         """A request was answered; the model's name is empty where none was found."""
         if record.model:
             self.model(record.model).request(record, status, seconds)
@@ -129,9 +127,9 @@ class Metrics:
         """Read the length of a model's queue whenever Prometheus asks."""
         self._waiting.labels(model).set_function(waiting)
 
-    def watch_admitted(self, model: str, admitted: Callable[[], float]) -> None:
-        """Read the number of a model's accepted images whenever Prometheus asks."""
-        self._admitted.labels(model).set_function(admitted)
+    def watch_admitted(self, images: Callable[[], Mapping[str, int]]) -> None:
+        """Read the number of accepted images per model whenever Prometheus asks."""
+        self.registry.register(_ImagesInFlight(images))
 
     def watch_devices(self, model: str, devices: Callable[[], float]) -> None:
         """Read the number of a model's devices whenever Prometheus asks."""
@@ -144,6 +142,19 @@ class Metrics:
     def render(self) -> bytes:
         """The text exposition format."""
         return generate_latest(self.registry)
+
+
+class _ImagesInFlight(Collector):
+    """One sample per model that takes requests."""
+
+    def __init__(self, images: Callable[[], Mapping[str, int]]) -> None:
+        self._images = images
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily("resnet_images_in_flight", "Images accepted and not yet answered.", labels=["model"])
+        for model, images in self._images().items():
+            family.add_metric([model], images)
+        yield family
 
 
 class _Versions(Collector):
@@ -192,17 +203,16 @@ class ModelMetrics:
         """A batch is tried again on another device."""
         self._batches_retried.inc()
 
-    def predictions(self, likeliest: Iterable[Prediction]) -> None:
-        """Images were answered with these as their likeliest classes."""
-        for prediction in likeliest:
-            index = min(prediction.index, _MAX_CLASSES)
-            if index not in self._classes:
-                label = prediction.label if index < _MAX_CLASSES else "others"
-                self._classes[index] = self._metrics.predictions.labels(self._model, label)
-            self._classes[index].inc()
-            self._confidence.observe(prediction.probability)
+    def prediction(self, index: int, label: str, probability: float) -> None:
+        """An image was answered with this class as the likeliest."""
+        index = min(index, _MAX_CLASSES)
+        if index not in self._classes:
+            label = label if index < _MAX_CLASSES else "others"
+            self._classes[index] = self._metrics.predictions.labels(self._model, label)
+        self._classes[index].inc()
+        self._confidence.observe(probability)
 
-    def request(self, record: Record, status: int, seconds: float) -> None:
+    def request(self, record: RequestContext, status: int, seconds: float) -> None:
         """A request for this model was answered."""
         if status not in self._requests:
             self._requests[status] = self._metrics.requests.labels(self._model, str(status))

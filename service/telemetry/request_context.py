@@ -19,7 +19,7 @@ drawing of activation maps."""
 
 
 @dataclass(slots=True)
-class Record:
+class RequestContext:
     """One request."""
 
     request_id: str = ""
@@ -47,14 +47,14 @@ class Record:
         self.stages.append((name, start, seconds))
 
 
-_current: ContextVar[Record] = ContextVar("record")
+_current: ContextVar[RequestContext] = ContextVar("record")
 
 
-def begin(record: Record) -> None:
+def begin(record: RequestContext) -> None:
     """Make it the record of the running task, and of those that it starts."""
     _current.set(record)
 
 
-def current() -> Record:
+def current() -> RequestContext:
     """The record of the request that is being served; outside of one, a record that nobody reads."""
-    return _current.get(None) or Record()
+    return _current.get(None) or RequestContext()

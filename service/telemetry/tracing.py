@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 
-from service.telemetry.request_context import Record
+from service.telemetry.request_context import RequestContext
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -47,14 +47,14 @@ class Spans:
     def __init__(self, provider: TracerProvider) -> None:
         self._tracer = provider.get_tracer("service")
 
-    def describe(self, record: Record) -> None:
+    def describe(self, record: RequestContext) -> None:
         """Put what is known onto the request's span, which is the current one, before the answer ends it."""
         record.span = trace.get_current_span()
         record.span.set_attributes(
             {"resnet.request_id": record.request_id, "resnet.model": record.model, "resnet.version": record.version}
         )
 
-    def stages(self, record: Record) -> None:
+    def stages(self, record: RequestContext) -> None:
         """Make a span of each stage, at the time at which it was, within the request's."""
         context = None if record.span is None else trace.set_span_in_context(record.span)
         to_wall_clock = time.time() - time.monotonic()

@@ -225,9 +225,9 @@ def line_5() -> tuple[bool, str]:
     quiet, disturbed = [], []
     with serve(*SIMULATED) as server, serve() as shipped:
         for _ in range(5):
-            quiet.append(_pace(server, shipped))
+            quiet.append(_throughput(server, shipped))
             with _bad_clients(server), _bad_clients(shipped):
-                disturbed.append(_pace(server, shipped))
+                disturbed.append(_throughput(server, shipped))
     before, after = (tuple(map(statistics.median, zip(*paces, strict=True))) for paces in (quiet, disturbed))
     holds = after[0] <= 1.1 * before[0] and after[1] >= 0.9 * before[1]
     return holds, (
@@ -236,7 +236,7 @@ def line_5() -> tuple[bool, str]:
     )
 
 
-def _pace(server: Server, shipped: Server) -> tuple[float, float]:
+def _throughput(server: Server, shipped: Server) -> tuple[float, float]:
     """Median seconds at half the simulated capacity, and requests a second of the shipped model."""
     median = _median(uvloop.run(open_loop(f"{server.url}/v1/classify", IMAGE, CAPACITY / 2, 4.0)))
     count = 4000

@@ -23,7 +23,7 @@ from models.imaging.preprocess import UInt8Array
 from service.executors.base import DeviceLost, ExecutorError
 from service.executors.cuda import CudaError, streams
 from service.executors.cuda import device as cuda
-from service.executors.cuda.streams import Lane, LaneExecutor
+from service.executors.cuda.streams import CudaStreamContext, LaneExecutor
 from tests.support import fake_gpu
 from tests.support.fake_cuda import RUBBISH, FakeRuntime, Kind, Timeline, Work, as_array
 from tests.support.fake_gpu import FakeOnnxRuntime
@@ -70,20 +70,20 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
     return runtime
 
 
-def make_lane(fake: FakeRuntime, **options: bool) -> tuple[Lane, Doubling, cuda.Device]:
+def make_lane(fake: FakeRuntime, **options: bool) -> tuple[CudaStreamContext, Doubling, cuda.Device]:
     device = cuda.Device(0)
     stream = device.make_stream()
     program = Doubling(fake, stream)
     for name, value in options.items():
         setattr(program, name, value)
-    return Lane(device, stream, program, IMAGE, BUCKETS), program, device
+    return CudaStreamContext(device, stream, program, IMAGE, BUCKETS), program, device
 
 
 def images(n: int, first: int = 0) -> UInt8Array:
     return (np.arange(n * 4, dtype=np.uint8) + first).reshape(n, *IMAGE)
 
 
-def compute(lane: Lane, batch: UInt8Array) -> np.ndarray[Any, Any]:
+def compute(lane: CudaStreamContext, batch: UInt8Array) -> np.ndarray[Any, Any]:
     lane.acquire(len(batch))[:] = batch
     return lane.run(len(batch), LOGITS)["logits"]
 

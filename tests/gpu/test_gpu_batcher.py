@@ -15,8 +15,8 @@ import pytest
 
 from models.imaging.preprocess import Preprocess
 from service.core.priority import Priority
-from service.executors.cuda.gpu_batcher import Together
-from service.executors.cuda.gpu_jpeg import Cut
+from service.executors.cuda.gpu_batcher import DecodeBatcher
+from service.executors.cuda.gpu_jpeg import DecodedImage
 from tests.conftest import TIMEOUT
 from tests.support.networks import preprocess_for
 
@@ -33,12 +33,12 @@ class HeldBack:
         self.let = Semaphore(0)
         self.closed = False
 
-    def decode(self, files: Sequence[bytes], preprocess: Preprocess) -> list[Cut | None]:
+    def decode(self, files: Sequence[bytes], preprocess: Preprocess) -> list[DecodedImage | None]:
         self.begun.put(b"".join(files))
         assert self.let.acquire(timeout=TIMEOUT)
         if b"!" in files:
             raise RuntimeError("the device is gone")
-        return [Cut(np.full((1, 1, 3), file[0], np.uint8), 1, 1) for file in files]
+        return [DecodedImage(np.full((1, 1, 3), file[0], np.uint8), 1, 1) for file in files]
 
     def close(self) -> None:
         self.closed = True
@@ -51,11 +51,11 @@ class Stage:
     def __init__(self) -> None:
         self.jpeg = HeldBack()
         held_back: Any = self.jpeg
-        self.together = Together(held_back)
+        self.together = DecodeBatcher(held_back)
 
     def ask(
         self, files: bytes, preprocess: Preprocess = SMALL, priority: Priority = INTERACTIVE
-    ) -> asyncio.Task[list[Cut | None]]:
+    ) -> asyncio.Task[list[DecodedImage | None]]:
         """A request of one file for each byte."""
         each = [bytes([byte]) for byte in files]
         return asyncio.create_task(self.together.decode(each, preprocess, priority))
@@ -63,7 +63,7 @@ class Stage:
     async def begun(self) -> bytes:
         return await asyncio.to_thread(self.jpeg.begun.get, timeout=TIMEOUT)
 
-    async def occupy(self) -> list[asyncio.Task[list[Cut | None]]]:
+    async def occupy(self) -> list[asyncio.Task[list[DecodedImage | None]]]:
         """Have both lanes busy."""
         tasks = []
         for name in (b"1", b"2"):
@@ -86,7 +86,7 @@ def play(scene: Scene) -> None:
     asyncio.run(whole())
 
 
-def values(cuts: Sequence[Cut | None]) -> bytes:
+def values(cuts: Sequence[DecodedImage | None]) -> bytes:
     return bytes(int(cut.pixels[0, 0, 0]) for cut in cuts if cut is not None)
 
 

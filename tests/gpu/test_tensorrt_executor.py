@@ -115,7 +115,7 @@ def test_several_gpus_and_the_loss_of_one(
     gpu.build_engines(version, tmp_path)
     settings = Settings(repository=tiny_repository, executor="tensorrt:0,1", cache=tmp_path, max_batch=8)
     with serve(settings) as client:
-        engine = client.pipeline.registry.find("tiny").engine
+        engine = client.service.registry.find("tiny").engine
         assert [executor.device for executor in engine.executors] == ["cuda:0", "cuda:1"]
         expected = client.post("/v1/classify", content=photographs[0][1]).json()["results"]
         gpu.cuda.lost.add(0)

@@ -44,7 +44,7 @@ def traffic(tiny_repository: Path, photographs: Photographs) -> tuple[str, dict[
         assert client.post("/v1/classify?cam=values", **form).status_code == 200
         assert client.post("/v1/classify", content=b"bad").status_code == 422
         assert client.post("/v1/models/other/classify", content=b"x").status_code == 404
-        with client.pipeline.registry.find("tiny").engine.admission.admit(512, 1000.0, Priority.interactive):
+        with client.service.registry.find("tiny").engine.admission.admit(512, 1000.0, Priority.interactive):
             assert client.post("/v1/classify", content=photographs[0][1]).status_code == 503
             response = client.get("/metrics")
         return response.text, metrics(client) | {
@@ -225,7 +225,7 @@ def test_one_line_a_request(client: Client, photographs: Photographs, caplog: py
 
 def test_a_line_for_what_failed(client: Client, photographs: Photographs, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="service")
-    with client.pipeline.registry.find("tiny").engine.admission.admit(512, 1000.0, Priority.interactive):
+    with client.service.registry.find("tiny").engine.admission.admit(512, 1000.0, Priority.interactive):
         client.post("/v1/classify", content=photographs[0][1])
     client.post("/v1/models/a%0Ab/classify", content=b"x")
     refused, wrong = lines(caplog)

@@ -120,7 +120,7 @@ def decoded(png: str) -> UInt8Array:
 def test_nothing_more_is_computed_or_answered_unasked(
     client: Client, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    executor = client.pipeline.registry.find("tiny").engine.executors[0]
+    executor = client.service.registry.find("tiny").engine.executors[0]
     asked = []
     run = executor.run
 

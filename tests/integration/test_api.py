@@ -428,7 +428,7 @@ def test_a_broken_model_does_not_stop_the_other(two_models: Path, photographs: P
 
 
 def test_overload_and_deadlines(tiny_repository: Path, photographs: Photographs) -> None:
-    settings = Settings(repository=tiny_repository, executor="simulated:300", max_batch=1, queue_size=1, max_images=1)
+    settings = Settings(repository=tiny_repository, executor="simulated:300", max_batch=1, max_in_flight_images=1, max_images=1)
     send: dict[str, Any] = {"content": photographs[0][1]}
     with serve(settings) as client:
         responses = client.post_together("/v1/classify", [send] * 8)
@@ -448,7 +448,7 @@ def test_a_failing_executor(
         raise RuntimeError("a secret of the machine")
 
     with monkeypatch.context() as patch:
-        patch.setattr(client.pipeline.registry.find("tiny").engine.executors[0], "run", fail)
+        patch.setattr(client.service.registry.find("tiny").engine.executors[0], "run", fail)
         response = client.post("/v1/classify", content=photographs[0][1])
         check_problem(response, 500, "try again")
         assert "secret" not in response.text

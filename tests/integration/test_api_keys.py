@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from service.core.errors import Forbidden, Unauthorized
 from service.core.settings import Settings
-from service.http.api_keys import KeyFileError, KeyRing
+from service.http.api_keys import KeyFileError, ApiKeyStore
 from tests.conftest import Client, serve
 
 Photographs = list[tuple[str, bytes]]
@@ -145,7 +145,7 @@ def test_admin_needs_keys() -> None:
 def test_a_changed_file_counts_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "keys.toml"
     write(path, KEYS[:1])
-    ring = KeyRing(path)
+    ring = ApiKeyStore(path)
     assert ring.check(WEB, "classify").name == "web"
     with pytest.raises(Forbidden, match="'web' lacks the scope 'admin'"):
         ring.check(WEB, "admin")
@@ -179,9 +179,9 @@ GOOD = f'[[key]]\nname = "a"\nscopes = ["classify"]\nsha256 = "{"0" * 64}"\n'
 def test_a_file_of_keys_that_cannot_be_used(content: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "keys.toml").write_text(content)
     with pytest.raises(KeyFileError, match=rf"keys\.toml: .*({reason})"):
-        KeyRing(tmp_path / "keys.toml")
+        ApiKeyStore(tmp_path / "keys.toml")
     with pytest.raises(KeyFileError, match="cannot be read"):
-        KeyRing(tmp_path / "missing.toml")
+        ApiKeyStore(tmp_path / "missing.toml")
 
 
 def test_the_command_makes_a_key(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_the_command_makes_a_key(tmp_path: Path) -> None:
     assert secret not in done.stdout
     assert tomllib.loads(done.stdout)["key"][0]["name"] == 'the "web"'
     (tmp_path / "keys.toml").write_text(done.stdout)
-    ring = KeyRing(tmp_path / "keys.toml")
+    ring = ApiKeyStore(tmp_path / "keys.toml")
     assert ring.check(secret, "admin").name == 'the "web"'
     with pytest.raises(Forbidden):
         ring.check(secret, "classify")

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from export.__main__ import app
 from export.errors import ForeignWeights
-from export.importing import LAYOUTS, Imported, Wishes, import_weights, labels
+from export.importing import LAYOUTS, Imported, ImportOverrides, import_weights, labels
 from models.imaging.preprocess import Preprocess
 from models.training import checkpoint
 
@@ -130,7 +130,7 @@ def test_torchvisions_names(suffix: str, resnet50: ResNet50, names: Path, tmp_pa
     else:
         content = {"state_dict": state, "epoch": 3} if "wrapped" in suffix else state
         torch.save(content, path, _use_new_zipfile_serialization="legacy" not in suffix)
-    imported = import_weights(path, "resnet50", Wishes(labels=names))
+    imported = import_weights(path, "resnet50", ImportOverrides(labels=names))
     assert imported.layout == "torchvision"
     assert imported.checkpoint.labels == ("cat", "rocket", "coffee")
     check_logits(imported, resnet50)
@@ -182,7 +182,7 @@ def test_timms_preprocessing(
     """timm resizes to floor(size / crop_pct)."""
     save_file(resnet50.state_dict(), tmp_path / "model.safetensors")
     write_json(tmp_path / "config.json", architecture="resnet50", pretrained_cfg=config)
-    imported = import_weights(tmp_path / "model.safetensors", "resnet50", Wishes(labels=names))
+    imported = import_weights(tmp_path / "model.safetensors", "resnet50", ImportOverrides(labels=names))
     prepared = imported.checkpoint.preprocess
     assert imported.layout == "timm"
     assert (prepared.size, prepared.resize, prepared.interpolation, prepared.mean, prepared.std) == expected
@@ -209,7 +209,7 @@ def test_what_is_wrong_is_named(
     state = {key: value for key, value in {**resnet50.state_dict(), **change}.items() if value is not None}
     save_file(state, tmp_path / "weights.safetensors")
     with pytest.raises(ForeignWeights, match=message):
-        import_weights(tmp_path / "weights.safetensors", "resnet50", Wishes(labels=names))
+        import_weights(tmp_path / "weights.safetensors", "resnet50", ImportOverrides(labels=names))
 
 
 def test_another_depth_is_told(hugging: ResNetForImageClassification, tmp_path: Path) -> None:
@@ -278,13 +278,13 @@ def test_what_is_no_file_of_weights(content: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wishes", "message"),
     [
-        (Wishes(), "has 3 classes, and nothing names them: give --labels"),
-        (Wishes(labels=Path("four.json")), "has 3 classes, but there are 4 labels"),
-        (Wishes(layout="keras"), "no layout is named 'keras'; there are: transformers, timm, torchvision"),
+        (ImportOverrides(), "has 3 classes, and nothing names them: give --labels"),
+        (ImportOverrides(labels=Path("four.json")), "has 3 classes, but there are 4 labels"),
+        (ImportOverrides(layout="keras"), "no layout is named 'keras'; there are: transformers, timm, torchvision"),
     ],
 )
 def test_what_must_be_said(
-    wishes: Wishes, message: str, resnet50: ResNet50, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wishes: ImportOverrides, message: str, resnet50: ResNet50, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("four.json").write_text('["a", "b", "c", "d"]')

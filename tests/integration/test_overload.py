@@ -20,7 +20,7 @@ from service.core.priority import Priority
 from service.core.settings import Settings
 from service.engine.engine import LocalEngine
 from service.executors.base import Float32Array
-from service.http.protocol import CROWDED
+from service.http.protocol import OVER_CONNECTION_LIMIT
 from tests.conftest import TIMEOUT, Client, Eager, serve
 from tests.integration.test_api import Chunks, as_form, check, check_problem, check_still_answers, metrics
 from tests.support.asgi import Exchange
@@ -53,7 +53,7 @@ class Gate:
 
 @pytest.fixture
 def engine(client: Client) -> LocalEngine:
-    return client.pipeline.registry.find("tiny").engine
+    return client.service.registry.find("tiny").engine
 
 
 @pytest.fixture
@@ -239,8 +239,8 @@ def narrow(tiny_repository: Path) -> Iterator[Client]:
     settings = Settings(
         repository=tiny_repository,
         max_decompressed_bytes=1_000_000,
-        max_held_bytes=300_000,
-        client_seconds=0.05,
+        max_buffered_body_bytes=300_000,
+        client_timeout_seconds=0.05,
     )
     with serve(settings) as client:
         yield client
@@ -313,7 +313,7 @@ def test_bodies_of_all_requests_together_are_bounded(narrow: Client, photographs
 
 @pytest.mark.parametrize("root_path", ["", "/vision"])
 def test_a_connection_too_many_gets_only_the_probes(root_path: str, client: Client, photographs: Photographs) -> None:
-    crowded: dict[str, Any] = {CROWDED: {}}
+    crowded: dict[str, Any] = {OVER_CONNECTION_LIMIT: {}}
     for path, status in (("/v1/classify", 503), ("/healthz", 405), ("/readyz", 405), ("/metrics", 405)):
         exchange = Exchange([photographs[0][1]], path=path, root_path=root_path, extensions=crowded)
         client.portal.call(exchange.run, client.app)

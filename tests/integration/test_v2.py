@@ -376,7 +376,7 @@ def test_the_body_may_be_small_or_nothing_is_read(tiny_repository: Path) -> None
 
 
 def test_overload_and_time_limits_in_this_protocol(tiny_repository: Path) -> None:
-    settings = Settings(repository=tiny_repository, executor="simulated:300", max_batch=1, queue_size=1, max_images=1)
+    settings = Settings(repository=tiny_repository, executor="simulated:300", max_batch=1, max_in_flight_images=1, max_images=1)
     with serve(settings) as client:
         responses = client.post_together(PIXELS, [binary_request(IMAGE)] * 8)
         refused = [response for response in responses if response.status_code != 200]

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from export.__main__ import app
 from export.errors import BuildError, ForeignWeights
 from export.verify import verify_version
-from export.wrapping import adopt
+from export.wrapping import import_onnx
 from models.artifact import manifest
 from models.artifact.parity import Float32Array
 from models.imaging.preprocess import UInt8Array
@@ -94,7 +94,7 @@ def repository(labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wrapped")
     for end in ENDS:
         onnx.save(classifier(end), folder / f"{end}.onnx")
-        adopt(folder / f"{end}.onnx", folder / "repository", end.replace(" ", "-"), labels, WISHES)
+        import_onnx(folder / f"{end}.onnx", folder / "repository", end.replace(" ", "-"), labels, WISHES)
     return folder / "repository"
 
 
@@ -223,7 +223,7 @@ def changed(change: str) -> onnx.ModelProto:
 def test_what_cannot_be_wrapped(change: str, message: str, labels: Path, tmp_path: Path) -> None:
     onnx.save(changed(change), tmp_path / "model.onnx")
     with pytest.raises(ForeignWeights, match=message):
-        adopt(tmp_path / "model.onnx", tmp_path / "repository", "model", labels, WISHES)
+        import_onnx(tmp_path / "model.onnx", tmp_path / "repository", "model", labels, WISHES)
     assert not (tmp_path / "repository").exists()
 
 
@@ -232,14 +232,14 @@ def test_a_file_that_is_no_onnx(labels: Path, tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(buffer, "PNG")
     (tmp_path / "model.onnx").write_bytes(buffer.getvalue())
     with pytest.raises(ForeignWeights, match=r"model\.onnx: is no ONNX model: [^\n]+$"):
-        adopt(tmp_path / "model.onnx", tmp_path / "repository", "model", labels, WISHES)
+        import_onnx(tmp_path / "model.onnx", tmp_path / "repository", "model", labels, WISHES)
 
 
 def test_labels_must_be_as_many_as_classes(labels: Path, tmp_path: Path) -> None:
     onnx.save(classifier("pool", 7), tmp_path / "model.onnx")
     for file, message in ((labels, "7 classes, but there are 5 labels"), (None, "nothing names them")):
         with pytest.raises(ForeignWeights, match=message):
-            adopt(tmp_path / "model.onnx", tmp_path / "repository", "model", file, WISHES)
+            import_onnx(tmp_path / "model.onnx", tmp_path / "repository", "model", file, WISHES)
 
 
 def test_operators_of_one_runtime_are_refused(labels: Path, tmp_path: Path) -> None:
@@ -248,4 +248,4 @@ def test_operators_of_one_runtime_are_refused(labels: Path, tmp_path: Path) -> N
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(BuildError, match=r"only one runtime knows: com\.microsoft\.Gelu"):
-        adopt(tmp_path / "model.onnx", tmp_path / "repository", "model", labels, WISHES)
+        import_onnx(tmp_path / "model.onnx", tmp_path / "repository", "model", labels, WISHES)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.batch_queue import Batch, BatchQueue, QueueClosed, QueueFull, Ticket
+from service.engine.batch_queue import Batch, BatchQueue, QueueClosed, QueueFull, QueuedRequest
 from tests.conftest import TIMEOUT
 
 LOGITS = frozenset({"logits"})
@@ -34,8 +34,8 @@ def ticket(
     outputs: frozenset[str] = LOGITS,
     deadline: float = float("inf"),
     queued_at: float = 100.0,
-) -> Ticket:
-    return Ticket([IMAGE] * images, outputs, deadline, owner, queued_at)
+) -> QueuedRequest:
+    return QueuedRequest([IMAGE] * images, outputs, deadline, owner, queued_at)
 
 
 def contents(batches: Sequence[Batch]) -> list[tuple[Any, int]]:
@@ -102,16 +102,16 @@ def test_a_full_queue_refuses_whole_tickets() -> None:
     assert contents(take_all(queue)) == [("c", 0), ("d", 0), ("d", 1), ("d", 2)]
 
 
-def abandon(queue: BatchQueue, tickets: Sequence[Ticket], clock: Clock) -> None:
+def abandon(queue: BatchQueue, tickets: Sequence[QueuedRequest], clock: Clock) -> None:
     for each in tickets:
         queue.abandon(each)
 
 
-def expire(queue: BatchQueue, tickets: Sequence[Ticket], clock: Clock) -> None:
+def expire(queue: BatchQueue, tickets: Sequence[QueuedRequest], clock: Clock) -> None:
     clock.now = max(each.deadline for each in tickets)
 
 
-Ending = Callable[[BatchQueue, Sequence[Ticket], Clock], None]
+Ending = Callable[[BatchQueue, Sequence[QueuedRequest], Clock], None]
 ENDINGS = pytest.mark.parametrize("end", [abandon, expire])
 
 
@@ -224,7 +224,7 @@ def make_queue(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> MakeQueue:
             made.append(ScriptedCondition(lock, steps))
             return made[-1]
 
-        for kind in ("Condition", "LastFirst"):
+        for kind in ("Condition", "LifoCondition"):
             monkeypatch.setattr(f"service.engine.batch_queue.{kind}", scripted)
         queue = BatchQueue(capacity=100, clock=clock, **options)
         (condition,) = made
@@ -338,7 +338,7 @@ def test_two_takers_and_three_givers_lose_nothing(max_delay: float) -> None:
 
     def give(name: int) -> None:
         for number, images in enumerate(sizes):
-            queue.put(Ticket([IMAGE] * images, LOGITS, float("inf"), (name, number)))
+            queue.put(QueuedRequest([IMAGE] * images, LOGITS, float("inf"), (name, number)))
 
     takers = [Thread(target=take, daemon=True) for _ in range(2)]
     givers = [Thread(target=give, args=(name,), daemon=True) for name in range(3)]

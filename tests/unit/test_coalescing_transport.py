@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.http.coalescing_transport import Gathered
+from service.http.coalescing_transport import CoalescingTransport
 
 
 class Wire:
@@ -50,11 +50,11 @@ def wire() -> Any:
 
 
 @pytest.fixture
-def output(wire: Any) -> Gathered:
-    return Gathered(wire)
+def output(wire: Any) -> CoalescingTransport:
+    return CoalescingTransport(wire)
 
 
-def test_head_and_body_leave_together(wire: Wire, output: Gathered) -> None:
+def test_head_and_body_leave_together(wire: Wire, output: CoalescingTransport) -> None:
     output.write(HEAD)
     assert not wire.writes
     output.write(b"body")
@@ -63,7 +63,7 @@ def test_head_and_body_leave_together(wire: Wire, output: Gathered) -> None:
     assert wire.writes == [HEAD + b"body"]
 
 
-def test_a_head_without_a_body_leaves_when_the_answer_is_complete(wire: Wire, output: Gathered) -> None:
+def test_a_head_without_a_body_leaves_when_the_answer_is_complete(wire: Wire, output: CoalescingTransport) -> None:
     output.write(HEAD)
     output.flush()
     assert wire.writes == [HEAD]
@@ -78,18 +78,18 @@ def test_a_head_without_a_body_leaves_when_the_answer_is_complete(wire: Wire, ou
         b"more of a body",
     ],
 )
-def test_everything_else_leaves_at_once(wire: Wire, output: Gathered, data: bytes) -> None:
+def test_everything_else_leaves_at_once(wire: Wire, output: CoalescingTransport, data: bytes) -> None:
     output.write(data)
     assert wire.writes == [data]
 
 
-def test_a_body_in_parts_leaves_as_it_comes(wire: Wire, output: Gathered) -> None:
+def test_a_body_in_parts_leaves_as_it_comes(wire: Wire, output: CoalescingTransport) -> None:
     for data in (HEAD, b"bo", b"dy"):
         output.write(data)
     assert wire.writes == [HEAD + b"bo", b"dy"]
 
 
-def test_what_is_held_counts_as_not_taken(wire: Wire, output: Gathered) -> None:
+def test_what_is_held_counts_as_not_taken(wire: Wire, output: CoalescingTransport) -> None:
     wire.waiting = 7
     output.write(HEAD)
     assert output.get_write_buffer_size() == 7 + len(HEAD)
@@ -97,17 +97,17 @@ def test_what_is_held_counts_as_not_taken(wire: Wire, output: Gathered) -> None:
     assert output.get_write_buffer_size() == 7
 
 
-def test_closing_writes_first(wire: Wire, output: Gathered) -> None:
+def test_closing_writes_first(wire: Wire, output: CoalescingTransport) -> None:
     output.write(HEAD)
     output.close()
     assert (wire.writes, wire.ended, output.is_closing()) == ([HEAD], ["closed"], True)
 
 
-def test_aborting_does_not(wire: Wire, output: Gathered) -> None:
+def test_aborting_does_not(wire: Wire, output: CoalescingTransport) -> None:
     output.write(HEAD)
     output.abort()
     assert (wire.writes, wire.ended) == ([], ["aborted"])
 
 
-def test_the_rest_is_the_transports(output: Gathered) -> None:
+def test_the_rest_is_the_transports(output: CoalescingTransport) -> None:
     assert output.get_extra_info("peername") == "the peername"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.http.connection_timeout import Patience
+from service.http.connection_timeout import ConnectionTimeout
 from tests.support.clock import Timers
 
 
@@ -21,11 +21,11 @@ def lost() -> list[float]:
 
 
 @pytest.fixture
-def patience(timers: Any, lost: list[float]) -> Patience:
-    return Patience(timers, 5.0, lambda: lost.append(timers.now))
+def patience(timers: Any, lost: list[float]) -> ConnectionTimeout:
+    return ConnectionTimeout(timers, 5.0, lambda: lost.append(timers.now))
 
 
-def test_it_is_lost_once_the_time_is_over(timers: Timers, patience: Patience, lost: list[float]) -> None:
+def test_it_is_lost_once_the_time_is_over(timers: Timers, patience: ConnectionTimeout, lost: list[float]) -> None:
     patience.begin()
     timers.pass_until(1004.9)
     assert not lost
@@ -34,7 +34,7 @@ def test_it_is_lost_once_the_time_is_over(timers: Timers, patience: Patience, lo
 
 
 def test_to_begin_again_changes_nothing_and_after_an_end_begins_anew(
-    timers: Timers, patience: Patience, lost: list[float]
+    timers: Timers, patience: ConnectionTimeout, lost: list[float]
 ) -> None:
     patience.begin()
     timers.pass_until(1004.0)
@@ -48,7 +48,7 @@ def test_to_begin_again_changes_nothing_and_after_an_end_begins_anew(
     assert lost == [1009.5]
 
 
-def test_what_has_ended_is_not_lost(timers: Timers, patience: Patience, lost: list[float]) -> None:
+def test_what_has_ended_is_not_lost(timers: Timers, patience: ConnectionTimeout, lost: list[float]) -> None:
     patience.begin()
     patience.end()
     timers.pass_until(1100.0)
@@ -59,7 +59,7 @@ def test_what_has_ended_is_not_lost(timers: Timers, patience: Patience, lost: li
     assert lost == [1105.0]
 
 
-def test_one_timer_however_often_it_begins(timers: Timers, patience: Patience, lost: list[float]) -> None:
+def test_one_timer_however_often_it_begins(timers: Timers, patience: ConnectionTimeout, lost: list[float]) -> None:
     for _ in range(1000):
         patience.begin()
         assert len(timers.set) == 1
@@ -68,7 +68,7 @@ def test_one_timer_however_often_it_begins(timers: Timers, patience: Patience, l
     assert not lost
 
 
-def test_nothing_is_left_of_it_when_it_is_closed(timers: Timers, patience: Patience, lost: list[float]) -> None:
+def test_nothing_is_left_of_it_when_it_is_closed(timers: Timers, patience: ConnectionTimeout, lost: list[float]) -> None:
     patience.begin()
     patience.close()
     assert not timers.set

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from service.engine.lifo_condition import LastFirst
+from service.engine.lifo_condition import LifoCondition
 from tests.conftest import TIMEOUT
 
 KINDS: dict[str, Callable[[], Any]] = {
-    "ours": lambda: LastFirst(threading.Lock()),
+    "ours": lambda: LifoCondition(threading.Lock()),
     "the library's": lambda: threading.Condition(threading.Lock()),
 }
 

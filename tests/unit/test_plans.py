@@ -22,7 +22,7 @@ from models.runtime.engine_cache import BatchRange, ComputeCapability, Machine, 
 from models.runtime.tensorrt_runtime import NoTensorRT
 from service.core.settings import Settings
 from service.registry import registry, repository
-from service.registry.execution_config import Choice
+from service.registry.execution_config import ExecutionConfig
 from service.registry.plans import Plans, build_command
 from service.registry.repository import LoadedModel, LoadError
 from tests.conftest import Client, Eager, serve
@@ -76,7 +76,7 @@ def finish(client: Client) -> None:
     """Wait until nothing is being built."""
 
     async def gather() -> None:
-        await asyncio.gather(*client.pipeline.registry._plans._tasks)
+        await asyncio.gather(*client.service.registry._plans._tasks)
 
     client.portal.call(gather)
 
@@ -211,7 +211,7 @@ def test_a_service_that_ends_ends_its_builder(
     put(tmp_path, tiny_repository, OLDER)
     provide(monkeypatch, machines=lambda: [H100], command=Builder(tmp_path))
     with serve(Settings(repository=tiny_repository, cache=tmp_path)) as client:
-        plans = client.pipeline.registry._plans
+        plans = client.service.registry._plans
         gate = os.open(tmp_path / "gate", os.O_WRONLY)  # the builder has begun, and waits until this is closed
         assert engine(client)["state"] == "BUILDING"
     os.close(gate)
@@ -219,7 +219,7 @@ def test_a_service_that_ends_ends_its_builder(
     assert plans._process.returncode == -signal.SIGTERM
 
 
-def as_simulated(folder: Path, chosen: Choice, *arguments: Any) -> LoadedModel:
+def as_simulated(folder: Path, chosen: ExecutionConfig, *arguments: Any) -> LoadedModel:
     """Loads `simulated` where `tensorrt` is asked for, which needs a GPU."""
     executor = {"tensorrt": "simulated:0"}.get(chosen.executor, chosen.executor)
     return LOAD(folder, replace(chosen, executor=executor), *arguments)
@@ -269,7 +269,7 @@ def test_where_tensorrt_cannot_be_had_onnxruntime_serves_in_what_it_has(
 def test_an_engine_that_tensorrt_refuses(
     tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photographs: Photographs, eager: Eager
 ) -> None:
-    def refuse(folder: Path, chosen: Choice, *arguments: Any) -> LoadedModel:
+    def refuse(folder: Path, chosen: ExecutionConfig, *arguments: Any) -> LoadedModel:
         if chosen.executor == "tensorrt":
             raise LoadError("model.onnx: wrong answers for the golden images")
         return LOAD(folder, chosen, *arguments)

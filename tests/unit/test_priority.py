@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.core.priority import Priority, Turns
+from service.core.priority import Priority, PrioritySemaphore
 from service.engine.batch_queue import BatchQueue
 from tests.unit.test_batch_queue import contents, take_all, ticket
 
@@ -105,7 +105,7 @@ def order(arrivals: list[Priority], leave: tuple[int, ...] = ()) -> list[int]:
     """Numbers of the arrivals in the order in which a single place is given to them; some leave before."""
 
     async def play() -> list[int]:
-        turns, let_in = Turns(1), list[int]()
+        turns, let_in = PrioritySemaphore(1), list[int]()
 
         async def pass_through(number: int, priority: Priority) -> None:
             await turns.acquire(priority)
@@ -143,7 +143,7 @@ def test_who_leaves_is_skipped(leave: tuple[int, ...]) -> None:
 
 def test_a_turn_that_comes_with_the_cancellation_is_passed_on() -> None:
     async def play() -> None:
-        turns = Turns(1)
+        turns = PrioritySemaphore(1)
         await turns.acquire(INTERACTIVE)
         waiting = asyncio.create_task(turns.acquire(INTERACTIVE))
         await asyncio.sleep(0)

@@ -30,7 +30,7 @@ def test_the_defaults_are_consistent() -> None:
     assert settings.executor == "onnxruntime-cpu"
     assert settings.max_delay_ms == 0
     assert settings.max_batch is None
-    assert settings.max_images <= settings.queue_size
+    assert settings.max_images <= settings.max_in_flight_images
 
 
 def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -61,19 +61,19 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "decode_gpu": "1",
         "max_batch": "16",
         "max_delay_ms": "2.5",
-        "queue_size": "300",
+        "max_in_flight_images": "300",
         "timeout_ms": "1500.0",
         "max_body_bytes": "1000",
         "max_pixels": "2000",
         "max_images": "30",
         "examples": str(tmp_path),
         "max_decompressed_bytes": "3000",
-        "max_held_bytes": "4000",
+        "max_buffered_body_bytes": "4000",
         "rate_limit": "2.5",
         "rate_burst": "5",
         "max_connections": "100",
-        "client_seconds": "4.5",
-        "idle_seconds": "6",
+        "client_timeout_seconds": "4.5",
+        "keep_alive_seconds": "6",
         "log_format": "text",
         "log_level": "warning",
         "tracing": "True",
@@ -102,7 +102,7 @@ def test_a_flag_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--threads", "0"], "threads"),
         (["--max-batch", "0"], "max_batch"),
         (["--max-delay-ms", "-1"], "max_delay_ms"),
-        (["--queue-size", "0"], "queue_size"),
+        (["--queue-size", "0"], "max_in_flight_images"),
         (["--timeout-ms", "0"], "timeout_ms"),
         (["--max-images", "2.5"], "max_images"),
         (["--versions", "newest"], "versions"),
@@ -119,7 +119,7 @@ def test_what_cannot_be_is_refused_by_name(flags: list[str], field: str) -> None
 
 
 def test_a_request_must_fit_in_the_queue() -> None:
-    with pytest.raises(ValidationError, match=r"max_images \(20\).*raise queue_size \(10\)"):
+    with pytest.raises(ValidationError, match=r"max_images \(20\).*raise max_in_flight_images \(10\)"):
         parse("--queue-size", "10", "--max-images", "20")
 
 

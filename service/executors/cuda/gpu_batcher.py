@@ -15,7 +15,8 @@ from functools import partial
 from models.imaging.preprocess import Preprocess
 from service.core.priority import BulkShare, Priority
 from service.core.threads import lower_priority
-from service.executors.cuda.gpu_jpeg import Cut, JpegDecoder
+from service.executors.cuda.gpu_jpeg import JpegDecoder
+from service.messages.decoding import DecodedImage
 
 _LANES = 2
 """While one thread has files decoded, the other reads the headers of the next ones, or takes pixels back."""
@@ -29,10 +30,10 @@ class _Part:
 
     files: Sequence[bytes]
     preprocess: Preprocess
-    done: asyncio.Future[list[Cut | None]]
+    done: asyncio.Future[list[DecodedImage | None]]
 
 
-class Together:
+class DecodeBatcher:
     """Used on the event loop only.
 
     Args:
@@ -47,7 +48,9 @@ class Together:
         self._bulk_share = BulkShare()
         self._pool = ThreadPoolExecutor(_LANES, "decode-gpu", lower_priority)
 
-    async def decode(self, files: Sequence[bytes], preprocess: Preprocess, priority: Priority) -> list[Cut | None]:
+    async def decode(
+        self, files: Sequence[bytes], preprocess: Preprocess, priority: Priority
+    ) -> list[DecodedImage | None]:
         """As `JpegDecoder.decode`."""
         loop = asyncio.get_running_loop()
         parts = [
@@ -76,7 +79,7 @@ class Together:
             work = loop.run_in_executor(self._pool, self._jpeg.decode, files, parts[0].preprocess)
             work.add_done_callback(partial(self._finish, parts))
 
-    def _finish(self, parts: Sequence[_Part], work: asyncio.Future[list[Cut | None]]) -> None:
+    def _finish(self, parts: Sequence[_Part], work: asyncio.Future[list[DecodedImage | None]]) -> None:
         self._idle += 1
         self._start()
         error = work.exception()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -19,6 +19,7 @@ from models.runtime import cuda_driver
 from models.runtime.cuda_driver import NoDevice
 from service.executors.base import ExecutorError
 from service.executors.cuda import CudaError
+from service.messages.decoding import DecodedImage
 
 if TYPE_CHECKING:
     from service.executors.cuda.device import Device, Kernels
@@ -34,16 +35,6 @@ _LEAST_SIDE = 16
 """Pixels; of smaller images with halved chroma, one block, the GPU's decoder interpolates otherwise."""
 _MOST_PIXELS = 64_000_000
 """Decoded together, of 3 bytes each."""
-
-
-class Cut(NamedTuple):
-    """One image, resized and cropped."""
-
-    pixels: UInt8Array
-    """uint8 [H, W, 3]."""
-    width: int
-    """Of the whole image, in pixels."""
-    height: int
 
 
 class JpegDecoder:
@@ -81,7 +72,7 @@ class JpegDecoder:
             self.close()
             raise ExecutorError(f"decode_gpu: images cannot be decoded on GPU {gpu}: {error}") from error
 
-    def decode(self, files: Sequence[bytes], geometry: Geometry) -> list[Cut | None]:
+    def decode(self, files: Sequence[bytes], geometry: Geometry) -> list[DecodedImage | None]:
         """Decode files together.
 
         Returns:
@@ -92,13 +83,13 @@ class JpegDecoder:
         """
         lane = self._lane()
         streams = [self._stream(data) for data in files]
-        cuts: list[Cut | None] = [None] * len(files)
+        cuts: list[DecodedImage | None] = [None] * len(files)
         for indices in _together(streams, lane, geometry):
             decoded = lane.decode([streams[index] for index in indices])
             found = [(index, image) for index, image in zip(indices, decoded, strict=True) if image is not None]
             pixels = lane.cut([image for _, image in found], geometry) if found else ()
             for (index, image), cut in zip(found, pixels, strict=True):
-                cuts[index] = Cut(cut, image.width, image.height)
+                cuts[index] = DecodedImage(cut, image.width, image.height)
         return cuts
 
     def close(self) -> None:

@@ -61,7 +61,7 @@ class Program(Protocol):
         ...
 
 
-class Lane:
+class CudaStreamContext:
     """One batch at a time, in buckets of fixed sizes.
 
     Args:
@@ -148,20 +148,20 @@ class LaneExecutor:
         self.device = device.name
         self.buckets = buckets
         self._cuda = device
-        self._free: SimpleQueue[Lane] = SimpleQueue()
+        self._free: SimpleQueue[CudaStreamContext] = SimpleQueue()
         self._mine = threading.local()
 
     def prepare(self, max_batch: int) -> None:
         """Nothing: the buckets are there from the beginning."""
 
     def acquire(self, n: int) -> UInt8Array:
-        lane: Lane | None = getattr(self._mine, "lane", None)
+        lane: CudaStreamContext | None = getattr(self._mine, "lane", None)
         if lane is None:  # otherwise this thread filled a buffer and did not run it
             lane = self._mine.lane = self._free.get()
         return lane.acquire(n)
 
     def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
-        lane: Lane = self._mine.lane
+        lane: CudaStreamContext = self._mine.lane
         try:
             return lane.run(len(images), outputs)
         finally:
@@ -184,7 +184,9 @@ class LaneExecutor:
         """
         with _RECORDING:
             streams = [self._cuda.make_stream() for _ in range(self.lanes)]
-            lanes = [Lane(self._cuda, stream, make_program(stream), image, self.buckets) for stream in streams]
+            lanes = [
+                CudaStreamContext(self._cuda, stream, make_program(stream), image, self.buckets) for stream in streams
+            ]
         for lane in lanes:
             self._free.put(lane)
 

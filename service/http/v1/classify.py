@@ -7,45 +7,41 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, FastAPI, Request, params
+from fastapi import FastAPI, Request, params
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from models.artifact.manifest import MODEL_NAME
 from service.core.priority import Priority
-from service.http.disconnect import while_connected
+from service.http.disconnect import cancel_on_disconnect
 from service.http.images_body import read_images
 from service.http.openapi import Responses, errors
 from service.http.parameters import Direct, Json, document, parse
 from service.http.request_body import header
 from service.http.v1 import ndjson
 from service.http.v1.ndjson import Lines
-from service.http.v1.schemas import Classification, ClassifyRequest, ModelInfo, ModelList, Problem
-from service.inference.extras import Cam, Extras
+from service.http.v1.schemas import ClassificationJson, ClassifyRequest, Problem, encode
+from service.inference.optional_outputs import Cam, OptionalOutputs
 from service.inference.pipeline import Pipeline
-from service.registry.registry import Registry
-from service.registry.repository import LoadedModel
 from service.telemetry import request_context
-
-router = APIRouter(prefix="/v1")
 
 _NAME = Field(pattern=MODEL_NAME, description="Name of a model in the repository.")
 ModelName = Annotated[str, _NAME]
 
 
-class Named(BaseModel):
+class ModelPath(BaseModel):
     """The path of a request that names a model."""
 
     model: ModelName
 
 
-class NamedVersion(Named):
+class VersionPath(ModelPath):
     """The path of a request that names a version."""
 
     version: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}$", description="Version of the model.")]
 
 
-class Asked(BaseModel):
+class ClassifyQuery(BaseModel):
     """The query of a request."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
@@ -65,8 +61,8 @@ class Asked(BaseModel):
     """Interactive requests pass bulk ones, which get at least a tenth of the service."""
 
     @cached_property
-    def extras(self) -> Extras:
-        return Extras(self.embedding, _CAM[self.cam])
+    def extras(self) -> OptionalOutputs:
+        return OptionalOutputs(self.embedding, _CAM[self.cam])
 
     @cached_property
     def urgency(self) -> Priority:
@@ -74,7 +70,7 @@ class Asked(BaseModel):
 
 
 _CAM = {"false": None, "true": Cam.values} | {kind.value: kind for kind in Cam}
-_USUAL = Asked()
+DEFAULT_QUERY = ClassifyQuery()
 
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 # FastAPI publishes the schemas of bodies that it reads itself; this one is read here, so it may refer to none.
@@ -110,25 +106,25 @@ async def _classify(request: Request, name: str | None = None, version: str | No
     """The path of a request, top to bottom: find the model, read the images, classify, answer."""
     pipeline: Pipeline = request.app.state.pipeline
     query = request.scope["query_string"]
-    asked = parse(Asked, "query", request.query_params) if query else _USUAL
-    registry, k, extras, priority = pipeline.registry, asked.top_k, asked.extras, asked.urgency
+    asked = parse(ClassifyQuery, "query", request.query_params) if query else DEFAULT_QUERY
+    k, extras, priority = asked.top_k, asked.extras, asked.urgency
     seconds = (asked.timeout_ms or pipeline.settings.timeout_ms) / 1000
-    found = registry.find(name, version)
-    noted = request_context.current()
-    noted.model, noted.version, noted.priority = found.name, found.version, priority
-    found.engine.admission.check(1, seconds, priority)  # before the body is read
+    found = pipeline.backend.find(name, version)
+    context = request_context.current()
+    context.model, context.version, context.priority = found.name, found.version, priority
+    pipeline.check_admission(found, 1, seconds, priority)  # before the body is read
     started = time.monotonic()
     files = await read_images(request, pipeline.settings.max_images)
-    noted.stage("read", started, time.monotonic() - started)
+    context.stage("read", started, time.monotonic() - started)
     # Only now: another version may have taken over while the body was on its way.
-    admitted = registry.admit(found.name, version, len(files), seconds, priority)
+    admitted = pipeline.admit(found.name, version, len(files), seconds, priority)
     if ndjson.MEDIA_TYPE in header(request.scope, b"accept"):
         return Lines(admitted, lambda model: pipeline.classify_each(model, files, k, seconds, extras, priority))
-    with while_connected(request.scope), admitted as model:
+    with cancel_on_disconnect(request.scope), admitted as model:
         extras.check_size(model, len(files), k)
         inline = asked.errors == "inline"
         answer = await pipeline.classify(model, files, k, seconds, extras, priority, inline_errors=inline)
-    return Json(answer.json())
+    return Json(encode(answer))
 
 
 async def classify(request: Request) -> Response:
@@ -138,13 +134,13 @@ async def classify(request: Request) -> Response:
 
 async def classify_with_model(request: Request) -> Response:
     """Classify images with the served version of a model."""
-    named = parse(Named, "path", request.path_params)
+    named = parse(ModelPath, "path", request.path_params)
     return await _classify(request, named.model)
 
 
 async def classify_with_version(request: Request) -> Response:
     """Classify images with one version of a model."""
-    named = parse(NamedVersion, "path", request.path_params)
+    named = parse(VersionPath, "path", request.path_params)
     return await _classify(request, named.model, named.version)
 
 
@@ -152,55 +148,17 @@ def install(app: FastAPI, dependencies: Sequence[params.Depends] = (), responses
     """Add `/v1`, with what every request is checked by, and the answers that this documents."""
     for path, endpoint, named in (
         ("/v1/classify", classify, None),
-        ("/v1/models/{model}/classify", classify_with_model, Named),
-        ("/v1/models/{model}/versions/{version}/classify", classify_with_version, NamedVersion),
+        ("/v1/models/{model}/classify", classify_with_model, ModelPath),
+        ("/v1/models/{model}/versions/{version}/classify", classify_with_version, VersionPath),
     ):
         in_path = [] if named is None else document(named, "path")
         app.router.add_api_route(
             path,
             endpoint,
             methods=["POST"],
-            response_model=Classification,
+            response_model=ClassificationJson,
             dependencies=dependencies,
             responses=_LINES | _ERRORS | (responses or {}),
-            openapi_extra={"parameters": [*in_path, *document(Asked, "query")], **_BODY},
+            openapi_extra={"parameters": [*in_path, *document(ClassifyQuery, "query")], **_BODY},
             route_class_override=Direct,
         )
-    app.include_router(router, dependencies=dependencies, responses=responses)
-
-
-@router.get("/models")
-async def list_models(request: Request) -> ModelList:
-    """What is loaded."""
-    registry: Registry = request.app.state.pipeline.registry
-    return ModelList(models=[_info(registry, model) for model in registry.current.values()])
-
-
-@router.get("/models/{model}", responses=errors(Problem, 400, 404, 503))
-async def show_model(request: Request, model: ModelName) -> ModelInfo:
-    """What is loaded of one model."""
-    registry: Registry = request.app.state.pipeline.registry
-    return _info(registry, registry.find(model))
-
-
-def _info(registry: Registry, model: LoadedModel) -> ModelInfo:
-    described = model.manifest
-    return ModelInfo(
-        name=model.name,
-        version=model.version,
-        labels=list(described.labels),
-        input_size=described.preprocess.size,
-        mode=described.preprocess.mode,
-        architecture=described.architecture.name,
-        executor=model.executor,
-        precision=model.precision,
-        threads=model.threads,
-        lone_threads=model.lone_threads,
-        lanes=model.engine.lanes,
-        max_batch=model.engine.max_batch,
-        chosen=model.choice.chosen,
-        accuracy=model.artifact.accuracy,
-        cam=model.classifier is not None,
-        engine=registry.engine_status(model),
-        versions=registry.versions(model.name),
-    )

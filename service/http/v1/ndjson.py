@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager, aclosing
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.http.v1.schemas import ImageResult, StreamedResult
-from service.registry.repository import LoadedModel
+from service.http.v1 import schemas
+from service.inference.results import ImageResult
+from service.messages.model import ServedModel
 
 MEDIA_TYPE = "application/x-ndjson"
 
@@ -27,7 +28,7 @@ class Lines(StreamingResponse):
     media_type = MEDIA_TYPE
 
     def __init__(
-        self, admitted: AbstractContextManager[LoadedModel], classify: Callable[[LoadedModel], Results]
+        self, admitted: AbstractContextManager[ServedModel], classify: Callable[[ServedModel], Results]
     ) -> None:
         # The lines are not known until the model is. nginx would keep them until the end without the header.
         super().__init__((), headers={"X-Accel-Buffering": "no"})
@@ -41,6 +42,6 @@ class Lines(StreamingResponse):
                 await super().__call__(scope, receive, send)
 
 
-async def _lines(model: LoadedModel, results: Results) -> AsyncIterator[bytes]:
+async def _lines(model: ServedModel, results: Results) -> AsyncIterator[bytes]:
     async for index, result in results:
-        yield StreamedResult.of(result, index, model.name, model.version).line()
+        yield schemas.encode_line(result, index, model.name, model.version)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from service.core.errors import Unavailable
 from service.http.openapi import errors
 from service.http.v2.schemas import Error
-from service.registry.registry import Registry
+from service.messages.backend import Backend
 
 router = APIRouter(prefix="/v2")
 
@@ -21,6 +22,7 @@ async def live() -> Response:
 @router.get("/health/ready", response_class=Response, responses=errors(Error, 503))
 async def ready(request: Request) -> Response:
     """200 when images are classified."""
-    registry: Registry = request.app.state.pipeline.registry
-    registry.check_ready()
+    backend: Backend = request.app.state.pipeline.backend
+    if reasons := backend.not_ready():
+        raise Unavailable("; ".join(reasons))
     return Response()

@@ -12,16 +12,16 @@ from starlette.responses import Response
 from models.artifact.manifest import OUTPUTS
 from models.imaging.preprocess import UInt8Array
 from service.core.errors import BadRequest, ServiceError
-from service.decoding.decoder import Decoded
-from service.engine.engine import Result
-from service.http.disconnect import while_connected
+from service.decoding.decoder import DecodedFile
+from service.http.disconnect import cancel_on_disconnect
 from service.http.images_body import read
 from service.http.openapi import errors
 from service.http.v2 import json_body, model_names, tensors
-from service.http.v2.model_names import Face
+from service.http.v2.model_names import ModelName
 from service.http.v2.schemas import Error, InferRequest, InferResponse, InputParameters, InputTensor, RequestedOutput
 from service.inference.pipeline import Pipeline
-from service.registry.repository import LoadedModel
+from service.messages.inference import InferenceResult
+from service.messages.model import ServedModel
 from service.telemetry import request_context
 
 router = APIRouter(prefix="/v2")
@@ -31,21 +31,21 @@ DEFAULT_OUTPUT = "probabilities"
 classifiers refuse a model with several, and perf_analyzer asks for every one of them."""
 
 
-async def infer(request: Request, face: Face) -> Response:
+async def infer(request: Request, face: ModelName) -> Response:
     """Compute the tensor in the body: pixels for NAME, image files for NAME-encoded."""
     pipeline: Pipeline = request.app.state.pipeline
-    found = pipeline.registry.find(face.model, face.version)
-    noted = request_context.current()
-    noted.model, noted.version = found.name, found.version
+    found = pipeline.backend.find(face.model, face.version)
+    context = request_context.current()
+    context.model, context.version = found.name, found.version
     started = time.monotonic()
     content = await read(request)
-    noted.stage("read", started, time.monotonic() - started)
+    context.stage("read", started, time.monotonic() - started)
     asked, raw = await _parse(request, content, face)
-    with while_connected(request.scope):
+    with cancel_on_disconnect(request.scope):
         return await _answer(pipeline, face, asked, raw)
 
 
-async def _parse(request: Request, content: bytes, face: Face) -> tuple[InferRequest, memoryview]:
+async def _parse(request: Request, content: bytes, face: ModelName) -> tuple[InferRequest, memoryview]:
     head, raw = json_body.split(request, content)
     if len(head) or not len(raw):
         return await json_body.parse(InferRequest, head), raw
@@ -58,16 +58,16 @@ async def _parse(request: Request, content: bytes, face: Face) -> tuple[InferReq
     return InferRequest(inputs=[whole]), memoryview(element)
 
 
-async def _answer(pipeline: Pipeline, face: Face, asked: InferRequest, raw: memoryview) -> Response:
+async def _answer(pipeline: Pipeline, face: ModelName, asked: InferRequest, raw: memoryview) -> Response:
     seconds = asked.parameters.timeout / 1e6 or pipeline.settings.timeout_ms / 1e3
     outputs, priority = _check_outputs(asked.outputs), asked.parameters.urgency
     names, max_images = frozenset(output.name for output in outputs), pipeline.settings.max_images
     # Only now: another version may have taken over while the body was on its way.
-    with pipeline.registry.use(face.model, face.version) as model:
+    with pipeline.lease(face.model, face.version) as model:
         _check_given(names, model)
-        noted = request_context.current()
-        noted.version, noted.priority = model.version, priority
-        preprocess, started = model.manifest.preprocess, time.monotonic()
+        context = request_context.current()
+        context.version, context.priority = model.version, priority
+        preprocess, started = model.preprocess, time.monotonic()
         deadline = started + seconds
         files: Sequence[bytes] = ()
         images: Sequence[UInt8Array] = ()
@@ -75,13 +75,13 @@ async def _answer(pipeline: Pipeline, face: Face, asked: InferRequest, raw: memo
             files = tensors.read_files(asked.inputs[0], raw, max_images)
         else:
             images = list(tensors.read_images(asked.inputs[0], raw, preprocess.shape, max_images))
-        with model.admit(len(files) or len(images), seconds, priority):
+        with pipeline.admit_images(model, len(files) or len(images), seconds, priority):
             if files:
                 decoded = await pipeline.decode(files, preprocess, deadline, priority)
                 images = [image.pixels for image in map(_good, range(len(decoded)), decoded)]
             decode = time.monotonic() - started
             result = await pipeline.infer(model, images, names, deadline, priority, decode)
-        noted.images += len(images)
+        context.images += len(images)
         return _respond(model, face, asked, outputs, result)
 
 
@@ -98,15 +98,15 @@ def _check_outputs(asked: list[RequestedOutput]) -> list[RequestedOutput]:
     return asked or [RequestedOutput(name=DEFAULT_OUTPUT)]
 
 
-def _check_given(names: frozenset[str], model: LoadedModel) -> None:
-    if absent := names - set(model.manifest.outputs):
+def _check_given(names: frozenset[str], model: ServedModel) -> None:
+    if absent := names - set(model.outputs):
         raise BadRequest(
             f"{model.name} version {model.version} does not give {', '.join(sorted(absent))}, only "
-            f"{', '.join(model.manifest.outputs)}: it was made of an ONNX file from elsewhere"
+            f"{', '.join(model.outputs)}: it was made of an ONNX file from elsewhere"
         )
 
 
-def _good(index: int, image: Decoded | ServiceError) -> Decoded:
+def _good(index: int, image: DecodedFile | ServiceError) -> DecodedFile:
     """The image; tensors have no place for an error, so one bad image fails its request."""
     if isinstance(image, ServiceError):
         raise type(image)(f"image {index}: {image}")
@@ -114,10 +114,10 @@ def _good(index: int, image: Decoded | ServiceError) -> Decoded:
 
 
 def _respond(
-    model: LoadedModel, face: Face, asked: InferRequest, outputs: list[RequestedOutput], result: Result
+    model: ServedModel, face: ModelName, asked: InferRequest, outputs: list[RequestedOutput], result: InferenceResult
 ) -> Response:
     binary = asked.parameters.binary_data_output
-    written = [tensors.write(output, result.outputs[output.name], model.manifest.labels, binary) for output in outputs]
+    written = [tensors.write(output, result.outputs[output.name], model.labels, binary) for output in outputs]
     answer = InferResponse(
         model_name=face.name, model_version=model.version, id=asked.id, outputs=[output.tensor for output in written]
     )

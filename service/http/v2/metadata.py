@@ -10,7 +10,7 @@ from starlette.responses import Response
 from models.artifact.manifest import INPUT
 from service.http.v2 import model_names, tensors
 from service.http.v2.infer import DEFAULT_OUTPUT
-from service.http.v2.model_names import Face
+from service.http.v2.model_names import ModelName
 from service.http.v2.schemas import (
     ConfigInput,
     ConfigOutput,
@@ -20,8 +20,8 @@ from service.http.v2.schemas import (
     ServerMetadata,
     TensorMetadata,
 )
-from service.registry.registry import Registry
-from service.registry.repository import LoadedModel
+from service.messages.backend import Backend
+from service.messages.model import ServedModel
 
 router = APIRouter(prefix="/v2")
 
@@ -41,33 +41,33 @@ async def server() -> ServerMetadata:
     return ServerMetadata(name="resnet-serve", version=version("resnet-serve"), extensions=EXTENSIONS)
 
 
-async def model_ready(request: Request, face: Face) -> Response:
+async def model_ready(request: Request, face: ModelName) -> Response:
     """200 when the model takes requests."""
     _find(request, face)
     return Response()
 
 
-async def model_metadata(request: Request, face: Face) -> ModelMetadata:
+async def model_metadata(request: Request, face: ModelName) -> ModelMetadata:
     """Inputs and outputs, with the batch as their first dimension."""
-    registry: Registry = request.app.state.pipeline.registry
+    backend: Backend = request.app.state.pipeline.backend
     model = _find(request, face)
     name, datatype, shape = _input(model, face)
-    classes = model.manifest.architecture.num_classes
+    classes = len(model.labels)
     return ModelMetadata(
         name=face.name,
-        versions=[served.version for served in registry.served(face.model)],
+        versions=[served.version for served in backend.served(face.model)],
         platform=_platform(model),
         inputs=[TensorMetadata(name=name, datatype=datatype, shape=[-1, *shape])],
         outputs=[TensorMetadata(name=DEFAULT_OUTPUT, datatype="FP32", shape=[-1, classes])],
     )
 
 
-async def model_config(request: Request, face: Face) -> ModelConfig:
+async def model_config(request: Request, face: ModelName) -> ModelConfig:
     """The same as Triton's configuration of a model tells it, without the batch dimension."""
     settings = request.app.state.pipeline.settings
     model = _find(request, face)
     name, datatype, shape = _input(model, face)
-    on_request = (output for output in model.manifest.outputs if output != DEFAULT_OUTPUT)
+    on_request = (output for output in model.outputs if output != DEFAULT_OUTPUT)
     return ModelConfig(
         name=face.name,
         platform=_platform(model),
@@ -80,29 +80,27 @@ async def model_config(request: Request, face: Face) -> ModelConfig:
                 dims=shape,
             )
         ],
-        output=[
-            ConfigOutput(name=DEFAULT_OUTPUT, data_type="TYPE_FP32", dims=[model.manifest.architecture.num_classes])
-        ],
+        output=[ConfigOutput(name=DEFAULT_OUTPUT, data_type="TYPE_FP32", dims=[len(model.labels)])],
         dynamic_batching=DynamicBatching(
-            preferred_batch_size=[model.engine.max_batch],
+            preferred_batch_size=[model.max_batch],
             max_queue_delay_microseconds=round(settings.max_delay_ms * 1000),
         ),
         parameters={"outputs_on_request": {"string_value": ",".join(on_request)}},
     )
 
 
-def _find(request: Request, face: Face) -> LoadedModel:
-    registry: Registry = request.app.state.pipeline.registry
-    return registry.find(face.model, face.version)
+def _find(request: Request, face: ModelName) -> ServedModel:
+    backend: Backend = request.app.state.pipeline.backend
+    return backend.find(face.model, face.version)
 
 
-def _input(model: LoadedModel, face: Face) -> tuple[str, str, list[int]]:
+def _input(model: ServedModel, face: ModelName) -> tuple[str, str, list[int]]:
     """Name, datatype and shape of one element of the batch."""
-    return (tensors.FILES, "BYTES", [1]) if face.encoded else (INPUT, "UINT8", list(model.manifest.preprocess.shape))
+    return (tensors.FILES, "BYTES", [1]) if face.encoded else (INPUT, "UINT8", list(model.preprocess.shape))
 
 
-def _platform(model: LoadedModel) -> str:
-    return f"{model.executor.partition(':')[0]}_{model.artifact.format}"
+def _platform(model: ServedModel) -> str:
+    return f"{model.executor.partition(':')[0]}_{model.artifact_format}"
 
 
 model_names.add(router, "GET", "", model_metadata, response_model=ModelMetadata)

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 
+from service.core.naming import ENCODED
 from service.http.openapi import errors
 from service.http.v2.schemas import Error
-from service.registry.repository import ENCODED
 
 Name = Annotated[
     str,
@@ -23,7 +23,7 @@ Version = Annotated[str, Path(pattern=r"^[1-9][0-9]{0,17}$", description="Versio
 
 
 @dataclass(frozen=True)
-class Face:
+class ModelName:
     """A model as one of its names shows it."""
 
     name: str
@@ -31,7 +31,7 @@ class Face:
     version: str | None = None
 
     @classmethod
-    def of(cls, name: str, version: str | None = None) -> Face:
+    def of(cls, name: str, version: str | None = None) -> ModelName:
         return cls(name, name.removesuffix(ENCODED), version)
 
     @property
@@ -40,17 +40,17 @@ class Face:
         return self.name != self.model
 
 
-Handler = Callable[[Request, Face], Awaitable[Any]]
+Handler = Callable[[Request, ModelName], Awaitable[Any]]
 
 
 def add(router: APIRouter, method: str, path: str, handler: Handler, **options: Any) -> None:
     """Register a path of models, and the same below /versions/{version}."""
 
     async def current(request: Request, model: Name) -> Any:
-        return await handler(request, Face.of(model))
+        return await handler(request, ModelName.of(model))
 
     async def with_version(request: Request, model: Name, version: Version) -> Any:
-        return await handler(request, Face.of(model, version))
+        return await handler(request, ModelName.of(model, version))
 
     options = {"methods": [method], "name": handler.__name__, "description": handler.__doc__, **options}
     options["responses"] = errors(Error, 400, 404, 429, 503) | options.get("responses", {})

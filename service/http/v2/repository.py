@@ -9,12 +9,12 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.core.errors import BadRequest
+from service.core.naming import ENCODED
 from service.http.openapi import errors
 from service.http.v2 import json_body
-from service.http.v2.model_names import Face, Name
+from service.http.v2.model_names import ModelName, Name
 from service.http.v2.schemas import ControlRequest, Error, IndexEntry, IndexRequest
-from service.registry.registry import Registry
-from service.registry.repository import ENCODED
+from service.messages.backend import Backend
 
 index = APIRouter(prefix="/v2/repository")
 control = APIRouter(prefix="/v2/repository")
@@ -26,10 +26,10 @@ _CONTROL_ERRORS = errors(Error, 400, 404, 413, 415, 429, 503)
 async def repository_index(request: Request) -> list[IndexEntry]:
     """Every version that is in the repository or still in memory, and why those that are not served are not."""
     asked = await json_body.read_json(request, IndexRequest)
-    registry: Registry = request.app.state.pipeline.registry
+    backend: Backend = request.app.state.pipeline.backend
     return [
         IndexEntry(name=name, version=status.version, state=status.state, reason=status.reason or "")
-        for model in registry.statuses()
+        for model in backend.statuses()
         for name in (model.name, model.name + ENCODED)
         for status in model.versions
         if status.state == "READY" or not asked.ready
@@ -40,8 +40,8 @@ async def repository_index(request: Request) -> list[IndexEntry]:
 async def load(request: Request, model: Name) -> Response:
     """Look at the repository now, try again what failed, and serve the model if it was unloaded."""
     await _check_parameters(request)
-    registry: Registry = request.app.state.pipeline.registry
-    await registry.load(Face.of(model).model)
+    backend: Backend = request.app.state.pipeline.backend
+    await backend.load(ModelName.of(model).model)
     return Response()
 
 
@@ -49,8 +49,8 @@ async def load(request: Request, model: Name) -> Response:
 async def unload(request: Request, model: Name) -> Response:
     """Serve the model no more, under neither of its names, until it is loaded again. Its requests are finished."""
     await _check_parameters(request)
-    registry: Registry = request.app.state.pipeline.registry
-    await registry.unload(Face.of(model).model)
+    backend: Backend = request.app.state.pipeline.backend
+    await backend.unload(ModelName.of(model).model)
     return Response()
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
+from service.core.naming import ENCODED
 from service.http.v2 import model_names
-from service.http.v2.model_names import Face
+from service.http.v2.model_names import ModelName
 from service.http.v2.schemas import BatchStatistics, Count, InferenceStatistics, ModelStatistics, VersionStatistics
-from service.registry.registry import Registry
-from service.registry.repository import ENCODED, LoadedModel
+from service.messages.backend import Backend
+from service.messages.model import ServedModel
 from service.telemetry.statistics import Duration
 
 router = APIRouter(prefix="/v2")
@@ -19,27 +20,27 @@ _NEVER = Count(count=0, ns=0)
 @router.get("/models/stats")
 async def all_statistics(request: Request) -> ModelStatistics:
     """Of every version that is served. The two names of a model share their figures."""
-    registry: Registry = request.app.state.pipeline.registry
+    backend: Backend = request.app.state.pipeline.backend
     return ModelStatistics(
         model_stats=[
-            _statistics(name, model)
-            for served in registry.current
+            _statistics(backend, name, model)
+            for served in backend.current()
             for name in (served, served + ENCODED)
-            for model in registry.served(served)
+            for model in backend.served(served)
         ]
     )
 
 
-async def model_statistics(request: Request, face: Face) -> ModelStatistics:
+async def model_statistics(request: Request, face: ModelName) -> ModelStatistics:
     """Of one version, or of every version of the model that is served."""
-    registry: Registry = request.app.state.pipeline.registry
-    found = registry.find(face.model, face.version)
-    models = [found] if face.version else registry.served(face.model)
-    return ModelStatistics(model_stats=[_statistics(face.name, model) for model in models])
+    backend: Backend = request.app.state.pipeline.backend
+    found = backend.find(face.model, face.version)
+    models = [found] if face.version else backend.served(face.model)
+    return ModelStatistics(model_stats=[_statistics(backend, face.name, model) for model in models])
 
 
-def _statistics(name: str, model: LoadedModel) -> VersionStatistics:
-    counted = model.statistics
+def _statistics(backend: Backend, name: str, model: ServedModel) -> VersionStatistics:
+    counted = backend.statistics(model.key)
     answered = Count(count=counted.success.count, ns=0)
     return VersionStatistics(
         name=name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -11,9 +10,9 @@ from enum import StrEnum
 from models.artifact.parity import Float32Array
 from models.imaging import images
 from service.core.errors import BadRequest, DeadlineExceeded
-from service.http.v1.schemas import ImageResult, Prediction
 from service.inference import activation_maps
-from service.registry.repository import LoadedModel
+from service.inference.results import ImageResult, Prediction
+from service.messages.model import ServedModel
 
 
 class Cam(StrEnum):
@@ -32,7 +31,7 @@ _MOST_MAPS = {Cam.values: 1280, Cam.overlay: 1280, Cam.picture: 64}
 
 
 @dataclass(frozen=True, slots=True)
-class Extras:
+class OptionalOutputs:
     embedding: bool = False
     cam: Cam | None = None
 
@@ -46,11 +45,11 @@ class Extras:
         names = {"embedding": self.embedding, "feature_map": self.cam is not None}
         return frozenset(name for name, asked in names.items() if asked)
 
-    def check(self, model: LoadedModel) -> None:
+    def check(self, model: ServedModel) -> None:
         """Raises BadRequest where the model cannot give them."""
         if not self:
             return
-        if absent := self.outputs - set(model.manifest.outputs):
+        if absent := self.outputs - set(model.outputs):
             raise BadRequest(
                 f"{model.name} version {model.version} gives no {' and no '.join(sorted(absent))}, which "
                 f"{'cam' if 'feature_map' in absent else 'embedding'} needs: it was made of an ONNX file in which that "
@@ -63,9 +62,9 @@ class Extras:
                 f"of, or executor {model.executor!r} computes nothing"
             )
 
-    def check_size(self, model: LoadedModel, files: int, k: int) -> None:
+    def check_size(self, model: ServedModel, files: int, k: int) -> None:
         """Raises BadRequest where the answer to so many images and classes would be too large."""
-        maps = 0 if self.cam is None else files * min(k, len(model.manifest.labels))
+        maps = 0 if self.cam is None else files * min(k, len(model.labels))
         if self.cam is not None and maps > _MOST_MAPS[self.cam]:
             raise BadRequest(
                 f"cam: {maps:,} maps in one answer, at most {_MOST_MAPS[self.cam]:,} of the kind {self.cam.value!r}: "
@@ -74,7 +73,7 @@ class Extras:
 
     async def add(
         self,
-        model: LoadedModel,
+        model: ServedModel,
         answers: Sequence[ImageResult],
         outputs: Mapping[str, Float32Array],
         files: Sequence[bytes],
@@ -99,7 +98,7 @@ class Extras:
 
     def _add(
         self,
-        model: LoadedModel,
+        model: ServedModel,
         answers: Sequence[ImageResult],
         outputs: Mapping[str, Float32Array],
         files: Sequence[bytes],
@@ -114,14 +113,14 @@ class Extras:
         return extended
 
 
-NOTHING = Extras()
+NONE = OptionalOutputs()
 
 
 def _with_maps(
-    kind: Cam, model: LoadedModel, answer: ImageResult, feature_map: Float32Array, data: bytes
+    kind: Cam, model: ServedModel, answer: ImageResult, feature_map: Float32Array, data: bytes
 ) -> ImageResult:
-    assert answer.predictions is not None and answer.image is not None and model.classifier is not None
-    geometry, size = model.manifest.preprocess, (answer.image.width, answer.image.height)
+    assert answer.image is not None and model.classifier is not None
+    geometry, size = model.preprocess, (answer.image.width, answer.image.height)
     maps = activation_maps.activation_maps(feature_map, model.classifier, [item.index for item in answer.predictions])
     if kind is Cam.values:
         predictions = [
@@ -143,4 +142,4 @@ def _with_maps(
 
 
 def _drawn(prediction: Prediction, png: bytes) -> Prediction:
-    return replace(prediction, cam_png=base64.b64encode(png).decode())
+    return replace(prediction, cam_png=png)

@@ -1,0 +1,49 @@
+"""`/v1/models`: the models that are served."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from service.http.openapi import errors
+from service.http.v1.classify import ModelName
+from service.http.v1.schemas import ModelInfo, ModelList, Problem
+from service.messages.backend import Backend
+from service.messages.model import ServedModel
+
+router = APIRouter(prefix="/v1")
+
+
+@router.get("/models")
+async def list_models(request: Request) -> ModelList:
+    """What is loaded."""
+    backend: Backend = request.app.state.pipeline.backend
+    return ModelList(models=[_info(backend, model) for model in backend.current().values()])
+
+
+@router.get("/models/{model}", responses=errors(Problem, 400, 404, 503))
+async def show_model(request: Request, model: ModelName) -> ModelInfo:
+    """What is loaded of one model."""
+    backend: Backend = request.app.state.pipeline.backend
+    return _info(backend, backend.find(model))
+
+
+def _info(backend: Backend, model: ServedModel) -> ModelInfo:
+    return ModelInfo(
+        name=model.name,
+        version=model.version,
+        labels=list(model.labels),
+        input_size=model.preprocess.size,
+        mode=model.preprocess.mode,
+        architecture=model.architecture,
+        executor=model.executor,
+        precision=model.precision,
+        threads=model.threads,
+        lone_threads=model.lone_threads,
+        lanes=model.concurrent_batches,
+        max_batch=model.max_batch,
+        chosen=model.provenance,
+        accuracy=model.accuracy,
+        cam=model.classifier is not None,
+        engine=backend.engine_status(model.key),
+        versions=backend.versions(model.name),
+    )

@@ -1,0 +1,69 @@
+"""Answers to image files. `http` writes them as JSON, `cli` as tables and files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service.core.errors import ServiceError
+
+
+@dataclass(slots=True, kw_only=True)
+class Prediction:
+    """One class of an image."""
+
+    label: str
+    index: int
+    """Index of the class."""
+    probability: float
+    cam: list[list[float]] | None = None
+    """Class activation map [h][w]: contribution of each position to the logit of the class."""
+    cam_png: bytes | None = None
+    """The map as a PNG file."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ImageInfo:
+    """The image as it was sent, upright."""
+
+    width: int
+    """Pixels, as for `height`."""
+    height: int
+    format: str
+    region: tuple[float, float, float, float] | None = None
+    """Left, top, right and bottom, in pixels, of the part that the network was given; set with activation maps."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ImageResult:
+    """The predictions for one image, best first, or the error that the image failed with."""
+
+    predictions: Sequence[Prediction] = ()
+    image: ImageInfo | None = None
+    embedding: list[float] | None = None
+    """The pooled features, before the classifier."""
+    error: ServiceError | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Timing:
+    """Where the time of a request went."""
+
+    decode_ms: float
+    queue_ms: float
+    inference_ms: float
+    extras_ms: float | None = None
+    """Time to prepare embeddings and activation maps, if a request asked for them."""
+    batch_size: int
+    """Size of the largest batch that the images were in."""
+    total_ms: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Classification:
+    """The answer to all images of a request, in their order."""
+
+    model: str
+    version: str
+    results: list[ImageResult]
+    timing: Timing

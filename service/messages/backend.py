@@ -1,0 +1,105 @@
+"""The computing side, as the answering side sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from service.messages.inference import InferenceRequest, InferenceResult
+from service.messages.model import ServedModel
+from service.messages.status import EngineStatus, ModelStatus, VersionStatus
+from service.telemetry.statistics import Statistics
+
+
+class Backend(Protocol):
+    """Loads models and computes images. Only values are passed, so an implementation can be in another process."""
+
+    @property
+    def loading(self) -> bool:
+        """Whether the models are still loaded for the first time."""
+        ...
+
+    def find(self, name: str | None = None, version: str | None = None) -> ServedModel:
+        """The version that would answer a request.
+
+        Args:
+            name: name of the model; None for the default model.
+            version: version of the model; None for the current one.
+
+        Raises:
+            NotFound: there is no such model or version.
+            Unavailable: the version could not be loaded, or is not loaded yet.
+        """
+        ...
+
+    def hold(self, name: str | None = None, version: str | None = None) -> ServedModel:
+        """As `find`; the version is not freed before `release` was called with its key, once per call of `hold`."""
+        ...
+
+    def release(self, key: int) -> None:
+        """End one `hold` of a version."""
+        ...
+
+    async def submit(self, key: int, request: InferenceRequest) -> InferenceResult:
+        """Compute images with a version that the caller holds.
+
+        Raises:
+            Overloaded: the queue is full.
+            DeadlineExceeded: the deadline passed.
+            InferenceFailed: the executor raised.
+            Unavailable: the version computes nothing any more.
+        """
+        ...
+
+    def count_refused(self, key: int) -> None:
+        """Count a request for a version that was refused before it was submitted."""
+        ...
+
+    def current(self) -> Mapping[str, ServedModel]:
+        """The current version of each model, sorted by name."""
+        ...
+
+    def served(self, name: str) -> Sequence[ServedModel]:
+        """All versions of a model that take requests, oldest first."""
+        ...
+
+    def statistics(self, key: int) -> Statistics:
+        """Counts of a version since it was loaded."""
+        ...
+
+    def engine_status(self, key: int) -> EngineStatus | None:
+        """State of the TensorRT engine of a version; None if there is none and none is needed."""
+        ...
+
+    def versions(self, name: str) -> list[VersionStatus]:
+        """Every version of a model that is in the repository or in memory, oldest first."""
+        ...
+
+    def statuses(self) -> list[ModelStatus]:
+        """Every model and version that is in the repository or in memory."""
+        ...
+
+    def not_ready(self) -> list[str]:
+        """Reasons why the service cannot answer; empty when it is ready."""
+        ...
+
+    def degraded(self) -> list[str]:
+        """Devices that are lost although the service answers."""
+        ...
+
+    async def load(self, name: str) -> None:
+        """Serve a model that was unloaded, and try again the versions that failed.
+
+        Raises:
+            NotFound: the repository holds no such model.
+            Unavailable: a version that should be served cannot be.
+        """
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Serve no version of a model until it is loaded again.
+
+        Raises:
+            NotFound: the repository holds no such model.
+        """
+        ...

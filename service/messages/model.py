@@ -1,0 +1,55 @@
+"""A version that takes requests, as the answering side knows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from models.artifact.classifier_head import Classifier
+from models.artifact.manifest import Accuracy, Precision
+from models.imaging.preprocess import Preprocess
+
+Origin = Literal["set", "tuned", "default rule"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigProvenance:
+    """Where each setting comes from: from the settings, from measurements on this machine, or from the default rule."""
+
+    executor: Origin
+    precision: Origin
+    threads: Origin
+    max_batch: Origin
+    reason: str
+    """What was measured, or why no measurement is used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
+class ServedModel:
+    """One version of a model, loaded and ready to compute."""
+
+    key: int
+    """Number of this loading: the same version has another key when it is loaded again."""
+    name: str
+    version: str
+    labels: tuple[str, ...]
+    architecture: str
+    preprocess: Preprocess
+    outputs: tuple[str, ...]
+    """Names of the outputs that the graph has."""
+    classifier: Classifier | None
+    """Weights of the last layer, for class activation maps; None if the version or the executor cannot give any."""
+    executor: str
+    precision: Precision
+    """Precision of the arithmetic; the artifact may hold more."""
+    artifact_format: str
+    accuracy: Accuracy | None
+    threads: int
+    """Threads of each instance."""
+    lone_threads: int
+    """Threads of the instance for a single image; 0 without such an instance."""
+    concurrent_batches: int
+    """Batches that are computed at the same time."""
+    max_batch: int
+    """Most images in a batch."""
+    provenance: ConfigProvenance
