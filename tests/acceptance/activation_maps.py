@@ -23,8 +23,8 @@ from models.training.evaluate import normalise
 from tests.acceptance.report import run
 from tests.acceptance.screenshots import DOCS, SIZES
 from tests.acceptance.server import serve
-from tests.conftest import cut
 from tests.support.networks import make_checkpoint
+from tests.support.tiny import cut
 
 ROOT = Path(__file__).parents[2]
 PHOTOGRAPHS = sorted((ROOT / "export" / "photographs").glob("*.jpg"))

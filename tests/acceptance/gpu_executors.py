@@ -18,8 +18,8 @@ from benchmarks.gpu import STEPS
 from service import executors
 from service.executors.cuda import device as cuda
 from tests.acceptance.report import run
-from tests.gpu import test_cuda_streams
 from tests.support.fake_cuda import FakeRuntime, Kind
+from tests.support.fake_network import virtual_seconds
 from tests.support.gpu import why_not
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +60,7 @@ def line_2() -> tuple[bool, str]:
         with pytest.MonkeyPatch.context() as patch:
             fake = FakeRuntime()
             patch.setattr(cuda, "runtime", fake)
-            shares[copies] = [200 / test_cuda_streams.seconds(fake, lanes, 200, work) for lanes in (1, 2)]
+            shares[copies] = [200 / virtual_seconds(fake, lanes, 200, work) for lanes in (1, 2)]
     figures = [f"copies {2 * copies:.1f}: {one:.1%}, {two:.1%}" for copies, (one, two) in shares.items()]
     return min(two for _, two in shares.values()) >= 0.95, f"share of the bound, one lane and two: {'; '.join(figures)}"
 

@@ -37,10 +37,10 @@ from export.build import build
 from models.artifact import manifest
 from tests.acceptance.report import run
 from tests.acceptance.server import Server, free_port, serve, wait_until
-from tests.integration.test_api_keys import KEYS, OPERATOR, WEB, write
-from tests.integration.test_api_keys import ROOT as ROOT_KEY
-from tests.integration.test_openapi import fuzz
+from tests.support.api_keys import KEYS, OPERATOR, WEB, write_keys
+from tests.support.api_keys import ROOT as ROOT_KEY
 from tests.support.networks import make_checkpoint
+from tests.support.openapi import fuzz
 
 ROOT = Path(__file__).parents[2]
 PRETRAINED = ROOT / "models" / "pretrained"
@@ -271,7 +271,7 @@ def _same_bits(server: Server) -> bool:
 @contextmanager
 def _guarded(folder: Path) -> Iterator[Server]:
     """A server with keys and admin paths."""
-    write(folder / "keys.toml", KEYS)
+    write_keys(folder / "keys.toml", KEYS)
     with serve("--admin", "--api-keys", str(folder / "keys.toml")) as server:
         yield server
 
@@ -397,7 +397,7 @@ def line_4() -> tuple[bool, str]:
 @contextmanager
 def _traced(folder: Path, repository: Path, trace: Path) -> Iterator[Server]:
     """The server with every file that it opens written down."""
-    write(folder / "keys.toml", KEYS)
+    write_keys(folder / "keys.toml", KEYS)
     port = free_port()
     command = [
         "strace",

@@ -35,9 +35,9 @@ from models.runtime import engine_cache
 from models.runtime.engine_cache import BatchRange, ComputeCapability, Machine, Plan
 from tests.acceptance.report import run
 from tests.acceptance.server import serve
-from tests.gpu.test_tensorrt import ABSENT
-from tests.integration.test_triton import TYPES, protobuf, read
 from tests.support.networks import make_checkpoint
+from tests.support.tensorrt_names import ABSENT
+from tests.support.triton import TYPES, protobuf, read_config
 
 ROOT = Path(__file__).parents[2]
 PRETRAINED = ROOT / "models" / "pretrained"
@@ -241,7 +241,7 @@ def line_6() -> tuple[bool, str]:
         checkpoint = PRETRAINED / f"{NAME}.safetensors"
         command = ["build", str(checkpoint), "--repository", folder, "--name", NAME, "--triton"]
         subprocess.run([sys.executable, "-m", "export", *command], check=True, capture_output=True)
-        config = read(Path(folder) / NAME / "config.pbtxt")
+        config = read_config(Path(folder) / NAME / "config.pbtxt")
         graph = onnx.load(Path(folder) / NAME / "1" / config.default_model_filename).graph
     told = [
         (tensor.name, protobuf().DataType.Name(tensor.data_type), list(tensor.dims))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -12,13 +11,7 @@ from threading import Thread
 
 import pytest
 
-from tests.conftest import TIMEOUT
-
-
-def probe(**environment: str) -> subprocess.CompletedProcess[str]:
-    others = {name: value for name, value in os.environ.items() if not name.startswith("RESNET_SERVE_")}
-    command = [sys.executable, "-m", "service.cli.healthcheck"]
-    return subprocess.run(command, env=others | environment, capture_output=True, text=True, timeout=TIMEOUT)
+from tests.support.process import probe
 
 
 class Answer(BaseHTTPRequestHandler):

@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import TIMEOUT
-from tests.e2e.test_server import ATTEMPTS, end, running
+from tests.support.process import ATTEMPTS, end, running
+from tests.support.service import TIMEOUT
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 SITE = (Path(__file__).parents[2] / "deploy" / "nginx.conf").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.core.settings import Settings, shipped_repository
-from tests.conftest import Client, serve
+from tests.support.service import Client, serve
 
 FILES = sorted(file.name for file in (resources.files("service") / "page").iterdir())
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -23,44 +22,14 @@ from models.imaging.preprocess import UInt8Array
 from service.executors.base import DeviceLost, ExecutorError
 from service.executors.cuda import CudaError, streams
 from service.executors.cuda import device as cuda
-from service.executors.cuda.streams import CudaStreamContext, LaneExecutor
+from service.executors.cuda.streams import CudaStreamContext
 from tests.support import fake_gpu
-from tests.support.fake_cuda import RUBBISH, FakeRuntime, Kind, Timeline, Work, as_array
+from tests.support.fake_cuda import RUBBISH, FakeRuntime, Kind
 from tests.support.fake_gpu import FakeOnnxRuntime
+from tests.support.fake_network import BUCKETS, IMAGE, LOGITS, Doubling, Executor, images, virtual_seconds
 from tests.support.fake_tensorrt_runtime import FakeTensorRT
 
-IMAGE = (2, 2, 1)
-BUCKETS = (1, 4, 8)
-LOGITS = frozenset({"logits"})
 API = Path(__file__).parents[1] / "data"
-
-
-class Doubling:
-    """A network whose logits are an image's values, doubled; an embedding that nobody asks for."""
-
-    def __init__(self, fake: FakeRuntime, stream: int, records: bool = True) -> None:
-        self.outputs: Mapping[str, tuple[int, ...]] = {"logits": (4,), "embedding": (1,)}
-        self.records = records
-        self.bound: list[int] = []
-        self.enqueued = 0
-        self.recordable = True
-        self._fake = fake
-        self._stream = stream
-
-    def bind(self, rows: int, addresses: Mapping[str, int]) -> Callable[[], None]:
-        self.bound.append(rows)
-
-        def compute() -> None:
-            images = as_array(addresses["images"], (rows, 4), np.uint8)
-            as_array(addresses["logits"], (rows, 4), np.float32)[...] = images * np.float32(2)
-
-        def enqueue() -> None:
-            self.enqueued += 1
-            if not self.recordable:
-                self._fake.refuse_recording(self._stream)
-            self._fake.enqueue(self._stream, Work("compute", compute))
-
-        return enqueue
 
 
 @pytest.fixture
@@ -77,10 +46,6 @@ def make_lane(fake: FakeRuntime, **options: bool) -> tuple[CudaStreamContext, Do
     for name, value in options.items():
         setattr(program, name, value)
     return CudaStreamContext(device, stream, program, IMAGE, BUCKETS), program, device
-
-
-def images(n: int, first: int = 0) -> UInt8Array:
-    return (np.arange(n * 4, dtype=np.uint8) + first).reshape(n, *IMAGE)
 
 
 def compute(lane: CudaStreamContext, batch: UInt8Array) -> np.ndarray[Any, Any]:
@@ -227,13 +192,6 @@ def test_a_lost_device_is_told_from_that(fake: FakeRuntime, caplog: pytest.LogCa
     assert "cuda:0: not everything was freed" in caplog.text
 
 
-class Executor(LaneExecutor):
-    def __init__(self, fake: FakeRuntime, count: int = streams.LANES) -> None:
-        super().__init__(cuda.Device(0), BUCKETS)
-        self.lanes = count
-        self._add_lanes(IMAGE, lambda stream: Doubling(fake, stream))
-
-
 def test_threads_take_turns_on_the_lanes(fake: FakeRuntime) -> None:
     executor = Executor(fake)
     buffers = [executor.acquire(1).ctypes.data]
@@ -255,40 +213,17 @@ def test_a_buffer_that_was_not_run_does_not_cost_a_lane(fake: FakeRuntime) -> No
     np.testing.assert_array_equal(executor.run(buffer, LOGITS)["logits"], images(3).reshape(3, 4) * 2.0)
 
 
-def seconds(fake: FakeRuntime, count: int, batches: int, work: dict[Kind, float]) -> float:
-    """Virtual time of so many batches by a thread a lane, as the engine has them."""
-    fake.timeline = None  # nothing is measured before everything is ready
-    executor = Executor(fake, count)
-    fake.timeline = timeline = Timeline(work, count)
-
-    def compute_all() -> None:
-        try:
-            for _ in range(batches // count):
-                buffer = executor.acquire(8)
-                buffer[:] = images(8)
-                executor.run(buffer, LOGITS)
-        finally:
-            timeline.leave()
-
-    threads = [Thread(target=compute_all) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return timeline.end
-
-
 @pytest.mark.parametrize("copies", [0.1, 0.3, 0.45])
 def test_two_lanes_hide_the_copies(fake: FakeRuntime, copies: float) -> None:
     """The device computes for one while it copies for the other."""
     work: dict[Kind, float] = {"in": copies, "compute": 1.0, "out": copies}
-    assert seconds(fake, 1, 100, work) == pytest.approx(100 * (1 + 2 * copies))
-    assert 100 / seconds(fake, 2, 100, work) >= 0.95
+    assert virtual_seconds(fake, 1, 100, work) == pytest.approx(100 * (1 + 2 * copies))
+    assert 100 / virtual_seconds(fake, 2, 100, work) >= 0.95
 
 
 def test_where_copying_takes_longest_that_is_the_bound(fake: FakeRuntime) -> None:
     work: dict[Kind, float] = {"in": 1.0, "compute": 0.5, "out": 0.25}
-    assert 100 / seconds(fake, 2, 100, work) >= 0.95
+    assert 100 / virtual_seconds(fake, 2, 100, work) >= 0.95
 
 
 @pytest.mark.parametrize(

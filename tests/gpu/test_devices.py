@@ -23,7 +23,8 @@ from service.engine.engine import LocalEngine, Result
 from service.executors import simulated
 from service.executors.base import DeviceLost, ExecutorError, Float32Array, Source, fill_up
 from service.telemetry.metrics import Metrics
-from tests.conftest import TIMEOUT, Client, serve, source_of
+from tests.support.service import TIMEOUT, Client, serve
+from tests.support.tiny import source_of
 
 LOGITS = frozenset({"logits"})
 

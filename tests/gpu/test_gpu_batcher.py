@@ -17,8 +17,8 @@ from models.imaging.preprocess import Preprocess
 from service.core.priority import Priority
 from service.executors.cuda.gpu_batcher import DecodeBatcher
 from service.executors.cuda.gpu_jpeg import DecodedImage
-from tests.conftest import TIMEOUT
-from tests.support.networks import preprocess_for
+from tests.support.geometry import preprocess_for
+from tests.support.service import TIMEOUT
 
 SMALL, LARGE = preprocess_for(32, 3), preprocess_for(64, 3)
 BULK, INTERACTIVE = Priority.bulk, Priority.interactive

@@ -28,8 +28,8 @@ from service.executors.cuda.gpu_jpeg import JpegDecoder, open_decoder
 from tests.support import fake_kernels
 from tests.support.fake_cuda import FakeRuntime
 from tests.support.fake_gpu import CAPABILITY, NAME
+from tests.support.geometry import preprocess_for
 from tests.support.gpu import needs_gpu
-from tests.support.networks import preprocess_for
 
 pytest.importorskip("nvidia.nvimgcodec", reason="nvidia-nvimgcodec-cu13 is not installed")
 

@@ -11,9 +11,9 @@ import pytest
 
 from service import executors
 from service.executors.base import Executor, ExecutorError, compute
-from tests.conftest import Golden, source_of
 from tests.support import fake_gpu
 from tests.support.fake_gpu import FakeGpu
+from tests.support.tiny import Golden, source_of
 
 LOGITS = frozenset({"logits"})
 

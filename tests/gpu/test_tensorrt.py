@@ -34,6 +34,7 @@ from models.runtime.cuda_driver import Device, NoDevice
 from models.runtime.engine_cache import BatchRange, ComputeCapability, Hardware, Machine
 from service.core.settings import shipped_repository
 from tests.support import fake_tensorrt, recorded
+from tests.support.tensorrt_names import ABSENT
 
 NAME = "fashion-mnist-resnet20"
 ADDS = 9
@@ -158,17 +159,6 @@ def test_a_builder_that_cannot_be_made(trt: ModuleType, version: Path, monkeypat
 
 
 SOURCE = inspect.getsource(tensorrt)
-CLEAR = "config.clear_flag(trt.BuilderFlag.TF32)"
-ABSENT = [  # a name, a version that lacks it, what it is put in the place of, and how
-    ("EXPLICIT_BATCH", "11.4.0", "STRONGLY_TYPED", "EXPLICIT_BATCH"),
-    ("FP16", "11.4.0", CLEAR, "config.set_flag(trt.BuilderFlag.FP16)"),
-    ("int8_calibrator", "11.4.0", CLEAR, "config.int8_calibrator = None"),
-    ("set_quantization_flag", "11.4.0", CLEAR, "config.set_quantization_flag(0)"),
-    ("platform_has_fast_fp16", "11.4.0", "config = builder.", "builder.platform_has_fast_fp16; config = builder."),
-    ("supports_model", "11.4.0", "inputs = [", "parser.supports_model(b''); inputs = ["),
-    ("device_memory_size", "11.4.0", "text: str = loaded.", "loaded.device_memory_size; text: str = loaded."),
-    ("build_route", "10.16.1", CLEAR, "config.build_route = 1"),
-]
 
 
 @pytest.mark.parametrize(("name", "number", "there", "instead"), ABSENT, ids=[name for name, *_ in ABSENT])

@@ -24,9 +24,10 @@ from service import executors
 from service.core.settings import Settings
 from service.executors.base import DeviceLost, Executor, ExecutorError, compute
 from service.executors.tensorrt import buckets
-from tests.conftest import serve, source_of
 from tests.support import fake_gpu
 from tests.support.fake_gpu import BATCHES, FakeGpu
+from tests.support.service import serve
+from tests.support.tiny import source_of
 
 LOGITS = frozenset({"logits"})
 

@@ -15,12 +15,12 @@ from models.artifact.manifest import GOLDEN_FILE
 from service import executors
 from service.executors.base import DeviceLost, Executor, ExecutorError, compute
 from service.executors.cuda import device as cuda
-from tests.conftest import Golden, source_of
 from tests.support import fake_gpu
 from tests.support.fake_cuda import FakeRuntime
 from tests.support.fake_gpu import FakeGpu
 from tests.support.fake_torch import FakeTorch
 from tests.support.networks import make_checkpoint
+from tests.support.tiny import Golden, source_of
 
 LOGITS = frozenset({"logits"})
 

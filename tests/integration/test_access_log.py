@@ -27,9 +27,10 @@ from service.telemetry import log_config
 from service.telemetry.log_config import JsonFormatter, LogFormat, TextFormatter
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_context import STAGES
-from tests.conftest import Client, Eager, serve
-from tests.integration.test_api import as_form, check_problem, metrics
+from tests.support.api import as_form, check_problem, metrics
 from tests.support.asgi import Exchange
+from tests.support.service import Client, serve
+from tests.support.tiny import Eager
 
 Photographs = list[tuple[str, bytes]]
 

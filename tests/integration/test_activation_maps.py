@@ -29,8 +29,9 @@ from models.training.checkpoint import Checkpoint
 from models.training.evaluate import normalise
 from service.core.settings import Settings
 from service.inference import activation_maps
-from tests.conftest import TIMEOUT, Client, cut, serve
 from tests.support.networks import make_checkpoint
+from tests.support.service import TIMEOUT, Client, serve
+from tests.support.tiny import cut
 
 Photographs = list[tuple[str, bytes]]
 

@@ -10,34 +10,26 @@ import re
 import shutil
 import struct
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from PIL import Image
-from prometheus_client.parser import text_string_to_metric_families
 from starlette.types import Message
 
 from models.artifact import manifest
 from models.training.checkpoint import Checkpoint
 from service.core.settings import Settings
-from tests.conftest import TIMEOUT, Client, Eager, serve
+from tests.support.api import Chunks, as_form, as_json, check, check_problem, check_still_answers, metrics
 from tests.support.asgi import Exchange
+from tests.support.service import TIMEOUT, Client, serve
+from tests.support.tiny import Eager
 
 Photographs = list[tuple[str, bytes]]
 Send = Callable[[bytes], dict[str, Any]]
-
-
-def as_form(*files: bytes) -> dict[str, Any]:
-    return {"files": [("image", (f"{number}.jpg", data, "image/jpeg")) for number, data in enumerate(files)]}
-
-
-def as_json(*files: bytes) -> dict[str, Any]:
-    return {"json": {"images": [{"base64": base64.b64encode(data).decode()} for data in files]}}
 
 
 def as_json_in_lines(*files: bytes) -> dict[str, Any]:
@@ -62,42 +54,6 @@ ONE_IMAGE: dict[str, Send] = {
         "headers": {"content-type": "application/json; charset=utf-8"},
     },
 }
-
-
-def check(result: dict[str, Any], data: bytes, eager: Eager, classes: int = 5) -> None:
-    """Compare one image's answer with the eager model and with Pillow."""
-    expected = eager(data)
-    predictions = result["predictions"]
-    assert len(predictions) == classes
-    probabilities = [prediction["probability"] for prediction in predictions]
-    assert probabilities == sorted(probabilities, reverse=True)
-    indices = [prediction["index"] for prediction in predictions]
-    assert len(set(indices)) == classes
-    np.testing.assert_allclose(probabilities, expected[indices], atol=1e-5)
-    np.testing.assert_allclose(probabilities, np.sort(expected)[::-1][:classes], atol=1e-5)
-    assert [prediction["label"] for prediction in predictions] == [f"class {index}" for index in indices]
-    with Image.open(io.BytesIO(data)) as image:
-        assert result["image"] == {"width": image.width, "height": image.height, "format": image.format}
-    assert "error" not in result
-
-
-def check_problem(response: httpx.Response, status: int, detail: str = "") -> None:
-    """RFC 9457 with a reason."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    problem = response.json()
-    assert problem["status"] == status
-    assert problem["type"] == "about:blank"
-    assert problem["title"]
-    assert len(problem["detail"]) > 10
-    assert re.search(detail, problem["detail"]), problem["detail"]
-
-
-def check_still_answers(client: Client, photographs: Photographs, eager: Eager) -> None:
-    _, data = photographs[0]
-    response = client.post("/v1/classify", content=data)
-    assert response.status_code == 200, response.text
-    check(response.json()["results"][0], data, eager)
 
 
 @pytest.mark.parametrize("send", ONE_IMAGE.values(), ids=ONE_IMAGE.keys())
@@ -291,19 +247,6 @@ def narrow(tiny_repository: Path) -> Iterator[Client]:
         yield client
 
 
-class Chunks:
-    """A body that is sent in pieces of 1000 bytes, and counts those that were asked for."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.sent = 0
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while self.sent < self.count:
-            self.sent += 1
-            yield bytes(1000)
-
-
 @pytest.mark.parametrize("content_type", ["image/png", "application/json"])
 def test_a_body_that_is_announced_too_large_is_not_read(content_type: str, narrow: Client) -> None:
     body = Chunks(21)
@@ -428,7 +371,9 @@ def test_a_broken_model_does_not_stop_the_other(two_models: Path, photographs: P
 
 
 def test_overload_and_deadlines(tiny_repository: Path, photographs: Photographs) -> None:
-    settings = Settings(repository=tiny_repository, executor="simulated:300", max_batch=1, max_in_flight_images=1, max_images=1)
+    settings = Settings(
+        repository=tiny_repository, executor="simulated:300", max_batch=1, max_in_flight_images=1, max_images=1
+    )
     send: dict[str, Any] = {"content": photographs[0][1]}
     with serve(settings) as client:
         responses = client.post_together("/v1/classify", [send] * 8)
@@ -512,17 +457,6 @@ def test_what_is_told_of_a_model(client: Client, checkpoint: Checkpoint) -> None
     assert model["max_batch"] >= 1
     check_problem(client.get("/v1/models/resnet"), 404, "resnet")
     check_problem(client.get("/v1/models/.hidden"), 400, "model")
-
-
-def metrics(client: Client) -> dict[tuple[str, ...], float]:
-    """Values by name and labels, in the order of their names."""
-    response = client.get("/metrics")
-    assert response.headers["content-type"].startswith("text/plain; version=")
-    return {
-        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(response.text)
-        for sample in family.samples
-    }
 
 
 def test_metrics_move(client: Client, photographs: Photographs) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import secrets
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +15,17 @@ from pydantic import ValidationError
 
 from service.core.errors import Forbidden, Unauthorized
 from service.core.settings import Settings
-from service.http.api_keys import KeyFileError, ApiKeyStore
-from tests.conftest import Client, serve
+from service.http.api_keys import ApiKeyStore, KeyFileError
+from tests.support.api_keys import KEYS, OPERATOR, ROOT, WEB, write_keys
+from tests.support.service import Client, serve
 
 Photographs = list[tuple[str, bytes]]
-WEB, OPERATOR, ROOT = (secrets.token_urlsafe(32) for _ in range(3))
-KEYS = (("web", WEB, ["classify"]), ("operator", OPERATOR, ["admin"]), ("root", ROOT, ["admin", "classify"]))
-
-
-def write(path: Path, keys: Sequence[tuple[str, str, list[str]]]) -> None:
-    """A file of keys, put in place in one step."""
-    entries = [
-        f'[[key]]\nname = "{name}"\nscopes = {scopes}\nsha256 = "{hashlib.sha256(secret.encode()).hexdigest()}"\n'
-        for name, secret, scopes in keys
-    ]
-    staging = path.with_suffix(".partial")
-    staging.write_text("\n".join(entries))
-    os.replace(staging, path)
 
 
 @pytest.fixture(scope="module")
 def guarded(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     path = tmp_path_factory.mktemp("keys") / "keys.toml"
-    write(path, KEYS)
+    write_keys(path, KEYS)
     with serve(Settings(repository=tiny_repository, executor="simulated:0", api_keys=path, admin=True)) as client:
         yield client
 
@@ -129,7 +114,7 @@ def test_a_model_is_unloaded_and_loaded_by_an_admin(guarded: Client, photographs
 
 
 def test_admin_paths_are_not_there_unless_they_are_wanted(tiny_repository: Path, tmp_path: Path) -> None:
-    write(tmp_path / "keys.toml", KEYS)
+    write_keys(tmp_path / "keys.toml", KEYS)
     settings = Settings(repository=tiny_repository, executor="simulated:0", api_keys=tmp_path / "keys.toml")
     with serve(settings) as client:
         for method, path in ADMIN:
@@ -144,12 +129,12 @@ def test_admin_needs_keys() -> None:
 
 def test_a_changed_file_counts_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "keys.toml"
-    write(path, KEYS[:1])
+    write_keys(path, KEYS[:1])
     ring = ApiKeyStore(path)
     assert ring.check(WEB, "classify").name == "web"
     with pytest.raises(Forbidden, match="'web' lacks the scope 'admin'"):
         ring.check(WEB, "admin")
-    write(path, KEYS[1:])
+    write_keys(path, KEYS[1:])
     with pytest.raises(Unauthorized):
         ring.check(WEB, "classify")
     assert ring.check(OPERATOR, "admin").name == "operator"
@@ -225,7 +210,7 @@ def test_other_origins_may_use_it_only_where_they_are_set(client: Client, tiny_r
 
 
 def test_each_key_has_a_rate_of_its_own(tiny_repository: Path, tmp_path: Path, photographs: Photographs) -> None:
-    write(tmp_path / "keys.toml", KEYS)
+    write_keys(tmp_path / "keys.toml", KEYS)
     settings = Settings(
         repository=tiny_repository,
         executor="simulated:0",

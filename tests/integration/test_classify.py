@@ -16,7 +16,8 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from service.cli.classify import classify, find_files
-from tests.conftest import Client, Eager
+from tests.support.service import Client
+from tests.support.tiny import Eager
 
 Photographs = list[tuple[str, bytes]]
 

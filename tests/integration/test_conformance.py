@@ -33,9 +33,10 @@ from service.engine.sizing import choose_max_batch
 from service.executors.base import Executor, ExecutorError, Source, compute
 from service.registry.repository import check_golden
 from service.telemetry.metrics import Metrics
-from tests.conftest import TIMEOUT, Golden
 from tests.support import fake_gpu
 from tests.support.gpu import needs_gpu
+from tests.support.service import TIMEOUT
+from tests.support.tiny import Golden
 
 FAKED = ("onnxruntime-cuda", "tensorrt", "torch")
 NOT_HERE = ("needs the package", "is not installed", "this processor does not compute in")

@@ -16,7 +16,7 @@ from models.artifact import manifest
 from models.artifact.manifest import Precision
 from service import executors
 from service.executors.base import Executor, ExecutorError, Source, compute
-from tests.conftest import Golden
+from tests.support.tiny import Golden
 
 
 def load(name: str, repository: Path, precision: Precision = "float32") -> Executor:

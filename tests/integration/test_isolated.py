@@ -19,8 +19,9 @@ from service.core.settings import Settings
 from service.engine.isolated import Isolated, ProcessDied, answer, isolate
 from service.executors import Runtime
 from service.executors.base import DeviceLost, ExecutorError, compute
-from tests.conftest import TIMEOUT, Eager, serve, source_of
 from tests.support import fake_gpu
+from tests.support.service import TIMEOUT, serve
+from tests.support.tiny import Eager, source_of
 
 NAMES = frozenset({"logits"})
 

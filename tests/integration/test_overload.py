@@ -21,9 +21,10 @@ from service.core.settings import Settings
 from service.engine.engine import LocalEngine
 from service.executors.base import Float32Array
 from service.http.protocol import OVER_CONNECTION_LIMIT
-from tests.conftest import TIMEOUT, Client, Eager, serve
-from tests.integration.test_api import Chunks, as_form, check, check_problem, check_still_answers, metrics
+from tests.support.api import Chunks, as_form, check, check_problem, check_still_answers, metrics
 from tests.support.asgi import Exchange
+from tests.support.service import TIMEOUT, Client, serve
+from tests.support.tiny import Eager
 
 Photographs = list[tuple[str, bytes]]
 

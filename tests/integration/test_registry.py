@@ -25,7 +25,7 @@ from service.registry import repository, watcher
 from service.registry.registry import Registry
 from service.registry.repository import LoadedModel
 from service.telemetry.metrics import Metrics
-from tests.conftest import TIMEOUT, Client, serve
+from tests.support.service import TIMEOUT, Client, serve
 
 Photographs = list[tuple[str, bytes]]
 Scenario = Callable[[Registry, Path], Awaitable[None]]

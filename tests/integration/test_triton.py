@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import onnx
 import onnxruntime as ort
 import pytest
-from google.protobuf import text_format
-from onnx import TensorProto
 from typer.testing import CliRunner
 
 from export.__main__ import app
 from export.inspect import find_versions
 from models.training.checkpoint import Checkpoint
 from service.registry.repository import find_versions as find_served
-
-TYPES = {TensorProto.UINT8: "TYPE_UINT8", TensorProto.FLOAT: "TYPE_FP32"}
-
-
-def protobuf() -> ModuleType:
-    """`tritonclient.grpc.model_config_pb2`, without the package around it, which needs grpc."""
-    package = importlib.util.find_spec("tritonclient")
-    assert package is not None and package.submodule_search_locations
-    file = Path(package.submodule_search_locations[0]) / "grpc" / "model_config_pb2.py"
-    spec = importlib.util.spec_from_file_location("model_config_pb2", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def read(path: Path) -> Any:
-    """A ModelConfig."""
-    return text_format.Parse(path.read_text(), protobuf().ModelConfig())
+from tests.support.triton import TYPES, protobuf, read_config
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +29,7 @@ def model(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_names_types_and_shapes_are_those_of_the_file(model: Path) -> None:
-    config = read(model / "config.pbtxt")
+    config = read_config(model / "config.pbtxt")
     graph = onnx.load(model / "1" / "model.onnx").graph
     for told, there in ((config.input, graph.input), (config.output, graph.output)):
         found = [(tensor.name, protobuf().DataType.Name(tensor.data_type), list(tensor.dims)) for tensor in told]
@@ -68,7 +45,7 @@ def test_names_types_and_shapes_are_those_of_the_file(model: Path) -> None:
 
 
 def test_batches_are_those_of_the_file(model: Path) -> None:
-    config = read(model / "config.pbtxt")
+    config = read_config(model / "config.pbtxt")
     assert config.max_batch_size > 1
     assert config.HasField("dynamic_batching")
     assert config.dynamic_batching.max_queue_delay_microseconds == 0
@@ -78,7 +55,7 @@ def test_batches_are_those_of_the_file(model: Path) -> None:
 
 
 def test_triton_finds_the_model_as_it_lies(model: Path) -> None:
-    config = read(model / "config.pbtxt")
+    config = read_config(model / "config.pbtxt")
     assert (config.name, config.backend) == (model.name, "onnxruntime")
     session = ort.InferenceSession(model / "1" / config.default_model_filename)
     assert [each.name for each in session.get_inputs()] == [each.name for each in config.input]

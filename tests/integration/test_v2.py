@@ -21,8 +21,9 @@ from tritonclient.utils import InferenceServerException
 
 from models.artifact.parity import Float32Array
 from service.core.settings import Settings
-from tests.conftest import Client, Eager, cut, serve
-from tests.e2e.test_server import running
+from tests.support.process import running
+from tests.support.service import Client, serve
+from tests.support.tiny import Eager, cut
 
 Photographs = list[tuple[str, bytes]]
 PIXELS = "/v2/models/tiny/infer"
@@ -376,7 +377,9 @@ def test_the_body_may_be_small_or_nothing_is_read(tiny_repository: Path) -> None
 
 
 def test_overload_and_time_limits_in_this_protocol(tiny_repository: Path) -> None:
-    settings = Settings(repository=tiny_repository, executor="simulated:300", max_batch=1, max_in_flight_images=1, max_images=1)
+    settings = Settings(
+        repository=tiny_repository, executor="simulated:300", max_batch=1, max_in_flight_images=1, max_images=1
+    )
     with serve(settings) as client:
         responses = client.post_together(PIXELS, [binary_request(IMAGE)] * 8)
         refused = [response for response in responses if response.status_code != 200]

@@ -23,7 +23,8 @@ from models.artifact import manifest
 from models.artifact.parity import Float32Array
 from models.imaging.preprocess import UInt8Array
 from service.core.settings import Settings
-from tests.conftest import Client, cut, serve
+from tests.support.service import Client, serve
+from tests.support.tiny import cut
 
 CLASSES = 5
 MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))

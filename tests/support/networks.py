@@ -19,15 +19,7 @@ from models.artifact.manifest import Architecture
 from models.imaging.preprocess import Preprocess
 from models.training.checkpoint import Checkpoint
 from models.training.evaluate import normalise
-
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-GREY = {"mean": (0.45,), "std": (0.25,)}
-
-
-def preprocess_for(size: int, channels: int) -> Preprocess:
-    """A square geometry with a shorter side an eighth larger."""
-    mode, statistics = ("RGB", IMAGENET) if channels == 3 else ("L", GREY)
-    return Preprocess(size=(size, size), resize=size + size // 8, mode=mode, **statistics)  # type: ignore[arg-type]
+from tests.support.geometry import preprocess_for
 
 
 def realistic(model: ResNet, preprocess: Preprocess, seed: int = 0) -> ResNet:

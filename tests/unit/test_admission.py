@@ -9,7 +9,7 @@ import pytest
 from service.core.errors import DeadlineExceeded, Overloaded, UnprocessableImage
 from service.core.priority import Priority
 from service.inference.admission import Admission
-from tests.unit.test_batch_queue import Clock
+from tests.support.clock import Clock
 
 INTERACTIVE, BULK = Priority.interactive, Priority.bulk
 

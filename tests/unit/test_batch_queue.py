@@ -7,50 +7,14 @@ from collections.abc import Callable, Sequence
 from threading import Condition, Lock, Thread
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.batch_queue import Batch, BatchQueue, QueueClosed, QueueFull, QueuedRequest
-from tests.conftest import TIMEOUT
-
-LOGITS = frozenset({"logits"})
-IMAGE = np.zeros((1, 1, 1), np.uint8)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def ticket(
-    images: int,
-    owner: object = None,
-    *,
-    outputs: frozenset[str] = LOGITS,
-    deadline: float = float("inf"),
-    queued_at: float = 100.0,
-) -> QueuedRequest:
-    return QueuedRequest([IMAGE] * images, outputs, deadline, owner, queued_at)
-
-
-def contents(batches: Sequence[Batch]) -> list[tuple[Any, int]]:
-    """(owner, number of the image) of every image, in the order in which they are computed."""
-    return [
-        (share.ticket.owner, image)
-        for batch in batches
-        for share in batch.shares
-        for image in range(share.start, share.stop)
-    ]
-
-
-def take_all(queue: BatchQueue) -> list[Batch]:
-    """Batches of a closed queue until there is none."""
-    return list(iter(queue.take, None))
+from service.engine.batch_queue import Batch, BatchQueue, QueueClosed, QueuedRequest, QueueFull
+from tests.support.clock import Clock
+from tests.support.queued import IMAGE, LOGITS, contents, take_all, ticket
+from tests.support.service import TIMEOUT
 
 
 def test_first_in_first_out_and_all_that_fits_in_one_batch() -> None:

@@ -68,7 +68,9 @@ def test_one_timer_however_often_it_begins(timers: Timers, patience: ConnectionT
     assert not lost
 
 
-def test_nothing_is_left_of_it_when_it_is_closed(timers: Timers, patience: ConnectionTimeout, lost: list[float]) -> None:
+def test_nothing_is_left_of_it_when_it_is_closed(
+    timers: Timers, patience: ConnectionTimeout, lost: list[float]
+) -> None:
     patience.begin()
     patience.close()
     assert not timers.set

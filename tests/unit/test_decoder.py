@@ -17,8 +17,8 @@ from PIL import Image
 from models.imaging.preprocess import Preprocess, UInt8Array
 from service.core.errors import PayloadTooLarge, ServiceError, UnprocessableImage
 from service.decoding.decoder import Decoded, DecodeMode, Decoder
-from tests.conftest import cut
-from tests.support.networks import preprocess_for
+from tests.support.geometry import preprocess_for
+from tests.support.tiny import cut
 
 COLOUR = preprocess_for(32, 3)
 GREY = preprocess_for(32, 1)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service.engine.lifo_condition import LifoCondition
-from tests.conftest import TIMEOUT
+from tests.support.service import TIMEOUT
 
 KINDS: dict[str, Callable[[], Any]] = {
     "ours": lambda: LifoCondition(threading.Lock()),

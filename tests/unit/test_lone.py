@@ -14,9 +14,10 @@ from models.imaging.preprocess import UInt8Array
 from service.core.settings import Settings
 from service.engine.lone import lend
 from service.executors.base import Executor, ExecutorError, Float32Array, compute
-from tests.conftest import Eager, serve
-from tests.integration.test_engine import HeldExecutor, image
+from tests.support.held_executor import HeldExecutor, image
+from tests.support.service import serve
 from tests.support.timed import Clock, TimedExecutor
+from tests.support.tiny import Eager
 
 LOGITS = frozenset({"logits"})
 

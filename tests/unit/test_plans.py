@@ -25,7 +25,8 @@ from service.registry import registry, repository
 from service.registry.execution_config import ExecutionConfig
 from service.registry.plans import Plans, build_command
 from service.registry.repository import LoadedModel, LoadError
-from tests.conftest import Client, Eager, serve
+from tests.support.service import Client, serve
+from tests.support.tiny import Eager
 
 H100 = Machine("tensorrt", "11.4.0.106", ComputeCapability(9, 0), "NVIDIA H100")
 A100 = Machine("tensorrt", "11.4.0.106", ComputeCapability(8, 0), "NVIDIA A100")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from service.core.priority import Priority, PrioritySemaphore
 from service.engine.batch_queue import BatchQueue
-from tests.unit.test_batch_queue import contents, take_all, ticket
+from tests.support.queued import contents, take_all, ticket
 
 INTERACTIVE, BULK = Priority.interactive, Priority.bulk
 

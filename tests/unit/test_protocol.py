@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import TIMEOUT
-from tests.e2e.test_server import end, running
+from tests.support.process import end, running
+from tests.support.service import TIMEOUT
 
 HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: service\r\n"
 

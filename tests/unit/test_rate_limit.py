@@ -7,7 +7,7 @@ import pytest
 from service.core.errors import TooManyRequests
 from service.http import rate_limit
 from service.http.rate_limit import RateLimiter
-from tests.unit.test_batch_queue import Clock
+from tests.support.clock import Clock
 
 
 def taken(limiter: RateLimiter, caller: str, attempts: int) -> int:

@@ -13,7 +13,7 @@ import pytest
 
 from service.core.settings import Settings
 from service.core.threads import run_in_background
-from tests.conftest import serve
+from tests.support.service import serve
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives threads priorities of their own")
 

@@ -23,7 +23,7 @@ from models.runtime import engine_cache, tuning
 from models.runtime.tuning import Bounds, Host, Measurement, NotTuned, Tuning, TuningError
 from models.training.checkpoint import Checkpoint
 from service.core.settings import Settings, available_cpus
-from tests.conftest import serve
+from tests.support.service import serve
 
 HOST = Host(processor="a processor", cpus=4, runtimes={"onnxruntime": "1.0"})
 
