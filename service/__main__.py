@@ -17,6 +17,7 @@ from pydantic_settings import CliApp
 
 from service import executors
 from service.app import create_app
+from service.core.former_names import rename_flags
 from service.core.settings import Settings
 from service.executors.base import ExecutorError
 from service.http.api_keys import KeyFileError
@@ -37,7 +38,7 @@ def run() -> None:
     signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGINT, _exit)
     try:
-        settings = CliApp.run(Settings)
+        settings = CliApp.run(Settings, cli_args=rename_flags(sys.argv[1:]))
         found = find_versions(settings.repository)
         if found and settings.model not in (None, *found):
             raise LoadError(f"the repository holds no model {settings.model!r}; there is: {', '.join(found)}")

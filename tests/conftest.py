@@ -100,5 +100,5 @@ def eager(checkpoint: Checkpoint) -> Eager:
 @pytest.fixture(scope="session")
 def client(tiny_repository: Path) -> Iterator[Client]:
     """The service over `tiny`, ready, with one executor: a test can hold it."""
-    with serve(Settings(repository=tiny_repository, copies=1)) as client:
+    with serve(Settings(repository=tiny_repository, instances=1)) as client:
         yield client

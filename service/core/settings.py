@@ -17,11 +17,12 @@ from pydantic import (
     PositiveInt,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from models.artifact.manifest import Precision
 from models.runtime.engine_cache import default_folder
 from service.core.choices import DecodeMode, LogFormat, LogLevel, Watch
+from service.core.former_names import FormerEnvironment
 from service.core.version_policy import Policies
 
 _MIB = 1024 * 1024
@@ -122,15 +123,14 @@ class Settings(BaseSettings):
     """Processors that compute a batch together. Default: all available, or one where an image takes so little that
     several would wait for one another."""
 
-    copies: PositiveInt | None = None
-    """Executors that compute different batches at the same time, each with `threads` processors. Default: as many as
-    there are processors for; on a GPU one."""
+    instances: PositiveInt | None = None
+    """Instances of the model that compute different batches at the same time, each with `threads` threads. Default: as
+    many as the CPUs allow; on a GPU one."""
 
-    lone_threads: NonNegativeInt | None = None
-    """Processors that compute an image that comes alone, with an executor of its own, which takes the model's memory
-    once more. With threads 1 and several copies it is answered sooner, and many images as fast as before; with 0 it is
-    computed like others. Default: all available, where an image takes so little that it costs next to no memory, and
-    it is answered sooner; otherwise 0."""
+    single_image_threads: NonNegativeInt | None = None
+    """Threads of one more instance, for a single image while no other request is in flight. With threads 1 and several
+    instances it lowers the latency of a single request, and takes the memory of one more instance; 0 makes none.
+    Default: all CPUs if an image takes so little memory that one more instance costs next to none; otherwise 0."""
 
     isolate: bool = False
     """Run each executor in a process of its own, about 70 MB each. A runtime that crashes is then started again, and
@@ -211,11 +211,24 @@ class Settings(BaseSettings):
     tracing: bool = False
     """Send OpenTelemetry traces, where the OTEL_EXPORTER_OTLP_* variables say; needs the extra `tracing`."""
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments, then environment variables, then those with former names."""
+        return init_settings, env_settings, FormerEnvironment(settings_cls)
+
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         if self.max_images > self.max_in_flight_images:
             raise ValueError(
-                f"max_images ({self.max_images}) must fit in the queue: raise max_in_flight_images ({self.max_in_flight_images})"
+                f"max_images ({self.max_images}) must not be above max_in_flight_images "
+                f"({self.max_in_flight_images}): raise max_in_flight_images"
             )
         if self.admin and self.api_keys is None:
             raise ValueError("admin needs api_keys: without keys anyone could unload models")

@@ -192,7 +192,7 @@ def load(
             _check_fits(max_batch, loaded[0].buckets)
             for executor in loaded:
                 executor.prepare(max_batch)
-            lone_threads = settings.lone_threads
+            lone_threads = settings.single_image_threads
             if lone_threads is None and (like or settings.isolate):
                 lone_threads = like.lone_threads if like else 0  # a process more takes more memory
             loaded, lone_threads = lone.lend(load_some, lone_threads, loaded, images, cpus, inside)

@@ -35,7 +35,7 @@ ROUNDS, SECONDS, WARM_UP = 3, 6, 2
 MOST_OTHER_LOAD = 8.0
 """Per cent of the machine; what others disturbed more does not count."""
 _PROCESSORS = str(available_cpus())
-_BUSY = ("--executor", "openvino", "--threads", "1", "--copies", _PROCESSORS, "--lone-threads", _PROCESSORS)
+_BUSY = ("--executor", "openvino", "--threads", "1", "--instances", _PROCESSORS, "--single-image-threads", _PROCESSORS)
 """A processor for each batch, so that none waits for another; all of them for an image that comes alone."""
 _CIFAR = ["--size", "32", "--resize", "0", "--mean", "0.4914,0.4822,0.4465", "--std", "0.2470,0.2435,0.2616"]
 

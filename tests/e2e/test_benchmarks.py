@@ -112,7 +112,7 @@ def test_serve(tiny_repository: Path, tmp_path: Path) -> None:
         (["--loads", "webp"], "--loads takes"),
         (["--connections", "0"], "--connections takes numbers"),
         (["--photographs", "nowhere"], "no folder with JPEG or PNG files"),
-        (["--", "--queue-size", "0"], "max_in_flight_images"),
+        (["--", "--max-in-flight-images", "0"], "max_in_flight_images"),
     ],
 )
 def test_serve_refuses(flags: list[str], message: str) -> None:

@@ -133,7 +133,7 @@ def test_closing_ends_the_process(tiny_repository: Path) -> None:
 def test_the_service_over_two_processes(
     tiny_repository: Path, eager: Eager, photographs: list[tuple[str, bytes]]
 ) -> None:
-    settings = Settings(repository=tiny_repository, isolate=True, copies=2, threads=1)
+    settings = Settings(repository=tiny_repository, isolate=True, instances=2, threads=1)
     with serve(settings) as client:
         files = [data for _, data in photographs] * 3
         answers = client.post_together("/v1/classify", [{"content": data} for data in files])

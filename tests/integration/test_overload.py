@@ -18,7 +18,7 @@ import pytest
 from models.imaging.preprocess import UInt8Array
 from service.core.priority import Priority
 from service.core.settings import Settings
-from service.engine.engine import LocalEngine
+from service.engine.engine import Engine
 from service.executors.base import Float32Array
 from service.http.protocol import OVER_CONNECTION_LIMIT
 from tests.support.api import Chunks, as_form, check, check_problem, check_still_answers, metrics
@@ -32,7 +32,7 @@ Photographs = list[tuple[str, bytes]]
 class Gate:
     """Holds the engine before each batch until the test lets it through."""
 
-    def __init__(self, engine: LocalEngine, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, engine: Engine, patch: pytest.MonkeyPatch) -> None:
         self.images = 0
         self._run = engine.executors[0].run
         self._started = Semaphore(0)
@@ -53,25 +53,25 @@ class Gate:
 
 
 @pytest.fixture
-def engine(client: Client) -> LocalEngine:
+def engine(client: Client) -> Engine:
     return client.service.registry.find("tiny").engine
 
 
 @pytest.fixture
-def gate(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+def gate(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     gate = Gate(engine, monkeypatch)
     yield gate
     gate.let_through(1000)
 
 
 @contextmanager
-def full(engine: LocalEngine, priority: Priority = Priority.interactive) -> Iterator[None]:
+def full(engine: Engine, priority: Priority = Priority.interactive) -> Iterator[None]:
     with engine.admission.admit(512, 1000.0, priority):
         yield
 
 
 def test_who_finds_it_full_is_refused_before_the_body_is_read(
-    client: Client, engine: LocalEngine, photographs: Photographs, eager: Eager
+    client: Client, engine: Engine, photographs: Photographs, eager: Eager
 ) -> None:
     body = Chunks(100)
     with full(engine):
@@ -83,7 +83,7 @@ def test_who_finds_it_full_is_refused_before_the_body_is_read(
 
 
 def test_all_images_of_a_request_count_before_they_are_decoded(
-    client: Client, engine: LocalEngine, photographs: Photographs
+    client: Client, engine: Engine, photographs: Photographs
 ) -> None:
     with engine.admission.admit(512 - 64 - 3, 1000.0, Priority.interactive):
         check_problem(client.post("/v1/classify", **as_form(*[photographs[0][1]] * 4)), 503, "waiting")
@@ -92,7 +92,7 @@ def test_all_images_of_a_request_count_before_they_are_decoded(
 
 
 def test_interactive_requests_find_room_where_bulk_ones_do_not(
-    client: Client, engine: LocalEngine, photographs: Photographs
+    client: Client, engine: Engine, photographs: Photographs
 ) -> None:
     with engine.admission.admit(512 - 64, 1000.0, Priority.bulk):
         check_problem(client.post("/v1/classify?priority=bulk", content=photographs[0][1]), 503, "waiting")
@@ -102,7 +102,7 @@ def test_interactive_requests_find_room_where_bulk_ones_do_not(
 
 
 def test_bulk_waits_for_interactive_in_the_engine(
-    client: Client, engine: LocalEngine, gate: Gate, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
+    client: Client, engine: Engine, gate: Gate, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine._queue, "max_batch", 1)
     answered: list[str] = []
@@ -130,7 +130,7 @@ def test_bulk_waits_for_interactive_in_the_engine(
 
 
 def test_nothing_is_computed_for_a_client_that_has_hung_up(
-    client: Client, engine: LocalEngine, gate: Gate, photographs: Photographs, caplog: pytest.LogCaptureFixture
+    client: Client, engine: Engine, gate: Gate, photographs: Photographs, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = metrics(client)
 
@@ -160,7 +160,7 @@ def test_nothing_is_computed_for_a_client_that_has_hung_up(
 
 
 def test_a_client_that_hangs_up_while_its_image_is_computed(
-    client: Client, engine: LocalEngine, gate: Gate, photographs: Photographs, eager: Eager
+    client: Client, engine: Engine, gate: Gate, photographs: Photographs, eager: Eager
 ) -> None:
     async def play() -> None:
         leaving = Exchange([photographs[0][1]])
@@ -178,7 +178,7 @@ def test_a_client_that_hangs_up_while_its_image_is_computed(
 
 def test_lines_come_as_images_are_done(
     client: Client,
-    engine: LocalEngine,
+    engine: Engine,
     gate: Gate,
     photographs: Photographs,
     eager: Eager,
@@ -211,7 +211,7 @@ def test_lines_come_as_images_are_done(
 
 
 def test_lines_of_a_client_that_hangs_up(
-    client: Client, engine: LocalEngine, gate: Gate, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
+    client: Client, engine: Engine, gate: Gate, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine._queue, "max_batch", 1)
     request = client.http.build_request("POST", "/v1/classify", **as_form(*[photographs[0][1]] * 20))
@@ -229,7 +229,7 @@ def test_lines_of_a_client_that_hangs_up(
     assert len(engine.admission) == 0
 
 
-def test_lines_are_refused_like_any_answer(client: Client, engine: LocalEngine, photographs: Photographs) -> None:
+def test_lines_are_refused_like_any_answer(client: Client, engine: Engine, photographs: Photographs) -> None:
     with engine.admission.admit(512 - 64 - 1, 1000.0, Priority.interactive):
         options = as_form(*[photographs[0][1]] * 2)
         check_problem(client.post("/v1/classify", headers={"accept": "application/x-ndjson"}, **options), 503)

@@ -349,7 +349,7 @@ def test_a_failed_load_frees_what_it_had_loaded(repo: Path, monkeypatch: pytest.
 
     real = Executor.close
     monkeypatch.setattr(Executor, "close", close)
-    play(repo, scenario, executor="onnxruntime-cpu", max_batch=1, threads=1, copies=1)
+    play(repo, scenario, executor="onnxruntime-cpu", max_batch=1, threads=1, instances=1)
     assert len(closed) == 2
 
 

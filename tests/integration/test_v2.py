@@ -219,7 +219,7 @@ def test_outputs_that_the_metadata_does_not_list(client: Client, photographs: Ph
 
 
 def test_statistics_count_images_batches_and_time(tiny_repository: Path, photographs: Photographs) -> None:
-    with serve(Settings(repository=tiny_repository, max_batch=4, copies=1)) as client:
+    with serve(Settings(repository=tiny_repository, max_batch=4, instances=1)) as client:
         assert client.post("/v1/classify", content=photographs[0][1]).status_code == 200
         assert client.post(PIXELS, **binary_request(np.zeros((6, 32, 32, 3), np.uint8))).status_code == 200
         (pixels,) = client.get("/v2/models/tiny/stats").json()["model_stats"]

@@ -169,7 +169,7 @@ def test_what_is_no_processor_has_none(device: str, computes: bool) -> None:
 
 def test_served(tiny_repository: Path, photographs: list[tuple[str, bytes]], eager: Eager) -> None:
     """By ONNX Runtime, with one thread and with two."""
-    settings = Settings(repository=tiny_repository, threads=1, copies=2, lone_threads=2)
+    settings = Settings(repository=tiny_repository, threads=1, instances=2, single_image_threads=2)
     images = [data for _, data in photographs]
     with serve(settings) as client:
         alone = client.post("/v1/classify?top_k=1", content=images[0], headers={"Content-Type": "image/png"}).json()

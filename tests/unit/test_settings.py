@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from service.core.former_names import RENAMED, rename_flags
 from service.core.settings import Settings, available_cpus
 
 
@@ -53,8 +54,8 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "executor": "simulated:5",
         "precision": "int8",
         "threads": "3",
-        "copies": "2",
-        "lone_threads": "4",
+        "instances": "2",
+        "single_image_threads": "4",
         "isolate": "True",
         "decode": "fast",
         "decode_threads": "4",
@@ -94,6 +95,28 @@ def test_a_flag_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse("--port", "9002").port == 9002
 
 
+@pytest.mark.parametrize(("former", "current"), RENAMED.items())
+def test_former_names_work_with_a_warning(
+    former: str, current: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    flag, variable = f"--{former.replace('_', '-')}", f"RESNET_SERVE_{former.upper()}"
+    assert getattr(parse(*rename_flags([flag, "300"])), current) == 300
+    assert getattr(parse(*rename_flags([f"{flag}=300"])), current) == 300
+    monkeypatch.setenv(variable, "301")
+    assert getattr(parse(), current) == 301
+    monkeypatch.setenv(f"RESNET_SERVE_{current.upper()}", "302")
+    assert getattr(parse(), current) == 302
+    assert [record.args[0] for record in caplog.records if isinstance(record.args, tuple)] == [
+        flag, flag, variable, variable
+    ]  # fmt: skip
+
+
+def test_current_flags_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    arguments = ["--max-images", "2", "--port=1", "copies", "--"]
+    assert rename_flags(arguments) == arguments
+    assert not caplog.records
+
+
 @pytest.mark.parametrize(
     ("flags", "field"),
     [
@@ -102,7 +125,7 @@ def test_a_flag_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--threads", "0"], "threads"),
         (["--max-batch", "0"], "max_batch"),
         (["--max-delay-ms", "-1"], "max_delay_ms"),
-        (["--queue-size", "0"], "max_in_flight_images"),
+        (["--max-in-flight-images", "0"], "max_in_flight_images"),
         (["--timeout-ms", "0"], "timeout_ms"),
         (["--max-images", "2.5"], "max_images"),
         (["--versions", "newest"], "versions"),
@@ -119,8 +142,8 @@ def test_what_cannot_be_is_refused_by_name(flags: list[str], field: str) -> None
 
 
 def test_a_request_must_fit_in_the_queue() -> None:
-    with pytest.raises(ValidationError, match=r"max_images \(20\).*raise max_in_flight_images \(10\)"):
-        parse("--queue-size", "10", "--max-images", "20")
+    with pytest.raises(ValidationError, match=r"max_images \(20\).*\(10\): raise max_in_flight_images"):
+        parse("--max-in-flight-images", "10", "--max-images", "20")
 
 
 def test_settings_do_not_change() -> None:

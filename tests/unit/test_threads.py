@@ -54,7 +54,7 @@ def test_executors_give_way_to_the_event_loop(tiny_repository: Path) -> None:
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
 def test_executors_of_one_thread_stay_on_a_processor_each(tiny_repository: Path) -> None:
     processors, others = os.sched_getaffinity(0), threading.enumerate()
-    with serve(Settings(repository=tiny_repository, threads=1, copies=len(processors))) as client:
+    with serve(Settings(repository=tiny_repository, threads=1, instances=len(processors))) as client:
         assert client.get("/readyz").status_code == 200
         kept = [
             os.sched_getaffinity(thread.native_id)
