@@ -16,7 +16,7 @@ from PIL import Image
 
 from models.imaging.preprocess import Preprocess, UInt8Array
 from service.core.errors import PayloadTooLarge, ServiceError, UnprocessableImage
-from service.decoding.decoder import Decoded, DecodeMode, Decoder
+from service.decoding.decoder import DecodedFile, DecodeMode, Decoder
 from tests.support.geometry import preprocess_for
 from tests.support.tiny import cut
 
@@ -32,7 +32,7 @@ def decode(
     threads: int = 2,
     max_pixels: int = MAX_PIXELS,
     mode: DecodeMode = "exact",
-) -> list[Decoded | ServiceError]:
+) -> list[DecodedFile | ServiceError]:
     decoder = Decoder(threads, max_pixels, mode)
     try:
         return asyncio.run(decoder.decode(files, preprocess))
@@ -52,7 +52,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 def test_photographs_are_cut_as_pillow_cuts_them(photographs: list[tuple[str, bytes]]) -> None:
     for (name, data), decoded in zip(photographs, decode([data for _, data in photographs]), strict=True):
-        assert isinstance(decoded, Decoded), name
+        assert isinstance(decoded, DecodedFile), name
         np.testing.assert_array_equal(decoded.pixels, cut(data), err_msg=name)
         assert decoded.pixels.dtype == np.uint8
         assert (decoded.width, decoded.height, decoded.format) == (*Image.open(io.BytesIO(data)).size, "JPEG")
@@ -66,7 +66,7 @@ def distance(fast: UInt8Array, exact: UInt8Array) -> float:
 def test_fast_pixels_are_nearly_pillows(photographs: list[tuple[str, bytes]]) -> None:
     """Of photographs that are decoded at a half of their size or a quarter; a JPEG saved again differs by as much."""
     for (name, data), decoded in zip(photographs, decode([data for _, data in photographs], mode="fast"), strict=True):
-        assert isinstance(decoded, Decoded), name
+        assert isinstance(decoded, DecodedFile), name
         assert 0 < distance(decoded.pixels, cut(data)) < 0.7, name
         assert (decoded.width, decoded.height, decoded.format) == (*Image.open(io.BytesIO(data)).size, "JPEG")
 
@@ -75,7 +75,7 @@ def test_fast_is_exact_to_one_level_where_little_is_to_be_resized(photographs: l
     for name, data in photographs:
         image = Image.open(io.BytesIO(data)).convert("RGB").resize((61, 47))
         (decoded,) = decode([encode(image)], mode="fast")
-        assert isinstance(decoded, Decoded)
+        assert isinstance(decoded, DecodedFile)
         assert np.abs(decoded.pixels.astype(int) - cut(encode(image))).max() <= 1, name
 
 
@@ -86,8 +86,8 @@ def test_fast_turns_photographs_upright(orientation: int, photographs: list[tupl
     exif[0x0112] = orientation
     data = encode(Image.open(io.BytesIO(photographs[1][1])).resize((399, 265)), "JPEG", exif=exif)
     (fast,), (exact,) = decode([data], mode="fast"), decode([data])
-    assert isinstance(fast, Decoded)
-    assert isinstance(exact, Decoded)
+    assert isinstance(fast, DecodedFile)
+    assert isinstance(exact, DecodedFile)
     assert (fast.width, fast.height) == (exact.width, exact.height)
     assert distance(fast.pixels, exact.pixels) < 1.0
 
@@ -99,8 +99,8 @@ def test_fast_takes_every_size(width: int, height: int, kind: str, resize: int |
     data = encode(Image.fromarray(slope).convert("RGB"), kind)
     preprocess = COLOUR.model_copy(update={"resize": resize})
     fast, exact = (decode([data], preprocess, 1, 700 * 700, mode)[0] for mode in MODES)
-    if isinstance(exact, Decoded):
-        assert isinstance(fast, Decoded)
+    if isinstance(exact, DecodedFile):
+        assert isinstance(fast, DecodedFile)
         assert (fast.width, fast.height, fast.format) == (width, height, kind)
         assert np.abs(fast.pixels.astype(int) - exact.pixels).max() <= 8
     else:
@@ -116,7 +116,7 @@ def test_fast_leaves_the_limit_of_pixels_as_it_is() -> None:
 def test_grey_models_get_luma() -> None:
     image = noise(36, 36)
     (decoded,) = decode([encode(image)], GREY)
-    assert isinstance(decoded, Decoded)
+    assert isinstance(decoded, DecodedFile)
     red, green, blue = np.moveaxis(np.asarray(image, dtype=np.float64)[2:34, 2:34], 2, 0)
     luma = 0.299 * red + 0.587 * green + 0.114 * blue
     assert decoded.pixels.shape == (32, 32, 1)
@@ -127,7 +127,7 @@ def test_a_turned_photograph_is_described_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned clockwise by a quarter
     (decoded,) = decode([encode(noise(60, 40), "JPEG", exif=exif)])
-    assert isinstance(decoded, Decoded)
+    assert isinstance(decoded, DecodedFile)
     assert (decoded.width, decoded.height, decoded.format) == (40, 60, "JPEG")
 
 
@@ -136,7 +136,7 @@ def test_a_turned_photograph_is_described_upright() -> None:
 def test_the_order_of_the_files_is_kept(files: int, threads: int) -> None:
     values = [(index * 7) % 256 for index in range(files)]
     answers = decode([encode(Image.new("RGB", (40, 50), (value,) * 3)) for value in values], threads=threads)
-    assert [answer.pixels.mean() for answer in answers if isinstance(answer, Decoded)] == values
+    assert [answer.pixels.mean() for answer in answers if isinstance(answer, DecodedFile)] == values
 
 
 def bomb(width: int, height: int) -> bytes:
@@ -154,13 +154,13 @@ def test_each_bad_file_fails_alone() -> None:
     files = [good, b"", good, b"hello", bomb(20_000, 20_000), good[: len(good) // 2], good]
     kinds = [type(answer) for answer in decode(files)]
     bad = UnprocessableImage
-    assert kinds == [Decoded, bad, Decoded, bad, PayloadTooLarge, bad, Decoded]
+    assert kinds == [DecodedFile, bad, DecodedFile, bad, PayloadTooLarge, bad, DecodedFile]
 
 
 def test_the_limit_of_pixels_is_inclusive() -> None:
     files = [encode(Image.new("L", size)) for size in ((20, 10), (21, 10))]
     fits, too_large = decode(files, max_pixels=200)
-    assert isinstance(fits, Decoded)
+    assert isinstance(fits, DecodedFile)
     assert isinstance(too_large, PayloadTooLarge)
     assert "21 x 10" in str(too_large)
     assert "200" in str(too_large)
@@ -173,13 +173,13 @@ def test_an_elongated_image_is_refused_before_it_is_scaled_up(size: tuple[int, i
     assert isinstance(answer, UnprocessableImage)
     assert "crop" in str(answer)
     (panorama,) = decode([encode(Image.new("L", (4000, 20)))])
-    assert isinstance(panorama, Decoded)
+    assert isinstance(panorama, DecodedFile)
 
 
 def test_without_a_crop_any_shape_is_brought_to_the_size() -> None:
     preprocess = COLOUR.model_copy(update={"resize": None})
     (answer,) = decode([encode(Image.new("RGB", (1, 150_000), (7, 8, 9)))], preprocess)
-    assert isinstance(answer, Decoded)
+    assert isinstance(answer, DecodedFile)
     np.testing.assert_array_equal(answer.pixels, np.full((32, 32, 3), (7, 8, 9)))
 
 
@@ -195,7 +195,7 @@ def test_whatever_a_codec_raises_the_neighbours_are_decoded(raised: Exception, m
     monkeypatch.setattr(Image, "open", fail_on_gif)
     good = encode(noise(40, 40))
     answers = decode([good, encode(noise(40, 40), "GIF"), good], threads=1)
-    assert [type(answer) for answer in answers] == [Decoded, UnprocessableImage, Decoded]
+    assert [type(answer) for answer in answers] == [DecodedFile, UnprocessableImage, DecodedFile]
 
 
 def test_a_damaged_avif() -> None:
@@ -204,7 +204,7 @@ def test_a_damaged_avif() -> None:
     damaged = whole.replace(b"pitm", b"xxxx")
     assert damaged != whole
     good, bad = decode([whole, damaged])
-    assert isinstance(good, Decoded)
+    assert isinstance(good, DecodedFile)
     assert isinstance(bad, UnprocessableImage)
 
 
@@ -216,8 +216,8 @@ def test_damage_gives_an_answer_in_any_case(data: bytes, place: float, change: i
     position = int(place * len(data))
     rest = b"" if truncate else bytes([data[position] ^ change]) + data[position + 1 :]
     damaged, whole = decode([data[:position] + rest, data])
-    assert isinstance(whole, Decoded)
-    if isinstance(damaged, Decoded):
+    assert isinstance(whole, DecodedFile)
+    if isinstance(damaged, DecodedFile):
         assert damaged.pixels.shape == (32, 32, 3)
     else:
         assert isinstance(damaged, UnprocessableImage | PayloadTooLarge)
