@@ -11,15 +11,12 @@ from typer.testing import CliRunner
 
 from benchmarks import engines, fusion, timing
 from benchmarks.__main__ import app
-from export.build import build
-from models.training.checkpoint import Checkpoint
+from tests.support.tiny import copy_repository
 
 
 @pytest.fixture(scope="module")
-def version(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("benchmarks")
-    checkpoint.save(folder / "checkpoint.safetensors")
-    return build(folder / "checkpoint.safetensors", folder / "repository", "tiny", int8=True)
+def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_repository(tmp_path_factory.mktemp("benchmarks") / "repository", ["float32", "int8"]) / "tiny" / "1"
 
 
 @pytest.fixture(autouse=True)

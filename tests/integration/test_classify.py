@@ -155,15 +155,15 @@ def test_a_file_that_cannot_be_read(folder: Path, tiny_repository: Path) -> None
     assert answer["predictions"]
 
 
-def test_more_files_than_are_in_flight_keep_their_order(tmp_path: Path, tiny_repository: Path, eager: Eager) -> None:
-    rng = np.random.default_rng(0)
-    for number in range(150):
-        colours = rng.integers(0, 256, (3, 3, 3), dtype=np.uint8)
-        Image.fromarray(colours).resize((40, 40)).save(tmp_path / f"{number:03}.png")
+def test_more_files_than_are_in_flight_keep_their_order(
+    tmp_path: Path, tiny_repository: Path, photographs: Photographs, eager: Eager
+) -> None:
+    for number, choice in enumerate(np.random.default_rng(0).integers(len(photographs), size=150)):
+        (tmp_path / f"{number:03}.jpg").write_bytes(photographs[choice][1])
     result = run(tmp_path, "--repository", tiny_repository, "--format", "jsonl", "--top-k", 5)
     assert result.exit_code == 0, result.output
     answers = lines(result.stdout)
-    assert [Path(answer["file"]).name for answer in answers] == [f"{number:03}.png" for number in range(150)]
+    assert [Path(answer["file"]).name for answer in answers] == [f"{number:03}.jpg" for number in range(150)]
     for answer in answers:
         expected = eager(Path(answer["file"]).read_bytes())
         for prediction in answer["predictions"]:

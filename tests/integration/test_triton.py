@@ -12,18 +12,16 @@ from typer.testing import CliRunner
 
 from export.__main__ import app
 from export.inspect import find_versions
-from models.training.checkpoint import Checkpoint
 from service.registry.repository import find_versions as find_served
 from tests.support.triton import TYPES, protobuf, read_config
 
 
 @pytest.fixture(scope="module")
-def model(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a model that was built with --triton."""
     folder = tmp_path_factory.mktemp("triton")
-    checkpoint.save(folder / "checkpoint.safetensors")
     options = ["--repository", str(folder / "repository"), "--name", "tiny.v2", "--triton"]
-    done = CliRunner().invoke(app, ["build", str(folder / "checkpoint.safetensors"), *options])
+    done = CliRunner().invoke(app, ["build", str(checkpoint_file), *options])
     assert done.exit_code == 0, done.output
     return folder / "repository" / "tiny.v2"
 
@@ -70,14 +68,11 @@ def test_without_the_option_there_is_none(tiny_repository: Path) -> None:
     assert not (tiny_repository / "tiny" / "config.pbtxt").exists()
 
 
-def test_a_configuration_that_cannot_be_written_is_one_line(
-    model: Path, checkpoint: Checkpoint, tmp_path: Path
-) -> None:
+def test_a_configuration_that_cannot_be_written_is_one_line(model: Path, checkpoint_file: Path, tmp_path: Path) -> None:
     repository = Path(shutil.copytree(model.parent, tmp_path / "repository"))
     (repository / "tiny.v2" / "config.pbtxt").unlink()
     (repository / "tiny.v2" / "config.pbtxt").mkdir()
-    checkpoint.save(tmp_path / "checkpoint.safetensors")
     options = ["--repository", str(repository), "--name", "tiny.v2", "--triton"]
-    done = CliRunner().invoke(app, ["build", str(tmp_path / "checkpoint.safetensors"), *options])
+    done = CliRunner().invoke(app, ["build", str(checkpoint_file), *options])
     assert done.exit_code == 2
     assert "error: " in done.output and "Is a directory" in " ".join(done.output.split())

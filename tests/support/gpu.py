@@ -20,4 +20,4 @@ def why_not() -> str | None:
 def needs_gpu() -> tuple[pytest.MarkDecorator, ...]:
     """Marks of a test that is skipped without a GPU, and says why."""
     reason = why_not()
-    return pytest.mark.gpu, pytest.mark.skipif(reason is not None, reason=f"needs a GPU: {reason}")
+    return pytest.mark.needs_gpu, pytest.mark.skipif(reason is not None, reason=f"needs a GPU: {reason}")

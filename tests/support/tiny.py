@@ -1,9 +1,14 @@
-"""The network `tiny`: five classes of 32 x 32 colour images, cut from a shorter side of 36 pixels."""
+"""The network `tiny`: five classes of 32 x 32 colour images, cut from a shorter side of 36 pixels.
+
+Its files are in `tests/data/tiny`; `tests.support.make_tiny_repository` makes them.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Collection
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +21,12 @@ from models.imaging.preprocess import UInt8Array
 from service.executors import Runtime
 from service.executors.base import Source
 
+FOLDER = Path(__file__).parents[1] / "data" / "tiny"
+CHECKPOINT = "checkpoint.safetensors"
+REPOSITORY = "repository"
+PROBABILITIES = "probabilities.npz"
+"""Files in the folder: the checkpoint, the repository, and the probabilities of the photographs by their names."""
+
 Photographs = list[tuple[str, bytes]]
 """File names and contents."""
 
@@ -24,6 +35,32 @@ Golden = tuple[UInt8Array, Float32Array]
 
 Eager = Callable[[bytes], Float32Array]
 """Gives the probabilities [5] of an image file by the PyTorch model."""
+
+
+def read_photographs() -> Photographs:
+    """The photographs that ship with the project, sorted by name."""
+    folder = resources.files("export") / "photographs"
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".jpg")), key=lambda file: file.name)
+    assert len(files) >= 6
+    return [(file.name, file.read_bytes()) for file in files]
+
+
+def copy_repository(destination: Path, precisions: Collection[Precision]) -> Path:
+    """Copy the repository of `tiny`, with the artifacts of these precisions only.
+
+    Returns:
+        `destination`, which must not exist yet.
+    """
+    shutil.copytree(FOLDER / REPOSITORY, destination)
+    version = destination / "tiny" / "1"
+    described = manifest.read(version)
+    for artifact in described.artifacts:
+        if artifact.precision not in precisions:
+            (version / artifact.file).unlink()
+    kept = tuple(artifact for artifact in described.artifacts if artifact.precision in precisions)
+    content = described.model_copy(update={"artifacts": kept}).to_json()
+    (version / manifest.FILE_NAME).write_text(content, encoding="utf-8")
+    return destination
 
 
 def source_of(version: Path, runtime: Runtime, precision: Precision = "float32", cache: Path = Path("no")) -> Source:

@@ -16,14 +16,13 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from export.build import build
 from models.artifact import manifest
 from models.artifact.manifest import Manifest
 from models.runtime import engine_cache, tuning
 from models.runtime.tuning import Bounds, Host, Measurement, NotTuned, Tuning, TuningError
-from models.training.checkpoint import Checkpoint
 from service.core.settings import Settings, available_cpus
 from tests.support.service import serve
+from tests.support.tiny import copy_repository
 
 HOST = Host(processor="a processor", cpus=4, runtimes={"onnxruntime": "1.0"})
 
@@ -62,12 +61,9 @@ def tuned(described: Manifest, *measurements: Measurement, host: Host = HOST, **
 
 
 @pytest.fixture(scope="module")
-def repository(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny` in float32 and int8."""
-    folder = tmp_path_factory.mktemp("tuned")
-    checkpoint.save(folder / "checkpoint.safetensors")
-    build(folder / "checkpoint.safetensors", folder / "repository", "tiny", int8=True)
-    return folder / "repository"
+    return copy_repository(tmp_path_factory.mktemp("tuned") / "repository", ["float32", "int8"])
 
 
 @pytest.fixture(scope="module")
