@@ -41,8 +41,8 @@ class Pipeline:
         self.settings = settings
         self._decoder = decoder
         self._metrics = metrics
-        self._admission = AdmissionTable(settings.max_in_flight_images)
-        metrics.watch_admitted(self._admission.images)
+        self.admission = AdmissionTable(settings.max_in_flight_images)
+        metrics.watch_admitted(self.admission.images)
 
     def close(self) -> None:
         """End the threads that decode."""
@@ -58,7 +58,7 @@ class Pipeline:
         Raises:
             Overloaded: they do not fit, or would not be computed in time.
         """
-        self._admission.of(model).check(images, seconds, priority)
+        self.admission.of(model).check(images, seconds, priority)
 
     def admit_images(self, model: ServedModel, images: int, seconds: float, priority: Priority) -> AdmittedImages:
         """Count images of a version that is held as in flight, until they are answered.
@@ -69,11 +69,11 @@ class Pipeline:
             seconds: time limit of the request.
             priority: interactive images pass the bulk ones.
         """
-        return AdmittedImages(self.backend, self._admission, model, images, seconds, priority)
+        return AdmittedImages(self.backend, self.admission, model, images, seconds, priority)
 
     def admit(self, name: str, version: str | None, images: int, seconds: float, priority: Priority) -> AdmittedVersion:
         """Hold a version and count images of it as in flight; arguments are those of `lease` and `admit_images`."""
-        return AdmittedVersion(self.backend, self._admission, name, version, images, seconds, priority)
+        return AdmittedVersion(self.backend, self.admission, name, version, images, seconds, priority)
 
     async def decode(
         self, files: Sequence[bytes], preprocess: Preprocess, deadline: float, priority: Priority

@@ -52,5 +52,5 @@ def test_nobody_listens() -> None:
 
 
 def test_it_imports_nothing_that_takes_time() -> None:
-    code = "import sys, service.probe; print(*{'numpy', 'pydantic', 'fastapi'} & set(sys.modules))"
+    code = "import sys, service.cli.healthcheck; print(*{'numpy', 'pydantic', 'fastapi'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "\n"

@@ -89,6 +89,7 @@ def test_an_alert_fires_alone(alert: str, tmp_path: Path) -> None:
 def test_every_query_reads_what_there_is() -> None:
     told = Metrics()
     told.watch_versions(list)
+    told.watch_admitted(dict)
     names = {line.split()[2] for line in told.render().decode().splitlines() if line.startswith("# TYPE ")}
     there = {name + suffix for name in names for suffix in ("", "_bucket", "_sum", "_count")}
     there |= {rule["record"] for rule in rules() if "record" in rule}

@@ -20,9 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.core import errors
 from service.core.errors import InferenceFailed, ServiceError
-from service.core.priority import Priority
 from service.core.settings import Settings
-from service.http.v1.schemas import Prediction
 from service.telemetry import log_config
 from service.telemetry.log_config import JsonFormatter, LogFormat, TextFormatter
 from service.telemetry.metrics import Metrics
@@ -45,7 +43,7 @@ def traffic(tiny_repository: Path, photographs: Photographs) -> tuple[str, dict[
         assert client.post("/v1/classify?cam=values", **form).status_code == 200
         assert client.post("/v1/classify", content=b"bad").status_code == 422
         assert client.post("/v1/models/other/classify", content=b"x").status_code == 404
-        with client.service.registry.find("tiny").engine.admission.admit(512, 1000.0, Priority.interactive):
+        with client.admit(512):
             assert client.post("/v1/classify", content=photographs[0][1]).status_code == 503
             response = client.get("/metrics")
         return response.text, metrics(client) | {
@@ -149,7 +147,7 @@ def test_a_model_that_cannot_be_loaded_is_counted(tiny_repository: Path, tmp_pat
 def test_classes_beyond_a_thousand_share_a_label() -> None:
     told = Metrics()
     for index in (0, 999, 1000, 1001, 20_000):
-        told.model("large").predictions([Prediction(label=f"class {index}", index=index, probability=0.5)])
+        told.model("large").prediction(index, f"class {index}", 0.5)
     values = {
         each.labels["label"]: each.value
         for family in told.predictions.collect()
@@ -226,7 +224,7 @@ def test_one_line_a_request(client: Client, photographs: Photographs, caplog: py
 
 def test_a_line_for_what_failed(client: Client, photographs: Photographs, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="service")
-    with client.service.registry.find("tiny").engine.admission.admit(512, 1000.0, Priority.interactive):
+    with client.admit(512):
         client.post("/v1/classify", content=photographs[0][1])
     client.post("/v1/models/a%0Ab/classify", content=b"x")
     refused, wrong = lines(caplog)
@@ -324,8 +322,7 @@ def test_a_trace_has_a_span_for_each_stage(
 
 def test_a_trace_of_a_failure(traced: Client, exporter: InMemorySpanExporter, photographs: Photographs) -> None:
     exporter.clear()
-    engine = traced.pipeline.registry.find("tiny").engine
-    with engine.admission.admit(512, 1000.0, Priority.interactive):
+    with traced.admit(512):
         assert traced.post("/v1/classify", content=photographs[0][1]).status_code == 503
     (span,) = exporter.get_finished_spans()
     assert span.status.status_code is StatusCode.ERROR
@@ -336,7 +333,7 @@ def test_a_trace_of_a_failure(traced: Client, exporter: InMemorySpanExporter, ph
 def test_without_the_extra_it_is_said() -> None:
     code = (
         "import sys; sys.modules['opentelemetry.sdk'] = None\n"
-        "from service.tracing import TracingError, otlp_provider\n"
+        "from service.telemetry.tracing import TracingError, otlp_provider\n"
         "import service.app\n"
         "try: otlp_provider()\n"
         "except TracingError as error: print(error)"

@@ -121,7 +121,7 @@ def decoded(png: str) -> UInt8Array:
 def test_nothing_more_is_computed_or_answered_unasked(
     client: Client, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    executor = client.service.registry.find("tiny").engine.executors[0]
+    executor = client.engine().executors[0]
     asked = []
     run = executor.run
 

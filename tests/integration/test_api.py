@@ -392,7 +392,7 @@ def test_a_failing_executor(
         raise RuntimeError("a secret of the machine")
 
     with monkeypatch.context() as patch:
-        patch.setattr(client.service.registry.find("tiny").engine.executors[0], "run", fail)
+        patch.setattr(client.engine().executors[0], "run", fail)
         response = client.post("/v1/classify", content=photographs[0][1])
         check_problem(response, 500, "try again")
         assert "secret" not in response.text

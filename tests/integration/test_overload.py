@@ -8,7 +8,6 @@ import json
 import logging
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from threading import Semaphore
 from typing import Any
@@ -54,7 +53,7 @@ class Gate:
 
 @pytest.fixture
 def engine(client: Client) -> Engine:
-    return client.service.registry.find("tiny").engine
+    return client.engine()
 
 
 @pytest.fixture
@@ -64,17 +63,11 @@ def gate(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     gate.let_through(1000)
 
 
-@contextmanager
-def full(engine: Engine, priority: Priority = Priority.interactive) -> Iterator[None]:
-    with engine.admission.admit(512, 1000.0, priority):
-        yield
-
-
 def test_who_finds_it_full_is_refused_before_the_body_is_read(
-    client: Client, engine: Engine, photographs: Photographs, eager: Eager
+    client: Client, photographs: Photographs, eager: Eager
 ) -> None:
     body = Chunks(100)
-    with full(engine):
+    with client.admit(512):
         response = client.post("/v1/classify", content=body)
     check_problem(response, 503, "more images are waiting.* try again in 1 s")
     assert response.headers["retry-after"] == "1"
@@ -82,19 +75,15 @@ def test_who_finds_it_full_is_refused_before_the_body_is_read(
     check_still_answers(client, photographs, eager)
 
 
-def test_all_images_of_a_request_count_before_they_are_decoded(
-    client: Client, engine: Engine, photographs: Photographs
-) -> None:
-    with engine.admission.admit(512 - 64 - 3, 1000.0, Priority.interactive):
+def test_all_images_of_a_request_count_before_they_are_decoded(client: Client, photographs: Photographs) -> None:
+    with client.admit(512 - 64 - 3):
         check_problem(client.post("/v1/classify", **as_form(*[photographs[0][1]] * 4)), 503, "waiting")
         assert client.post("/v1/classify", **as_form(*[photographs[0][1]] * 3)).status_code == 200
-    assert len(engine.admission) == 0
+    assert client.images_in_flight() == 0
 
 
-def test_interactive_requests_find_room_where_bulk_ones_do_not(
-    client: Client, engine: Engine, photographs: Photographs
-) -> None:
-    with engine.admission.admit(512 - 64, 1000.0, Priority.bulk):
+def test_interactive_requests_find_room_where_bulk_ones_do_not(client: Client, photographs: Photographs) -> None:
+    with client.admit(512 - 64, Priority.bulk):
         check_problem(client.post("/v1/classify?priority=bulk", content=photographs[0][1]), 503, "waiting")
         assert client.post("/v1/classify?priority=interactive", content=photographs[0][1]).status_code == 200
     assert client.post("/v1/classify?priority=bulk", content=photographs[0][1]).status_code == 200
@@ -145,7 +134,7 @@ def test_nothing_is_computed_for_a_client_that_has_hung_up(
         for other in others[:3]:
             other.hang_up()
         await asyncio.gather(*waiting[:3])
-        assert len(engine.admission) == 2
+        assert client.images_in_flight() == 2
         gate.let_through(2)
         await asyncio.gather(running, waiting[3])
         assert (first.status, others[3].status) == (200, 200)
@@ -153,14 +142,14 @@ def test_nothing_is_computed_for_a_client_that_has_hung_up(
 
     client.portal.call(play)
     assert gate.images == 2
-    assert len(engine.admission) == 0
+    assert client.images_in_flight() == 0
     after = metrics(client)
     assert after["resnet_requests_total", "tiny", "499"] - before.get(("resnet_requests_total", "tiny", "499"), 0) == 3
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_a_client_that_hangs_up_while_its_image_is_computed(
-    client: Client, engine: Engine, gate: Gate, photographs: Photographs, eager: Eager
+    client: Client, gate: Gate, photographs: Photographs, eager: Eager
 ) -> None:
     async def play() -> None:
         leaving = Exchange([photographs[0][1]])
@@ -169,7 +158,7 @@ def test_a_client_that_hangs_up_while_its_image_is_computed(
         leaving.hang_up()
         await running
         assert leaving.status == 499
-        assert len(engine.admission) == 0
+        assert client.images_in_flight() == 0
 
     client.portal.call(play)
     gate.let_through(1000)
@@ -207,7 +196,7 @@ def test_lines_come_as_images_are_done(
             assert line["error"]["status"] == 422
         else:
             check(line, files[line["index"]], eager)
-    assert len(engine.admission) == 0
+    assert client.images_in_flight() == 0
 
 
 def test_lines_of_a_client_that_hangs_up(
@@ -226,11 +215,11 @@ def test_lines_of_a_client_that_hangs_up(
     client.portal.call(play)
     gate.let_through(1000)
     assert gate.images == 1
-    assert len(engine.admission) == 0
+    assert client.images_in_flight() == 0
 
 
-def test_lines_are_refused_like_any_answer(client: Client, engine: Engine, photographs: Photographs) -> None:
-    with engine.admission.admit(512 - 64 - 1, 1000.0, Priority.interactive):
+def test_lines_are_refused_like_any_answer(client: Client, photographs: Photographs) -> None:
+    with client.admit(512 - 64 - 1):
         options = as_form(*[photographs[0][1]] * 2)
         check_problem(client.post("/v1/classify", headers={"accept": "application/x-ndjson"}, **options), 503)
 

@@ -15,7 +15,10 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from starlette.types import ASGIApp
 
 from service.app import Service, create_app
+from service.core.priority import Priority
 from service.core.settings import Settings
+from service.engine.engine import Engine
+from service.inference.leases import AdmittedImages
 from service.inference.pipeline import Pipeline
 from service.registry.registry import Registry
 
@@ -41,6 +44,18 @@ class Client:
     @property
     def registry(self) -> Registry:
         return self.service.registry
+
+    def engine(self, name: str = "tiny") -> Engine:
+        """The engine of a model's current version."""
+        return self.registry._find(name, None).model.engine
+
+    def images_in_flight(self, name: str = "tiny") -> int:
+        """Images of a model that were admitted and are not answered."""
+        return self.pipeline.admission.images()[name]
+
+    def admit(self, images: int, priority: Priority = Priority.interactive) -> AdmittedImages:
+        """Have images of `tiny` in flight while the context is entered."""
+        return self.pipeline.admit_images(self.registry.find("tiny"), images, 1000.0, priority)
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         return self.portal.call(partial(self.http.request, method, path, **options))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -19,6 +20,19 @@ def clock() -> Clock:
     return Clock()
 
 
+@contextmanager
+def admit(admission: Admission, images: int, seconds: float, priority: Priority) -> Iterator[None]:
+    """Images that are let in, and leave with the context."""
+    admission.check(images, seconds, priority)
+    admission.enter(images, priority)
+    try:
+        yield
+    except BaseException as error:
+        admission.leave(images, priority, error)
+        raise
+    admission.leave(images, priority)
+
+
 def refusal(admission: Admission, images: int, seconds: float, priority: Priority = INTERACTIVE) -> Overloaded:
     with pytest.raises(Overloaded) as refused:
         admission.check(images, seconds, priority)
@@ -29,10 +43,10 @@ def measure(admission: Admission, clock: Clock, seconds_an_image: float, images:
     """Serve images one by one while 4 are inside, which is two full batches of 2; leaves those 4 inside."""
     inside = [ExitStack() for _ in range(4)]
     for each in inside:
-        each.enter_context(admission.admit(1, 1000.0, INTERACTIVE))
+        each.enter_context(admit(admission, 1, 1000.0, INTERACTIVE))
     for _ in range(images):
         coming = ExitStack()
-        coming.enter_context(admission.admit(1, 1e9, INTERACTIVE))
+        coming.enter_context(admit(admission, 1, 1e9, INTERACTIVE))
         inside.append(coming)
         clock.now += seconds_an_image
         inside.pop(0).close()
@@ -44,8 +58,8 @@ def measure(admission: Admission, clock: Clock, seconds_an_image: float, images:
 
 def test_images_count_until_they_are_answered() -> None:
     admission = Admission(capacity=10, max_batch=2)
-    with admission.admit(4, 1.0, INTERACTIVE):
-        with admission.admit(5, 1.0, INTERACTIVE):
+    with admit(admission, 4, 1.0, INTERACTIVE):
+        with admit(admission, 5, 1.0, INTERACTIVE):
             assert len(admission) == 9
             assert refusal(admission, 1, 1.0).reason == "queue_full"
         assert len(admission) == 4
@@ -57,7 +71,7 @@ def test_images_count_until_they_are_answered() -> None:
 @pytest.mark.parametrize("error", [DeadlineExceeded("late"), UnprocessableImage("bad"), KeyError("mistake")])
 def test_however_it_ends_the_place_is_free_again(error: Exception) -> None:
     admission = Admission(capacity=1, max_batch=1)
-    with pytest.raises(type(error)), admission.admit(1, 1.0, INTERACTIVE):
+    with pytest.raises(type(error)), admit(admission, 1, 1.0, INTERACTIVE):
         raise error
     admission.check(1, 1.0, INTERACTIVE)
 
@@ -65,9 +79,9 @@ def test_however_it_ends_the_place_is_free_again(error: Exception) -> None:
 @pytest.mark.parametrize(("many", "few"), [(BULK, INTERACTIVE), (INTERACTIVE, BULK)])
 def test_each_priority_finds_room_beside_the_other(many: Priority, few: Priority) -> None:
     admission = Admission(capacity=80, max_batch=2)
-    with admission.admit(70, 1.0, many):
+    with admit(admission, 70, 1.0, many):
         assert refusal(admission, 1, 1.0, many).reason == "queue_full"
-        with admission.admit(10, 1.0, few):
+        with admit(admission, 10, 1.0, few):
             assert refusal(admission, 1, 1.0, few).reason == "queue_full"
             assert refusal(admission, 1, 1.0, many).reason == "queue_full"
 
@@ -78,7 +92,7 @@ def test_an_empty_service_takes_any_request_that_fits() -> None:
 
 def test_who_would_be_late_is_refused_and_told_when_to_come_again(clock: Clock) -> None:
     admission = Admission(capacity=1000, max_batch=2, clock=clock)
-    with measure(admission, clock, seconds_an_image=0.5), admission.admit(16, 1000.0, INTERACTIVE):
+    with measure(admission, clock, seconds_an_image=0.5), admit(admission, 16, 1000.0, INTERACTIVE):
         # 20 images are before it: 10 seconds, and as it is the 21st, 10.5.
         admission.check(1, 13.0, INTERACTIVE)
         late = refusal(admission, 1, 10.4)
@@ -90,7 +104,7 @@ def test_who_would_be_late_is_refused_and_told_when_to_come_again(clock: Clock) 
 
 def test_interactive_images_do_not_wait_for_bulk(clock: Clock) -> None:
     admission = Admission(capacity=1000, max_batch=2, clock=clock)
-    with measure(admission, clock, seconds_an_image=0.5), admission.admit(100, 1000.0, BULK):
+    with measure(admission, clock, seconds_an_image=0.5), admit(admission, 100, 1000.0, BULK):
         admission.check(1, 4.0, INTERACTIVE)
         assert refusal(admission, 1, 4.0, BULK).reason == "would_be_late"
 
@@ -99,7 +113,7 @@ def test_bulk_images_wait_for_their_share_at_most(clock: Clock) -> None:
     """Of 104 images 4 are bulk, which get an eighth of the engine: they take as long as 32, and not as 104."""
     admission = Admission(capacity=1000, max_batch=2, clock=clock)
     rest = measure(admission, clock, seconds_an_image=0.5)
-    with rest, admission.admit(96, 1000.0, INTERACTIVE), admission.admit(4, 1000.0, BULK):
+    with rest, admit(admission, 96, 1000.0, INTERACTIVE), admit(admission, 4, 1000.0, BULK):
         admission.check(1, 0.5 * 40 * 1.3, BULK)
         assert refusal(admission, 1, 0.5 * 40, BULK).reason == "would_be_late"
 
@@ -107,7 +121,7 @@ def test_bulk_images_wait_for_their_share_at_most(clock: Clock) -> None:
 def test_the_pace_follows_the_recent_past(clock: Clock) -> None:
     admission = Admission(capacity=1000, max_batch=2, clock=clock)
     measure(admission, clock, seconds_an_image=5.0).close()
-    with measure(admission, clock, seconds_an_image=0.01, images=2000), admission.admit(96, 1000.0, INTERACTIVE):
+    with measure(admission, clock, seconds_an_image=0.01, images=2000), admit(admission, 96, 1000.0, INTERACTIVE):
         admission.check(1, 1.5, INTERACTIVE)
         assert refusal(admission, 1, 0.9).reason == "would_be_late"
 
@@ -116,7 +130,7 @@ def test_after_a_hiccup_it_is_tried_again(clock: Clock) -> None:
     """A pace that was measured on a bad day must not keep everybody out: then it would never be measured again."""
     admission = Admission(capacity=1000, max_batch=2, clock=clock)
     measure(admission, clock, seconds_an_image=100.0).close()
-    with admission.admit(3, 1.0, INTERACTIVE), admission.admit(1, 1.0, INTERACTIVE):
+    with admit(admission, 3, 1.0, INTERACTIVE), admit(admission, 1, 1.0, INTERACTIVE):
         assert refusal(admission, 1, 1.0).reason == "would_be_late"
 
 
@@ -124,16 +138,16 @@ def test_time_without_work_is_not_measured(clock: Clock) -> None:
     admission = Admission(capacity=1000, max_batch=2, clock=clock)
     measure(admission, clock, seconds_an_image=0.01).close()
     clock.now += 10_000.0
-    with admission.admit(50, 1.0, INTERACTIVE):
+    with admit(admission, 50, 1.0, INTERACTIVE):
         admission.check(1, 1.0, INTERACTIVE)
 
 
 def test_images_that_were_given_up_are_no_progress(clock: Clock) -> None:
     admission = Admission(capacity=1000, max_batch=2, clock=clock)
-    with measure(admission, clock, seconds_an_image=0.1), admission.admit(96, 1000.0, INTERACTIVE):
+    with measure(admission, clock, seconds_an_image=0.1), admit(admission, 96, 1000.0, INTERACTIVE):
         admission.check(1, 13.0, INTERACTIVE)
         for _ in range(100):
-            with pytest.raises(DeadlineExceeded), admission.admit(1, 1000.0, INTERACTIVE):
+            with pytest.raises(DeadlineExceeded), admit(admission, 1, 1000.0, INTERACTIVE):
                 clock.now += 0.1
                 raise DeadlineExceeded("late")
         assert refusal(admission, 1, 13.0).reason == "would_be_late"

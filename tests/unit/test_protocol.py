@@ -22,7 +22,16 @@ HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: service\r\n"
 @pytest.fixture(scope="module")
 def url(tiny_repository: Path) -> Iterator[str]:
     """A service with little patience."""
-    flags = ["--client-timeout-seconds", "0.2", "--keep-alive-seconds", 1, "--max-connections", 4, "--log-format", "text"]
+    flags = [
+        "--client-timeout-seconds",
+        "0.2",
+        "--keep-alive-seconds",
+        1,
+        "--max-connections",
+        4,
+        "--log-format",
+        "text",
+    ]
     with running("--repository", tiny_repository, *flags) as (process, url):
         yield url
         logged = end(process, signal.SIGTERM)
