@@ -122,7 +122,7 @@ def _milliseconds(calls: dict[str, Callable[[], object]], repeats: int = _REPEAT
 def line_3() -> tuple[bool, str]:
     """The page in Chromium; the tests say what is done there."""
     tests = subprocess.run(
-        [sys.executable, "-m", "pytest", "tests/test_browser.py"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "pytest", "tests/e2e/test_browser.py"], cwd=ROOT, capture_output=True, text=True
     )
     summary = tests.stdout.strip().splitlines()[-1]
     in_ci = "chromium" in (ROOT / ".ci" / "run").read_text()

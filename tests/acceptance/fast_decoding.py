@@ -22,7 +22,8 @@ from PIL import Image
 from models.imaging.preprocess import Preprocess
 from models.training import checkpoint
 from models.training.evaluate import predict
-from service.decoding.decoder import DecodeMode, decode
+from service.core.choices import DecodeMode
+from service.decoding.decoder import decode
 
 SIZE, SHORTER = 64, 73
 _PER_CLASS = {"train": 200, "test": 60}

@@ -38,16 +38,16 @@ def _pytest(*arguments: str) -> tuple[bool, str]:
 
 def line_1() -> tuple[bool, str]:
     """One suite over every executor; the lanes on a fake device that is checked against the real ones."""
-    passed, suite = _pytest("tests/test_conformance.py")
+    passed, suite = _pytest("tests/integration/test_conformance.py")
     lanes_passed, lanes = _pytest(
         "tests/gpu/test_cuda_streams.py",
-        "tests/test_devices.py",
-        "tests/test_tensorrt_executor.py",
-        "tests/test_onnxruntime_cuda.py",
-        "tests/test_torch_executor.py",
-        "tests/test_gpu_jpeg.py",
-        "tests/test_gpu_resize.py",
-        "tests/test_gpu_together.py",
+        "tests/gpu/test_devices.py",
+        "tests/gpu/test_tensorrt_executor.py",
+        "tests/gpu/test_onnxruntime_cuda.py",
+        "tests/gpu/test_torch_executor.py",
+        "tests/gpu/test_gpu_jpeg.py",
+        "tests/gpu/test_gpu_resize.py",
+        "tests/gpu/test_gpu_batcher.py",
     )
     return passed and lanes_passed, f"{', '.join(executors.names())}: {suite}; lanes: {lanes}"
 
@@ -67,7 +67,7 @@ def line_2() -> tuple[bool, str]:
 
 def line_3() -> tuple[bool, str]:
     """Without a driver, and with plans from elsewhere, each in a process of its own."""
-    passed, counts = _pytest("tests/test_tensorrt_executor.py", "-k", "no_native_runtime")
+    passed, counts = _pytest("tests/gpu/test_tensorrt_executor.py", "-k", "no_native_runtime")
     return passed and "skipped" not in counts, f"processes that ended by themselves: {counts}"
 
 
@@ -123,7 +123,7 @@ def _with_another(folder: Path) -> bool:
         "pytest",
         "-p",
         "no:cacheprovider",
-        "tests/test_conformance.py",
+        "tests/integration/test_conformance.py",
         "-k",
         "another-one",
     ]

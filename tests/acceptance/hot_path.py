@@ -34,9 +34,9 @@ OTHERS = ("naive-1w", "naive-2w", "mosec", "mlserver", "litserve", "pytriton", "
 ROUNDS, SECONDS, WARM_UP = 3, 6, 2
 MOST_OTHER_LOAD = 8.0
 """Per cent of the machine; what others disturbed more does not count."""
-_PROCESSORS = str(available_cpus())
-_BUSY = ("--executor", "openvino", "--threads", "1", "--instances", _PROCESSORS, "--single-image-threads", _PROCESSORS)
-"""A processor for each batch, so that none waits for another; all of them for an image that comes alone."""
+_CPUS = str(available_cpus())
+_BUSY = ("--executor", "openvino", "--threads", "1", "--instances", _CPUS, "--single-image-threads", _CPUS)
+"""One CPU per batch, so that batches run at the same time; all of them for a single image."""
 _CIFAR = ["--size", "32", "--resize", "0", "--mean", "0.4914,0.4822,0.4465", "--std", "0.2470,0.2435,0.2616"]
 
 
@@ -103,15 +103,15 @@ def line_5() -> tuple[bool, str]:
     service = _bench(None, "jpeg", "1", starts=5)["service"]
     start, memory = statistics.median(service["start_to_ready_seconds"]), service["idle_rss"]
     return start <= 2 and memory <= 250 and service["idle_cpu"] <= 0.005, (
-        f"start to ready {start:.2f} s (2), resident {memory:.0f} MiB (250), idle {service['idle_cpu']:.2%} (0.5) of a "
-        "processor"
+        f"start to ready {start:.2f} s (2), resident {memory:.0f} MiB (250), "
+        f"idle {service['idle_cpu']:.2%} (0.5) of a CPU"
     )
 
 
 def line_6() -> tuple[bool, str]:
     """What is written down."""
     text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    named = ("resnet-bench serve", "before", "µs", "tests.acceptance.hot_path")
+    named = ("python -m benchmarks serve", "before", "µs", "tests.acceptance.hot_path")
     missing = [word for word in named if word not in text]
     return not missing, f"docs/performance.md: {len(text.splitlines())} lines, missing: {missing or 'nothing'}"
 
@@ -143,7 +143,7 @@ def _bench(
     open_loop: int = 0,
     starts: int = 1,
 ) -> dict[str, Any]:
-    """What `resnet-bench serve` writes."""
+    """What `python -m benchmarks serve` writes."""
     if model is not None:
         service = ("--repository", str(_repository() / model), *service)
     photographs = photographs or (PEERS / "images" / "resnet50" if model == "resnet50" else None)

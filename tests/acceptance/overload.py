@@ -209,7 +209,10 @@ def _median(answers: Sequence[Timed]) -> float:
 def line_4() -> tuple[bool, str]:
     """Every metric is read after traffic that moves it; promtool is silent; a trace has one span a stage."""
     tests = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rs", "tests/test_observe.py"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "pytest", "-q", "-rs", "tests/integration/test_access_log.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     with serve() as server:
         asyncio.run(post_all(f"{server.url}/v1/classify", [IMAGE] * 20, connections=4))

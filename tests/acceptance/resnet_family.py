@@ -65,7 +65,7 @@ def line_1() -> tuple[bool, str]:
 
 def line_2() -> tuple[bool, str]:
     """Blocks equal tensor arithmetic in float64 to 1e-10; ResNet-18 and -50 equal transformers' to 1e-5."""
-    command = [sys.executable, "-m", "pytest", "tests/test_blocks.py", "tests/test_transformers.py"]
+    command = [sys.executable, "-m", "pytest", "tests/unit/test_blocks.py", "tests/integration/test_transformers.py"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return result.returncode == 0, result.stdout.strip().splitlines()[-1]
 

@@ -128,7 +128,7 @@ def line_2() -> tuple[bool, str]:
                 "-q",
                 "-p",
                 "no:cacheprovider",
-                "tests/test_tensorrt.py",
+                "tests/gpu/test_tensorrt.py",
                 "-k",
                 tests,
             ]
