@@ -17,7 +17,7 @@ from rich.table import Table
 from export.inspect import find_versions
 from models.artifact import manifest
 from models.artifact.manifest import ManifestError
-from models.progress import console
+from models.console import fail
 from models.runtime.engine_cache import ENVIRONMENT, default_folder, tuning_file
 from models.runtime.tuning import Bounds, Measurement, Tuning, engine_of, key
 from service.core.settings import available_cpus
@@ -106,8 +106,7 @@ def tune_command(
         version = find_versions(path)[-1]
         tuning = tune.tune(version, folder, bounds, seconds, counts)
     except (ManifestError, ExecutorError, OSError) as error:
-        console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
-        raise typer.Exit(2) from None
+        fail(error)
     _print(_tuning_table(tuning))
     file = tuning_file(folder, key(manifest.read(version)))
     if any(not tuning.bounds.allow(row) for row in tuning.measurements):
@@ -221,8 +220,7 @@ def serve_command(
             out,
         )
     except (command.BadOptions, NoPhotographs, ServerFailed) as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(2) from None
+        fail(error)
 
 
 def _numbers(text: str, option: str = "--batches") -> tuple[int, ...]:

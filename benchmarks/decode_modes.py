@@ -20,7 +20,8 @@ from rich.table import Table
 
 from benchmarks.timing import interleave
 from models.imaging.preprocess import Preprocess
-from service.decoding.decoder import DecodeMode, decode
+from service.core.choices import DecodeMode
+from service.decoding.decoder import decode
 
 PHOTOGRAPH = Path(__file__).parents[1] / "export" / "photographs" / "cat.jpg"
 SIZES = ((500, 375), (1024, 768), (2000, 1500), (4000, 3000))

@@ -20,8 +20,9 @@ from benchmarks.timing import visit
 from models.artifact import golden, manifest, parity
 from models.artifact.manifest import Artifact, Manifest, Precision
 from models.artifact.parity import Float32Array
+from models.console import console
 from models.imaging.preprocess import UInt8Array
-from models.progress import console, progress_bar
+from models.progress import progress_bar
 from models.runtime import tuning
 from models.runtime.tuning import Bounds, Host, Measurement, Tuning
 from service import executors

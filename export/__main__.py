@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,7 +15,7 @@ from export.inspect import find_versions, print_version
 from models.artifact import manifest
 from models.artifact.manifest import MODEL_NAME, ManifestError, Precision
 from models.artifact.parity import ParityError
-from models.progress import console
+from models.console import fail, print_error
 from models.runtime.cuda_driver import NoDevice
 from models.runtime.engine_cache import ENVIRONMENT, Flavour, Hardware, default_folder
 from models.runtime.tensorrt_runtime import NoTensorRT
@@ -23,14 +23,9 @@ from models.runtime.tensorrt_runtime import NoTensorRT
 app = typer.Typer(help="From checkpoints to model repositories.", no_args_is_help=True)
 
 
-def _fail(error: Exception | str) -> NoReturn:
-    console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
-    raise typer.Exit(2)
-
-
 def _check_name(name: str) -> None:
     if not re.match(MODEL_NAME, name):
-        _fail(f"{name!r} cannot be a model name: letters, digits, '.', '_' and '-', the first a letter or digit")
+        fail(f"{name!r} cannot be a model name: letters, digits, '.', '_' and '-', the first a letter or digit")
 
 
 @app.command("build")
@@ -66,7 +61,7 @@ def build_command(
         if triton:
             write_configuration(version)
     except (BuildError, CheckpointError, DataError, ParityError, OSError) as error:
-        _fail(error)
+        fail(error)
     print_version(version, Console())
 
 
@@ -106,15 +101,15 @@ def import_command(
     try:
         if onnx:
             if repository is None or name is None or arch or output or layout:
-                _fail("--onnx takes --repository and --name, and none of --arch, --output and --layout")
+                fail("--onnx takes --repository and --name, and none of --arch, --output and --layout")
             _check_name(name)
             _import_onnx(path, repository, name, labels, preprocess)
         else:
             if arch is None or output is None or repository or name:
-                _fail("weights need --arch and --output; --repository and --name are for --onnx")
+                fail("weights need --arch and --output; --repository and --name are for --onnx")
             _import_weights(path, arch, output, layout, labels, preprocess)
     except (BuildError, ParityError, OSError) as error:
-        _fail(error)
+        fail(error)
 
 
 def _import_weights(
@@ -200,7 +195,7 @@ def engines_command(
             failed = failed or outcome.result == "failed"
             typer.echo(f"{outcome.result}: {outcome.text}")
     except (ManifestError, NoDevice, NoTensorRT, ValueError) as error:
-        _fail(error)
+        fail(error)
     if failed:
         raise typer.Exit(2)
 
@@ -223,7 +218,7 @@ def verify_command(
     try:
         versions = find_versions(path)
     except ManifestError as error:
-        _fail(error)
+        fail(error)
     for version in versions:
         name = f"{version.parent.name} version {version.name}"
         try:
@@ -234,7 +229,7 @@ def verify_command(
                 )
         except (ManifestError, ParityError) as error:
             failed = True
-            console.print(f"error: {name}: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+            print_error(f"{name}: {error}")
     if failed:
         raise typer.Exit(2)
 
@@ -248,7 +243,7 @@ def inspect_command(
         for version in find_versions(path):
             print_version(version, Console())
     except ManifestError as error:
-        _fail(error)
+        fail(error)
 
 
 if __name__ == "__main__":

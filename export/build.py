@@ -156,7 +156,9 @@ def _write_float(
     return judge.describe(path, "onnx", precision)
 
 
-def _write_int8(folder: Path, calibration: UInt8Array, selection: Selection, judge: ArtifactValidator) -> list[Artifact]:
+def _write_int8(
+    folder: Path, calibration: UInt8Array, selection: Selection, judge: ArtifactValidator
+) -> list[Artifact]:
     source = folder / "model.onnx"
     ranges = calibrate(source, qdq.activations(onnx_format.read(source)), calibration)
     artifacts = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, NoReturn, cast, get_args
+from typing import Annotated, cast, get_args
 
 import torch
 import typer
@@ -13,9 +13,9 @@ from models.architectures import VARIANTS, build
 from models.architectures.blocks import ShortcutKind
 from models.architectures.complexity import count_multiply_adds, count_parameters
 from models.architectures.resnet import NormKind
+from models.console import console, fail
 from models.data import DataError, load
 from models.imaging.preprocess import Geometry
-from models.progress import console
 from models.training import checkpoint
 from models.training.checkpoint import CheckpointError
 from models.training.device import Compute
@@ -48,11 +48,6 @@ def _list_architectures(wanted: bool) -> None:
         )
     type(console)().print(table)
     raise typer.Exit
-
-
-def _fail(error: Exception) -> NoReturn:
-    console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
-    raise typer.Exit(2)
 
 
 @app.command("train")
@@ -106,7 +101,7 @@ def train_command(
         ("--compute", compute, get_args(Compute)),
     ):
         if value not in choices:
-            _fail(ValueError(f"{name} is one of {', '.join(choices)}, not {value!r}"))
+            fail(ValueError(f"{name} is one of {', '.join(choices)}, not {value!r}"))
     options = {"shortcut": shortcut, "norm": norm, "zero_gamma": zero_gamma}
     defaults = {"shortcut": None, "norm": "batch", "zero_gamma": False}
     recipe = Recipe(
@@ -135,7 +130,7 @@ def train_command(
         console.print(str(interrupted), highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
     except (DataError, CheckpointError, ValueError) as error:
-        _fail(error)
+        fail(error)
     test = result.training["test"]
     console.print(f"top-1 {test['top1']:.2%} on {test['images']} test images", highlight=False)
     console.print(f"checkpoint: {out / 'model.safetensors'}", highlight=False, soft_wrap=True)
@@ -154,7 +149,7 @@ def evaluate_command(
         loaded.check_classes(test.classes)
         report = evaluate(loaded.model(), test, loaded.preprocess)
     except (DataError, CheckpointError) as error:
-        _fail(error)
+        fail(error)
     _print_report(report, loaded.labels)
     if confusion is not None:
         plot_confusion(report.confusion, loaded.labels, confusion)

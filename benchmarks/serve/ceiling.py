@@ -20,10 +20,10 @@ import numpy as np
 from models.artifact import golden, manifest
 from models.imaging.preprocess import Preprocess, UInt8Array
 from service import executors
+from service.core.choices import DecodeMode
 from service.core.settings import Settings
 from service.decoding import decoder as decoding
-from service.decoding.decoder import DecodeMode
-from service.executors.base import Executor, Source
+from service.executors.base import Executor, Source, compute
 
 _ANSWER = frozenset({"probabilities"})
 
@@ -105,7 +105,7 @@ class Engines:
         end = now + seconds
         while not taken or now < end:
             for data in files:
-                executors.compute(executor, decoding.decode(data, preprocess, mode).pixels[np.newaxis], _ANSWER)
+                compute(executor, decoding.decode(data, preprocess, mode).pixels[np.newaxis], _ANSWER)
                 taken.append(time.perf_counter() - now)
                 now += taken[-1]
         return statistics.median(taken)
@@ -132,7 +132,7 @@ def _compute(executor: Executor, pixels: UInt8Array, seconds: float) -> list[flo
     now = time.perf_counter()
     end = now + seconds
     while not taken or now < end:
-        executors.compute(executor, pixels, _ANSWER)
+        compute(executor, pixels, _ANSWER)
         taken.append(time.perf_counter() - now)
         now += taken[-1]
     return taken

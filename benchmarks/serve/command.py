@@ -21,7 +21,7 @@ from benchmarks.serve import report, rounds
 from benchmarks.serve.report import Ceiling, Row
 from benchmarks.serve.rounds import Options, Run
 from benchmarks.serve.tables import tables
-from models.progress import console
+from models.console import console
 from service.core.settings import Settings
 
 

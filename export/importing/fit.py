@@ -82,7 +82,9 @@ def channels_of(tensors: Mapping[str, Tensor], layout: Layout) -> int:
     return 3 if stem is None or stem.ndim != 4 else stem.shape[1]
 
 
-def _fit(tensors: Mapping[str, Tensor], layout: Layout, arch: str, options: dict[str, Any]) -> Fit | ArchitectureMismatch:
+def _fit(
+    tensors: Mapping[str, Tensor], layout: Layout, arch: str, options: dict[str, Any]
+) -> Fit | ArchitectureMismatch:
     with torch.device("meta"):
         model = architectures.build(arch, classes_of(tensors, layout), channels_of(tensors, layout), **options)
     expected = {layout.rename(key): (key, value) for key, value in model.state_dict().items()}

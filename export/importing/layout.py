@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from export.errors import ForeignWeights
 from export.importing.source import Source
 from models.imaging.preprocess import Preprocess
+from models.validation import first_error
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -65,6 +66,4 @@ def prepared(values: Mapping[str, Any]) -> Preprocess:
     try:
         return Preprocess.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ForeignWeights(f"preprocessing: {place + ': ' if place else ''}{first['msg']}") from error
+        raise ForeignWeights(f"preprocessing: {first_error(error)}") from error

@@ -21,7 +21,7 @@ from export.importing.labels import choose
 from export.importing.layout import IMAGENET_MEAN, IMAGENET_STD, prepared
 from export.lint import check_portable
 from export.provenance import tools
-from export.samples import GOLDEN_IMAGES, photographs, evenly_spaced
+from export.samples import GOLDEN_IMAGES, evenly_spaced, photographs
 from export.staging import staged_version
 from export.verify import OnnxRunner, check_parity
 from export.wrapping.graph import Original, read, with_logits, wrap

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from models.imaging.preprocess import Preprocess
+from models.validation import first_error
 
 FILE_NAME = "manifest.json"
 GOLDEN_FILE = "golden.npz"
@@ -25,6 +26,9 @@ One that was made elsewhere may be without the last, or the last two."""
 
 SCHEMA: Literal[1] = 1
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+"""Pattern of a model's name, which is also its folder's."""
+VERSION = r"^[1-9][0-9]{0,17}$"
+"""Pattern of a version's number, which is also its folder's name."""
 SHA256 = r"^[0-9a-f]{64}$"
 
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
@@ -161,9 +165,7 @@ def read(version: Path) -> Manifest:
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ManifestError(f"{path}: {place + ': ' if place else ''}{first['msg']}") from error
+        raise ManifestError(f"{path}: {first_error(error)}") from error
     if (manifest.name, str(manifest.version)) != (version.parent.name, version.name):
         raise ManifestError(
             f"{path}: is of {manifest.name} version {manifest.version}, "

@@ -78,7 +78,9 @@ def decode(data: bytes, mode: Mode, max_pixels: int = DEFAULT_MAX_PIXELS) -> Ima
     return decode_reduced(data, mode, None, max_pixels).image
 
 
-def decode_reduced(data: bytes, mode: Mode, min_shorter_side: int | None, max_pixels: int = DEFAULT_MAX_PIXELS) -> Reduced:
+def decode_reduced(
+    data: bytes, mode: Mode, min_shorter_side: int | None, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Reduced:
     """Decode as `decode` does, but a JPEG file at 1/2, 1/4 or 1/8 of its size where that is enough.
 
     Fewer of a block's DCT coefficients are then transformed, so a photograph from a camera takes a fraction of the

@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from models.artifact.manifest import SHA256, Artifact, FusionReport, Precision
 from models.files import atomic_write
+from models.validation import first_error
 
 TUNING_FILE = "tuning.json"
 ENVIRONMENT = "RESNET_SERVE_CACHE"
@@ -298,7 +299,7 @@ def read(path: Path) -> Plan:
     except FileNotFoundError:
         raise PlanDamaged(f"{path.name}: nothing beside it says what it was built for: build it again") from None
     except (OSError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error.errors(include_url=False)[0]["msg"]
+        reason = error.strerror if isinstance(error, OSError) else first_error(error)
         raise PlanDamaged(f"{path.name}: its description cannot be read: {reason}: build it again") from error
 
 

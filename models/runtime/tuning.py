@@ -19,6 +19,7 @@ from models.files import atomic_write
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import NoDevice
 from models.runtime.engine_cache import tuning_file
+from models.validation import first_error
 
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13")
 """Packages whose versions decide how fast a version of a model is. Not torch: who serves need not have it."""
@@ -212,9 +213,7 @@ def read(cache: Path, described: Manifest, host: Host) -> Tuning:
     except OSError as error:
         raise TuningError(f"{path}: cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise TuningError(f"{path}: {place + ': ' if place else ''}{first['msg']}") from error
+        raise TuningError(f"{path}: {first_error(error)}") from error
     if different := tuning.host.differences(host):
         raise TuningError(f"{path}: was measured elsewhere: {'; '.join(different)}")
     if changed := _changed(tuning.artifacts, hashes(described)):

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 from rich.table import Table
 
+from models.console import console, fail
 from models.data import DataError
-from models.progress import console
 from models.studies import STUDIES
 from models.studies.study import Settings, Study, draw, run
 from models.training.train import Interrupted
+from models.validation import first_error
 
 app = typer.Typer(add_completion=False)
-
-
-def _fail(message: str) -> NoReturn:
-    console.print(f"error: {message}", style="red", highlight=False, soft_wrap=True, markup=False)
-    raise typer.Exit(2)
 
 
 def _list(wanted: bool) -> None:
@@ -54,23 +50,23 @@ def study_command(
     Ctrl-C stops, the same command goes on. Several processes may run it at once and share the work.
     """
     if name not in STUDIES:
-        _fail(f"no study is named {name!r}; there are: {', '.join(STUDIES)}")
+        fail(f"no study is named {name!r}; there are: {', '.join(STUDIES)}")
     study = STUDIES[name]
     out = out or Path("runs/studies/quick" if quick else "runs/studies")
     if redraw:
         if not (out / f"{name}.json").is_file():
-            _fail(f"{out / f'{name}.json'}: there is no such file: run the study first")
+            fail(f"{out / f'{name}.json'}: there is no such file: run the study first")
         draw(study, out)
         return
     if study.NEEDS_DATA and data is None:
-        _fail(f"{name} trains or runs networks on images: give --data, the folder of a data set")
+        fail(f"{name} trains or runs networks on images: give --data, the folder of a data set")
     try:
         run(study, _settings(study, quick, set_ or []), data, work, out)
     except (Interrupted, KeyboardInterrupt):
         console.print("stopped; the same command goes on", highlight=False)
         raise typer.Exit(130) from None
     except DataError as error:
-        _fail(str(error))
+        fail(error)
     console.print(f"{out / name}.json, .png, .svg", highlight=False, soft_wrap=True)
 
 
@@ -79,14 +75,13 @@ def _settings(study: Study, quick: bool, changes: list[str]) -> Settings:
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals:
-            _fail(f"--set takes NAME=VALUE such as epochs=30, not {change!r}")
+            fail(f"--set takes NAME=VALUE such as epochs=30, not {change!r}")
         values[key] = value
     try:
         return study.SETTINGS.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
         known = ", ".join(study.SETTINGS.model_fields)
-        _fail(f"--set {'.'.join(map(str, first['loc']))}: {first['msg']}; {study.NAME} has: {known}")
+        fail(f"--set {first_error(error)}; {study.NAME} has: {known}")
 
 
 if __name__ == "__main__":

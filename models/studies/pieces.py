@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.console import console
 from models.files import atomic_write
-from models.progress import console
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn, Protocol, TextIO
+from typing import Annotated, Protocol, TextIO
 
 import typer
 from pydantic import ValidationError
@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from models.progress import console, progress_bar
+from models.console import console, fail
+from models.progress import progress_bar
 from service.app import Service
 from service.cli.sinks import EmbeddingFile, MapFolder
 from service.core.errors import ServiceError, UnprocessableImage
@@ -69,13 +70,13 @@ def classify(
         keepers: list[Sink] = [] if cam is None else [MapFolder(cam, files)]
         keepers += [] if embedding is None else [EmbeddingFile(embedding)]
     except (ValidationError, LoadError, OSError) as error:
-        _fail(error)
+        fail(error)
     with _open(output) as stream:
         try:
             extras = OptionalOutputs(embedding is not None, None if cam is None else Cam.picture)
             failed = asyncio.run(_run(files, settings, top_k, extras, [_WRITERS[format_](stream), *keepers]))
         except ServiceError as error:
-            _fail(error)
+            fail(error)
     if failed:
         console.print(f"{failed} of {len(files)} files could not be classified", style="red", highlight=False)
         raise typer.Exit(1)
@@ -232,14 +233,9 @@ def _open(path: Path | None) -> Iterator[TextIO]:
     try:
         stream = path.open("w", encoding="utf-8", newline="")
     except OSError as error:
-        _fail(error)
+        fail(error)
     with stream:
         yield stream
-
-
-def _fail(error: Exception) -> NoReturn:
-    console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
-    raise typer.Exit(2)
 
 
 def run() -> None:

@@ -202,5 +202,5 @@ def test_the_default_folder_follows_the_xdg_specification(monkeypatch: pytest.Mo
 
 
 def test_looking_for_engines_loads_no_runtime() -> None:
-    code = "import models.machine, sys; print(*[m for m in sys.modules if m.startswith(('torch', 'tensorrt', 'onnx'))])"
+    code = "import models.runtime.tensorrt_runtime, sys; print(*[m for m in sys.modules if m.startswith(('torch', 'tensorrt', 'onnx'))])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
