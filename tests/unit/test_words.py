@@ -17,7 +17,7 @@ ROOMS = sorted(
 )
 """What is checked, in pieces: a folder of a package, or one file."""
 
-NOT_YET: tuple[str, ...] = ("service/", "models/", "export/", "benchmarks", "tests/", "deploy", "docs/", "README.md")
+NOT_YET: tuple[str, ...] = ("service/", "models/", "export/", "benchmarks", "tests/", "deploy", "docs/")
 """Rooms whose words are still being replaced: their findings are expected. The list ends empty."""
 NOT_YET += (".env.example", "docker-compose.yml", "Dockerfile")
 
