@@ -25,6 +25,7 @@ from export.staging import staged_version
 from export.temperature import fit_temperature
 from export.verify import OnnxRunner, check_parity, measure_accuracy
 from models.architectures import ResNet
+from models.architectures.complexity import count_multiply_adds
 from models.artifact import classifier_head, golden, manifest
 from models.artifact.classifier_head import Classifier
 from models.artifact.manifest import Artifact, Manifest, Precision, Quantization
@@ -74,6 +75,8 @@ def build(
     selection = _select(model, used, trained)
     temperature = 1.0 if selection.labels is None else fit_temperature(selection.logits, selection.labels)
 
+    multiply_adds = count_multiply_adds(model, trained.preprocess.channels, trained.preprocess.size)
+
     with staged_version(repository / name) as (folder, number):
         artifacts = [_write_float(trained, model, temperature, folder / "model.onnx", "float32", judge)]
         if float16:
@@ -90,7 +93,7 @@ def build(
             schema=manifest.SCHEMA,
             name=name,
             version=number,
-            architecture=trained.architecture,
+            architecture=trained.architecture.model_copy(update={"multiply_adds": multiply_adds}),
             labels=trained.labels,
             preprocess=trained.preprocess,
             temperature=temperature,

@@ -38,7 +38,7 @@ def _list_architectures(wanted: bool) -> None:
             model = build(name, 1000 if variant.stem == "imagenet" else 10)
             # Normalisation has no multiply-adds here, and without it the shapes are found three times as fast.
             bare = build(name, 1000 if variant.stem == "imagenet" else 10, norm="none")
-        operations = count_multiply_adds(bare, 3, variant.input_size)
+        operations = count_multiply_adds(bare, 3, (variant.input_size, variant.input_size))
         table.add_row(
             name,
             variant.shortcut,

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime as ort
 
 from export import fusion
+from export.complexity import count_multiply_adds
 from export.errors import ForeignWeights
 from export.formats import onnx as onnx_format
 from export.importing.labels import choose
@@ -87,7 +88,12 @@ def import_onnx(path: Path, repository: Path, name: str, labels: Path | None, wi
             schema=manifest.SCHEMA,
             name=name,
             version=number,
-            architecture=Architecture(name="onnx", num_classes=len(names), in_channels=original.channels),
+            architecture=Architecture(
+                name="onnx",
+                num_classes=len(names),
+                in_channels=original.channels,
+                multiply_adds=count_multiply_adds(wrapped.model),
+            ),
             labels=names,
             preprocess=preprocess,
             artifacts=(artifact,),

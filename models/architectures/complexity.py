@@ -11,10 +11,10 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_multiply_adds(model: nn.Module, channels: int, size: int) -> int:
-    """Multiply-adds of the convolutions and the classifier for one image of `size` x `size` pixels.
+def count_multiply_adds(model: nn.Module, channels: int, size: tuple[int, int]) -> int:
+    """Multiply-adds of the convolutions and linear layers for one image of `size` (height and width in pixels).
 
-    Additions, normalisation and pooling are not counted, as in He et al. 2016a. The model may be on the meta device.
+    As in He et al. 2016a, additions, normalisation and pooling are not counted. The model may be on the meta device.
     """
     total = 0
 
@@ -32,7 +32,7 @@ def count_multiply_adds(model: nn.Module, channels: int, size: int) -> int:
     was_training = model.training
     try:
         with torch.no_grad():
-            model.eval()(torch.empty(1, channels, size, size, device=device))
+            model.eval()(torch.empty(1, channels, *size, device=device))
     finally:
         model.train(was_training)
         for handle in handles:

@@ -51,6 +51,8 @@ class Architecture(_Model):
     in_channels: PositiveInt = 3
     options: dict[str, Any] = {}
     """Further arguments of the network: `shortcut`, `norm`, `zero_gamma`."""
+    multiply_adds: PositiveInt | None = None
+    """Multiply-adds per image of its convolutions and linear layers; None if they were not counted."""
 
 
 class UnfusedAdd(_Model):

@@ -76,7 +76,7 @@ class Checkpoint:
     def save(self, path: Path) -> None:
         """Write atomically: the file is complete or it is the old one."""
         header = {
-            "architecture": self.architecture.model_dump(),
+            "architecture": self.architecture.model_dump(exclude_none=True),
             "labels": self.labels,
             "preprocess": self.preprocess.model_dump(),
             "training": self.training,

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from export.__main__ import app
 from export.build import build
+from export.complexity import count_multiply_adds
 from export.errors import BuildError
 from export.fold import fold
 from export.formats import onnx as onnx_format
@@ -193,6 +194,12 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(version: Path, tmp_path: Path) -> Path:
     """A version that a test may spoil."""
     return Path(shutil.copytree(version, tmp_path / "model" / "1"))
+
+
+def test_multiply_adds_of_the_network_and_of_its_graph(version: Path) -> None:
+    multiply_adds = manifest.read(version).architecture.multiply_adds
+    assert multiply_adds is not None
+    assert multiply_adds == count_multiply_adds(onnx_format.read(version / "model.onnx"))
 
 
 def test_what_was_built_verifies(version: Path) -> None:

@@ -128,6 +128,14 @@ def test_the_service_answers_as_the_file(end: str, client: Client, photographs: 
         np.testing.assert_allclose([found[index] for index in range(CLASSES)], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("end", ENDS)
+def test_multiply_adds_are_counted(end: str, repository: Path) -> None:
+    convolutions = 8 * 16 * 16 * 3 * 3 * 3 + 8 * 8 * 8 * 8 * 3 * 3
+    head = CLASSES * (8 * 64 if end == "flat" else 8)
+    described = manifest.read(repository / end.replace(" ", "-") / "1")
+    assert described.architecture.multiply_adds == convolutions + head
+
+
 def test_verify_agrees(repository: Path) -> None:
     for end in ENDS:
         assert verify_version(repository / end.replace(" ", "-") / "1")["model.onnx"].top1_agreement == 1.0

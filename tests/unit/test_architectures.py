@@ -46,7 +46,7 @@ def test_parameters_of_the_cifar_family(name: str) -> None:
 def test_multiply_adds_of_the_imagenet_family(name: str) -> None:
     with torch.device("meta"):
         model = build(name, num_classes=1000)
-    assert count_multiply_adds(model, channels=3, size=224) == pytest.approx(MULTIPLY_ADDS[name], rel=0.02)
+    assert count_multiply_adds(model, channels=3, size=(224, 224)) == pytest.approx(MULTIPLY_ADDS[name], rel=0.02)
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "tiny"])
