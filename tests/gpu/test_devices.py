@@ -19,9 +19,10 @@ from service import executors
 from service.core.errors import InferenceFailed, Unavailable
 from service.core.settings import Settings
 from service.engine.batch_queue import BatchQueue
-from service.engine.engine import LocalEngine, Result
+from service.engine.engine import Engine
 from service.executors import simulated
 from service.executors.base import DeviceLost, ExecutorError, Float32Array, Source, fill_up
+from service.messages.inference import InferenceRequest, InferenceResult
 from service.telemetry.metrics import Metrics
 from tests.support.service import TIMEOUT, Client, serve
 from tests.support.tiny import source_of
@@ -74,12 +75,12 @@ class Device:
         self.closed = True
 
 
-def submit(engine: LocalEngine, *values: int) -> asyncio.Task[Result]:
+def submit(engine: Engine, *values: int) -> asyncio.Task[InferenceResult]:
     images = [np.full((1, 1, 1), value, np.uint8) for value in values]
-    return asyncio.create_task(engine.submit(images, LOGITS, time.monotonic() + TIMEOUT))
+    return asyncio.create_task(engine.submit(InferenceRequest(images, LOGITS, time.monotonic() + TIMEOUT)))
 
 
-def answers(result: Result) -> list[float]:
+def answers(result: InferenceResult) -> list[float]:
     return [float(value) for value in result.outputs["logits"][:, 0]]
 
 
@@ -98,8 +99,8 @@ def test_each_lane_of_each_device_computes_at_the_same_time() -> None:
     for device in devices:
         device.together, device.meetings = together, 4
 
-    async def play() -> list[Result]:
-        engine = LocalEngine(devices, BatchQueue(100, 1), Metrics(), "model")
+    async def play() -> list[InferenceResult]:
+        engine = Engine(devices, BatchQueue(100, 1), Metrics(), "model")
         engine.start()
         # Batches of one image: none is answered before four are computed at once.
         results = await asyncio.gather(*(submit(engine, value) for value in range(8)))
@@ -119,7 +120,7 @@ def test_a_lost_device_is_taken_out_and_its_batch_computed_on_another(caplog: py
     broken.meetings = sound.meetings = 1
 
     async def play() -> None:
-        engine = LocalEngine([broken, sound], BatchQueue(100, 1), metrics, "model")
+        engine = Engine([broken, sound], BatchQueue(100, 1), metrics, "model")
         engine.start()
         first, second = submit(engine, 1), submit(engine, 2)
         assert [answers(await first), answers(await second)] == [[2.0], [4.0]]
@@ -144,7 +145,7 @@ def test_a_batch_is_retried_once() -> None:
     devices = [Device(f"cuda:{index}", lost_at=0) for index in range(3)]
 
     async def play() -> None:
-        engine = LocalEngine(devices, BatchQueue(100, 8), Metrics(), "model")
+        engine = Engine(devices, BatchQueue(100, 8), Metrics(), "model")
         engine.start()
         with pytest.raises(InferenceFailed):
             await submit(engine, 1)
@@ -159,7 +160,7 @@ def test_when_the_last_device_is_lost_who_waits_is_told() -> None:
     device = Device("cuda:0", lost_at=0)
 
     async def play() -> None:
-        engine = LocalEngine([device], BatchQueue(100, 1), Metrics(), "model")
+        engine = Engine([device], BatchQueue(100, 1), Metrics(), "model")
         waiting = [submit(engine, value) for value in range(5)]
         engine.start()
         for task in waiting:
@@ -187,7 +188,7 @@ def test_wasted_rows_are_counted() -> None:
     metrics = Metrics()
 
     async def play() -> None:
-        engine = LocalEngine([Device("cuda:0", buckets=(1, 4, 8))], BatchQueue(100, 8), metrics, "model")
+        engine = Engine([Device("cuda:0", buckets=(1, 4, 8))], BatchQueue(100, 8), metrics, "model")
         engine.start()
         for size in (1, 3, 4, 5):
             await submit(engine, *range(size))

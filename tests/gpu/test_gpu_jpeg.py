@@ -21,9 +21,10 @@ from models.runtime import cuda_driver
 from models.runtime.cuda_driver import Device, NoDevice
 from service.core.errors import ServiceError
 from service.core.priority import Priority
-from service.decoding.decoder import Decoded, Decoder
+from service.decoding.decoder import DecodedFile, Decoder
 from service.executors.base import ExecutorError
 from service.executors.cuda import gpu_jpeg
+from service.executors.cuda.gpu_batcher import DecodeBatcher
 from service.executors.cuda.gpu_jpeg import JpegDecoder, open_decoder
 from tests.support import fake_kernels
 from tests.support.fake_cuda import FakeRuntime
@@ -187,7 +188,7 @@ def test_the_pipeline_gives_the_same_with_it(
     assert isinstance(expected[-1], ServiceError)
     for got, wanted in zip(decode(files, preprocess, decoder, priority), expected, strict=True):
         assert type(got) is type(wanted)
-        if isinstance(got, Decoded) and isinstance(wanted, Decoded):
+        if isinstance(got, DecodedFile) and isinstance(wanted, DecodedFile):
             assert (got.width, got.height, got.format) == (wanted.width, wanted.height, wanted.format)
             assert np.abs(got.pixels.astype(int) - wanted.pixels).max() <= BOUND[place]
         else:
@@ -205,7 +206,7 @@ class Broken:
 def test_a_decoder_that_fails_leaves_it_to_the_host(photographs: Photographs) -> None:
     broken: Any = Broken()
     (decoded,) = decode([photographs[0][1]], preprocess_for(64, 3), broken)
-    assert isinstance(decoded, Decoded)
+    assert isinstance(decoded, DecodedFile)
 
 
 def decode(
@@ -213,9 +214,9 @@ def decode(
     preprocess: Preprocess,
     jpeg: JpegDecoder | None,
     priority: Priority = Priority.interactive,
-) -> list[Decoded | ServiceError]:
+) -> list[DecodedFile | ServiceError]:
     kept: Any = None if jpeg is None else SimpleNamespace(decode=jpeg.decode, close=lambda: None)
-    decoder = Decoder(2, MAX_PIXELS, jpeg=kept)
+    decoder = Decoder(2, MAX_PIXELS, gpu=None if kept is None else DecodeBatcher(kept))
     try:
         return asyncio.run(decoder.decode(files, preprocess, priority))
     finally:

@@ -110,7 +110,7 @@ def test_the_compiler_is_told_not_to_contract(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 9), (9, 0), (12, 0)])
 def test_the_real_compiler_takes_the_kernels(capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "nvrtc", real_nvrtc)
-    source = Path(gpu_resize.__file__).with_suffix(".cu").read_text()
+    source = Path(gpu_resize.__file__).with_name("resize.cu").read_text()
     try:
         code = cuda._compile("gpu_resize.cu", source, ComputeCapability(*capability), ["--fmad=false"])
     except RuntimeError as error:  # what the bindings raise without the library

@@ -116,8 +116,7 @@ def test_several_gpus_and_the_loss_of_one(
     gpu.build_engines(version, tmp_path)
     settings = Settings(repository=tiny_repository, executor="tensorrt:0,1", cache=tmp_path, max_batch=8)
     with serve(settings) as client:
-        engine = client.service.registry.find("tiny").engine
-        assert [executor.device for executor in engine.executors] == ["cuda:0", "cuda:1"]
+        assert 'resnet_devices{model="tiny"} 2.0' in client.get("/metrics").text
         expected = client.post("/v1/classify", content=photographs[0][1]).json()["results"]
         gpu.cuda.lost.add(0)
         for _ in range(20):  # until each thread of the lost device has had a batch
@@ -154,19 +153,21 @@ import numpy as np
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import Device
 from models.runtime.engine_cache import ComputeCapability
-from service.inference.pipeline import Pipeline
+from service.app import Service
 from service.core.settings import Settings
+from service.messages.inference import InferenceRequest
 
 repository, cache, pretend = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 
 async def ask():
-    pipeline = Pipeline(Settings(repository=repository, cache=cache, executor="tensorrt"))
-    await pipeline.start()
-    with pipeline.registry.use() as model:
-        image = np.zeros(model.manifest.preprocess.shape, np.uint8)
-        result = await model.engine.submit([image], frozenset({"logits"}), time.monotonic() + 60)
-        print(model.executor, result.outputs["logits"].shape, pipeline.registry.engine_status(model))
-    await pipeline.close()
+    service = Service(Settings(repository=repository, cache=cache, executor="tensorrt"))
+    await service.start()
+    with service.pipeline.lease() as model:
+        image = np.zeros(model.preprocess.shape, np.uint8)
+        request = InferenceRequest([image], frozenset({"logits"}), time.monotonic() + 60)
+        result = await service.registry.submit(model.key, request)
+        print(model.executor, result.outputs["logits"].shape, service.registry.engine_status(model.key))
+    await service.close()
 
 if pretend:
     cuda_driver.devices = lambda: [Device("GPU", ComputeCapability(8, 9))]

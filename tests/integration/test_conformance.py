@@ -28,9 +28,10 @@ from models.runtime.tensorrt_runtime import NoTensorRT
 from service import executors
 from service.core.errors import Unavailable
 from service.engine.batch_queue import BatchQueue
-from service.engine.engine import LocalEngine, Result
+from service.engine.engine import Engine
 from service.engine.sizing import choose_max_batch
 from service.executors.base import Executor, ExecutorError, Source, compute
+from service.messages.inference import InferenceRequest, InferenceResult
 from service.registry.repository import check_golden
 from service.telemetry.metrics import Metrics
 from tests.support import fake_gpu
@@ -245,8 +246,8 @@ class Kept:
         """Later."""
 
 
-async def ask(engine: LocalEngine, images: UInt8Array) -> Result:
-    return await engine.submit(list(images), LOGITS, time.monotonic() + TIMEOUT)
+async def ask(engine: Engine, images: UInt8Array) -> InferenceResult:
+    return await engine.submit(InferenceRequest(list(images), LOGITS, time.monotonic() + TIMEOUT))
 
 
 def test_concurrent_callers(kind: Kind, executor: Executor, golden: Golden) -> None:
@@ -254,8 +255,8 @@ def test_concurrent_callers(kind: Kind, executor: Executor, golden: Golden) -> N
     sizes = [1 + index * 7 % 9 for index in range(32)]
     firsts = [sum(sizes[:index]) for index in range(len(sizes))]
 
-    async def play() -> list[Result]:
-        engine = LocalEngine([Kept(executor)], BatchQueue(1000, 8), Metrics(), "model")
+    async def play() -> list[InferenceResult]:
+        engine = Engine([Kept(executor)], BatchQueue(1000, 8), Metrics(), "model")
         engine.start()
         callers = [ask(engine, take(golden[0], size, first)) for size, first in zip(sizes, firsts, strict=True)]
         results = await asyncio.gather(*callers)
@@ -270,8 +271,8 @@ def test_concurrent_callers(kind: Kind, executor: Executor, golden: Golden) -> N
 def test_closing_under_load(kind: Kind, executor: Executor, golden: Golden) -> None:
     """What was accepted is answered, and what comes later is refused."""
 
-    async def play() -> tuple[list[Result | BaseException], list[Result | BaseException]]:
-        engine = LocalEngine([Kept(executor)], BatchQueue(1000, 4), Metrics(), "model")
+    async def play() -> tuple[list[InferenceResult | BaseException], list[InferenceResult | BaseException]]:
+        engine = Engine([Kept(executor)], BatchQueue(1000, 4), Metrics(), "model")
         accepted = [asyncio.create_task(ask(engine, golden[0])) for _ in range(4)]
         engine.start()
         await asyncio.sleep(0)  # they put their images into the queue
@@ -286,7 +287,7 @@ def test_closing_under_load(kind: Kind, executor: Executor, golden: Golden) -> N
     results, refused = asyncio.run(play())
     assert all(isinstance(result, Unavailable) for result in refused)
     for result in results:
-        assert isinstance(result, Result)
+        assert isinstance(result, InferenceResult)
         check(result.outputs["logits"], golden[1], kind, executor)
 
 

@@ -13,7 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.core.errors import DeadlineExceeded, InferenceFailed, Overloaded, Unavailable
 from service.engine.batch_queue import BatchQueue
-from service.engine.engine import LocalEngine, Result
+from service.engine.engine import Engine
+from service.messages.inference import InferenceRequest, InferenceResult
 from service.telemetry.metrics import Metrics
 from tests.support.held_executor import BROKEN, HeldExecutor, image
 from tests.support.service import TIMEOUT
@@ -21,7 +22,7 @@ from tests.support.service import TIMEOUT
 LOGITS = frozenset({"logits"})
 
 
-Scenario = Callable[[LocalEngine, HeldExecutor], Awaitable[None]]
+Scenario = Callable[[Engine, HeldExecutor], Awaitable[None]]
 
 
 def run(scenario: Scenario, capacity: int = 1000, max_batch: int = 8) -> HeldExecutor:
@@ -29,7 +30,7 @@ def run(scenario: Scenario, capacity: int = 1000, max_batch: int = 8) -> HeldExe
 
     async def play() -> HeldExecutor:
         executor = HeldExecutor()
-        engine = LocalEngine([executor], BatchQueue(capacity, max_batch), Metrics(), "model")
+        engine = Engine([executor], BatchQueue(capacity, max_batch), Metrics(), "model")
         engine.start()
         try:
             async with asyncio.timeout(TIMEOUT):
@@ -43,9 +44,10 @@ def run(scenario: Scenario, capacity: int = 1000, max_batch: int = 8) -> HeldExe
 
 
 def submit(
-    engine: LocalEngine, values: Sequence[int], outputs: frozenset[str] = LOGITS, seconds: float = TIMEOUT
-) -> asyncio.Task[Result]:
-    return asyncio.create_task(engine.submit([image(value) for value in values], outputs, time.monotonic() + seconds))
+    engine: Engine, values: Sequence[int], outputs: frozenset[str] = LOGITS, seconds: float = TIMEOUT
+) -> asyncio.Task[InferenceResult]:
+    request = InferenceRequest([image(value) for value in values], outputs, time.monotonic() + seconds)
+    return asyncio.create_task(engine.submit(request))
 
 
 async def turn() -> None:
@@ -56,14 +58,14 @@ async def turn() -> None:
     await done
 
 
-def logits(result: Result) -> list[float]:
+def logits(result: InferenceResult) -> list[float]:
     """[n, 1] as numbers; the executor gives value + 0.5."""
     assert result.outputs["logits"].shape[1:] == (1,)
     return [float(value) for value in result.outputs["logits"][:, 0]]
 
 
 def test_who_comes_while_a_batch_runs_shares_the_next() -> None:
-    async def scenario(engine: LocalEngine, executor: HeldExecutor) -> None:
+    async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         first = submit(engine, [1])
         await executor.started()
         others = [submit(engine, [2]), submit(engine, [3, 4]), submit(engine, [5])]
@@ -79,7 +81,7 @@ def test_who_comes_while_a_batch_runs_shares_the_next() -> None:
 
 
 def test_a_request_larger_than_a_batch_is_put_together_again() -> None:
-    async def scenario(engine: LocalEngine, executor: HeldExecutor) -> None:
+    async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         executor.release(100)
         small, large = submit(engine, [1, 2]), submit(engine, range(100, 107))
         result = await large
@@ -94,7 +96,7 @@ def test_a_request_larger_than_a_batch_is_put_together_again() -> None:
 
 
 def test_everyone_gets_the_outputs_they_asked_for() -> None:
-    async def scenario(engine: LocalEngine, executor: HeldExecutor) -> None:
+    async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         hold = submit(engine, [1])
         await executor.started()
         one, other = submit(engine, [2]), submit(engine, [3], frozenset({"embedding"}))
@@ -118,7 +120,7 @@ def test_three_hundred_callers_at_once() -> None:
     firsts = [sum(sizes[:position]) for position in range(len(sizes))]
     requests = [list(range(10_000 + first, 10_000 + first + size)) for first, size in zip(firsts, sizes, strict=True)]
 
-    async def scenario(engine: LocalEngine, executor: HeldExecutor) -> None:
+    async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         executor.release(10_000)
         results = await asyncio.gather(*(submit(engine, values) for values in requests))
         for values, result in zip(requests, results, strict=True):
@@ -135,7 +137,7 @@ def test_overload_is_answered_at_once_with_the_time_that_the_queue_needs(monkeyp
     def three_seconds() -> None:
         clock.now += 3.0
 
-    async def scenario(engine: LocalEngine, executor: HeldExecutor) -> None:
+    async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         executor.on_run = three_seconds
         blocker = submit(engine, [1])
         await executor.started()
@@ -163,7 +165,7 @@ def test_overload_is_answered_at_once_with_the_time_that_the_queue_needs(monkeyp
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.01])
 def test_a_deadline_that_passes_in_the_queue(seconds: float) -> None:
-    async def scenario(engine: LocalEngine, executor: HeldExecutor) -> None:
+    async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         first = submit(engine, [1])
         await executor.started()
         with pytest.raises(DeadlineExceeded):
@@ -177,7 +179,7 @@ def test_a_deadline_that_passes_in_the_queue(seconds: float) -> None:
 
 
 def test_a_deadline_that_passes_in_the_executor() -> None:
-    async def scenario(engine: LocalEngine, executor: HeldExecutor) -> None:
+    async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         late = submit(engine, [1], seconds=0.01)
         patient = submit(engine, [2])
         await executor.started()
@@ -190,7 +192,7 @@ def test_a_deadline_that_passes_in_the_executor() -> None:
 
 
 def test_who_has_gone_is_not_computed() -> None:
-    async def scenario(engine: LocalEngine, executor: HeldExecutor) -> None:
+    async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         first = submit(engine, [1])
         await executor.started()
         gone, last = submit(engine, [2]), submit(engine, [3])
@@ -205,7 +207,7 @@ def test_who_has_gone_is_not_computed() -> None:
 
 
 def test_who_goes_while_being_computed_disturbs_nobody() -> None:
-    async def scenario(engine: LocalEngine, executor: HeldExecutor) -> None:
+    async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         hold = submit(engine, [1])
         await executor.started()
         gone, neighbour = submit(engine, [2]), submit(engine, [3])
@@ -222,7 +224,7 @@ def test_who_goes_while_being_computed_disturbs_nobody() -> None:
 
 
 def test_a_failing_batch_fails_its_callers_and_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
-    async def scenario(engine: LocalEngine, executor: HeldExecutor) -> None:
+    async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         first = submit(engine, [1])
         await executor.started()
         unlucky = [submit(engine, [BROKEN]), submit(engine, [2])]
@@ -246,7 +248,7 @@ def test_a_failing_batch_fails_its_callers_and_nobody_else(caplog: pytest.LogCap
 
 
 def test_a_request_of_which_one_batch_fails_fails_as_a_whole() -> None:
-    async def scenario(engine: LocalEngine, executor: HeldExecutor) -> None:
+    async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         executor.release(100)
         with pytest.raises(InferenceFailed):
             await submit(engine, [1, 2, 3, BROKEN, 4, 5])
@@ -256,7 +258,7 @@ def test_a_request_of_which_one_batch_fails_fails_as_a_whole() -> None:
 
 
 def test_closing_computes_what_waits_and_refuses_what_comes() -> None:
-    async def scenario(engine: LocalEngine, executor: HeldExecutor) -> None:
+    async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         accepted = [submit(engine, [1])]
         await executor.started()
         accepted += [submit(engine, [2]), submit(engine, [3])]
@@ -279,10 +281,10 @@ def test_closing_computes_what_waits_and_refuses_what_comes() -> None:
 
 def test_nothing_runs_before_it_is_started() -> None:
     async def scenario() -> None:
-        engine = LocalEngine([HeldExecutor()], BatchQueue(1, 1), Metrics(), "model")
+        engine = Engine([HeldExecutor()], BatchQueue(1, 1), Metrics(), "model")
         assert not engine.alive
         with pytest.raises(Unavailable):
-            await engine.submit([image(1)], LOGITS, time.monotonic() + TIMEOUT)
+            await engine.submit(InferenceRequest([image(1)], LOGITS, time.monotonic() + TIMEOUT))
 
     asyncio.run(scenario())
 
@@ -292,9 +294,9 @@ def test_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.engine.workers.time", SimpleNamespace(monotonic=lambda: clock.now))
     metrics = Metrics()
 
-    async def scenario() -> Result:
+    async def scenario() -> InferenceResult:
         executor = HeldExecutor()
-        engine = LocalEngine([executor], BatchQueue(100, 2), metrics, "model")
+        engine = Engine([executor], BatchQueue(100, 2), metrics, "model")
         engine.start()
 
         def quarter_second() -> None:

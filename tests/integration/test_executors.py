@@ -125,7 +125,7 @@ os.kill(os.getpid(), signal.SIGTERM)
 
 def test_runtimes_are_imported_when_chosen_and_torch_never() -> None:
     code = (
-        "import sys, service.app, service.classify, service.executors as e; e.find('simulated');"
+        "import sys, service.app, service.cli.classify, service.executors as e; e.find('simulated');"
         "print(sorted({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)));"
         "e.find('onnxruntime-cpu'); print(sorted({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"
     )

@@ -14,8 +14,8 @@ from PIL import Image
 from models.artifact import manifest
 from models.training import checkpoint
 from models.training.evaluate import predict
+from service.app import Service
 from service.core.settings import Settings, shipped_repository
-from service.inference.pipeline import Pipeline
 
 ROOT = Path(__file__).parents[2]
 PRETRAINED = ROOT / "models" / "pretrained"
@@ -52,13 +52,14 @@ def test_an_example_has_its_answer_in_pytorch(name: str) -> None:
 @pytest.mark.parametrize("name", ANSWERS)
 def test_an_example_has_its_answer_in_the_service(name: str) -> None:
     async def classify() -> tuple[str, str]:
-        pipeline = Pipeline(Settings())
-        await pipeline.start()
+        service = Service(Settings())
+        await service.start()
         try:
             content = (PRETRAINED / "examples" / name).read_bytes()
-            answer = await pipeline.classify(pipeline.registry.find(), [content], 1, timeout_seconds=60)
+            with service.pipeline.lease() as model:
+                answer = await service.pipeline.classify(model, [content], 1, timeout_seconds=60)
         finally:
-            await pipeline.close()
+            await service.close()
         predictions = answer.results[0].predictions
         assert predictions is not None
         return predictions[0].label, f"{predictions[0].probability:.2%}"

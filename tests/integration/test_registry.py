@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from service.core.errors import NotFound, ServiceError, Unavailable
 from service.core.settings import Settings
 from service.core.version_policy import Policies
 from service.executors.onnxruntime_cpu import Executor
+from service.messages.inference import InferenceRequest
 from service.registry import repository, watcher
 from service.registry.registry import Registry
 from service.registry.repository import LoadedModel
@@ -195,7 +197,7 @@ def test_models_come_and_go_and_the_default_stays(repo: Path) -> None:
         assert registry.find().name == "tiny"
         add(repo, 1, name="another")
         await registry.refresh()
-        assert list(registry.current) == ["another", "tiny"]
+        assert list(registry.current()) == ["another", "tiny"]
         assert registry.find().name == "tiny"
         shutil.rmtree(repo / "tiny")
         await registry.refresh()
@@ -278,10 +280,10 @@ def test_a_version_that_is_put_in_place_anew_is_loaded_anew(repo: Path) -> None:
         path.write_text(json.dumps({**described, "labels": [f"renamed {index}" for index in range(5)]}))
         await registry.refresh()
         assert registry.find() is not old
-        assert registry.find().manifest.labels[0] == "renamed 0"
+        assert registry.find().labels[0] == "renamed 0"
         half_a_manifest(repo / "tiny" / "1")
         await registry.refresh()
-        assert registry.find().manifest.labels[0] == "renamed 0"
+        assert registry.find().labels[0] == "renamed 0"
         assert "an older content is served" in str(registry.versions("tiny")[0].reason)
 
     play(repo, scenario)
@@ -290,20 +292,19 @@ def test_a_version_that_is_put_in_place_anew_is_loaded_anew(repo: Path) -> None:
 def test_a_request_ends_on_the_version_that_it_began_with(repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
         image = np.zeros((32, 32, 3), np.uint8)
-        deadline = asyncio.get_running_loop().time() + TIMEOUT
-        with registry.use() as old:
-            add(repo, 2)
-            await registry.refresh()
-            assert registry.find().version == "2"
-            assert isinstance(refused(registry, "1"), NotFound)
-            assert states(registry) == {"1": "UNLOADING", "2": "READY"}
-            result = await old.engine.submit([image], frozenset({"logits"}), deadline)
-            assert result.outputs["logits"].shape == (1, 5)
-            assert old.engine.alive
+        request = InferenceRequest([image], frozenset({"logits"}), time.monotonic() + TIMEOUT)
+        old = registry.hold()
+        add(repo, 2)
+        await registry.refresh()
+        assert registry.find().version == "2"
+        assert isinstance(refused(registry, "1"), NotFound)
+        assert states(registry) == {"1": "UNLOADING", "2": "READY"}
+        result = await registry.submit(old.key, request)
+        assert result.outputs["logits"].shape == (1, 5)
+        registry.release(old.key)
         while "UNLOADING" in states(registry).values():
             await asyncio.sleep(0)
-        with pytest.raises(Unavailable):
-            await old.engine.submit([image], frozenset({"logits"}), deadline)
+        assert states(registry) == {"1": "UNAVAILABLE", "2": "READY"}
 
     play(repo, scenario)
 
@@ -392,7 +393,7 @@ def test_links_lead_nowhere_out_of_the_repository(repo: Path, tmp_path: Path) ->
 
 def test_the_second_face_of_another_model_is_no_name(repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
-        assert list(registry.current) == ["tiny"]
+        assert list(registry.current()) == ["tiny"]
         assert "second face" in str(registry.versions("tiny-encoded")[0].reason)
 
     add(repo, 1, name="tiny-encoded")
@@ -456,23 +457,3 @@ def test_no_request_is_lost_while_versions_change(repo: Path, photographs: Photo
         assert ready["ready"]
         (model,) = ready["models"]
         assert {"version": "1", "state": "READY"} in model["versions"]
-
-
-def test_what_takes_over_keeps_the_batch_that_was_measured_in_peace(
-    repo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measured = iter([3, 32])
-    monkeypatch.setattr("service.registry.repository.choose_max_batch", lambda *_: next(measured))
-
-    async def scenario(registry: Registry, repo: Path) -> None:
-        add(repo, 2)
-        await registry.refresh()
-        assert (registry.find().version, registry.find().engine.max_batch) == ("2", 3)
-        path = add(repo, 3) / "manifest.json"
-        described = json.loads(path.read_text())
-        described["architecture"]["name"] = "another"
-        path.write_text(json.dumps(described))
-        await registry.refresh()
-        assert (registry.find().version, registry.find().engine.max_batch) == ("3", 32)
-
-    play(repo, scenario)
