@@ -16,6 +16,7 @@ from service.core.settings import Settings
 from service.registry import repository
 from service.registry.repository import LoadError, find_versions
 from service.telemetry.metrics import Metrics
+from tests.support.geometry import preprocess_for
 
 
 @pytest.fixture
@@ -47,11 +48,11 @@ def rehash(version: Path) -> None:
     edit(version, change)
 
 
-def test_an_exported_version_is_ready_to_serve(copy: Path, checkpoint: Any) -> None:
+def test_exported_version_is_ready_to_serve(copy: Path) -> None:
     model = load(copy)
     assert (model.name, model.version, model.executor) == ("tiny", "1", "onnxruntime-cpu")
-    assert model.manifest.labels == checkpoint.labels
-    assert model.manifest.preprocess == checkpoint.preprocess
+    assert model.manifest.labels == tuple(f"class {index}" for index in range(5))
+    assert model.manifest.preprocess == preprocess_for(32, 3)
     assert model.engine.max_batch in (1, 2, 4, 8, 16, 32)
     assert not model.engine.alive
 
