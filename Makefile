@@ -2,13 +2,23 @@ PORT ?= 8000
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test check pretrained clean
+# Tests run in this many processes.
+PROCESSES ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test test-fast check pretrained clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 serve: .venv/serve.done  ## serve the trained model that ships with the project
 	$(BIN)/resnet-serve --port $(PORT)
 
-test: .venv/test.done  ## run the tests
-	$(BIN)/python -m pytest
+test: .venv/test.done  ## run all tests
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
+
+test-fast: .venv/test.done  ## run the tests of every layer that take less than a minute together
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal -m 'not slow'
 
 check: .venv/test.done  ## lint, types and the dependency contract
 	$(BIN)/ruff check .
@@ -36,5 +46,5 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,train,dev]'
 	touch $@ .venv/serve.done
 
-clean:
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+clean:  ## remove the virtual environment and all caches
+	rm -rf .venv build .hypothesis .import_linter_cache *.egg-info .mypy_cache .pytest_cache .ruff_cache

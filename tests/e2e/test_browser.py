@@ -14,8 +14,8 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from service.core.settings import shipped_repository
-from tests.acceptance.server import Server, serve
 from tests.support.browser import CHROMIUM, Watched, chromium, visit
+from tests.support.process import ServerProcess, running
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed (apt install chromium)")
 
@@ -24,8 +24,8 @@ BOOT = EXAMPLES[0]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serve() as server:
+def server() -> Iterator[ServerProcess]:
+    with running() as server:
         yield server
 
 
@@ -36,7 +36,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def visitor(browser: Browser, server: Server) -> Iterator[Watched]:
+def visitor(browser: Browser, server: ServerProcess) -> Iterator[Watched]:
     """The page; at the end it has logged no error and asked no other host."""
     with visit(browser, server.url, viewport={"width": 1280, "height": 860}) as watched:
         yield watched
@@ -44,7 +44,7 @@ def visitor(browser: Browser, server: Server) -> Iterator[Watched]:
         assert watched.hosts == {server.url.removeprefix("http://")}
 
 
-def answer(server: Server, path: Path) -> list[dict[str, Any]]:
+def answer(server: ServerProcess, path: Path) -> list[dict[str, Any]]:
     """What the API says of an image."""
     predictions: list[dict[str, Any]] = httpx.post(f"{server.url}/v1/classify", content=path.read_bytes()).json()[
         "results"
@@ -67,7 +67,7 @@ def map_opacity(watched: Watched) -> float:
     return opacity
 
 
-def test_an_image_is_dropped_and_its_bars_and_maps_appear(visitor: Watched, server: Server) -> None:
+def test_an_image_is_dropped_and_its_bars_and_maps_appear(visitor: Watched, server: ServerProcess) -> None:
     page = visitor.page
     visitor.drop(BOOT)
     expected = answer(server, BOOT)
@@ -209,7 +209,7 @@ def test_another_model_is_chosen(browser: Browser, tmp_path: Path) -> None:
     content = json.loads((older / "manifest.json").read_text())
     content |= {"name": "older", "version": 7, "classifier_sha256": None}
     (older / "manifest.json").write_text(json.dumps(content))
-    with serve("--repository", str(tmp_path)) as server, visit(browser, server.url) as visitor:
+    with running("--repository", str(tmp_path)) as server, visit(browser, server.url) as visitor:
         page = visitor.page
         expect(page.locator("#model option")).to_have_text([shipped.name, "older"])
         visitor.drop(BOOT)
@@ -232,7 +232,7 @@ def test_what_looks_like_markup_is_text(visitor: Watched) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 390, 1280])
-def test_it_fits_and_can_be_read(width: int, scheme: str, browser: Browser, server: Server) -> None:
+def test_it_fits_and_can_be_read(width: int, scheme: str, browser: Browser, server: ServerProcess) -> None:
     """Nothing sticks out sideways; text has the contrast of WCAG AA, 4.5 to 1."""
     with visit(browser, server.url, viewport={"width": width, "height": 800}, color_scheme=scheme) as visitor:
         visitor.drop(*EXAMPLES, ("a file with a very long name that goes on and on and on.png", b"no image"))

@@ -3,78 +3,87 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.process import ATTEMPTS, end, probe, running, start
+from tests.support.process import ServerProcess, probe, running, start
 from tests.support.service import TIMEOUT
+from tests.support.tiny import Photographs
 
 REQUESTS = 50
 
 
-async def in_flight(client: httpx.AsyncClient) -> float:
-    text = (await client.get("/metrics")).text
-    (value,) = [
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == "resnet_requests_in_flight"
-    ]
-    return value
+class Connection:
+    """Sends a request in two parts, so that the service has accepted it before it has the image."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    @classmethod
+    async def open(cls, url: str) -> Connection:
+        host, port = url.removeprefix("http://").split(":")
+        return cls(*await asyncio.open_connection(host, int(port)))
+
+    async def announce(self, length: int) -> None:
+        """Send the head of a request, and wait until the service asks for its body."""
+        self._writer.write(
+            b"POST /v1/classify HTTP/1.1\r\nHost: service\r\nConnection: close\r\n"
+            b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % length
+        )
+        assert await self._reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+    async def send(self, body: bytes) -> None:
+        self._writer.write(body)
+        await self._writer.drain()
+
+    async def receive(self) -> tuple[int, Any]:
+        """The status and the document of the answer, after which the service closes the connection."""
+        head, _, body = (await self._reader.read()).partition(b"\r\n\r\n")
+        self._writer.close()
+        return int(head.split()[1]), json.loads(body)
 
 
-def test_accepted_requests_are_answered_before_the_end(
-    tiny_repository: Path, photographs: list[tuple[str, bytes]]
-) -> None:
-    # A batch begins when half of the requests are there: the other half waits in the queue when the signal comes.
+def test_accepted_requests_are_answered_before_the_end(tiny_repository: Path, photographs: Photographs) -> None:
+    """Half of the requests are computed and half wait in the queue when the signal comes."""
     flags = ["--executor", "simulated:1500", "--max-batch", REQUESTS // 2, "--max-delay-ms", 20_000]
-    with running("--repository", tiny_repository, "--timeout-ms", 60_000, *flags) as (process, url):
+    bodies = [photographs[number % len(photographs)][1] for number in range(REQUESTS)]
 
-        async def play() -> list[httpx.Response]:
-            limits = httpx.Limits(max_connections=None)
-            async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT, limits=limits) as client:
-                requests = [
-                    asyncio.create_task(client.post("/v1/classify", content=photographs[number % 6][1]))
-                    for number in range(REQUESTS)
-                ]
-                for _ in range(ATTEMPTS):
-                    if await in_flight(client) == REQUESTS:
-                        break
-                else:
-                    pytest.fail(f"{REQUESTS} requests were never in flight together")
-                assert not any(request.done() for request in requests)
-                process.send_signal(signal.SIGTERM)
-                return await asyncio.gather(*requests)
+    async def play(server: ServerProcess) -> list[tuple[int, Any]]:
+        requests = [(await Connection.open(server.url), body) for body in bodies]
+        await asyncio.gather(*(connection.announce(len(body)) for connection, body in requests))
+        await asyncio.gather(*(connection.send(body) for connection, body in requests))
+        server.process.send_signal(signal.SIGTERM)
+        return await asyncio.gather(*(connection.receive() for connection, _ in requests))
 
-        responses = asyncio.run(play())
-        _, logged = process.communicate(timeout=TIMEOUT)
-        assert [response.status_code for response in responses] == [200] * REQUESTS
-        assert all(len(response.json()["results"][0]["predictions"]) == 5 for response in responses)
-        assert [response.json()["timing"]["batch_size"] for response in responses] == [REQUESTS // 2] * REQUESTS
-        assert process.returncode == 0, logged
-        assert "Traceback" not in logged
+    with running("--repository", tiny_repository, "--timeout-ms", 60_000, *flags) as server:
+        answers = asyncio.run(asyncio.wait_for(play(server), TIMEOUT))
+        assert [status for status, _ in answers] == [200] * REQUESTS
+        assert all(len(answer["results"][0]["predictions"]) == 5 for _, answer in answers)
+        assert [answer["timing"]["batch_size"] for _, answer in answers] == [REQUESTS // 2] * REQUESTS
+        server.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_idle_ends_it_with_success(
-    number: signal.Signals, tiny_repository: Path, photographs: list[tuple[str, bytes]]
+    number: signal.Signals, tiny_repository: Path, photographs: Photographs
 ) -> None:
-    with running("--repository", tiny_repository) as (process, url):
-        answer = httpx.post(f"{url}/v1/classify", content=photographs[0][1])
+    with running("--repository", tiny_repository) as server:
+        answer = httpx.post(f"{server.url}/v1/classify", content=photographs[0][1])
         assert answer.status_code == 200
         with httpx.Client() as client:  # a connection that is kept open does not hold it up
-            assert client.get(f"{url}/healthz").text == "ok\n"
-            end(process, number)
+            assert client.get(f"{server.url}/healthz").text == "ok\n"
+            server.end(number)
         with pytest.raises(httpx.ConnectError):
-            httpx.get(url)
+            httpx.get(server.url)
 
 
 @pytest.mark.parametrize(
@@ -116,16 +125,17 @@ def test_it_speaks_tls(tiny_repository: Path, tmp_path: Path) -> None:
     subprocess.run([*command.split(), *options], check=True, capture_output=True)
     context = ssl.create_default_context(cafile=str(certificate))
     flags = ["--executor", "simulated:0", "--ssl-certfile", certificate, "--ssl-keyfile", key]
-    with running("--repository", tiny_repository, *flags, verify=context) as (process, url):
-        assert url.startswith("https://")
-        assert httpx.get(f"{url}/healthz", verify=context).text == "ok\n"
-        settings = {"RESNET_SERVE_PORT": url.rpartition(":")[2], "RESNET_SERVE_SSL_CERTFILE": str(certificate)}
+    with running("--repository", tiny_repository, *flags) as server:
+        assert server.url.startswith("https://")
+        assert httpx.get(f"{server.url}/healthz", verify=context).text == "ok\n"
+        settings = {"RESNET_SERVE_PORT": server.url.rpartition(":")[2], "RESNET_SERVE_SSL_CERTFILE": str(certificate)}
         assert probe(**settings).returncode == 0
-        end(process)
+        server.end()
 
 
-def test_behind_a_proxy_that_takes_a_prefix_away(tiny_repository: Path, photographs: list[tuple[str, bytes]]) -> None:
-    with running("--repository", tiny_repository, "--executor", "simulated:0", "--root-path", "/vision") as (_, url):
+def test_behind_a_proxy_that_takes_a_prefix_away(tiny_repository: Path, photographs: Photographs) -> None:
+    with running("--repository", tiny_repository, "--executor", "simulated:0", "--root-path", "/vision") as server:
+        url = server.url
         assert httpx.post(f"{url}/v1/classify", content=photographs[0][1]).status_code == 200
         assert httpx.get(f"{url}/v2/models/resnet").json().keys() == {"error"}
         assert httpx.get(f"{url}/openapi.json").json()["servers"] == [{"url": "/vision"}]

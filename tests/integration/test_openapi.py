@@ -14,9 +14,9 @@ from tests.support.process import running
 def test_the_document_is_kept(tiny_repository: Path, tmp_path: Path) -> None:
     write_keys(tmp_path / "keys.toml", KEYS)
     flags = ["--executor", "simulated:0", "--admin", "--api-keys", tmp_path / "keys.toml"]
-    with running("--repository", tiny_repository, *flags) as (_, url):
+    with running("--repository", tiny_repository, *flags) as server:
         # Without unloading: nothing would be left to ask.
         options = ["--header", f"Authorization: Bearer {ROOT}", "--exclude-path-regex", "unload"]
         for parameters in ({"model": "tiny", "version": "1"}, {"model": "tiny-encoded"}):
-            assert fuzz(url, 4, *options, parameters=parameters, folder=tmp_path) == ""
-        assert httpx.get(f"{url}/healthz").status_code == 200
+            assert fuzz(server.url, 4, *options, parameters=parameters, folder=tmp_path) == ""
+        assert httpx.get(f"{server.url}/healthz").status_code == 200

@@ -33,8 +33,8 @@ FILES = "/v2/models/tiny-encoded/infer"
 @pytest.fixture(scope="module")
 def server(tiny_repository: Path) -> Iterator[triton.InferenceServerClient]:
     """NVIDIA's client, connected to a server process."""
-    with running("--repository", tiny_repository) as (_, url):
-        client = triton.InferenceServerClient(url.removeprefix("http://"), concurrency=8)
+    with running("--repository", tiny_repository) as server:
+        client = triton.InferenceServerClient(server.url.removeprefix("http://"), concurrency=8)
         yield client
         client.close()
 

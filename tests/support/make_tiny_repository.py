@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from export.build import build
+from models.artifact.parity import Float32Array
 from models.training.checkpoint import Checkpoint
 from tests.support.networks import make_checkpoint
-from tests.support.tiny import CHECKPOINT, FOLDER, PROBABILITIES, REPOSITORY, Float32Array, cut, read_photographs
+from tests.support.tiny import CHECKPOINT, FOLDER, PROBABILITIES, REPOSITORY, cut, read_photographs
 
 
 def make(folder: Path) -> None:
@@ -23,7 +24,7 @@ def make(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     checkpoint = make_checkpoint("tiny", classes=5)
     checkpoint.save(folder / CHECKPOINT)
-    np.savez(folder / PROBABILITIES, **probabilities(checkpoint))
+    np.savez(folder / PROBABILITIES, **probabilities(checkpoint))  # type: ignore[arg-type]  # an array for each name
     build(folder / CHECKPOINT, folder / REPOSITORY, "tiny", float16=True, int8=True)
 
 
