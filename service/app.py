@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -31,6 +32,8 @@ from service.telemetry.tracing import Spans
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
+log = logging.getLogger(__name__)
+
 
 class Service:
     """The two sides joined: the registry computes what the pipeline asks for.
@@ -54,6 +57,10 @@ class Service:
     async def start(self) -> None:
         """Load and warm up every model; a model that fails leaves its reason in the registry."""
         await self.registry.start()
+        if reasons := self.registry.not_ready():
+            log.warning("not ready: %s", "; ".join(reasons))
+        else:
+            log.info("ready")
 
     async def close(self) -> None:
         """Finish the requests that were accepted, then free everything."""

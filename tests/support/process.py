@@ -104,7 +104,7 @@ def running(*flags: object) -> Iterator[ServerProcess]:
     server = ServerProcess("--port", 0, *flags)
     try:
         server.url = server.wait_for_log(r"listening on (https?://[\d.]+:\d+)")[1]
-        server.wait_for_log(" ready in ")
+        server.wait_for_log(r'\bready"?}?$')
         yield server
     finally:
         server.kill()
