@@ -1,13 +1,12 @@
-# One image a target, the first for those who name none:
+# One image per target:
 #
-#   cpu        ONNX Runtime on the processor
-#   openvino   OpenVINO on the processor: faster for large networks in int8
+#   cpu        ONNX Runtime on the CPU; the default
+#   openvino   OpenVINO on the CPU: faster for large networks in int8
 #   gpu        ONNX Runtime on CUDA, and TensorRT
 #   export     training and export, with torch
 #
-# What pip installs is locked by constraints.txt. Not locked: the base image, whose tag moves on with security fixes
-# (give a digest as PYTHON to hold it), and TensorRT, whose package index entry is a script that fetches the libraries
-# from its vendor: its version is fixed, what comes for it is not.
+# constraints.txt locks the Python packages. Not locked: the base image, whose tag moves with security fixes (set PYTHON
+# to a digest to pin it), and TensorRT, whose package is a script that fetches the libraries from its vendor.
 
 ARG PYTHON=python:3.11-slim
 
@@ -21,7 +20,7 @@ WORKDIR /build
 RUN python -m venv --without-pip /opt/resnet-serve
 COPY pyproject.toml constraints.txt deploy/install.py ./
 
-# The project alone, in the same place: laid over what it needs, a release is a layer of a few megabytes.
+# The project alone, in the same place: over the libraries, a release is a layer of a few megabytes.
 FROM build AS project
 RUN pip install setuptools
 COPY . .
@@ -48,7 +47,7 @@ RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /tmp -
  && install --directory --owner resnet --group resnet /cache
 ENV PATH=/opt/resnet-serve/bin:$PATH \
     HOME=/tmp
-# A volume that is mounted here begins with the shipped model, and belongs to the one who writes to it; so does /cache.
+# A volume mounted here starts with the shipped model and is owned by the user of the container; so is /cache.
 COPY --chown=10001:10001 models/pretrained/repository /repository
 USER 10001:10001
 
@@ -67,7 +66,7 @@ COPY --from=build-openvino /opt/resnet-serve /opt/resnet-serve
 COPY --from=project /opt/resnet-serve /opt/resnet-serve
 ENV RESNET_SERVE_EXECUTOR=openvino
 
-# Where TensorRT is not there, has no engine yet or finds no GPU, ONNX Runtime takes its place, and the log says why.
+# Without TensorRT, an engine or a GPU, ONNX Runtime computes, and the log states the reason.
 FROM service AS gpu
 COPY --from=build-gpu /opt/resnet-serve /opt/resnet-serve
 COPY --from=project /opt/resnet-serve /opt/resnet-serve

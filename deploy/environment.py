@@ -1,4 +1,4 @@
-"""Prints .env.example: `make .env.example`. What a setting is for is said in service/core/settings.py and nowhere else."""
+"""Prints .env.example: `make .env.example`. The texts are the docstrings of service/core/settings.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 from service.core.settings import Settings
 
 COMPOSE = """\
-# Settings for docker-compose.yml: copy this file to .env, and take the sign from those lines that you change.
+# Settings for docker-compose.yml: copy this file to .env, and uncomment the lines that you change.
 # After a change: docker compose up -d
 
 
@@ -23,24 +23,24 @@ COMPOSE = """\
 # The port of the service on GPUs (--profile gpu).
 # GPU_PORT=8001
 
-# What computes on the processor: cpu is ONNX Runtime, openvino is faster for large networks in int8. After a change:
+# Runtime on the CPU: cpu is ONNX Runtime, openvino is faster for large networks in int8. After a change:
 # docker compose up --build
 # TARGET=cpu
 
-# Processors that the service may use; 0 for all.
+# CPUs that the service may use; 0 for all.
 # CPUS=0
 
-# Memory at which the service is ended and started again; docs/deployment.md says how much it needs.
+# Memory limit, above which the service is killed and restarted; docs/deployment.md has the requirements.
 # MEMORY=4g
 # GPU_MEMORY=16g
 
-# The file of API keys on this machine. RESNET_SERVE_API_KEYS=/run/secrets/api-keys has the service ask for them.
+# File of API keys on this machine. RESNET_SERVE_API_KEYS=/run/secrets/api-keys makes the service require them.
 # API_KEYS=./deploy/no-keys.toml
 
-# Folder with checkpoints, which the export CLI sees as /runs.
+# Folder with checkpoints, mounted as /runs in the export CLI.
 # RUNS=./runs
 
-# Ports of Prometheus and Grafana on this machine (--profile monitoring), and how long measurements are kept.
+# Ports of Prometheus and Grafana on this machine (--profile monitoring), and the retention of measurements.
 # PROMETHEUS_PORT=9090
 # GRAFANA_PORT=3000
 # RETENTION=15d
@@ -51,11 +51,11 @@ COMPOSE = """\
 """
 
 FIXED = {"repository": "/repository", "cache": "/cache", "host": "0.0.0.0", "port": "8000"}
-"""docker-compose.yml sets these; a value in .env counts outside of it only."""
+"""Set by docker-compose.yml; a value in .env applies only without Compose."""
 
 
-IMAGES = {"executor": "The images openvino and gpu have openvino and tensorrt."}
-"""Defaults that are not the same in all images."""
+IMAGES = {"executor": "In the images openvino and gpu it is openvino and tensorrt."}
+"""Defaults that differ between images."""
 
 
 def render() -> str:
@@ -66,7 +66,7 @@ def render() -> str:
 def _setting(name: str, field: FieldInfo) -> str:
     text = " ".join((field.description or "").split())
     if name in FIXED:
-        text += f" In a container it is {FIXED[name]}, whatever stands here."
+        text += f" In a container it is always {FIXED[name]}."
     if name in IMAGES:
         text += f" {IMAGES[name]}"
     lines = textwrap.wrap(text, 118, break_long_words=False, break_on_hyphens=False)

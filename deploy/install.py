@@ -1,9 +1,9 @@
-"""Installs, for an image, what the project needs: the base requirements and those of extras, but not the project.
+"""Installs the requirements of the project into an image: the base requirements and those of extras.
 
     python install.py EXTRA ...
 
-Works in the folder of pyproject.toml; pip is told where to by its own variables. Takes only wheels: there is no
-compiler where this runs.
+Works in the folder of pyproject.toml; pip's own variables set the target. Takes only wheels, because the image has no
+compiler.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def main() -> None:
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [wanted for extra in sys.argv[1:] for wanted in project["optional-dependencies"][extra]]
     subprocess.run(["pip", "install", "--only-binary", ":all:", *project["dependencies"], *extras], check=True)
-    # Libraries' own tests, 17 MB. Their compiled files stay: with a root that cannot be written, each start would
-    # compile them again, for a second.
+    # Tests of the libraries, 17 MB. Compiled files stay: with a read-only root file system, each start would compile
+    # them again, for a second.
     for tests in Path(os.environ["PIP_PYTHON"]).glob("lib/python*/site-packages/*/**/tests"):
         shutil.rmtree(tests, ignore_errors=True)
 

@@ -54,6 +54,7 @@ def passages(path: Path) -> Iterator[Passage]:
         yield from descriptions(path.read_text())
     elif kind in HASH_COMMENTS:
         yield from comments(path.read_text(), r"#+")
+        yield from annotations(path.read_text())
     elif kind in SLASH_COMMENTS:
         yield from comments(path.read_text(), r"(?://|/?\*+)")
         yield from script_strings(path.read_text())
@@ -181,6 +182,14 @@ def script_strings(text: str) -> Iterator[Passage]:
             words = re.sub(r"\$\{[^}]*\}", CODE, literal[0] or literal[1])
             if len(re.findall(r"[A-Za-z]{2,}", words)) >= MESSAGE_WORDS:
                 yield Passage(number, words)
+
+
+def annotations(text: str) -> Iterator[Passage]:
+    """Summaries and actions of alerts in YAML."""
+    for number, line in enumerate(text.splitlines(), 1):
+        annotation = re.match(r"\s*(?:summary|action): (.*)$", line)
+        if annotation:
+            yield Passage(number, strip_code(annotation[1].strip('"')))
 
 
 def descriptions(text: str) -> Iterator[Passage]:
