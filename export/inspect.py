@@ -40,7 +40,7 @@ def print_version(version: Path, console: Console) -> None:
     facts.add_row("classes", f"{arch.num_classes}: {_shortened(described.labels)}")
     facts.add_row("input", f"{preprocess.size[0]} x {preprocess.size[1]} {preprocess.mode}")
     facts.add_row("trained on", str(described.provenance.get("dataset") or "not recorded"))
-    facts.add_row("folder", str(version))
+    facts.add_row("folder", str(version.relative_to(Path.cwd()) if version.is_relative_to(Path.cwd()) else version))
     console.print(facts, highlight=False, soft_wrap=True)
 
     table = Table("file", "precision", "size", "logit error", "agreement", "top-1")
