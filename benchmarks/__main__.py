@@ -1,10 +1,12 @@
-"""`resnet-bench`; also `python -m benchmarks`."""
+"""`python -m benchmarks`, from a clone of the repository."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
+import shlex
+import statistics
+import subprocess
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -14,29 +16,23 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from export.inspect import find_versions
-from models.artifact import manifest
-from models.artifact.manifest import ManifestError
 from models.console import fail
-from models.runtime.engine_cache import ENVIRONMENT, default_folder, tuning_file
-from models.runtime.tuning import Bounds, Measurement, Tuning, engine_of, key
 from service.core.settings import available_cpus
-from service.executors.base import ExecutorError
 
-app = typer.Typer(help="Measure, and show as tables, JSON and plots.", no_args_is_help=True)
+app = typer.Typer(help="Measure, and write tables, JSON and plots.", no_args_is_help=True)
 
 _CPUS = available_cpus()
 _PHOTOGRAPHS = Path(str(resources.files("export") / "photographs"))
 
 Version = Annotated[Path, typer.Argument(help="Version folder in a model repository.", metavar="VERSION")]
 Batches = Annotated[str, typer.Option("--batches", help="Batch sizes, separated by commas.")]
-Threads = Annotated[int, typer.Option(help="Processors that one inference uses.", min=1)]
+Threads = Annotated[int, typer.Option(help="CPUs that one inference uses.", min=1)]
 Out = Annotated[Path | None, typer.Option(help="Folder for the rows as JSON and the plot as PNG and SVG.")]
 
 
 @app.command("engines")
 def engines_command(version: Version, batches: Batches = "1,8", threads: Threads = _CPUS, out: Out = None) -> None:
-    """Images per second of every executor and precision that can be had here, all in turn."""
+    """Images per second of every executor and precision on this machine, measured in turn."""
     from benchmarks import engines, plots
 
     rows = list(engines.measure(version, _numbers(batches), threads))
@@ -58,7 +54,7 @@ def engines_command(version: Version, batches: Batches = "1,8", threads: Threads
 
 @app.command("fusion")
 def fusion_command(version: Version, batches: Batches = "1,8", threads: Threads = _CPUS, out: Out = None) -> None:
-    """What the fusion of residual additions is worth: the same model with it and without, in turn."""
+    """The gain of fused residual additions: the same model with fusion and without, measured in turn."""
     from benchmarks import fusion, plots
 
     rows = list(fusion.measure(version, _numbers(batches), threads))
@@ -78,114 +74,97 @@ def fusion_command(version: Version, batches: Batches = "1,8", threads: Threads 
         plots.fusion(rows, out / "fusion")
 
 
-@app.command("tune")
-def tune_command(
-    path: Annotated[
-        Path, typer.Argument(help="A model in a repository; its newest version.", metavar="REPOSITORY/NAME")
-    ],
-    cache: Annotated[
-        Path | None, typer.Option(envvar=ENVIRONMENT, help="Folder of engines. Default: ~/.cache/resnet-serve.")
+@app.command("compare")
+def compare_command(
+    before: Annotated[Path, typer.Argument(help="Checkout that ratios are relative to.", metavar="BEFORE")],
+    after: Annotated[Path, typer.Argument(help="The other checkout.", metavar="AFTER")],
+    loads: Annotated[
+        str,
+        typer.Option(help="MODEL:CONNECTIONS, separated by commas; models: resnet20 (the shipped one), resnet50."),
+    ] = "resnet20:32,resnet20:1,resnet50:32",
+    rounds: Annotated[int, typer.Option(help="Measurements per load and checkout.", min=1)] = 5,
+    seconds: Annotated[float, typer.Option(help="Time of each measurement.", min=0.01)] = 3.0,
+    retries: Annotated[int, typer.Option(help="Largest number of rounds per load that are repeated.", min=0)] = 5,
+    before_options: Annotated[str, typer.Option(help="Options of the first service, as one argument.")] = "",
+    after_options: Annotated[
+        str, typer.Option(help='Options of the second service, such as "--api-keys keys.toml --tracing".')
+    ] = "",
+    header: Annotated[
+        list[str] | None, typer.Option(help="Header of every request, such as 'Authorization: Bearer KEY'; repeatable.")
     ] = None,
-    seconds: Annotated[float, typer.Option(help="How long to measure; more is more exact.", min=1)] = 180.0,
-    max_latency: Annotated[
-        float | None, typer.Option(help="Milliseconds that a batch may take. Default: any.", min=0.01)
+    resnet50: Annotated[
+        Path | None, typer.Option(help="Repository of the resnet50. Default: random weights, exported once to build/.")
     ] = None,
-    max_accuracy_loss: Annotated[
-        float, typer.Option(help="Share of images by which top-1 may fall against float32.", min=0)
-    ] = 0.01,
-    threads: Annotated[
-        str | None, typer.Option(help="Numbers of threads to try. Default: 1, 2, 4, … and all processors.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File for all rounds as JSON.", metavar="FILE")] = None,
 ) -> None:
-    """Find out what computes a model best on this machine, for the service to use from its next start."""
-    from benchmarks import tune
+    """The services of two checkouts under the same load, in turn: the median ratio of their throughputs."""
+    from benchmarks import compare
+    from benchmarks.serve.server import ServerFailed
 
-    folder, counts = cache or default_folder(), () if threads is None else _numbers(threads, "--threads")
-    bounds = Bounds(max_latency_ms=max_latency, max_accuracy_loss=max_accuracy_loss)
     try:
-        version = find_versions(path)[-1]
-        tuning = tune.tune(version, folder, bounds, seconds, counts)
-    except (ManifestError, ExecutorError, OSError) as error:
+        chosen = [compare.ComparedLoad.parse(text) for text in loads.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    results: dict[str, list[compare.ComparedRound]] = {}
+    try:
+        for load in chosen:
+            shared = compare.repository_options(load.model, resnet50)
+            first = compare.Side(before.resolve(), [*shared, *shlex.split(before_options)])
+            second = compare.Side(after.resolve(), [*shared, *shlex.split(after_options)])
+            requests = compare.make_requests(load.model, header or [])
+            results[str(load)] = compare.compare(first, second, load, requests, rounds, seconds, retries, typer.echo)
+    except (ServerFailed, compare.RequestsFailed, OSError, subprocess.SubprocessError) as error:
         fail(error)
-    _print(_tuning_table(tuning))
-    file = tuning_file(folder, key(manifest.read(version)))
-    if any(not tuning.bounds.allow(row) for row in tuning.measurements):
-        typer.echo("(…) beyond the bounds")
-    if any(row.disturbed for row in tuning.measurements):
-        typer.echo("* something else used the processors meanwhile: tune again on a quiet machine")
-    typer.echo(_best_of(tuning))
-    typer.echo(f"written: {file}")
-    if importlib.util.find_spec("matplotlib") is None:
-        typer.echo("no plot: it needs the package matplotlib")
-        return
-    from benchmarks import plots
-
-    plots.tuning(tuning, file)
-
-
-def _tuning_table(tuning: Tuning) -> Table:
-    """Images a second: a row an engine, a column a size of the batch."""
-    batches = sorted({row.batch for row in tuning.measurements})
-    table = Table("engine", "cpus", *map(str, batches), "loss", title="images a second, by batch; loss of accuracy")
-    table.columns[0].no_wrap = True
-    best, engines = tuning.best(), dict.fromkeys(map(engine_of, tuning.measurements))
-    for engine in engines:
-        rows = {row.batch: row for row in tuning.measurements if engine_of(row) == engine}
-        executor, precision, threads = engine
-        cells = [_cell(rows[batch], tuning, best) if batch in rows else "" for batch in batches]
-        loss = next(iter(rows.values())).accuracy_loss
-        table.add_row(f"{executor} {precision}", str(threads), *cells, f"{loss:.1%}")
-    return table
-
-
-def _cell(row: Measurement, tuning: Tuning, best: Measurement | None) -> str:
-    rate = f"{row.images_per_second:,.0f}{'*' if row.disturbed else ''}"
-    if row == best:
-        return f"[bold]{rate}[/bold]"
-    return rate if tuning.bounds.allow(row) else f"[dim]({rate})[/dim]"
-
-
-def _best_of(tuning: Tuning) -> str:
-    """What the service will use, and what it gains."""
-    best = tuning.best()
-    if best is None:
-        return "nothing keeps within the bounds: the service goes by its default rule"
-    line = (
-        f"best: {best.executor} {best.precision}, threads {best.threads}, batches of up to {best.batch}: "
-        f"{best.images_per_second:,.1f} images/s, {best.latency_ms:.1f} ms a batch"
-    )
-    ratio = tuning.ratio(best)
-    return line if ratio is None else f"{line}, {ratio:.2f} x ONNX Runtime in float32 at the same batch"
+    table = Table("load", "before, images/s", "after, images/s", "median ratio", "ratios")
+    for name, measured in results.items():
+        medians = (statistics.median(getattr(row, side) for row in measured) for side in ("before", "after"))
+        ratios = ", ".join(f"{row.ratio:.3f}" for row in measured)
+        table.add_row(name, *(f"{rate:,.1f}" for rate in medians), f"{compare.median_ratio(measured):.3f}", ratios)
+    _print(table)
+    if out is not None:
+        rows = {name: [dataclasses.asdict(row) for row in measured] for name, measured in results.items()}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 @app.command("serve")
 def serve_command(
     options: Annotated[
-        list[str] | None, typer.Argument(help="Further options of the service, behind --.", metavar="-- OPTION")
+        list[str] | None, typer.Argument(help="Further options of the service, after --.", metavar="-- OPTION")
     ] = None,
     repository: Annotated[Path | None, typer.Option(help="Model repository. Default: the shipped one.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model, where the repository holds several.")] = None,
-    executor: Annotated[str | None, typer.Option(help="Runtime that computes.")] = None,
-    precision: Annotated[str | None, typer.Option(help="What it computes in.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Processors that one inference of the service uses.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model to serve, if the repository holds several.")] = None,
+    executor: Annotated[str | None, typer.Option(help="Executor of the service.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Precision of the executor.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPUs that one inference of the service uses.")] = None,
     photographs: Annotated[
         Path, typer.Option(help="Folder of JPEG and PNG files to send. Default: those of export/.", show_default=False)
     ] = _PHOTOGRAPHS,
-    loads: Annotated[str, typer.Option(help="What is sent; many are 64 images a request.")] = "jpeg,png,many,tensor",
-    connections: Annotated[str, typer.Option(help="Of the closed loops, separated by commas.")] = "1,8,32,128",
-    open_loops: Annotated[str, typer.Option("--open", help="Rates in per cent of the capacity; 0 for none.")] = "30,60",
-    batches: Annotated[str, typer.Option(help="Of the engine alone, beside 1 and the service's own largest.")] = "8,32",
-    rounds: Annotated[int, typer.Option(help="PrioritySemaphore through everything that is measured.", min=1)] = 5,
+    loads: Annotated[
+        str, typer.Option(help="Kinds of requests; many has 64 images per request.")
+    ] = "jpeg,png,many,tensor",
+    connections: Annotated[
+        str, typer.Option(help="Connections of the closed loops, separated by commas.")
+    ] = "1,8,32,128",
+    open_loops: Annotated[
+        str, typer.Option("--open", help="Rates of the open loops in per cent of the capacity; 0 for none.")
+    ] = "30,60",
+    batches: Annotated[
+        str, typer.Option(help="Batch sizes of the engine alone, beside 1 and the service's largest.")
+    ] = "8,32",
+    rounds: Annotated[int, typer.Option(help="Number of times that everything is measured.", min=1)] = 5,
     seconds: Annotated[
-        float, typer.Option(help="Of each measurement in each round; open loops take five times.")
+        float, typer.Option(help="Time of each measurement in each round; open loops take five times as long.")
     ] = 2.0,
-    starts: Annotated[int, typer.Option(help="Starts of the service, to measure the time it takes.", min=1)] = 3,
-    clients: Annotated[int, typer.Option(help="Processes that send.", min=1)] = 1,
-    other_load: Annotated[float, typer.Option(help="Share of the machine beyond which others disturb.")] = 0.08,
-    retries: Annotated[int, typer.Option(help="How often what was disturbed is measured again.", min=0)] = 2,
+    starts: Annotated[int, typer.Option(help="Starts of the service whose time is measured.", min=1)] = 3,
+    clients: Annotated[int, typer.Option(help="Processes that send requests.", min=1)] = 1,
+    other_load: Annotated[
+        float, typer.Option(help="Load of other processes, as a share of the CPUs, that counts as a disturbance.")
+    ] = 0.08,
+    retries: Annotated[int, typer.Option(help="Number of times that a disturbed measurement is repeated.", min=0)] = 2,
     out: Out = None,
 ) -> None:
-    """The service under load, beside the most that its engine and its decoder could do, all in turn."""
+    """The service under load, beside the limits of its engine and its decoder, measured in turn."""
     from benchmarks.serve import command
     from benchmarks.serve.loads import KINDS
     from benchmarks.serve.payloads import NoPhotographs
@@ -214,7 +193,7 @@ def serve_command(
                 starts=starts,
                 clients=clients,
                 cpus=_CPUS,
-                most_other_load=other_load,
+                max_other_load=other_load,
                 retries=retries,
             ),
             out,

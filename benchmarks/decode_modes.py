@@ -1,9 +1,9 @@
-"""What `--decode fast` saves, and how far its pixels are from those of `exact`.
+"""The time that `--decode fast` saves, and the difference of its pixels from those of `exact`.
 
     python -m benchmarks.decode_modes
 
-For a network of 224 x 224 pixels cut from a shorter side of 256. One thread, interleaved rounds, medians. The file is
-an enlarged photograph: what libjpeg does with it depends on its size and quality only.
+The network takes 224 x 224 pixels, cut from a shorter side of 256. One thread, interleaved rounds, medians. The file is
+an enlarged photograph: libjpeg's work depends on its size and quality only.
 """
 
 from __future__ import annotations

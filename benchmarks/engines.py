@@ -1,4 +1,4 @@
-"""How fast each executor computes a model in each precision that it has been exported in."""
+"""Throughput of each executor with a model, in each precision that the model was exported in."""
 
 from __future__ import annotations
 
@@ -22,20 +22,22 @@ _ANSWER = frozenset({"probabilities"})
 
 
 @dataclass(frozen=True)
-class Row:
+class EngineRow:
+    """One executor in one precision at one batch size."""
+
     engine: str
     batch: int
     images_per_second: float
     """Median over the rounds."""
     best: float
     ratio: float
-    """Images per second, relative to those of `BASELINE` in the same run."""
+    """Images per second relative to `BASELINE` in the same run."""
     logit_rms_error: float
-    """Of the golden images, relative to their spread."""
+    """Error on the golden images, relative to the spread of their logits."""
 
 
-def measure(version: Path, batches: tuple[int, ...], threads: int) -> Iterator[Row]:
-    """Time every engine that can be had here for a version, all in turn, one batch size after the other."""
+def measure(version: Path, batches: tuple[int, ...], threads: int) -> Iterator[EngineRow]:
+    """Time every engine that this machine has for a version in turn, one batch size after the other."""
     described = manifest.read(version)
     images, logits = golden.read(version / manifest.GOLDEN_FILE)
     engines = dict(_load(version, described, threads))
@@ -47,7 +49,7 @@ def measure(version: Path, batches: tuple[int, ...], threads: int) -> Iterator[R
         base = np.median(seconds[BASELINE])
         for name, values in seconds.items():
             median = float(np.median(values))
-            yield Row(name, batch, batch / median, batch / min(values), float(base) / median, errors[name])
+            yield EngineRow(name, batch, batch / median, batch / min(values), float(base) / median, errors[name])
 
 
 def _load(version: Path, described: Manifest, threads: int) -> Iterator[tuple[str, Executor]]:

@@ -1,4 +1,4 @@
-"""What it is worth that additions are computed inside convolutions: the same model with and without."""
+"""The gain of additions that are computed inside convolutions: the same model with and without."""
 
 from __future__ import annotations
 
@@ -24,22 +24,24 @@ Runner = Callable[[UInt8Array], object]
 
 
 @dataclass(frozen=True)
-class Row:
+class FusionRow:
+    """One runtime in one precision at one batch size."""
+
     runtime: str
     precision: Precision
     batch: int
     residual_adds: int
     fused: int
-    """Additions inside convolutions in the model as it was exported."""
+    """Additions inside convolutions in the exported model."""
     fused_without: int
-    """And in the one it is compared with."""
+    """Additions inside convolutions in the model for comparison."""
     images_per_second: float
     images_per_second_without: float
     gain: float
-    """Time without fusion over time with it, less one: the median over the rounds."""
+    """Time without fusion over time with fusion, minus one: the median over the rounds."""
 
 
-def measure(version: Path, batches: tuple[int, ...], threads: int) -> Iterator[Row]:
+def measure(version: Path, batches: tuple[int, ...], threads: int) -> Iterator[FusionRow]:
     """Time each runtime on a version with fusion and without, in turn."""
     images, _ = golden.read(version / manifest.GOLDEN_FILE)
     with TemporaryDirectory() as folder:
@@ -57,7 +59,7 @@ def measure(version: Path, batches: tuple[int, ...], threads: int) -> Iterator[R
                     runs = {name: partial(run, pixels) for name, run in zip(("with", "without"), runners, strict=True)}
                     seconds = interleave(runs, f"{runtime}, {artifact.precision}, batch {batch}")
                     gains = np.asarray(seconds["without"]) / np.asarray(seconds["with"]) - 1
-                    yield Row(
+                    yield FusionRow(
                         runtime,
                         artifact.precision,
                         batch,

@@ -1,6 +1,6 @@
-"""What `benchmarks/gpu.sh` runs: every step as far as this machine goes, and one report that also says how far.
+"""The program of `benchmarks/gpu.sh`: every step that this machine can do, and a report that also lists the others.
 
-The report is written after each line, so that what was found is there whatever happens next.
+The report is written after each line, so a crash loses no results.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks import gpu_decoder, gpu_service
-from benchmarks.gpu_executors import Kind, Row, apart, examine
+from benchmarks import gpu_decoder, gpu_service, resnet50
+from benchmarks.gpu_executors import GpuRow, Kind, examine, in_own_process
 from benchmarks.serve import payloads
 from benchmarks.serve.server import ServerFailed
 from models.artifact import manifest
@@ -39,29 +39,19 @@ PACKAGES = (
 )  # fmt: skip
 
 STEPS = ("tests", "resnet50", "tensorrt", "executors", "decoder", "service")
-_EXPORT = """
-import sys
-from pathlib import Path
-from export.build import build
-from tests.support.networks import make_checkpoint
-folder = Path(sys.argv[1])
-make_checkpoint("resnet50", size=224, classes=1000).save(folder / "resnet50.safetensors")
-build(folder / "resnet50.safetensors", folder / "repository", "resnet50-random", float16=True,
-      int8=sys.argv[2] == "int8", allow_unfused=True)
-"""
 
 
 class NotDone(Exception):
-    """A step cannot be done here; the message says why."""
+    """A step cannot be done on this machine; the message has the reason."""
 
 
 @dataclass
-class Report:
-    """What was found, and what was not done and why."""
+class GpuReport:
+    """The results, and the steps that were not done with their reasons."""
 
     devices: list[Device]
-    rows: list[Row] = field(default_factory=list)
-    """Of the executors that were measured."""
+    rows: list[GpuRow] = field(default_factory=list)
+    """Results of the executors."""
     sections: dict[str, list[str]] = field(default_factory=dict)
     """Lines by title."""
     missing: list[str] = field(default_factory=list)
@@ -91,7 +81,7 @@ def main() -> None:
         devices = cuda_driver.devices()
     except NoDevice as error:
         devices, reason = [], str(error)
-    report = Report(devices)
+    report = GpuReport(devices)
     versions = [path.resolve() for path in arguments.version] or [SHIPPED]
     steps: dict[str, tuple[str, Callable[[], Iterable[str]]]] = {
         "tests": ("Tests that need a GPU", lambda: run_tests(out)),
@@ -111,28 +101,28 @@ def main() -> None:
             for line in step():
                 report.add(title, line)
                 report.write(out)
-        except Exception as error:  # the next steps may well work
+        except Exception as error:  # the next steps may work
             report.missing.append(f"{title}: {_reason(error)}")
         report.write(out)
     print(f"{out / 'report.md'}: {len(report.sections)} of {len(steps)} steps", file=sys.stderr)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser("benchmarks/gpu.sh", description="What a machine with an NVIDIA GPU can show.")
+    parser = argparse.ArgumentParser("benchmarks/gpu.sh", description="Measures a machine with an NVIDIA GPU.")
     parser.add_argument("out", type=Path, nargs="?", default=ROOT / "build" / "gpu", help="folder of the report")
     parser.add_argument("version", type=Path, nargs="*", help="folder in a model repository")
-    parser.add_argument("--only", action="append", choices=STEPS, help="leave other steps out; may be repeated")
+    parser.add_argument("--only", action="append", choices=STEPS, help="do this step only; repeatable")
     return parser.parse_args()
 
 
 def machine_text() -> str:
-    """Processor, driver and packages, one line each."""
-    lines = [f"Python {platform.python_version()} on {platform.platform()}, {len(os.sched_getaffinity(0))} processors"]
+    """Python, CPUs, driver and packages, one line each."""
+    lines = [f"Python {platform.python_version()} on {platform.platform()}, {len(os.sched_getaffinity(0))} CPUs"]
     try:
         query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
         lines.append(subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip())
     except (OSError, subprocess.CalledProcessError):
-        lines.append("nvidia-smi is not there")
+        lines.append("nvidia-smi is not installed")
     for package in PACKAGES:
         try:
             lines.append(f"{package} {metadata.version(package)}")
@@ -144,14 +134,13 @@ def machine_text() -> str:
 def run_tests(out: Path) -> Iterator[str]:
     if find_spec("pytest") is None:
         raise NotDone("pytest is not installed")
-    # Modules that import what is not installed here must not keep the others from running, nor must the warnings of
-    # versions that the tests do not know.
+    # Test modules whose packages are not installed, and warnings of other versions, must not stop the other tests.
     options = ["-m", "gpu", "-q", "-rfEs", "-W", "default", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
     done = subprocess.run([sys.executable, "-m", "pytest", *options, "tests"], capture_output=True, text=True, cwd=ROOT)
     (out / "tests.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
     tail = (done.stdout.strip() or done.stderr.strip()).splitlines()[-20:]
     if done.returncode not in (0, 1):
-        raise NotDone(f"pytest ended with {done.returncode}: {tail[-1] if tail else 'and said nothing'}")
+        raise NotDone(f"pytest ended with {done.returncode}: {tail[-1] if tail else 'without output'}")
     yield from (f"    {line}" for line in tail)
 
 
@@ -162,8 +151,9 @@ def export_resnet50(out: Path, versions: list[Path]) -> Iterator[str]:
     if not (folder / "repository").exists():
         folder.mkdir(exist_ok=True)
         # On GPUs only TensorRT computes in int8, and choosing the layers that stay in float takes minutes.
-        _run(sys.executable, "-c", _EXPORT, str(folder), "int8" if find_spec("tensorrt") else "")
-    (version,) = (folder / "repository" / "resnet50-random").glob("[0-9]*")
+        precisions = ["--float16", *(["--int8"] if find_spec("tensorrt") else [])]
+        _run(sys.executable, "-m", "benchmarks.resnet50", str(folder), *precisions)
+    (version,) = (folder / "repository" / resnet50.NAME).glob("[0-9]*")
     versions.append(version)
     yield "ResNet-50 with random weights, whose normalisation has the statistics of photographs."
 
@@ -174,8 +164,8 @@ def build_engines(versions: list[Path]) -> Iterator[str]:
         yield from (f"    {line}" for line in built.splitlines())
 
 
-def find_kinds(versions: Sequence[Path], report: Report) -> Iterator[Kind]:
-    """Every executor and precision that computes on a GPU, has its runtime here and its file in the version."""
+def find_kinds(versions: Sequence[Path], report: GpuReport) -> Iterator[Kind]:
+    """Every executor and precision on GPUs whose runtime is installed and whose file is in the version."""
     for version in versions:
         described = manifest.read(version)
         for name in executors.names():
@@ -194,15 +184,15 @@ def find_kinds(versions: Sequence[Path], report: Report) -> Iterator[Kind]:
                     yield kind
 
 
-def examine_all(versions: Sequence[Path], out: Path, report: Report) -> Iterator[str]:
+def examine_all(versions: Sequence[Path], out: Path, report: GpuReport) -> Iterator[str]:
     loaded = False
     for kind in find_kinds(versions, report):
         try:
-            report.rows += apart(examine, kind)
-            yield f"- {kind}: golden images within its bound on every bucket and lane"
+            report.rows += in_own_process(examine, kind)
+            yield f"- {kind}: golden images within its bound on every bucket and stream"
         except LoadError as error:
             yield f"- {kind}: **{error}**"
-        except Exception as error:  # whatever a native runtime raises, the next may well work
+        except Exception as error:  # native runtimes raise errors of any class; the next one may work
             report.missing.append(f"{kind}: {_reason(error)}")
             continue
         loaded = True
@@ -212,14 +202,14 @@ def examine_all(versions: Sequence[Path], out: Path, report: Report) -> Iterator
         yield from ("", *tabulate(report.rows, out, report))
 
 
-def tabulate(rows: Sequence[Row], out: Path, report: Report) -> list[str]:
-    """What was measured, as a table, as JSON and as a picture."""
+def tabulate(rows: Sequence[GpuRow], out: Path, report: GpuReport) -> list[str]:
+    """The results as lines of a table; also writes them as JSON and as a picture."""
     (out / "engines.json").write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
-    text = ["| model | executor | precision | batch | ms a batch | images/s, one at a time | images/s, all lanes |",
+    text = ["| model | executor | precision | batch | ms per batch | images/s, one stream | images/s, all streams |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip
     text += [
         f"| {row.model} | {row.executor} | {row.precision} | {row.batch} | {row.latency_ms:.3f} "
-        f"| {row.one_at_a_time:,.0f} | {row.all_lanes:,.0f} |"
+        f"| {row.one_stream:,.0f} | {row.all_streams:,.0f} |"
         for row in rows
     ]
     try:
@@ -233,29 +223,29 @@ def tabulate(rows: Sequence[Row], out: Path, report: Report) -> list[str]:
 
 
 def examine_decoder() -> Iterator[str]:
-    difference, rates = apart(gpu_decoder.examine, payloads.photographs(PHOTOGRAPHS))
+    difference, rates = in_own_process(gpu_decoder.examine, payloads.photographs(PHOTOGRAPHS))
     yield from (
         f"{difference.on_gpu} of {difference.photographs} photographs are decoded there; the pixels differ from "
         f"Pillow's by {difference.largest} of 255 at most, in {difference.share:.1e} of all values.",
         "",
-        "| decoded by | threads | files together | photographs/s |",
+        "| decoded by | threads | files per call | photographs/s |",
         "|---|---|---|---|",
     )
     yield from (f"| {rate.where} | {rate.threads} | {rate.together} | {rate.per_second:,.0f} |" for rate in rates)
 
 
-def serve_all(versions: Sequence[Path], report: Report) -> Iterator[str]:
-    """Each executor in the precision in which it was fastest, with and without decoding on the GPU."""
+def serve_all(versions: Sequence[Path], report: GpuReport) -> Iterator[str]:
+    """Each executor in its fastest precision, with and without decoding on the GPU."""
     photographs = payloads.photographs(PHOTOGRAPHS)
     columns = (
-        "model", "executor", "precision", "decoded by", "clients", "images a request", "images/s", "p50, ms", "p99, ms",
-        "failed",
+        "model", "executor", "precision", "decoded by", "clients", "images per request", "images/s", "p50, ms",
+        "p99, ms", "failed",
     )  # fmt: skip
     yield f"| {' | '.join(columns)} |"
     yield "|" + "---|" * len(columns)
     for kind in _fastest(find_kinds(versions, report), report.rows):
         colour = manifest.read(kind.version).preprocess.mode == "RGB"
-        for where, options in {"processors": [], "GPU": ["--decode-gpu", "0"]}.items():
+        for where, options in {"CPUs": [], "GPU": ["--decode-gpu", "0"]}.items():
             if options and not (colour and find_spec("nvidia") and find_spec("nvidia.nvimgcodec")):
                 continue
             try:
@@ -265,15 +255,17 @@ def serve_all(versions: Sequence[Path], report: Report) -> Iterator[str]:
                         f"| {seen.images} | {seen.images_per_second:,.0f} | {seen.p50_ms:.1f} | {seen.p99_ms:.1f} "
                         f"| {seen.failed} |"
                     )
-            except Exception as error:  # as above
+            except Exception as error:  # as in `examine_all`
                 report.missing.append(f"{kind}, decoded by {where}, over HTTP: {_reason(error)}")
 
 
-def _fastest(kinds: Iterable[Kind], rows: Sequence[Row]) -> list[Kind]:
-    """Of each version and executor the kind that was measured as the fastest; all, where none was measured."""
+def _fastest(kinds: Iterable[Kind], rows: Sequence[GpuRow]) -> list[Kind]:
+    """The fastest kind of each version and executor; all kinds if none was measured."""
     if not rows:
         return list(kinds)
-    rates = {(row.model, row.executor, row.precision): row.all_lanes for row in rows}  # the largest batch is the last
+    rates = {
+        (row.model, row.executor, row.precision): row.all_streams for row in rows
+    }  # of the largest batch, which is the last
     best: dict[tuple[str, str], tuple[float, Kind]] = {}
     for kind in kinds:
         model = kind.version.parent.name
@@ -286,13 +278,13 @@ def _fastest(kinds: Iterable[Kind], rows: Sequence[Row]) -> list[Kind]:
 def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise NotDone(said[-1] if said else f"{command[1]} ended with {done.returncode}")
+        output = (done.stderr or done.stdout).strip().splitlines()
+        raise NotDone(output[-1] if output else f"{command[1]} ended with {done.returncode}")
     return (done.stdout + done.stderr).strip()
 
 
 def _reason(error: Exception) -> str:
-    """One line; of errors that are not the project's own, which it is."""
+    """The message in one line; with the class for errors of other packages."""
     text = " ".join(str(error).split())
     return text if isinstance(error, (NotDone, ServerFailed, ExecutorError)) else f"{type(error).__name__}: {text}"
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# All that a machine with an NVIDIA GPU can show of this project, in one report: the tests that need a GPU, every
-# executor against the golden images, engines over batch sizes and precisions, decoding, and the service over HTTP.
-# Installs nothing, uses what is there, and says what it could not do.
+# Measures this project on a machine with an NVIDIA GPU, and writes one report: the tests that need a GPU, every executor
+# against the golden images, engines over batch sizes and precisions, decoding, and the service over HTTP.
+# It installs nothing, uses the installed packages, and lists the steps that it could not do.
 #
 #     [PYTHON=python3] [PYTHONPATH=folder-of-packages] benchmarks/gpu.sh [--only STEP...] [OUT [VERSION...]]
 #

@@ -1,4 +1,4 @@
-"""JPEG files on a GPU, decoded and brought to a network's size: how fast, and how far from the host's pixels."""
+"""JPEG files decoded and resized on a GPU: throughput, and the difference to the host's pixels."""
 
 from __future__ import annotations
 
@@ -21,32 +21,35 @@ _SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Rate:
-    """Photographs a second, decoded by so many threads so many at a time."""
+class DecoderRate:
+    """Throughput of a decoder."""
 
     where: str
+    """`GPU` or `CPUs`."""
     threads: int
     together: int
+    """Files per call."""
     per_second: float
+    """Photographs per second."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Between the GPU's pixels and the host's, of 255."""
+    """Difference between the pixels of the GPU and of the host, of 255."""
 
     photographs: int
     on_gpu: int
-    """Of these, decoded there; the others are left to the host."""
+    """Photographs that the GPU decoded; the host decodes the others."""
     largest: int
     share: float
-    """Of all values, those that differ at all."""
+    """Share of the values that differ."""
 
 
-def examine(files: Sequence[bytes]) -> tuple[Difference, list[Rate]]:
-    """Compare and time the decoder of the first GPU. Each photograph is taken in turn.
+def examine(files: Sequence[bytes]) -> tuple[Difference, list[DecoderRate]]:
+    """Compare and time the decoder of the first GPU on photographs in turn.
 
     Raises:
-        ExecutorError: there is no decoder.
+        ExecutorError: the GPU has no decoder.
     """
     decoder = JpegDecoder(0, DEFAULT_MAX_PIXELS)
     try:
@@ -58,8 +61,8 @@ def examine(files: Sequence[bytes]) -> tuple[Difference, list[Rate]]:
         ]
     finally:
         decoder.close()
-    processors = len(os.sched_getaffinity(0))
-    rates.append(_rate("processors", processors, 1, lambda some: decode(some[0], PREPROCESS, "exact"), files))
+    cpus = len(os.sched_getaffinity(0))
+    rates.append(_rate("CPUs", cpus, 1, lambda some: decode(some[0], PREPROCESS, "exact"), files))
     return difference, rates
 
 
@@ -75,7 +78,7 @@ def _compare(decoder: JpegDecoder, files: Sequence[bytes]) -> Difference:
 
 def _rate(
     where: str, threads: int, together: int, run: Callable[[list[bytes]], object], files: Sequence[bytes]
-) -> Rate:
+) -> DecoderRate:
     some = [files[index % len(files)] for index in range(together)]
 
     def work(end: float) -> int:
@@ -86,7 +89,7 @@ def _rate(
         return done
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda _: run(some), range(2 * threads)))  # the first call of a thread makes its decoder
+        list(pool.map(lambda _: run(some), range(2 * threads)))  # the first call of a thread creates its decoder
         started = time.perf_counter()
         done = sum(pool.map(work, [started + _SECONDS] * threads))
-        return Rate(where, threads, together, done / (time.perf_counter() - started))
+        return DecoderRate(where, threads, together, done / (time.perf_counter() - started))

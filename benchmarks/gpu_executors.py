@@ -1,6 +1,6 @@
 """Executors on a GPU, one after the other, each in a process of its own.
 
-One that crashes, or loses the device, leaves the others their turn: a process whose device is lost has it no more.
+If one crashes or loses the device, the others are still measured: a lost device stays lost for its process only.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Row:
+class GpuRow:
     """One executor in one precision at one batch size; images per second."""
 
     model: str
@@ -54,24 +54,25 @@ class Row:
     precision: Precision
     batch: int
     latency_ms: float
-    """Of one batch alone."""
-    one_at_a_time: float
-    all_lanes: float
-    """With as many batches at the same time as it has lanes."""
+    """Time of a single batch."""
+    one_stream: float
+    all_streams: float
+    """With as many batches at the same time as the executor computes."""
 
 
 def load(kind: Kind) -> Executor:
+    """Load an executor on the first GPU."""
     runtime, described = executors.find(kind.executor), manifest.read(kind.version)
     artifact = runtime.choose(described, kind.precision)
     gpu, cache = runtime.devices["gpu"], default_folder()
     return runtime.make(Source(kind.version, described, artifact, kind.precision, 1, gpu, cache))
 
 
-def examine(kind: Kind) -> list[Row]:
+def examine(kind: Kind) -> list[GpuRow]:
     """Check an executor against the golden images, then time it.
 
     Raises:
-        LoadError: its answers are wrong.
+        LoadError: the answers are wrong.
     """
     images, logits = golden.read(kind.version / manifest.GOLDEN_FILE)
     with closing(load(kind)) as executor:
@@ -80,13 +81,14 @@ def examine(kind: Kind) -> list[Row]:
         return [measure(executor, images[np.arange(size) % len(images)], kind) for size in sizes]
 
 
-def apart(function: Callable[[A], T], argument: A) -> T:
-    """Call a function in a process of its own, which begins without anything of this one's."""
+def in_own_process(function: Callable[[A], T], argument: A) -> T:
+    """Call a function in a new process, which shares no state with this one."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         return pool.submit(function, argument).result()
 
 
-def measure(executor: Executor, pixels: UInt8Array, kind: Kind) -> Row:
+def measure(executor: Executor, pixels: UInt8Array, kind: Kind) -> GpuRow:
+    """Time batches of pixels, uint8 [n, H, W, C], one at a time and several at the same time."""
     run = partial(compute, executor, pixels, _ANSWER)
     batch = len(pixels)
     seconds = float(np.median(interleave({"one": run}, f"{kind} {batch}", rounds=3)["one"]))
@@ -97,4 +99,4 @@ def measure(executor: Executor, pixels: UInt8Array, kind: Kind) -> Row:
             done.result()
         together = (time.perf_counter() - started) / count
     model = kind.version.parent.name
-    return Row(model, kind.executor, kind.precision, batch, seconds * 1000, batch / seconds, batch / together)
+    return GpuRow(model, kind.executor, kind.precision, batch, seconds * 1000, batch / seconds, batch / together)

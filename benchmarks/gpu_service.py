@@ -1,4 +1,4 @@
-"""The service with an executor on a GPU, under the load of clients in a closed loop."""
+"""The service with an executor on a GPU, under closed-loop load."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ _SECONDS = 4.0
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What so many clients saw."""
+class ServedLoad:
+    """Results of a closed loop of clients."""
 
     clients: int
     images: int
-    """In each request."""
+    """Images per request."""
     images_per_second: float
     p50_ms: float
     p99_ms: float
     failed: int
-    """Requests that were not answered with 200."""
+    """Requests with another status than 200."""
 
 
-def load(kind: Kind, photographs: Sequence[bytes], options: Sequence[str] = ()) -> Iterator[Seen]:
-    """Start the service, and load it with several numbers of clients.
+def load(kind: Kind, photographs: Sequence[bytes], options: Sequence[str] = ()) -> Iterator[ServedLoad]:
+    """Start the service and measure it with several numbers of clients.
 
     Args:
-        kind: what it serves.
+        kind: version, executor and precision to serve.
         photographs: JPEG files.
-        options: more of the service's.
+        options: further options of the service.
 
     Raises:
-        ServerFailed: it does not serve the version, or not with this executor.
+        ServerFailed: the service does not serve the version, or serves it with another executor.
     """
     repository, name = kind.version.parents[1], kind.version.parent.name
     chosen = ["--repository", str(repository), "--model", name]
@@ -51,15 +51,15 @@ def load(kind: Kind, photographs: Sequence[bytes], options: Sequence[str] = ()) 
     with server.running(chosen) as serving:
         served = json.loads(serving.get(f"/v1/models/{name}"))["executor"]
         if served != kind.executor:
-            raise ServerFailed(f"the service took {served} instead of {kind.executor}; what it printed says why")
+            raise ServerFailed(f"the service took {served} instead of {kind.executor}; its output has the reason")
         for clients in _CLIENTS:
-            yield _see(serving.port, single, clients, 1)
-        yield _see(serving.port, many, _CLIENTS_OF_MANY, payloads.MANY)
+            yield _measure(serving.port, single, clients, 1)
+        yield _measure(serving.port, many, _CLIENTS_OF_MANY, payloads.MANY)
 
 
-def _see(port: int, requests: Sequence[bytes], clients: int, images: int) -> Seen:
+def _measure(port: int, requests: Sequence[bytes], clients: int, images: int) -> ServedLoad:
     outcome = run_closed(port, requests, clients, _SECONDS)
     answered = outcome.statuses.count(200)
     p50, p99 = np.percentile(outcome.seconds, [50, 99]) * 1000
     failed = len(outcome.statuses) - answered
-    return Seen(clients, images, answered * images / _SECONDS, float(p50), float(p99), failed)
+    return ServedLoad(clients, images, answered * images / _SECONDS, float(p50), float(p99), failed)

@@ -1,9 +1,9 @@
-"""Which decoder brings a JPEG fastest to where the pipeline needs it: a Pillow image, ready to be resized.
+"""The fastest decoder from a JPEG to what the pipeline needs: a Pillow image, ready to be resized.
 
     pip install simplejpeg
     python benchmarks/jpeg_decoders.py
 
-One thread, interleaved rounds, medians. Also checks that both give the same pixels.
+One thread, interleaved rounds, medians. It also checks that both decoders give the same pixels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The same model with its residual additions kept out of the convolutions: what fusion is worth is the difference."""
+"""Keeps the residual additions of a model out of the convolutions, to measure the gain of fusion."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from export.fusion import residual_adds
 
 
 def unfuse(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which each convolution before an addition has a second reader, that of its shape.
+    """A copy in which the output of each convolution before an addition is read a second time, for its shape.
 
-    A runtime cannot then put the addition into the convolution, since the convolution's own result would be lost. The
-    weights, the arithmetic and all other optimisations are the same; reading a shape costs nothing.
+    A runtime then cannot compute the addition inside the convolution, because the convolution's own output is needed.
+    The weights, the arithmetic and all other optimisations are the same; reading a shape costs nothing.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,13 +11,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from export.inspect import find_versions, print_version
+from export.inspect import print_version
 from models.artifact import manifest
-from models.artifact.manifest import MODEL_NAME, ManifestError, Precision
+from models.artifact.manifest import MODEL_NAME, ManifestError, Precision, find_versions
 from models.artifact.parity import ParityError
-from models.console import fail, print_error
+from models.console import console, fail, print_error
 from models.runtime.cuda_driver import NoDevice
-from models.runtime.engine_cache import ENVIRONMENT, Flavour, Hardware, default_folder
+from models.runtime.engine_cache import ENVIRONMENT, default_folder
+from models.runtime.engine_plan import Flavour, Hardware
 from models.runtime.tensorrt_runtime import NoTensorRT
 
 app = typer.Typer(help="From checkpoints to model repositories.", no_args_is_help=True)
@@ -202,9 +203,11 @@ def engines_command(
 
 @app.command("tune", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
 def tune_command(context: typer.Context) -> None:
-    """Find out what computes a model best on this machine, for the service to use from its next start."""
-    # It measures the service's executors, which nothing here may import: so it takes this process over.
-    os.execv(sys.executable, [sys.executable, "-m", "benchmarks", "tune", *context.args])
+    """Deprecated: `resnet-serve tune` measures what computes a model fastest on this machine."""
+    console.print("resnet-export tune is deprecated: use resnet-serve tune", style="yellow", highlight=False)
+    # It measures the executors of the service, which `export` must not import.
+    child = subprocess.run([sys.executable, "-P", "-m", "service.cli.tune", *context.args])
+    raise typer.Exit(child.returncode)
 
 
 @app.command("verify")

@@ -18,7 +18,8 @@ from models.artifact import manifest
 from models.artifact.manifest import Artifact, FusionReport, ManifestError, Precision
 from models.runtime import engine_cache, tensorrt_runtime
 from models.runtime.cuda_driver import NoDevice
-from models.runtime.engine_cache import BatchRange, ComputeCapability, EngineCacheError, Flavour, Machine, Plan
+from models.runtime.engine_cache import EngineCacheError
+from models.runtime.engine_plan import BatchRange, ComputeCapability, Flavour, Plan, Platform
 
 Result = Literal["built", "kept", "skipped", "failed"]
 
@@ -34,7 +35,7 @@ class Outcome:
     """One line: the file, what was done, why."""
 
 
-def machines(flavour: Flavour | None, compute_capability: str | None) -> list[Machine]:
+def machines(flavour: Flavour | None, compute_capability: str | None) -> list[Platform]:
     """What engines are to be built for: the GPUs of this machine, or one that is not here.
 
     Raises:
@@ -44,7 +45,7 @@ def machines(flavour: Flavour | None, compute_capability: str | None) -> list[Ma
     """
     if compute_capability is None:
         try:
-            return tensorrt_runtime.here(flavour)
+            return tensorrt_runtime.platforms(flavour)
         except NoDevice as error:
             raise NoDevice(
                 f"{error}: --compute-capability builds for a GPU elsewhere, with TensorRT for RTX"
@@ -52,13 +53,13 @@ def machines(flavour: Flavour | None, compute_capability: str | None) -> list[Ma
     if flavour == "tensorrt":
         raise ValueError("TensorRT builds only for the GPU that it finds: leave --compute-capability out")
     trt = tensorrt_runtime.load("tensorrt_rtx")
-    return [Machine("tensorrt_rtx", trt.__version__, ComputeCapability.parse(compute_capability))]
+    return [Platform("tensorrt_rtx", trt.__version__, ComputeCapability.parse(compute_capability))]
 
 
 def build_engines(
     versions: Sequence[Path],
     cache: Path,
-    machines: Sequence[Machine],
+    machines: Sequence[Platform],
     options: Options,
     precision: Precision | None = None,
     again: bool = False,
@@ -91,7 +92,7 @@ def build_engines(
 
 
 def _ensure(
-    version: Path, artifact: Artifact, cache: Path, trt: Any, target: Machine, options: Options, again: bool
+    version: Path, artifact: Artifact, cache: Path, trt: Any, target: Platform, options: Options, again: bool
 ) -> tuple[Result, str]:
     if reason := _not_for(artifact, target):
         return "skipped", f"{artifact.file}: {reason}"
@@ -110,7 +111,7 @@ def _ensure(
         return "failed", f"{cache}: cannot be written: {error.strerror}"
 
 
-def _not_for(artifact: Artifact, target: Machine) -> str | None:
+def _not_for(artifact: Artifact, target: Platform) -> str | None:
     """Why TensorRT builds nothing from an artifact."""
     if artifact.format != "onnx":
         return f"its format, {artifact.format}, is for another runtime"
@@ -119,7 +120,7 @@ def _not_for(artifact: Artifact, target: Machine) -> str | None:
     return None
 
 
-def _build(path: Path, artifact: Artifact, cache: Path, trt: Any, target: Machine, options: Options) -> str:
+def _build(path: Path, artifact: Artifact, cache: Path, trt: Any, target: Platform, options: Options) -> str:
     """Build an engine into the cache; a line that tells of it."""
     started = time.monotonic()
     rtx = target.flavour == "tensorrt_rtx"

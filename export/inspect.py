@@ -9,21 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from models.artifact import manifest
-from models.artifact.manifest import Artifact, ManifestError, Quantization
+from models.artifact.manifest import Artifact, Quantization
 from models.artifact.parity import judged
-
-
-def find_versions(path: Path) -> list[Path]:
-    """The version folders in a repository or a model, or the one that `path` is.
-
-    Raises:
-        ManifestError: there are none.
-    """
-    for pattern in (manifest.FILE_NAME, f"*/{manifest.FILE_NAME}", f"*/*/{manifest.FILE_NAME}"):
-        found = [file.parent.resolve() for file in path.glob(pattern) if file.parent.resolve().name.isdecimal()]
-        if found:
-            return sorted(found, key=lambda version: (version.parent.name, int(version.name)))
-    raise ManifestError(f"{path}: holds no exported model")
 
 
 def print_version(version: Path, console: Console) -> None:

@@ -34,6 +34,10 @@ none behind, so it is only what many requests at once hold; the default of 700 w
 
 def run() -> None:
     """Parse the settings, serve until SIGTERM or SIGINT, finish what was accepted, exit with 0."""
+    if sys.argv[1:2] == ["tune"]:
+        from service.cli import tune
+
+        tune.main(sys.argv[2:])
     # uvicorn raises the signal again when it is done: it then ends the process as a success.
     signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGINT, _exit)

@@ -1,5 +1,5 @@
-"""`resnet-bench serve`: the service under load, and in the same run the most that its engine and decoder could do.
+"""`python -m benchmarks serve`: the service under load, and in the same run the limits of its engine and its decoder.
 
-`payloads` and `loads` say what is sent, `client` sends it, `server` is the service, `ceiling` what it is compared with,
-`machine` what else ran meanwhile, `queueing` how long a queue has to take; `rounds` measures, `report` adds up.
+`payloads` and `loads` define the requests, `client` sends them, `server` runs the service, `ceiling` measures
+the limits and `queueing` simulates the shortest possible waiting times; `rounds` measures, `report` summarises.
 """

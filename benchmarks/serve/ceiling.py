@@ -1,7 +1,7 @@
-"""The most that a machine can do with the engine and the decoder of the service, and nothing else to do.
+"""The highest throughput that a machine reaches with the engine and the decoder of the service alone.
 
-Each is measured on all processors, from memory. Work that needs both of them, one after the other, cannot be done
-faster than 1 / (1 / engine + 1 / decode) images a second, whatever stands around them.
+Each is measured on all CPUs, with data from memory. Work that needs both, one after the other, reaches at most
+1 / (1 / engine + 1 / decode) images per second.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ _ANSWER = frozenset({"probabilities"})
 
 @dataclass(frozen=True)
 class Rate:
-    """How fast one of the two is alone."""
+    """Speed of the engine or the decoder alone."""
 
     images_per_second: float
     seconds: float
-    """Median of one batch, or of the decoding of one image."""
+    """Median time of one batch, or to decode one image."""
     cpu_seconds: float
-    """Processor time of one image."""
+    """CPU time per image."""
 
 
 def together(*rates: float) -> float:
-    """Images a second of several that share all processors, each of which alone does so many."""
+    """Images per second of several steps that share all CPUs, from the rate of each step alone."""
     return 1 / sum(1 / rate for rate in rates)
 
 
 class Engines:
-    """The executors of a version, as the service loads them but with all processors.
+    """The executors of a version, loaded as in the service but with all CPUs.
 
-    On a CPU they are also tried as one for each processor, with a thread each: a small network gains little from more.
+    On CPUs, one instance per CPU with one thread each is measured too: a small network gains little from more threads.
     """
 
     def __init__(self, version: Path, settings: Settings, cpus: int) -> None:
@@ -62,17 +62,17 @@ class Engines:
             self.arrangements["apart"] = runtime.load(replace(source, threads=1), copies=cpus)
 
     def batches(self, max_batch: int, wanted: Sequence[int]) -> list[int]:
-        """Sizes to measure: 1, the service's largest batch, and of those that are wanted what can be computed.
+        """Batch sizes to measure: 1, the service's largest batch, and the wanted sizes that the engine takes.
 
-        A larger batch than the service's may be faster by a little, and the ceiling is to be one. Where nothing is
-        computed and any batch takes the same time, it would only be another engine.
+        A larger batch than the service's may be a little faster, and then sets the ceiling. An executor that computes
+        nothing takes the same time for every batch, so larger ones say nothing about it.
         """
         (first, *_) = self.arrangements["together"]
         possible = [size for size in wanted if first.computes and (not first.buckets or size <= first.buckets[-1])]
         return sorted({1, max_batch, *possible})
 
     def measure(self, arrangement: str, batch: int, seconds: float) -> Rate:
-        """Compute batches on every lane at once."""
+        """Compute batches on all instances at the same time."""
         pixels = self._images[np.arange(batch) % len(self._images)]
         lanes = [executor for executor in self.arrangements[arrangement] for _ in range(executor.lanes)]
         for executor in lanes:
@@ -94,9 +94,9 @@ class Engines:
         return Rate(rate, statistics.median(second for each in taken for second in each), cpu / count)
 
     def in_turn(self, files: Sequence[bytes], preprocess: Preprocess, mode: DecodeMode, seconds: float) -> float:
-        """Median seconds to decode an image file and then compute it, on all processors.
+        """Median seconds to decode an image file and then compute it, on all CPUs.
 
-        It is more than the sum of what both take alone: each finds the caches full of the other's data.
+        This is more than the sum of both steps alone: each step finds the caches filled with data of the other one.
         """
         (executor, *_) = self.arrangements["together"]
         _compute(executor, self._images[:1], 0.0)
@@ -118,7 +118,7 @@ class Engines:
 
 @contextmanager
 def engines(version: Path, settings: Settings, cpus: int) -> Iterator[Engines]:
-    """`Engines`, freed at the end."""
+    """`Engines`, closed at the end."""
     loaded = Engines(version, settings, cpus)
     try:
         yield loaded
@@ -127,7 +127,7 @@ def engines(version: Path, settings: Settings, cpus: int) -> Iterator[Engines]:
 
 
 def _compute(executor: Executor, pixels: UInt8Array, seconds: float) -> list[float]:
-    """Seconds of each batch; at least one."""
+    """Compute batches for a number of seconds, at least one; returns the seconds of each."""
     taken: list[float] = []
     now = time.perf_counter()
     end = now + seconds
@@ -141,7 +141,7 @@ def _compute(executor: Executor, pixels: UInt8Array, seconds: float) -> list[flo
 def decode(
     pool: Pool, files: Sequence[bytes], preprocess: Preprocess, mode: DecodeMode, seconds: float, cpus: int
 ) -> Rate:
-    """Decode on all processors, each in a process of its own: threads of one would wait for the interpreter."""
+    """Decode on all CPUs in one process each: threads of one process would wait for the interpreter lock."""
     jobs = [pool.submit(_decode, files, preprocess, mode, seconds) for _ in range(cpus)]
     rates = [job.result() for job in jobs]
     return Rate(
@@ -152,7 +152,7 @@ def decode(
 
 
 def _decode(files: Sequence[bytes], preprocess: Preprocess, mode: DecodeMode, seconds: float) -> Rate:
-    """In one process. Whole turns through the files, so that each counts alike."""
+    """Decode in one process. All files are decoded equally often."""
     taken: list[float] = []
     cpu, now = time.process_time(), time.perf_counter()
     end = now + seconds

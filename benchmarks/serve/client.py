@@ -1,7 +1,7 @@
-"""A client that costs little, so that on a small machine the service is what is measured.
+"""A client with little CPU time of its own, so that the service is measured even on a small machine.
 
-Connections are asyncio protocols that write requests made beforehand and read of an answer no more than its status and
-length. The functions here run in processes of their own.
+Connections are asyncio protocols. They write requests that were made before, and read only the status and the length of
+an answer. The functions of this module run in separate processes.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ Clock = Callable[[], float]
 
 _TIMING = b'"timing":'
 _READY_CONNECTIONS = 32
-"""Of the open loop, made before it begins: making one takes longer than some answers."""
+"""Connections of the open loop that are opened before it begins: opening one takes longer than some answers."""
 _MOST_CONNECTIONS = 512
-"""Of the open loop: `select` takes no file beyond number 1023. What is due beyond them waits, and the wait counts."""
+"""Limit of the open loop: `select` takes no file number above 1023. Later requests wait, and their wait counts."""
 
 
 @dataclass
 class Outcome:
-    """What became of the requests. Lists hold an item for each answer, in the order in which they came."""
+    """The answers to the requests. Lists have one item per answer, in the order of arrival."""
 
     started: list[float] = field(default_factory=list)
-    """When the request was sent or, in an open loop, was due; seconds from the start."""
+    """Time at which the request was sent or, in an open loop, was due; seconds from the start."""
     seconds: list[float] = field(default_factory=list)
-    """From then to the last byte of the answer."""
+    """Seconds from that time to the last byte of the answer."""
     statuses: list[int] = field(default_factory=list)
-    """0 where the connection broke."""
+    """HTTP status; 0 if the connection was lost."""
     timings: list[bytes] = field(default_factory=list)
-    """The service's own account, JSON; empty where the answer has none."""
+    """JSON of the field `timing` of the answer; empty if the answer has none."""
     late: list[float] = field(default_factory=list)
-    """Open loop: seconds from when a request was due until it was sent."""
+    """Open loop: seconds from the time at which a request was due until it was sent."""
     cpu_seconds: float = 0.0
-    """Processor time of the client, with making its connections."""
+    """CPU time of the client, including the set-up of its connections."""
 
     def add(self, started: float, seconds: float, status: int, body: bytes) -> None:
         self.started.append(started)
@@ -49,7 +49,7 @@ class Outcome:
         self.timings.append(b"" if found < 0 else body[found + len(_TIMING) : -1])
 
     def extend(self, other: Outcome) -> None:
-        """Add what another client saw in the same time."""
+        """Add the answers that another client got in the same time."""
         self.started += other.started
         self.seconds += other.seconds
         self.statuses += other.statuses
@@ -59,19 +59,19 @@ class Outcome:
 
 
 class Answered(Protocol):
-    def __call__(self, connection: Connection, status: int, body: bytes) -> None: ...
+    def __call__(self, connection: ClientConnection, status: int, body: bytes) -> None: ...
 
 
-class Connection(asyncio.Protocol):
-    """One request at a time.
+class ClientConnection(asyncio.Protocol):
+    """A connection with one request at a time.
 
     Args:
-        answered: called with each answer; with status 0 where the connection is lost before it.
+        answered: called with each answer; with status 0 if the connection is lost before the answer.
     """
 
     def __init__(self, answered: Answered) -> None:
         self.due = 0.0
-        """When the request in flight was sent or should have been; belongs to whoever sends."""
+        """Time at which the request in flight was sent or due; set by the sender."""
         self.alive = True
         self._answered = answered
         self._waits = False
@@ -93,7 +93,7 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def data_received(self, data: bytes) -> None:
-        # An answer mostly comes whole, and then nothing is copied.
+        # Most answers arrive in one piece, and then nothing is copied.
         self._received = self._received + data if self._received else data
         if not self._expected and not self._read_head():
             return
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
             self._answered(self, 0, b"")
 
     def _read_head(self) -> bool:
-        """Whether it is complete, and its answer one whose end is known."""
+        """Whether the head is complete and has a content length."""
         end = self._received.find(b"\r\n\r\n")
         if end < 0:
             return False
@@ -124,17 +124,17 @@ class Connection(asyncio.Protocol):
 async def closed_loop(
     port: int, requests: Sequence[bytes], connections: int, seconds: float, clock: Clock = time.perf_counter
 ) -> Outcome:
-    """Connections that each send the next request when theirs is answered.
+    """Connections that each send the next request after the answer to the previous one.
 
     Returns:
-        All that were begun within `seconds`; the last are waited for. A connection that is lost is not made again.
+        All requests that began within `seconds`, including those that end later. Lost connections are not reopened.
     """
     loop = asyncio.get_running_loop()
     outcome, following = Outcome(), itertools.cycle(requests)
     finished = loop.create_future()
     busy = connections
 
-    def answered(connection: Connection, status: int, body: bytes) -> None:
+    def answered(connection: ClientConnection, status: int, body: bytes) -> None:
         nonlocal busy
         now = clock()
         outcome.add(connection.due - start, now - connection.due, status, body)
@@ -159,21 +159,21 @@ async def closed_loop(
 async def open_loop(
     port: int, requests: Sequence[bytes], arrivals: Sequence[float], clock: Clock = time.perf_counter
 ) -> Outcome:
-    """A request at each of the given times, however long answers take, so that a slow service is not asked less.
+    """One request at each of the given times, however long answers take: a slow service gets no fewer requests.
 
-    Latency counts from when a request was due: what waits for a connection, or for this process, has waited.
+    Latency counts from the time at which a request was due, so the wait for a connection or for this process counts.
 
     Args:
-        port: of the service, on this machine.
-        requests: sent in turn.
-        arrivals: seconds from the start, ascending.
+        port: port of the service on this machine.
+        requests: HTTP requests, sent in turn.
+        arrivals: times of the requests in seconds from the start, ascending.
         clock: seconds, monotonic.
     """
     outcome, following = Outcome(), itertools.cycle(requests)
     waiting: deque[float] = deque()
     finished = asyncio.get_running_loop().create_future()
 
-    def answered(connection: Connection, status: int, body: bytes) -> None:
+    def answered(connection: ClientConnection, status: int, body: bytes) -> None:
         outcome.add(connection.due, clock() - start - connection.due, status, body)
         if status:
             idle.append(connection)
@@ -188,7 +188,7 @@ async def open_loop(
     def send() -> None:
         while waiting and idle:
             connection = idle.pop()
-            if connection.alive:  # the service may close one that is idle
+            if connection.alive:  # the service may close an idle connection
                 connection.due = waiting.popleft()
                 outcome.late.append(clock() - start - connection.due)
                 connection.send(next(following))
@@ -211,12 +211,12 @@ async def open_loop(
 
 
 def run_closed(port: int, requests: Sequence[bytes], connections: int, seconds: float) -> Outcome:
-    """`closed_loop`, on the fastest event loop that is installed."""
+    """Run `closed_loop` on the fastest event loop that is installed."""
     return _run(closed_loop(port, requests, connections, seconds), _fastest_loop)
 
 
 def run_open(port: int, requests: Sequence[bytes], arrivals: Sequence[float]) -> Outcome:
-    """`open_loop`, on an event loop that wakes in time: uvloop's and epoll's timers are whole milliseconds."""
+    """Run `open_loop` on an event loop with exact timers: those of uvloop and epoll have whole milliseconds."""
     return _run(open_loop(port, requests, arrivals), lambda: asyncio.SelectorEventLoop(selectors.SelectSelector()))
 
 
@@ -236,12 +236,12 @@ def _run(load: Coroutine[Any, Any, Outcome], new_event_loop: Callable[[], asynci
     return outcome
 
 
-async def _connect(port: int, answered: Answered) -> Connection:
+async def _connect(port: int, answered: Answered) -> ClientConnection:
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(lambda: Connection(answered), "127.0.0.1", port)
+    _, connection = await loop.create_connection(lambda: ClientConnection(answered), "127.0.0.1", port)
     return connection
 
 
-def _close(connections: Sequence[Connection]) -> None:
+def _close(connections: Sequence[ClientConnection]) -> None:
     for connection in connections:
         connection.close()

@@ -1,4 +1,4 @@
-"""The command: settings in; tables, JSON and pictures out."""
+"""The command: from options to tables, JSON and pictures."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from pydantic_settings import CliApp
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks import machine
 from benchmarks.serve import report, rounds
-from benchmarks.serve.report import Ceiling, Row
-from benchmarks.serve.rounds import Options, Run
+from benchmarks.serve.report import Ceiling, LoadRow
+from benchmarks.serve.rounds import BenchmarkRun, Options
 from benchmarks.serve.tables import tables
 from models.console import console
+from models.runtime.tuning import cpu_name
 from service.core.settings import Settings
 
 
 class BadOptions(Exception):
-    """The service does not take its options; the message says which."""
+    """The service refuses its options; the message says which."""
 
 
 def settings(arguments: Sequence[str]) -> Settings:
-    """What the service makes of its options and of the environment.
+    """The settings of the service, from its options and the environment.
 
     Raises:
-        BadOptions: it would not start.
+        BadOptions: the service would not start with them.
     """
     try:
         return CliApp.run(Settings, [*arguments])
@@ -42,11 +42,11 @@ def settings(arguments: Sequence[str]) -> Settings:
 
 
 def serve(options: Options, out: Path | None) -> None:
-    """Measure, print, and write into a folder where one is given."""
+    """Measure and print; with `out`, also write JSON and pictures into that folder."""
     with _progress(rounds.steps(options)) as step:
         run = rounds.run(options, step)
-    ceilings = report.ceilings(run, options.most_other_load)
-    rows = report.rows(run, options.cpus, options.most_other_load)
+    ceilings = report.ceilings(run, options.max_other_load)
+    rows = report.rows(run, options.cpus, options.max_other_load)
     printed = Console(width=None if console.is_terminal else 200)
     for table in tables(run, ceilings, rows):
         for column in table.columns[1:]:
@@ -62,17 +62,19 @@ def serve(options: Options, out: Path | None) -> None:
         plots.latencies(rows, out / "serve-latencies")
 
 
-def document(options: Options, run: Run, ceilings: Sequence[Ceiling], rows: Sequence[Row]) -> dict[str, Any]:
-    """Everything as JSON; times in the units that the names tell, those of rows in milliseconds."""
+def document(
+    options: Options, run: BenchmarkRun, ceilings: Sequence[Ceiling], rows: Sequence[LoadRow]
+) -> dict[str, Any]:
+    """All results as JSON; times of rows are in milliseconds, other names tell their unit."""
     return {
-        "machine": {"processor": machine.processor(), "cpus": options.cpus, "load_average": os.getloadavg()},
+        "machine": {"cpu": cpu_name(), "cpus": options.cpus, "load_average": os.getloadavg()},
         "software": {"python": platform.python_version(), "system": platform.release()},
         "options": {
             "service": list(options.service),
             "photographs": options.photographs.name,
             "rounds": options.rounds,
             "seconds": options.seconds,
-            "most_other_load": options.most_other_load,
+            "max_other_load": options.max_other_load,
         },
         "service": {
             "model": run.model,
@@ -92,7 +94,7 @@ def document(options: Options, run: Run, ceilings: Sequence[Ceiling], rows: Sequ
 
 @contextmanager
 def _progress(steps: int) -> Iterator[Callable[[str], None]]:
-    """A bar with the time left, drawn between measurements only: drawing takes processor time from them."""
+    """A progress bar that is drawn between measurements only: drawing would take CPU time from them."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

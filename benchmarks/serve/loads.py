@@ -1,4 +1,4 @@
-"""What is sent, and how: the list of loads."""
+"""The loads: which requests are sent, and how."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from models.imaging.preprocess import Preprocess
 Kind = Literal["jpeg", "png", "many", "tensor"]
 KINDS: tuple[Kind, ...] = ("jpeg", "png", "many", "tensor")
 OPEN_KIND: Kind = "jpeg"
-"""Of the open loops."""
+"""Kind of the requests of open loops."""
 FORMATS: dict[Kind, str] = {"jpeg": "JPEG", "png": "PNG", "many": "JPEG"}
-"""Of the files that are decoded; a tensor is not."""
+"""Format of the image files by kind; a tensor is not decoded."""
 
 _MANY_CONNECTIONS = (1, 4)
-"""More connections, with 64 images each, would have requests refused by the default `--queue-size` of 512."""
+"""With more connections of 64 images per request, the default `--max-in-flight-images` of 512 would refuse requests."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """Closed loop: so many connections, each with one request at a time. Open loop: requests at Poisson times."""
+    """A closed loop: connections with one request at a time each; or an open loop: requests at Poisson times."""
 
     kind: Kind
     connections: int | None = None
     share: float | None = None
-    """Open loop: of the capacity, as measured by the closed ones before."""
+    """Open loop: rate as a share of the capacity that the closed loops measured before."""
 
     @property
     def images(self) -> int:
-        """In each request."""
+        """Images per request."""
         return payloads.MANY if self.kind == "many" else 1
 
     @property
@@ -42,7 +42,7 @@ class Load:
 
 
 def plan(kinds: Sequence[Kind], connections: Sequence[int], shares: Sequence[float]) -> list[Load]:
-    """The loads of one round. Open loops come last: their rate depends on what the closed ones reach."""
+    """The loads of one round. Open loops come last: their rate depends on the closed loops."""
     closed = [
         Load(kind, connections=count)
         for kind in kinds
@@ -54,7 +54,7 @@ def plan(kinds: Sequence[Kind], connections: Sequence[int], shares: Sequence[flo
 def requests(
     kinds: Sequence[Kind], files: Sequence[bytes], preprocess: Preprocess, model: str
 ) -> dict[Kind, list[bytes]]:
-    """The requests of each kind, as bytes, made of image files."""
+    """The HTTP requests of each kind, made from image files."""
     formats = {kind: payloads.encoded(files, name) for kind, name in FORMATS.items() if kind in kinds}
     made: dict[Kind, list[bytes]] = {}
     for kind in kinds:
@@ -68,7 +68,7 @@ def requests(
 
 
 def poisson(rate: float, seconds: float, seed: int) -> list[float]:
-    """Times of arrivals, in seconds, `rate` a second on average."""
+    """Times of Poisson arrivals in seconds, on average `rate` per second."""
     draw = random.Random(seed)
     arrivals: list[float] = []
     now = draw.expovariate(rate)

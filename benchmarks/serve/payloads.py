@@ -1,4 +1,4 @@
-"""Requests as bytes, made before anything is measured: the client only writes them."""
+"""HTTP requests as bytes, made before the measurement: the client only writes them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from models.imaging import images
 from models.imaging.preprocess import Preprocess, UInt8Array
 
 MANY = 64
-"""Images in a request of many."""
-_BOUNDARY = "resnet-bench-boundary"
+"""Images per request of the kind `many`."""
+_BOUNDARY = "benchmark-boundary"
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _QUALITY = 90
 
 
 class NoPhotographs(Exception):
-    """There is nothing to send; the message says what is expected."""
+    """There are no files to send; the message says which are expected."""
 
 
 def photographs(folder: Path) -> list[bytes]:
@@ -36,7 +36,7 @@ def photographs(folder: Path) -> list[bytes]:
 
 
 def encoded(files: Sequence[bytes], kind: str) -> list[bytes]:
-    """The files in one format, "JPEG" or "PNG". Those that are in it already stay as they are."""
+    """The files in one format, "JPEG" or "PNG"; files of that format are not encoded again."""
     return [_encode(data, kind) for data in files]
 
 
@@ -51,17 +51,17 @@ def _encode(data: bytes, kind: str) -> bytes:
 
 
 def pixels(files: Sequence[bytes], preprocess: Preprocess) -> list[UInt8Array]:
-    """Each image as the graph takes it, uint8 [H, W, C]."""
+    """Each image as input of the graph, uint8 [H, W, C]."""
     return [preprocess.apply(images.decode(data, preprocess.mode)) for data in files]
 
 
 def single(files: Sequence[bytes], kind: str, model: str) -> list[bytes]:
-    """A request for each file, which is in the format `kind`."""
-    return [_post(f"/v1/models/{model}/classify", f"image/{kind.lower()}", data) for data in files]
+    """One request per file; the files have the format `kind`."""
+    return [post(f"/v1/models/{model}/classify", f"image/{kind.lower()}", data) for data in files]
 
 
 def many(files: Sequence[bytes], kind: str, model: str) -> list[bytes]:
-    """One request of `MANY` images, as a form; the files are taken in turn."""
+    """One request of `MANY` images as a form, from the files in turn."""
     parts = []
     for index in range(MANY):
         parts.append(
@@ -70,11 +70,11 @@ def many(files: Sequence[bytes], kind: str, model: str) -> list[bytes]:
         )
         parts.append(files[index % len(files)] + b"\r\n")
     parts.append(f"--{_BOUNDARY}--\r\n".encode())
-    return [_post(f"/v1/models/{model}/classify", f"multipart/form-data; boundary={_BOUNDARY}", b"".join(parts))]
+    return [post(f"/v1/models/{model}/classify", f"multipart/form-data; boundary={_BOUNDARY}", b"".join(parts))]
 
 
 def tensors(arrays: Sequence[UInt8Array], model: str) -> list[bytes]:
-    """A request of the Open Inference Protocol for each image, binary both ways."""
+    """One request of the Open Inference Protocol per image, with binary input and output."""
     requests = []
     for array in arrays:
         head = json.dumps(
@@ -92,11 +92,12 @@ def tensors(arrays: Sequence[UInt8Array], model: str) -> list[bytes]:
         ).encode()
         length = f"Inference-Header-Content-Length: {len(head)}\r\n"
         body = head + array.tobytes()
-        requests.append(_post(f"/v2/models/{model}/infer", "application/octet-stream", body, length))
+        requests.append(post(f"/v2/models/{model}/infer", "application/octet-stream", body, length))
     return requests
 
 
-def _post(path: str, content_type: str, body: bytes, headers: str = "") -> bytes:
+def post(path: str, content_type: str, body: bytes, headers: str = "") -> bytes:
+    """An HTTP request; `headers` are further header lines, each with its line end."""
     return (
         f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\n{headers}"
         f"Content-Length: {len(body)}\r\n\r\n"

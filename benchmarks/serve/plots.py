@@ -1,4 +1,4 @@
-"""The table of `resnet-bench serve` as pictures."""
+"""The table of `python -m benchmarks serve` as pictures."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import LogFormatter
 
 from benchmarks.plots import save
-from benchmarks.serve.report import Row
-from models.training.plots import BLUE, ORANGE
+from benchmarks.serve.report import LoadRow
+from models.palette import BLUE, GREEN, PURPLE, VERMILION
 
-_COLOURS = {"jpeg": BLUE, "png": ORANGE, "many": "#009E73", "tensor": "#CC79A7"}
-"""Okabe and Ito's."""
+_COLOURS = {"jpeg": BLUE, "png": VERMILION, "many": GREEN, "tensor": PURPLE}
 
 
-def connections(rows: Sequence[Row], path: Path) -> None:
-    """Throughput, with its ceiling, and p99 against connections."""
+def connections(rows: Sequence[LoadRow], path: Path) -> None:
+    """Throughput with its ceiling, and p99, against the number of connections."""
     figure, (rates, tails) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for kind, colour in _COLOURS.items():
         closed = [row for row in rows if row.kind == kind and row.connections is not None]
@@ -31,7 +30,7 @@ def connections(rows: Sequence[Row], path: Path) -> None:
     for axes, what, some in zip(
         (rates, tails), ("images per second (dashed: ceiling)", "p99 in ms"), measured, strict=True
     ):
-        # matplotlib warns of a logarithmic axis with nothing on it.
+        # matplotlib warns of an empty logarithmic axis.
         axes.set(xlabel="connections", ylabel=what, xscale="log", yscale="log" if some else "linear")
         axes.set_xticks(sorted({row.connections for row in rows if row.connections}))
         axes.xaxis.set_major_formatter("{x:g}")
@@ -43,8 +42,8 @@ def connections(rows: Sequence[Row], path: Path) -> None:
     save(figure, path)
 
 
-def latencies(rows: Sequence[Row], path: Path) -> None:
-    """Which share of the answers took longer than what; the tail is as wide as the rest."""
+def latencies(rows: Sequence[LoadRow], path: Path) -> None:
+    """Share of the answers that took longer, against latency, on logarithmic axes."""
     shown = [row for row in rows if row.curve and (row.share is not None or row.kind == "jpeg")]
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     shades = plt.get_cmap("viridis")

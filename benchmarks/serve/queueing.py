@@ -1,17 +1,17 @@
-"""How long requests have to take where nothing is wasted: a simulated first-in-first-out queue before a batch server.
+"""A simulated first-in-first-out queue in front of a batch server: the shortest times that requests can take.
 
-Each request passes two stations. At the first it is read, decoded and answered, for a time of its own, on one of
-several servers. At the second it waits for the engine, which takes as many as wait, up to a largest batch, whenever it
-is free, and is busy for a time that depends on their number. A request is done when its batch is. Arrivals are those of
-the measurement, and times are drawn from those measured, so what the service takes beyond is its own: threads that wait
-for one another, batches that form badly, a loop that is late. What a request takes is drawn from those of the same
-measurement that met no other: where processors fall asleep between requests it is more than where one follows another.
+Each request passes two stations. At the first station it is read, decoded and answered, on one of several servers. At
+the second station it waits for the engine: whenever the engine is free, it takes all waiting requests up to the largest
+batch, for a time that depends on their number. A request is done when its batch is done. The arrivals are those of the
+measurement, and all times are drawn from measured ones, so the difference to the service's times is its own loss:
+threads that wait for each other, unfavourable batches, a late event loop. The times of the first station are drawn from
+requests of the same measurement that overlapped no other: CPUs that sleep between requests make them slower than
+requests in a row.
 
-Where executors have one thread each, the processors serve both stations, first come first served: what is ready first
-gets the next one that is free. Otherwise each station has servers of its own, as on a GPU, or where a batch takes all
-processors and lets requests that are decoded have some of them.
+If executors have one thread each, the CPUs serve both stations, first come, first served. Otherwise each station has
+servers of its own, as on a GPU, or if a batch takes all CPUs and shares them with requests that are decoded.
 
-With one image a batch, a constant time and Poisson arrivals the second station is M/D/1, whose mean wait is known:
+With one image per batch, a constant time and Poisson arrivals, the second station is M/D/1 with the known mean wait
 rho s / 2 (1 - rho) (Pollaczek and Khinchine).
 """
 
@@ -28,52 +28,52 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Station:
-    """What the stations take, in seconds as measured."""
+    """Measured times of both stations, in seconds."""
 
     front: Sequence[float]
-    """Of single requests outside the engine."""
+    """Times of single requests outside the engine."""
     servers: int
-    """Requests that are at the first station at the same time."""
+    """Requests at the first station at the same time."""
     batches: Mapping[int, Sequence[float]]
-    """Of batches in the engine, by number of images."""
+    """Times of batches in the engine, by number of images."""
     max_batch: int
-    lanes: int = 1
-    """Batches that are in the engine at the same time."""
+    concurrent_batches: int = 1
+    """Batches in the engine at the same time."""
     shared: bool = False
-    """Whether a batch takes one of the `servers`, too."""
+    """Whether a batch also takes one of the `servers`."""
     weights: Sequence[float] | None = None
-    """How much each of `front` counts; None for alike."""
+    """Weight of each time of `front`; None for equal weights."""
 
 
-def lone(starts: Sequence[float], seconds: Sequence[float], rate: float) -> dict[int, float]:
-    """The requests that met no other, by index, and how much each of them counts.
+def single_requests(starts: Sequence[float], seconds: Sequence[float], rate: float) -> dict[int, float]:
+    """The weights of the requests that overlapped no other, by index.
 
-    At Poisson times nobody comes within d seconds with the probability exp(-rate d): the longer requests take, the more
-    of their kind have met others, and the more those that have not count.
+    With Poisson arrivals, no request arrives within d seconds with the probability exp(-rate d). Long requests are
+    therefore rarer among these than among all requests, and the weight exp(rate d) corrects this.
 
     Args:
-        starts: of all requests, in seconds.
-        seconds: that each took.
-        rate: requests a second.
+        starts: start of each request, in seconds.
+        seconds: duration of each request.
+        rate: requests per second.
     """
-    alone: dict[int, float] = {}
+    weights: dict[int, float] = {}
     order = sorted(range(len(starts)), key=lambda index: starts[index])
     busy_until = -math.inf
     for index, following in itertools.zip_longest(order, order[1:]):
         start, end = starts[index], starts[index] + seconds[index]
         if start >= busy_until and (following is None or starts[following] >= end):
-            alone[index] = math.exp(rate * seconds[index])
+            weights[index] = math.exp(rate * seconds[index])
         busy_until = max(busy_until, end)
-    return alone
+    return weights
 
 
 def simulate(arrivals: Sequence[float], station: Station, seed: int = 0) -> list[float]:
     """Seconds from each arrival to the end of its request.
 
     Args:
-        arrivals: in seconds, ascending.
-        station: what it takes.
-        seed: of the draws.
+        arrivals: times in seconds, ascending.
+        station: the times and sizes of both stations.
+        seed: seed of the random draws.
     """
     draw = random.Random(seed)
     if station.shared:
@@ -81,7 +81,7 @@ def simulate(arrivals: Sequence[float], station: Station, seed: int = 0) -> list
     ready = sorted(
         (done, arrived) for done, arrived in zip(_through_front(arrivals, station, draw), arrivals, strict=True)
     )
-    free = [0.0] * station.lanes
+    free = [0.0] * station.concurrent_batches
     times: list[float] = []
     first = 0
     while first < len(ready):
@@ -98,12 +98,12 @@ def simulate(arrivals: Sequence[float], station: Station, seed: int = 0) -> list
 
 def _simulate_shared(arrivals: Sequence[float], station: Station, draw: random.Random) -> list[float]:
     weights = _cumulative(station)
-    free, lanes = station.servers, station.lanes
+    free, concurrent_batches = station.servers, station.concurrent_batches
     coming: deque[float] = deque()
-    """Who waits for the first station: when they arrived."""
+    """Arrival times of the requests that wait for the first station."""
     decoded: deque[tuple[float, float]] = deque()
-    """Who waits for the engine: since when, and when they arrived."""
-    # (when, number, those that arrive, are decoded or are computed then); numbers keep events of one time in order.
+    """Requests that wait for the engine: the start of the wait, and the arrival."""
+    # (time, number, kind, arrival times of the requests); the number keeps events of the same time in order.
     numbers = itertools.count()
     events: list[tuple[float, int, str, list[float]]] = [
         (arrived, next(numbers), "arrive", [arrived]) for arrived in sorted(arrivals)
@@ -118,12 +118,12 @@ def _simulate_shared(arrivals: Sequence[float], station: Station, draw: random.R
             if what == "decoded":
                 decoded += [(now, arrived) for arrived in whose]
             else:
-                lanes += 1
+                concurrent_batches += 1
                 times += [now - arrived for arrived in whose]
-        while free and (coming or (decoded and lanes)):
+        while free and (coming or (decoded and concurrent_batches)):
             free -= 1
-            if decoded and lanes and not (coming and coming[0] < decoded[0][0]):
-                lanes -= 1
+            if decoded and concurrent_batches and not (coming and coming[0] < decoded[0][0]):
+                concurrent_batches -= 1
                 batch = [decoded.popleft()[1] for _ in range(min(len(decoded), station.max_batch))]
                 end = now + draw.choice(_measured(station.batches, len(batch)))
                 heapq.heappush(events, (end, next(numbers), "computed", batch))
@@ -134,7 +134,7 @@ def _simulate_shared(arrivals: Sequence[float], station: Station, draw: random.R
 
 
 def _through_front(arrivals: Sequence[float], station: Station, draw: random.Random) -> list[float]:
-    """When each request leaves the first station."""
+    """Times at which the requests leave the first station."""
     free = [0.0] * station.servers
     weights = _cumulative(station)
     done = []
@@ -150,5 +150,5 @@ def _cumulative(station: Station) -> list[float] | None:
 
 
 def _measured(batches: Mapping[int, Sequence[float]], size: int) -> Sequence[float]:
-    """Times of batches of that size, or of the nearest size that was seen."""
-    return batches.get(size) or batches[min(batches, key=lambda seen: abs(seen - size))]
+    """Times of batches of a size, or of the nearest measured size."""
+    return batches.get(size) or batches[min(batches, key=lambda other: abs(other - size))]

@@ -1,6 +1,6 @@
-"""What was measured, added up over the rounds: medians of rates and ratios, quantiles of all answers together.
+"""Summaries of the measurements: medians of rates and ratios over the rounds, quantiles over all answers.
 
-Where a load was undisturbed in some rounds, only those count; otherwise all do, and the row says so.
+Only rounds without a disturbance count; if all rounds of a load were disturbed, all count, and the row says so.
 """
 
 from __future__ import annotations
@@ -18,64 +18,64 @@ import numpy as np
 from benchmarks.serve import queueing
 from benchmarks.serve.ceiling import Rate, together
 from benchmarks.serve.loads import FORMATS, Load
-from benchmarks.serve.rounds import Round, Run, Served, images_per_second
+from benchmarks.serve.rounds import BenchmarkRun, LoadResult, Round, images_per_second
 
 T = TypeVar("T")
 
 _STAGE = "resnet_stage_seconds"
 _QUANTILES = (0.5, 0.9, 0.99, 0.999)
 _CURVE = (*np.linspace(0, 0.9, 46), *(1 - np.logspace(-1, -3, 41)))
-"""Of the picture."""
+"""Quantiles of the picture."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One load. Times in milliseconds."""
+class LoadRow:
+    """Results of one load; times in milliseconds."""
 
     load: str
     kind: str
     connections: int | None
     share: float | None
-    """Open loop: of the capacity."""
+    """Open loop: rate as a share of the capacity."""
     images_per_second: float
     ceiling: float | None
-    """Closed loops: images a second of engine and decoder together, with nothing else to do."""
+    """Closed loop: images per second that engine and decoder reach together without the service."""
     efficiency: float | None
-    """Images a second over the ceiling of the same round: the median over the rounds."""
+    """Images per second over the ceiling of the same round: the median over the rounds."""
     p50: float | None
     p90: float | None
     p99: float | None
     p999: float | None
     answers: int
     errors: int
-    """Answers other than 200, and connections that broke."""
+    """Answers with another status than 200, and lost connections."""
     batch: float
-    """Images in a batch, on average."""
+    """Mean number of images per batch."""
     cpu_ms: float
-    """Processor time of the service, an image."""
+    """CPU time of the service per image."""
     beyond_ms: float
-    """Of it what the engine and the decoder do not take when they are alone."""
+    """CPU time per image beyond that of the engine and the decoder alone."""
     stage_ms: dict[str, float]
-    """Time, not processor time, that the service counts for each of a request's stages."""
+    """Wall time of each stage of a request, from the service's metrics."""
     thread_ms: dict[str, float]
-    """Processor time an image by the threads' names."""
+    """CPU time per image by thread name."""
     rss: float
     """MiB."""
     pss: float
     floor: float | None
-    """One image decoded and then computed, with nothing else on the machine."""
+    """Time to decode and then compute one image, without the service."""
     simulated_p99: float | None
-    """Open loop: that of a queue in which nothing is wasted."""
+    """Open loop: p99 of the simulated queue."""
     client_ms: float
-    """Processor time of the client, a request."""
+    """CPU time of the client per request."""
     late_p99: float | None
-    """Open loop: of the time from when a request was due until the client sent it."""
+    """Open loop: p99 of the time from which a request was due until the client sent it."""
     other_load: float
-    """Largest share of the machine that others had."""
+    """Largest share of the CPUs that other processes used."""
     rounds: int
     disturbed: bool
     curve: list[tuple[float, float]] = field(repr=False)
-    """Quantiles, for the picture: share of answers, and the time within which they came."""
+    """Quantiles for the picture: a share of the answers, and the time within which they arrived."""
 
     @property
     def tail_ratio(self) -> float | None:
@@ -85,30 +85,30 @@ class Row:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """The engine or the decoder alone."""
+    """Results of the engine or the decoder alone."""
 
     name: str
     images_per_second: float
     ms: float
-    """A batch, or an image decoded."""
+    """Time per batch, or per decoded image."""
     cpu_ms: float
-    """Processor time, an image."""
+    """CPU time per image."""
     other_load: float
     disturbed: bool
 
 
-def ceilings(run: Run, most_other_load: float) -> list[Ceiling]:
+def ceilings(run: BenchmarkRun, max_other_load: float) -> list[Ceiling]:
     found: dict[str, list[tuple[Rate, float]]] = defaultdict(list)
     for each in run.rounds:
         for name, measured in each.engine.items():
             found[f"engine {name}"].append(measured)
         for name, measured in each.decode.items():
             found[f"decode {name}"].append(measured)
-    return [_alone(name, measured, most_other_load) for name, measured in found.items()]
+    return [_alone(name, measured, max_other_load) for name, measured in found.items()]
 
 
-def _alone(name: str, every: Sequence[tuple[Rate, float]], most_other_load: float) -> Ceiling:
-    measured, disturbed = _clean(every, lambda pair: pair[1], most_other_load)
+def _alone(name: str, every: Sequence[tuple[Rate, float]], max_other_load: float) -> Ceiling:
+    measured, disturbed = _clean(every, lambda pair: pair[1], max_other_load)
     return Ceiling(
         name,
         statistics.median(rate.images_per_second for rate, _ in measured),
@@ -119,20 +119,20 @@ def _alone(name: str, every: Sequence[tuple[Rate, float]], most_other_load: floa
     )
 
 
-def rows(run: Run, servers: int, most_other_load: float) -> list[Row]:
-    """One for each load.
+def rows(run: BenchmarkRun, servers: int, max_other_load: float) -> list[LoadRow]:
+    """One row per load.
 
     Args:
-        run: what was measured.
-        servers: requests that the simulated queue handles outside its engine at the same time: the processors.
-        most_other_load: as in the options.
+        run: the measurements.
+        servers: requests that the simulated queue handles outside its engine at the same time: the number of CPUs.
+        max_other_load: as in the options.
     """
     planned = list(run.rounds[0].served)
-    return [_row(run, load, servers, most_other_load) for load in planned]
+    return [_row(run, load, servers, max_other_load) for load in planned]
 
 
-def _row(run: Run, load: Load, servers: int, most_other_load: float) -> Row:
-    measured, disturbed = _clean(run.rounds, lambda each: _other_load(each, load), most_other_load)
+def _row(run: BenchmarkRun, load: Load, servers: int, max_other_load: float) -> LoadRow:
+    measured, disturbed = _clean(run.rounds, lambda each: _other_load(each, load), max_other_load)
     served = [each.served[load][0] for each in measured]
     times, bad = _times(served)
     images = max(1, load.images * len(times))
@@ -143,7 +143,7 @@ def _row(run: Run, load: Load, servers: int, most_other_load: float) -> Row:
     ceilings = [_ceiling(each, load) for each in measured]
     closed = load.share is None
     p50, p90, p99, p999 = (_quantile(times, q) for q in _QUANTILES)
-    return Row(
+    return LoadRow(
         load=load.name,
         kind=load.kind,
         connections=load.connections,
@@ -175,43 +175,43 @@ def _row(run: Run, load: Load, servers: int, most_other_load: float) -> Row:
     )
 
 
-def _stages(served: Sequence[Served]) -> dict[str, float]:
-    """Milliseconds a request of each stage that was passed."""
+def _stages(served: Sequence[LoadResult]) -> dict[str, float]:
+    """Milliseconds per request of each stage with requests."""
     metrics = _add(each.metrics for each in served)
     names = [name.partition(" ")[2] for name in metrics if name.startswith(f"{_STAGE}_sum ")]
     counts = {name: metrics[f"{_STAGE}_count {name}"] for name in names}
     return {name: 1000 * metrics[f"{_STAGE}_sum {name}"] / count for name, count in counts.items() if count}
 
 
-def _threads(served: Sequence[Served], images: int) -> dict[str, float]:
-    """Milliseconds of processor time an image, by threads' names."""
+def _threads(served: Sequence[LoadResult], images: int) -> dict[str, float]:
+    """Milliseconds of CPU time per image, by thread name."""
     used = _add(each.cpu_by_thread for each in served)
     return {name: 1000 * seconds / images for name, seconds in used.items() if seconds > 0}
 
 
 def _clean(items: Sequence[T], others: Callable[[T], float], most: float) -> tuple[list[T], bool]:
-    """Those that were undisturbed, or all and True where none was."""
+    """The undisturbed items; if there are none, all items and True."""
     clean = [item for item in items if others(item) <= most]
     return (clean, False) if clean else (list(items), True)
 
 
 def _other_load(measured: Round, load: Load) -> float:
-    """The most that others had while the load and what it is compared with were measured."""
+    """Largest load of other processes while the load and its ceilings were measured."""
     alone = [others for _, others in measured.engine.values()]
     if load.kind in FORMATS:
         alone += [measured.decode[FORMATS[load.kind]][1], measured.in_turn[FORMATS[load.kind]][1]]
     return max(measured.served[load][1], *alone)
 
 
-def _times(served: Sequence[Served]) -> tuple[list[float], int]:
-    """Seconds of all good answers, and how many were not good."""
+def _times(served: Sequence[LoadResult]) -> tuple[list[float], int]:
+    """Seconds of all answers with status 200, and the number of all others."""
     pairs = [pair for each in served for pair in zip(each.outcome.seconds, each.outcome.statuses, strict=True)]
     good = [seconds for seconds, status in pairs if status == 200]
     return good, len(pairs) - len(good)
 
 
 def _quantile(seconds: Sequence[float], q: float) -> float | None:
-    """In milliseconds; None where fewer answers than one lie beyond it."""
+    """A quantile in milliseconds; None if less than one answer lies beyond it."""
     return 1000 * float(np.quantile(seconds, q)) if len(seconds) * (1 - q) >= 1 - 1e-9 else None
 
 
@@ -223,36 +223,37 @@ def _ceiling(measured: Round, load: Load) -> float:
 
 
 def _floor(measured: Round, load: Load) -> float:
-    """Seconds of one image with nothing else to do."""
+    """Seconds of one image without the service."""
     if load.kind in FORMATS:
         return measured.in_turn[FORMATS[load.kind]][0]
     return measured.engine["together 1"][0].seconds
 
 
 def _alone_cpu(measured: Round, batches: Sequence[int], load: Load, batch: float) -> float:
-    """Processor seconds of an image in the engine, in batches about as large as those of the load, and the decoder."""
+    """CPU seconds per image of the decoder and of the engine, in batches about as large as those of the load."""
     nearest = min(batches, key=lambda size: abs(size - batch))
     engine = measured.engine[f"together {nearest}"][0].cpu_seconds
     return engine + (measured.decode[FORMATS[load.kind]][0].cpu_seconds if load.kind in FORMATS else 0.0)
 
 
-def _simulate(run: Run, load: Load, measured: Sequence[Round], servers: int) -> list[float]:
-    """The times of a queue that gets the same requests; none where no lone requests were measured."""
+def _simulate(run: BenchmarkRun, load: Load, measured: Sequence[Round], servers: int) -> list[float]:
+    """The times of a queue that gets the same requests; none where no single_requests requests were measured."""
     served = [each.served[load][0] for each in measured]
     front: list[float] = []
     weights: list[float] = []
     batches: dict[int, list[float]] = defaultdict(list)
     for each in served:
-        alone = queueing.lone(each.outcome.started, each.outcome.seconds, len(each.outcome.started) / each.window)
+        starts = each.outcome.started
+        weights_of = queueing.single_requests(starts, each.outcome.seconds, len(starts) / each.window)
         for index, inference, size in _accounts(each):
             batches[size].append(inference)
-            if index in alone:
+            if index in weights_of:
                 front.append(each.outcome.seconds[index] - inference)
-                weights.append(alone[index])
+                weights.append(weights_of[index])
     if not front:
         return []
-    shared = run.threads == 1 and run.lanes > 1
-    station = queueing.Station(front, servers, batches, run.max_batch, run.lanes, shared, weights)
+    shared = run.threads == 1 and run.concurrent_batches > 1
+    station = queueing.Station(front, servers, batches, run.max_batch, run.concurrent_batches, shared, weights)
     return [
         seconds
         for number, each in enumerate(served)
@@ -260,8 +261,8 @@ def _simulate(run: Run, load: Load, measured: Sequence[Round], servers: int) -> 
     ]
 
 
-def _accounts(served: Served) -> list[tuple[int, float, int]]:
-    """Of each good answer: its index, seconds in the engine, and the size of its batch."""
+def _accounts(served: LoadResult) -> list[tuple[int, float, int]]:
+    """Index, seconds in the engine and batch size of each answer with status 200."""
     accounts = []
     for index, (status, timing) in enumerate(zip(served.outcome.statuses, served.outcome.timings, strict=True)):
         if status == 200 and timing:

@@ -1,4 +1,4 @@
-"""Measures, round by round: the engine and the decoder alone, then the service under each load."""
+"""The measurements of each round: engine and decoder alone, then the service under each load."""
 
 from __future__ import annotations
 
@@ -15,143 +15,142 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks import machine
-from benchmarks.machine import Memory, Moment
+from benchmarks import system
 from benchmarks.serve import ceiling, client, loads, payloads, server
 from benchmarks.serve.ceiling import Engines, Rate
 from benchmarks.serve.client import Outcome
 from benchmarks.serve.loads import OPEN_KIND, Kind, Load
 from benchmarks.serve.server import Server
+from benchmarks.system import Memory, cpu_usage
 from models.artifact import manifest
 from service.core.settings import Settings
 
 T = TypeVar("T")
 
 _WARM_UP = 0.25
-"""Of the time of a measurement, before it."""
-_OPEN_LONGER = 5
-"""Times as long as the others: the tail of a load that leaves the service mostly idle needs more requests."""
-
-_IDLE_LONGER = 5
-"""Likewise: processor time is known in steps of 10 ms."""
+"""Warm-up before a measurement, as a share of its time."""
+_OPEN_LOOP_FACTOR = 5
+"""Open loops last longer by this factor: the tail of a light load needs more requests."""
+_IDLE_FACTOR = 5
+"""The idle service is measured for longer by this factor: CPU time is known in steps of 10 ms."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure, and for how long."""
+    """Options of the measurements."""
 
     service: Sequence[str]
-    """Options of the service, for its command line."""
+    """Command line of the service."""
     settings: Settings
-    """The same, as the service understands them."""
+    """The settings that result from it."""
     photographs: Path
     kinds: Sequence[Kind]
     connections: Sequence[int]
     batches: Sequence[int]
-    """Of the engine alone, beside 1 and the service's largest."""
+    """Batch sizes of the engine alone, beside 1 and the service's largest."""
     shares: Sequence[float]
     rounds: int
     seconds: float
-    """Of each measurement in each round."""
+    """Time of each measurement in each round."""
     starts: int
-    """How often the time to be ready is measured."""
+    """Number of starts whose time until readiness is measured."""
     clients: int
-    """Processes that send."""
+    """Number of processes that send requests."""
     cpus: int
-    most_other_load: float
-    """Share of the machine beyond which a measurement is disturbed, and repeated."""
+    max_other_load: float
+    """Load of other processes, as a share of the CPUs, above which a measurement is disturbed and repeated."""
     retries: int
 
 
 @dataclass(frozen=True)
-class Served:
-    """One load in one round."""
+class LoadResult:
+    """Result of one load in one round."""
 
     outcome: Outcome
     window: float
-    """Seconds of the load, without the last answers."""
+    """Seconds in which requests began."""
     cpu_seconds: float
-    """Processor time of the service."""
+    """CPU time of the service."""
     cpu_by_thread: dict[str, float]
     metrics: dict[str, float]
-    """Growth of the service's own histograms, as `Server.metrics` names them."""
+    """Growth of the service's histograms, by the names of `Server.metrics`."""
     memory: Memory
     arrivals: list[list[float]]
-    """Open loop: when requests were due, for each sending process."""
+    """Open loop: times at which requests were due, per sending process."""
 
 
 @dataclass
 class Round:
-    """Everything, once. Each value comes with the load of others meanwhile, as a share of the machine."""
+    """All measurements once, each with the load of other processes during it, as a share of the CPUs."""
 
     engine: dict[str, tuple[Rate, float]] = field(default_factory=dict)
-    """By arrangement and batch, such as `together 8`."""
+    """By arrangement and batch size, such as `together 8`."""
     decode: dict[str, tuple[Rate, float]] = field(default_factory=dict)
-    """By format."""
+    """By image format."""
     in_turn: dict[str, tuple[float, float]] = field(default_factory=dict)
-    """Seconds of an image that is decoded and then computed, by format."""
-    served: dict[Load, tuple[Served, float]] = field(default_factory=dict)
+    """Seconds to decode and then compute one image, by image format."""
+    served: dict[Load, tuple[LoadResult, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Run:
-    """What was measured."""
+class BenchmarkRun:
+    """All measurements, and the service's configuration."""
 
     model: str
     version: str
     executor: str
     precision: str
     max_batch: int
-    lanes: int
+    concurrent_batches: int
     """Batches that the service computes at the same time."""
     threads: int
-    """Of each executor."""
+    """Threads per instance."""
     starts: list[float]
-    """Seconds from each start of the service until it was ready."""
+    """Seconds from each start of the service until readiness."""
     idle_cpu: float
-    """Share of one processor that the service uses while nobody asks."""
+    """Share of one CPU that the idle service uses."""
     idle_memory: Memory
     batches: list[int]
-    """That the engine alone was measured with."""
+    """Batch sizes of the engine alone."""
     rounds: list[Round]
 
 
 def steps(options: Options) -> int:
-    """Measurements of the rounds, for a progress bar; fewer where there is nothing to try."""
+    """Number of measurements in all rounds, for a progress bar."""
     formats = {loads.FORMATS[kind] for kind in options.kinds if kind in loads.FORMATS}
     planned = loads.plan(options.kinds, options.connections, options.shares)
     return options.rounds * (1 + 2 * len(formats) + len(planned))
 
 
-def run(options: Options, step: Callable[[str], None]) -> Run:
-    """Measure.
+def run(options: Options, step: Callable[[str], None]) -> BenchmarkRun:
+    """Run all measurements.
 
     Args:
-        options: what.
+        options: options of the measurements.
         step: called before each measurement, with its name.
 
     Raises:
         ServerFailed: the service does not start.
-        NoPhotographs: there is nothing to send.
+        NoPhotographs: there are no files to send.
     """
     files = payloads.photographs(options.photographs)
     starts = [_start(options) for _ in range(options.starts - 1)]
     with server.running(options.service) as serving, _pool(max(options.cpus, options.clients)) as pool:
         starts.append(serving.ready_seconds)
-        idle_cpu, idle_memory = _idle(serving, _IDLE_LONGER * options.seconds)
+        idle_cpu, idle_memory = _idle(serving, _IDLE_FACTOR * options.seconds)
         loaded = serving.model(options.settings.model)
         version = options.settings.repository / loaded["name"] / loaded["version"]
         with ceiling.engines(version, options.settings, options.cpus) as engines:
             bench = _Bench(options, serving, pool, engines, version, loaded["name"], files, step)
             batches = engines.batches(loaded["max_batch"], options.batches)
             rounds = [bench.round(number, batches) for number in range(options.rounds)]
-    return Run(
+    return BenchmarkRun(
         model=loaded["name"],
         version=loaded["version"],
         executor=loaded["executor"],
         precision=loaded["precision"],
         max_batch=loaded["max_batch"],
-        lanes=loaded["lanes"],
+        concurrent_batches=loaded["lanes"],
         threads=loaded["threads"],
         starts=starts,
         idle_cpu=idle_cpu,
@@ -162,7 +161,7 @@ def run(options: Options, step: Callable[[str], None]) -> Run:
 
 
 class _Bench:
-    """What the rounds have in common."""
+    """The state that the rounds share."""
 
     def __init__(
         self,
@@ -209,49 +208,49 @@ class _Bench:
         return result
 
     def _undisturbed(self, measure: Callable[[], T]) -> tuple[T, float]:
-        """Measure, and again while others disturb it; the least disturbed, and the share that others had."""
+        """Measure, again if other processes disturb it; the least disturbed value, and their share of the CPUs."""
         best: tuple[T, float] | None = None
         for _ in range(1 + self._options.retries):
-            before = Moment.now()
+            before = cpu_usage()
             value = measure()
-            others = before.other_load(Moment.now())
+            others = before.other_load(cpu_usage())
             if best is None or others < best[1]:
                 best = value, others
-            if others <= self._options.most_other_load:
+            if others <= self._options.max_other_load:
                 break
         assert best is not None
         return best
 
-    def _serve(self, load: Load, number: int) -> Served:
+    def _serve(self, load: Load, number: int) -> LoadResult:
         options, requests = self._options, self._requests[load.kind]
-        window = options.seconds * (1 if load.share is None else _OPEN_LONGER)
+        window = options.seconds * (1 if load.share is None else _OPEN_LOOP_FACTOR)
         arrivals: list[list[float]] = []
         if load.share is not None:
             rate = load.share * self._capacity() / options.clients
             arrivals = [loads.poisson(rate, window, number * options.clients + i) for i in range(options.clients)]
         self._closed(requests, load.connections or options.clients, options.seconds * _WARM_UP)
         processes = self._server.processes()
-        metrics, threads = self._server.metrics(self._model), machine.cpu_by_thread(processes)
+        metrics, threads = self._server.metrics(self._model), system.cpu_by_thread(processes)
         cpu = self._server.cpu_seconds()
         if load.share is None:
             outcome = self._closed(requests, load.connections or 1, window)
         else:
             outcome = self._open(requests, arrivals)
         cpu = self._server.cpu_seconds() - cpu
-        used = machine.cpu_by_thread(processes)
+        used = system.cpu_by_thread(processes)
         grown = self._server.metrics(self._model)
-        return Served(
+        return LoadResult(
             outcome,
             window,
             cpu,
             {name: seconds - threads.get(name, 0.0) for name, seconds in used.items()},
             {name: value - metrics.get(name, 0.0) for name, value in grown.items()},
-            machine.memory(processes),
+            system.memory(processes),
             arrivals,
         )
 
     def _capacity(self) -> float:
-        """Images a second that the service has answered in the best of the closed loops that the open ones repeat."""
+        """Images per second of the best closed loop with the requests of the open loops."""
         return max(statistics.median(rates) for load, rates in self._reached.items() if load.kind == OPEN_KIND)
 
     def _closed(self, requests: Sequence[bytes], connections: int, seconds: float) -> Outcome:
@@ -266,14 +265,17 @@ class _Bench:
 
     def _send(self, jobs: Iterable[Future[Outcome]]) -> Outcome:
         outcome = Outcome()
-        for job in list(jobs):  # all of them begin
+        for job in list(jobs):  # all jobs begin before the first result
             outcome.extend(job.result())
         return outcome
 
 
-def images_per_second(served: Served, load: Load) -> float:
-    """Images answered well. An answer counts by the share of its time that lies in the window: the last ones come when
-    the others have ended, and with 64 images each they are many."""
+def images_per_second(served: LoadResult, load: Load) -> float:
+    """Throughput of answers with status 200.
+
+    An answer counts by the share of its time within the window: with 64 images per request, the last answers, which
+    arrive after the window, are a large part.
+    """
     outcome = served.outcome
     counted = sum(
         min(1.0, (served.window - started) / seconds)
@@ -289,20 +291,20 @@ def _start(options: Options) -> float:
 
 
 def _idle(serving: Server, seconds: float) -> tuple[float, Memory]:
-    """What the service uses while nobody asks."""
+    """CPU share and memory of the idle service."""
     started, cpu = time.perf_counter(), serving.cpu_seconds()
     time.sleep(seconds)
     share = (serving.cpu_seconds() - cpu) / (time.perf_counter() - started)
-    return share, machine.memory(serving.processes())
+    return share, system.memory(serving.processes())
 
 
 @contextmanager
 def _pool(workers: int) -> Iterator[Pool]:
-    """Processes that are started afresh, not copies of this one with its engines' threads."""
+    """A pool of spawned processes: forked ones would have the state of this process's engine threads."""
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         list(pool.map(_import, range(workers)))
         yield pool
 
 
 def _import(_: int) -> None:
-    """Importing this module is the work: no measurement waits for it."""
+    """Import this module in a process of the pool, so that no measurement includes the import."""

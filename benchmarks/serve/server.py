@@ -1,4 +1,4 @@
-"""The service in a process of its own: started, asked what it has loaded and measured, and ended."""
+"""The service as a child process: start, queries for models and metrics, end."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.machine import cpu_seconds, process_tree
+from benchmarks.system import cpu_seconds, process_tree
 from service.registry.registry import LOADING
 
 _SECONDS_TO_START = 120.0
 _SECONDS_TO_END = 30.0
 _PAUSE = 0.005
-"""Seconds between two looks at a service that starts: the time until it is ready is known to no better."""
+"""Seconds between two queries of a starting service; the error of its start time."""
 
 
 class ServerFailed(Exception):
-    """The service did not start; the message says what it printed last."""
+    """The service did not start; the message has the reason."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,21 @@ class Server:
     process: subprocess.Popen[bytes]
     port: int
     ready_seconds: float
-    """From its start to its readiness."""
+    """Time from the start to readiness."""
 
     def get(self, path: str) -> bytes:
         status, body = _get(self.port, path)
         if status != 200:
-            raise ServerFailed(f"{path} is answered with {status}: {body[:200]!r}")
+            raise ServerFailed(f"{path} answered {status}: {body[:200]!r}")
         return body
 
     def model(self, name: str | None) -> dict[str, Any]:
-        """What `/v1/models` says of a model; None: of the one that is answered with by default."""
+        """The entry of a model in `/v1/models`; None for the default model."""
         models: list[dict[str, Any]] = json.loads(self.get("/v1/models"))["models"]
         return next(model for model in models if name in (None, model["name"]))
 
     def metrics(self, model: str) -> dict[str, float]:
-        """The sums and counts of a model's histograms, by name and stage, such as `resnet_stage_seconds_sum decode`."""
+        """Sums and counts of a model's histograms, by name and stage, such as `resnet_stage_seconds_sum decode`."""
         values: dict[str, float] = defaultdict(float)
         for family in text_string_to_metric_families(self.get("/metrics").decode()):
             for sample in family.samples:
@@ -62,16 +62,16 @@ class Server:
         return process_tree(self.process.pid)
 
     def cpu_seconds(self) -> float:
-        """Processor time that it has used, with the processes that it has started."""
+        """CPU time of the service and its child processes."""
         return cpu_seconds(self.processes())
 
 
 @contextmanager
 def running(options: Sequence[str]) -> Iterator[Server]:
-    """`python -m service` with these options on a free port, ready; its warnings go to standard error.
+    """Start `python -m service` with these options on a free port and wait until it is ready.
 
     Raises:
-        ServerFailed: it ended, has nothing to serve, or was not ready in two minutes.
+        ServerFailed: the service ended, has nothing to serve, or was not ready within two minutes.
     """
     port = free_port()
     command = [sys.executable, "-m", "service", *options, "--port", str(port), "--log-level", "warning"]
@@ -90,15 +90,15 @@ def running(options: Sequence[str]) -> Iterator[Server]:
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
-    """Ask until the service is ready.
+    """Query `/readyz` until the service is ready.
 
     Raises:
-        ServerFailed: it ended, has nothing to serve, or was not ready in two minutes.
+        ServerFailed: the service ended, has nothing to serve, or was not ready within two minutes.
     """
     end = time.perf_counter() + _SECONDS_TO_START
     while time.perf_counter() < end:
         if process.poll() is not None:
-            raise ServerFailed(f"the service ended with {process.returncode}; what it printed says why")
+            raise ServerFailed(f"the service ended with {process.returncode}; its output has the reason")
         try:
             status, body = _get(port, "/readyz")
             if status == 200:

@@ -1,4 +1,4 @@
-"""What was measured, for people."""
+"""The measurements as tables."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from benchmarks.serve.report import Ceiling, Row
-from benchmarks.serve.rounds import Run
+from benchmarks.serve.report import Ceiling, LoadRow
+from benchmarks.serve.rounds import BenchmarkRun
 
 
-def tables(run: Run, ceilings: Sequence[Ceiling], rows: Sequence[Row]) -> Iterator[Table]:
-    """One for each part. `(!)` marks what others disturbed in every round."""
+def tables(run: BenchmarkRun, ceilings: Sequence[Ceiling], rows: Sequence[LoadRow]) -> Iterator[Table]:
+    """One table per part. `(!)` marks values that other processes disturbed in every round."""
     yield _service(run)
     yield _ceilings(ceilings)
     yield _loads(rows)
@@ -21,13 +21,13 @@ def tables(run: Run, ceilings: Sequence[Ceiling], rows: Sequence[Row]) -> Iterat
         yield _open(rows)
 
 
-def _service(run: Run) -> Table:
+def _service(run: BenchmarkRun) -> Table:
     table = Table("service", "", show_header=False)
     table.add_row("model", f"{run.model} version {run.version}")
     table.add_row("engine", f"{run.executor}, {run.precision}, batches of up to {run.max_batch}")
     table.add_row("start to ready", f"{statistics.median(run.starts):.2f} s (median of {len(run.starts)})")
     table.add_row("memory when idle", f"{run.idle_memory.rss:.0f} MiB (PSS {run.idle_memory.pss:.0f})")
-    table.add_row("processor when idle", f"{run.idle_cpu:.2%} of one")
+    table.add_row("CPU when idle", f"{run.idle_cpu:.2%} of one")
     return table
 
 
@@ -44,7 +44,7 @@ def _ceilings(ceilings: Sequence[Ceiling]) -> Table:
     return table
 
 
-def _loads(rows: Sequence[Row]) -> Table:
+def _loads(rows: Sequence[LoadRow]) -> Table:
     headings = ("images/s", "ceiling", "efficiency", "p50", "p90", "p99", "p99.9", "floor", "answers", "errors")
     table = Table("load", *headings, "other load", title="Loads; latency in ms")
     for row in rows:
@@ -61,10 +61,10 @@ def _loads(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _costs(rows: Sequence[Row]) -> Table:
+def _costs(rows: Sequence[LoadRow]) -> Table:
     stages = list(dict.fromkeys(stage for row in rows for stage in row.stage_ms))
-    headings = ("CPU ms/image", "beyond engine and decoder", "client's, a request", "batch", "RSS MiB", "PSS MiB")
-    table = Table("load", *headings, *stages, title="Costs; stages in ms of time a request")
+    headings = ("CPU ms/image", "beyond engine and decoder", "client, per request", "batch", "RSS MiB", "PSS MiB")
+    table = Table("load", *headings, *stages, title="Costs; stages in ms of wall time per request")
     for row in rows:
         table.add_row(
             row.load,
@@ -79,7 +79,7 @@ def _costs(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _open(rows: Sequence[Row]) -> Table:
+def _open(rows: Sequence[LoadRow]) -> Table:
     table = Table("load", "images/s", "p99", "p99 of the queue", "ratio", "client late, p99", title="Open loops; in ms")
     for row in rows:
         if row.share is not None:

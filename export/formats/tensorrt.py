@@ -19,7 +19,7 @@ from export.errors import BadProfile, EngineError, UnreadableModel, UnsupportedD
 from models.artifact.manifest import INPUT
 from models.files import atomic_write
 from models.progress import Phases, phases
-from models.runtime.engine_cache import BatchRange, ComputeCapability, Hardware
+from models.runtime.engine_plan import BatchRange, ComputeCapability, Hardware
 
 DEFAULT_BATCHES = (
     BatchRange(min=1, opt=1, max=1),

@@ -9,7 +9,7 @@ import tensorrt_rtx
 from export.formats.tensorrt import Options, build
 from export.fusion.tensorrt import read_log
 from models.artifact.manifest import FusionReport
-from models.runtime.engine_cache import BatchRange
+from models.runtime.engine_plan import BatchRange
 
 _OPTIONS = Options((BatchRange(min=1, opt=8, max=32),))  # what is fused is the same in every profile
 

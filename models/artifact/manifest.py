@@ -6,6 +6,7 @@ Written by `export`, read by `service`; imports no torch.
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -153,6 +154,19 @@ class Manifest(_Model):
 
     def to_json(self) -> str:
         return self.model_dump_json(by_alias=True, indent=2) + "\n"
+
+
+def find_versions(path: Path) -> list[Path]:
+    """The version folders in a repository or a model, sorted by model and number, or `path` if it is a version folder.
+
+    Raises:
+        ManifestError: there are none.
+    """
+    for pattern in (FILE_NAME, f"*/{FILE_NAME}", f"*/*/{FILE_NAME}"):
+        folders = [file.parent.resolve() for file in path.glob(pattern)]
+        if found := [folder for folder in folders if re.match(VERSION, folder.name)]:
+            return sorted(found, key=lambda version: (version.parent.name, int(version.name)))
+    raise ManifestError(f"{path}: holds no exported model")
 
 
 def read(version: Path) -> Manifest:

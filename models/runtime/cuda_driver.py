@@ -1,7 +1,7 @@
-"""The GPUs of this machine, asked of the CUDA driver alone.
+"""The GPUs of this machine, as the CUDA driver lists them.
 
-A TensorRT runtime that is used without a driver ends the process with a segmentation fault, so this is asked first. It
-makes no context and takes no memory on a device.
+Without a driver, TensorRT ends the process with a segmentation fault, so the driver is queried first. The query creates
+no context and takes no memory on a device.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 
-from models.runtime.engine_cache import ComputeCapability
+from models.runtime.engine_plan import ComputeCapability
 
 _LIBRARY = "libcuda.so.1"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
@@ -17,7 +17,7 @@ _NAME_BYTES = 256
 
 
 class NoDevice(Exception):
-    """There is no GPU to use; the message is one line that says why."""
+    """There is no usable GPU; the message is one line with the reason."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ def devices(library: str = _LIBRARY) -> list[Device]:
     """The GPUs that this process may use, in the driver's order.
 
     Raises:
-        NoDevice: no driver, no GPU, or the driver fails.
+        NoDevice: there is no driver, no GPU, or the driver fails.
     """
     try:
         driver = ctypes.CDLL(library)
     except OSError:
-        raise NoDevice(f"no NVIDIA driver: {library} is not there") from None
+        raise NoDevice(f"no NVIDIA driver: {library} is not installed") from None
     _check(driver, driver.cuInit(0), "cuInit")
     count = ctypes.c_int()
     _check(driver, driver.cuDeviceGetCount(ctypes.byref(count)), "cuDeviceGetCount")
@@ -45,15 +45,15 @@ def devices(library: str = _LIBRARY) -> list[Device]:
 
 
 def device(index: int) -> Device:
-    """The GPU with a number.
+    """The GPU with an index.
 
     Raises:
-        NoDevice: no driver, no GPU, or none with this number.
+        NoDevice: there is no driver, no GPU, or no GPU with this index.
     """
-    there = devices()
-    if index >= len(there):
-        raise NoDevice(f"there is none with the number {index}, only {', '.join(map(str, range(len(there))))}")
-    return there[index]
+    found = devices()
+    if index >= len(found):
+        raise NoDevice(f"there is no GPU {index}, only {', '.join(map(str, range(len(found))))}")
+    return found[index]
 
 
 def _device(driver: ctypes.CDLL, index: int) -> Device:

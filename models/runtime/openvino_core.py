@@ -1,8 +1,8 @@
-"""The process's one `openvino.Core`.
+"""The one `openvino.Core` of the process.
 
-A core puts the signal stack of the thread that makes it aside, and frees its own when it goes, whether or not a thread
-still uses it (SigAltStackSetup in OpenVINO's plugin for CPUs). With two cores that do not end in the reverse order of
-their beginning, as when a new version replaces an old one, the next SIGTERM finds no stack: a segmentation fault.
+A core replaces the signal stack of the thread that creates it, and frees its own stack at the end even if a thread
+still uses it (SigAltStackSetup in OpenVINO's CPU plugin). If two cores do not end in the reverse order of their
+creation, as when a new version replaces an old one, the next SIGTERM has no stack: a segmentation fault.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ _reading = Lock()
 
 @cache
 def core() -> openvino.Core:
-    """The core that everything in this process shares; it is thread-safe and never freed."""
+    """The shared core; it is thread-safe and never freed."""
     return openvino.Core()
 
 
 def read(path: Path) -> openvino.Model:
-    """The graph of a file, to be cloned and compiled. While one is in use the same is given again, and clones share its
-    weights.
+    """The graph of a file, to be cloned and compiled; clones share its weights.
+
+    While a graph of the file is in use, the same graph is returned again.
 
     Raises:
-        OSError: there is no such file.
-        RuntimeError: OpenVINO cannot read it.
+        OSError: the file does not exist.
+        RuntimeError: OpenVINO cannot read the file.
     """
     key = path.resolve(), path.stat().st_mtime_ns
     with _reading:

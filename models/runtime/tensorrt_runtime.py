@@ -1,4 +1,4 @@
-"""Which engines this machine can run: its GPUs, and the TensorRT that is installed beside them."""
+"""The platforms of this machine that can run plans: its GPUs, and the TensorRT that is installed."""
 
 from __future__ import annotations
 
@@ -9,37 +9,41 @@ from typing import get_args
 
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import Device
-from models.runtime.engine_cache import Flavour, Machine
+from models.runtime.engine_plan import Flavour, Platform
 
 
 class NoTensorRT(Exception):
-    """No TensorRT can be used; the message is one line that says why."""
+    """TensorRT is not installed or cannot be loaded; the message is one line with the reason."""
 
 
-def here(flavour: Flavour | None = None) -> list[Machine]:
-    """One for each kind of GPU, in the driver's order.
+def platforms(flavour: Flavour | None = None) -> list[Platform]:
+    """One platform per kind of GPU, in the driver's order.
 
-    The driver is asked before TensorRT is imported: without a GPU none of it is touched.
+    The driver is queried first: without a GPU, TensorRT is not imported.
 
     Args:
         flavour: as for `load`.
 
     Raises:
-        NoDevice: there is no GPU to use.
-        NoTensorRT: there is none for it.
+        NoDevice: there is no usable GPU.
+        NoTensorRT: TensorRT is not installed or cannot be loaded.
     """
     devices = cuda_driver.devices()
     module = load(flavour)
-    return list(dict.fromkeys(machine(module, device) for device in devices))
+    return list(dict.fromkeys(platform_of(module, device) for device in devices))
 
 
-def machine(module: ModuleType, device: Device) -> Machine:
-    """What a GPU is with a module out of `Flavour`."""
-    return Machine(flavour_of(module), module.__version__, device.compute_capability, device.name)
+def platform_of(module: ModuleType, device: Device) -> Platform:
+    """The platform of a GPU and a module of `Flavour`."""
+    return Platform(flavour_of(module), module.__version__, device.compute_capability, device.name)
 
 
 def flavour_of(module: ModuleType) -> Flavour:
-    """Raises ValueError for a module that is no TensorRT."""
+    """The flavour of a module.
+
+    Raises:
+        ValueError: the module is not a TensorRT.
+    """
     for flavour in get_args(Flavour):
         if module.__name__ == flavour:
             found: Flavour = flavour
@@ -48,16 +52,16 @@ def flavour_of(module: ModuleType) -> Flavour:
 
 
 def load(flavour: Flavour | None = None) -> ModuleType:
-    """Import TensorRT, or where it is not installed TensorRT for RTX.
+    """Import TensorRT or, if it is not installed, TensorRT for RTX; with `flavour`, that one only.
 
     Raises:
-        NoTensorRT: not installed, or its libraries cannot be loaded.
+        NoTensorRT: the package is not installed, or its libraries cannot be loaded.
     """
     wanted: tuple[Flavour, ...] = get_args(Flavour) if flavour is None else (flavour,)
     for name in wanted:
         if importlib.util.find_spec(name) is not None:
             try:
                 return importlib.import_module(name)
-            except Exception as error:  # whatever bindings raise whose libraries are not there
+            except Exception as error:  # bindings without their libraries raise errors of any class
                 raise NoTensorRT(f"the package {name} is installed but cannot be loaded: {error}") from error
     raise NoTensorRT(f"the package {' or '.join(wanted)} is not installed")

@@ -1,6 +1,6 @@
-"""`tuning.json`: what was measured of one version on one machine, and what is best there.
+"""`tuning.json`: the profile of one model version on one machine, with all measurements and the best of them.
 
-Written by `resnet-export tune` into the engine cache and read by the service; imports no torch.
+`resnet-serve tune` writes it into the engine cache and the service reads it. Imports no torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 
 from models.artifact.manifest import Manifest, Precision
 from models.files import atomic_write
@@ -22,94 +31,97 @@ from models.runtime.engine_cache import tuning_file
 from models.validation import first_error
 
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13")
-"""Packages whose versions decide how fast a version of a model is. Not torch: who serves need not have it."""
+"""Packages whose versions decide how fast a model is computed. Without torch: a service may lack it."""
 
 _WORTHWHILE = 0.95
-"""A larger batch is not worth its latency once a smaller one has this share of the best throughput."""
-_HAND_OVER = 0.00015
-"""Seconds that the service needs for a batch beside the executor's: to form it, hand it over, take it back. About
-the processor time that batches of one cost an image more than batches of eight, with a small network under load."""
+"""Share of the best throughput from which on a larger batch is not worth its latency."""
+_HANDOVER_SECONDS = 0.00015
+"""Time that the service needs per batch beside the executor, to form it and to pass it on and back. Measured as the
+CPU time per image of batches of one, less that of batches of eight, with a small network under load."""
 
 
 class TuningError(Exception):
-    """There are no measurements that can be used; the message is one line that says why."""
+    """The profile cannot be used; the message is one line with the reason."""
 
 
 class NotTuned(TuningError):
-    """Nothing was measured."""
+    """There is no profile."""
 
 
-class _Model(BaseModel):
+class _ProfilePart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Host(_Model):
-    """What measurements hold for."""
+class Host(_ProfilePart):
+    """The machine that measurements are valid for."""
 
-    processor: str
+    cpu: str = Field(validation_alias=AliasChoices("cpu", "processor"))
+    """Name of the CPU model. Profiles before version 0.2 call it `processor`."""
     cpus: PositiveInt
-    """Processors that could be used."""
+    """CPUs that the process may use."""
     devices: tuple[str, ...] = ()
     """Names of the GPUs."""
     runtimes: dict[str, str] = {}
-    """Versions of the packages that compute."""
+    """Versions of the installed runtimes, by package."""
 
     @classmethod
     def here(cls, cpus: int) -> Self:
-        """This machine, of which a process may use so many processors."""
+        """This machine, with the number of CPUs that the process may use."""
         try:
             devices = tuple(device.name for device in cuda_driver.devices())
         except NoDevice:
             devices = ()
-        return cls(processor=_processor(), cpus=cpus, devices=devices, runtimes=_installed())
+        return cls(cpu=cpu_name(), cpus=cpus, devices=devices, runtimes=_installed_runtimes())
 
     def differences(self, other: Host) -> list[str]:
-        """In words, what is another there: `… there, … here`."""
+        """One text per difference to another machine: `… there, … here`."""
         pairs: list[tuple[str, object, object]] = [
-            ("processor", self.processor, other.processor),
-            ("number of processors", self.cpus, other.cpus),
+            ("CPU", self.cpu, other.cpu),
+            ("number of CPUs", self.cpus, other.cpus),
             ("GPUs", ", ".join(self.devices), ", ".join(other.devices)),
         ]
         for name in sorted(self.runtimes.keys() | other.runtimes.keys()):
             pairs.append((name, self.runtimes.get(name), other.runtimes.get(name)))
-        return [f"{what}: {mine or 'none'} there, {its or 'none'} here" for what, mine, its in pairs if mine != its]
+        return [f"{name}: {own or 'none'} there, {its or 'none'} here" for name, own, its in pairs if own != its]
 
 
-class Measurement(_Model):
-    """One executor in one precision, on so many threads, with batches of one size."""
+class Measurement(_ProfilePart):
+    """One executor in one precision, with a number of threads, at one batch size."""
 
     executor: str
     precision: Precision
     threads: PositiveInt
     batch: PositiveInt
-    copies: PositiveInt = 1
-    """Executors that computed such batches at the same time."""
+    instances: PositiveInt = Field(1, validation_alias=AliasChoices("instances", "copies"))
+    """Instances that computed batches at the same time. Profiles before version 0.2 call them `copies`."""
     images_per_second: PositiveFloat
-    """Of all of them."""
+    """Throughput of all instances together."""
     latency_ms: PositiveFloat
-    """Median time of a batch. Under load a request waits for the batch before its own, too."""
+    """Median time of a batch. Under load, a request also waits for the batch before its own."""
     accuracy_loss: float
-    """Share of images by which top-1 falls against float32; where no accuracy was measured, the share of images with
+    """Share of images by which top-1 falls against float32; if no accuracy was measured, the share of images with
     another first class."""
     rounds: PositiveInt
-    """How often it was measured, in turn with all others."""
+    """Number of times it was measured, in turn with all others."""
     disturbed: bool = False
-    """Whether something else used the processors in most of these rounds."""
+    """Whether other processes used the CPUs in most of these rounds."""
 
 
-class Bounds(_Model):
-    """What the best must keep within."""
+class Bounds(_ProfilePart):
+    """Limits that the best measurement must keep."""
 
     max_latency_ms: PositiveFloat | None = None
     max_accuracy_loss: NonNegativeFloat = 0.01
 
     def allow(self, measured: Measurement) -> bool:
-        """Whether a measurement keeps within them."""
+        """Whether a measurement keeps the limits."""
         fast = self.max_latency_ms is None or measured.latency_ms <= self.max_latency_ms
         return fast and measured.accuracy_loss <= self.max_accuracy_loss
 
 
-class Tuning(_Model):
+class TuningProfile(_ProfilePart):
+    """Content of `tuning.json`."""
+
     schema_version: Literal[1] = Field(1, alias="schema")
     model: str
     version: PositiveInt
@@ -127,13 +139,13 @@ class Tuning(_Model):
         threads: int | None = None,
         max_batch: int | None = None,
     ) -> Measurement | None:
-        """The most images a second within the bounds, and of that engine the smallest batch that is nearly as good.
+        """The engine with the highest throughput within the bounds, at its smallest batch that is nearly as fast.
 
         Args:
-            executor: only this one; None for any, as for all others.
-            precision: only this one.
-            threads: only so many.
-            max_batch: no larger batches.
+            executor: consider only this executor; None considers all, as for the other arguments.
+            precision: consider only this precision.
+            threads: consider only this number of threads.
+            max_batch: consider no larger batches.
         """
         allowed = [
             measured
@@ -151,7 +163,7 @@ class Tuning(_Model):
         return rows[smallest_worthwhile({batch: batch / row.images_per_second for batch, row in rows.items()})]
 
     def ratio(self, measured: Measurement) -> float | None:
-        """Images a second, relative to ONNX Runtime on the CPU in float32 with the same batch, on its best threads."""
+        """Throughput relative to ONNX Runtime on the CPU in float32 at the same batch, with its best threads."""
         base = [
             row.images_per_second
             for row in self.measurements
@@ -164,78 +176,77 @@ class Tuning(_Model):
 
 
 def smallest_worthwhile(seconds: Mapping[int, float]) -> int:
-    """The smallest of several sizes of batches, with the seconds that each takes, that has nearly the best throughput
-    in the service."""
-    rates = {size: size / (taken + _HAND_OVER) for size, taken in seconds.items()}
+    """The smallest batch size with nearly the best throughput in the service, from the seconds of a batch by size."""
+    rates = {size: size / (taken + _HANDOVER_SECONDS) for size, taken in seconds.items()}
     best = max(rates.values())
     return min(size for size, rate in rates.items() if rate >= _WORTHWHILE * best)
 
 
 def engine_of(measured: Measurement) -> tuple[str, Precision, int]:
-    """All but the batch."""
+    """Executor, precision and threads of a measurement."""
     return measured.executor, measured.precision, measured.threads
 
 
 def key(described: Manifest) -> str:
-    """The hash that a version's measurements are kept under: that of its float32 file."""
+    """The hash that a version's profile is stored under: the hash of its float32 file."""
     return next((item for item in described.artifacts if item.precision == "float32"), described.artifacts[0]).sha256
 
 
 def hashes(described: Manifest) -> dict[str, str]:
-    """SHA-256 of every file of a version that can be served, by its name."""
+    """SHA-256 of every artifact of a version, by its file name."""
     return {artifact.file: artifact.sha256 for artifact in described.artifacts}
 
 
-def write(cache: Path, described: Manifest, tuning: Tuning) -> Path:
-    """Keep measurements in place of older ones.
+def write(cache: Path, described: Manifest, profile: TuningProfile) -> Path:
+    """Store a profile in place of an older one, and return its file.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: the file cannot be written.
     """
     path = tuning_file(cache, key(described))
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, tuning.to_json().encode())
+    atomic_write(path, profile.to_json().encode())
     return path
 
 
-def read(cache: Path, described: Manifest, host: Host) -> Tuning:
-    """The measurements of a version on this machine.
+def read(cache: Path, described: Manifest, host: Host) -> TuningProfile:
+    """The profile of a version on this machine.
 
     Raises:
-        NotTuned: there are none.
-        TuningError: they cannot be read, or were made on another machine or of other files.
+        NotTuned: there is no profile.
+        TuningError: the profile cannot be read, or was measured on another machine or with other files.
     """
     path = tuning_file(cache, key(described))
     try:
-        tuning = Tuning.model_validate_json(path.read_bytes())
+        profile = TuningProfile.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise NotTuned("nothing was measured on this machine: resnet-export tune does") from None
+        raise NotTuned("there is no profile for this machine: run resnet-serve tune") from None
     except OSError as error:
         raise TuningError(f"{path}: cannot be read: {error.strerror}") from error
     except ValidationError as error:
         raise TuningError(f"{path}: {first_error(error)}") from error
-    if different := tuning.host.differences(host):
-        raise TuningError(f"{path}: was measured elsewhere: {'; '.join(different)}")
-    if changed := _changed(tuning.artifacts, hashes(described)):
-        raise TuningError(f"{path}: was measured of other files than this version has: {', '.join(changed)}")
-    return tuning
+    if different := profile.host.differences(host):
+        raise TuningError(f"{path}: was measured on another machine: {'; '.join(different)}")
+    present = hashes(described)
+    changed = sorted(
+        name for name in profile.artifacts.keys() | present.keys() if profile.artifacts.get(name) != present.get(name)
+    )
+    if changed:
+        raise TuningError(f"{path}: was measured with other files than this version has: {', '.join(changed)}")
+    return profile
 
 
-def _changed(measured: Mapping[str, str], there: Mapping[str, str]) -> list[str]:
-    return sorted(name for name in measured.keys() | there.keys() if measured.get(name) != there.get(name))
-
-
-def _processor() -> str:
-    """The processor's own name, where the system tells it."""
+def cpu_name() -> str:
+    """Name of the CPU model, if the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
-def _installed() -> dict[str, str]:
+def _installed_runtimes() -> dict[str, str]:
     found = {}
     for name in _RUNTIMES:
         try:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from models.artifact.manifest import INPUT, Precision
 from models.runtime import cuda_driver, engine_cache, tensorrt_runtime
 from models.runtime.cuda_driver import NoDevice
-from models.runtime.engine_cache import BatchRange, EngineCacheError, Plan
+from models.runtime.engine_cache import EngineCacheError
+from models.runtime.engine_plan import BatchRange, Plan
 from models.runtime.tensorrt_runtime import NoTensorRT
 from service.executors.base import Source
 from service.executors.cuda.streams import LaneExecutor, opened
@@ -131,7 +132,7 @@ def _profile(batches: tuple[BatchRange, ...], rows: int) -> int:
 def _find(source: Source, index: int) -> tuple[Any, Plan, bytes]:
     """TensorRT's module, and the plan that it can run on a GPU."""
     trt = tensorrt_runtime.load()
-    here = tensorrt_runtime.machine(trt, cuda_driver.device(index))
+    here = tensorrt_runtime.platform_of(trt, cuda_driver.device(index))
     plan, content = engine_cache.find(source.cache, source.artifact.sha256, source.precision, here)
     return trt, plan, content
 

@@ -49,7 +49,7 @@ def choose(settings: Settings, described: Manifest) -> ExecutionConfig:
         settings.executor if measured is None else measured.executor,
         settings.precision if measured is None else measured.precision,
         settings.threads if measured is None else measured.threads,
-        settings.instances or (None if measured is None else measured.copies),
+        settings.instances or (None if measured is None else measured.instances),
         settings.max_batch if measured is None or settings.max_batch else measured.batch,
         ConfigProvenance(
             executor=origin("executor"),

@@ -21,7 +21,8 @@ from models.artifact import manifest
 from models.artifact.manifest import Artifact, ManifestError, Precision
 from models.runtime import engine_cache, tensorrt_runtime
 from models.runtime.cuda_driver import NoDevice
-from models.runtime.engine_cache import EngineCacheError, Machine
+from models.runtime.engine_cache import EngineCacheError
+from models.runtime.engine_plan import Platform
 from models.runtime.tensorrt_runtime import NoTensorRT
 from service.messages.status import EngineStatus
 
@@ -66,7 +67,7 @@ class Plans:
         self,
         cache: Path,
         built: Callable[[Path], Awaitable[None]],
-        machines: Callable[[], list[Machine]] = tensorrt_runtime.here,
+        machines: Callable[[], list[Platform]] = tensorrt_runtime.platforms,
         command: Command = build_command,
     ) -> None:
         self._cache = cache
@@ -129,7 +130,7 @@ class Plans:
             return EngineStatus(state="UNUSABLE", reason=_without_machine(plans, error))
         return EngineStatus(state="BUILDING", reason=reason)
 
-    def _unfit(self, artifact: Artifact, here: Machine) -> str | None:
+    def _unfit(self, artifact: Artifact, here: Platform) -> str | None:
         try:
             engine_cache.find(self._cache, artifact.sha256, artifact.precision, here)
         except EngineCacheError as error:

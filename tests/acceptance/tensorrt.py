@@ -32,7 +32,7 @@ from export.fusion.tensorrt import read_log
 from export.graph import ServingGraph
 from models.artifact import manifest
 from models.runtime import engine_cache
-from models.runtime.engine_cache import BatchRange, ComputeCapability, Machine, Plan
+from models.runtime.engine_plan import BatchRange, ComputeCapability, Plan, Platform
 from tests.acceptance.report import run
 from tests.acceptance.server import serve
 from tests.support.networks import make_checkpoint
@@ -148,11 +148,11 @@ def _environment(path: str) -> dict[str, str]:
 def line_5() -> tuple[bool, str]:
     """The real service with engines that do not fit: without a driver, then with one that knows a GPU."""
     version = tensorrt_rtx.__version__
-    here = Machine("tensorrt_rtx", version, L4, "NVIDIA L4")
+    here = Platform("tensorrt_rtx", version, L4, "NVIDIA L4")
     cases = {
-        "stale": Machine("tensorrt_rtx", "1.2.0.54", L4, "NVIDIA L4"),
-        "foreign": Machine("tensorrt_rtx", version, ComputeCapability(12, 0), "NVIDIA GeForce RTX 5090"),
-        "of full TensorRT": Machine("tensorrt", "10.16.1.11", ComputeCapability(9, 0), "NVIDIA H100"),
+        "stale": Platform("tensorrt_rtx", "1.2.0.54", L4, "NVIDIA L4"),
+        "foreign": Platform("tensorrt_rtx", version, ComputeCapability(12, 0), "NVIDIA GeForce RTX 5090"),
+        "of full TensorRT": Platform("tensorrt", "10.16.1.11", ComputeCapability(9, 0), "NVIDIA H100"),
     }
     wrong = []
     for title, built_for in cases.items():
@@ -176,7 +176,7 @@ def line_5() -> tuple[bool, str]:
     return not wrong, f"{len(cases)} engines that do not fit, each without and with a GPU; wrong: {wrong or 'none'}"
 
 
-def _put(cache: Path, machine: Machine) -> None:
+def _put(cache: Path, machine: Platform) -> None:
     plan = Plan.of(b"a plan", _artifact(), machine, (BatchRange(min=1, opt=1, max=8),))
     engine_cache.write(cache, plan, b"a plan")
 
@@ -185,7 +185,7 @@ def _artifact() -> manifest.Artifact:
     return manifest.read(SHIPPED).artifacts[0]
 
 
-def _fits(cache: Path, machine: Machine) -> bool:
+def _fits(cache: Path, machine: Platform) -> bool:
     """Whether a real engine was built: TensorRT for RTX does so without the GPU that the driver pretends to have."""
     plan, content = engine_cache.find(cache, _artifact().sha256, "float32", machine)
     return plan.fusion is not None and plan.fusion.fused == ADDS["resnet20"] and len(content) > 1_000_000

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu, gpu_decoder, gpu_executors, gpu_service, timing
-from benchmarks.gpu import Report
-from benchmarks.gpu_executors import Kind, Row
+from benchmarks.gpu import GpuReport
+from benchmarks.gpu_executors import GpuRow, Kind
 from benchmarks.serve.server import ServerFailed
 from models.artifact.manifest import Precision
 from models.runtime import cuda_driver
@@ -47,7 +47,7 @@ def versions(tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     fake.build_engines(version, tmp_path)
     monkeypatch.setattr(gpu_executors, "default_folder", lambda: tmp_path)
     monkeypatch.setattr(gpu_executors, "BATCHES", (1, 32, 64))
-    monkeypatch.setattr(gpu, "apart", lambda function, kind: function(kind))
+    monkeypatch.setattr(gpu, "in_own_process", lambda function, kind: function(kind))
     monkeypatch.setattr(timing, "_SECONDS", 0.0)
     monkeypatch.setattr("service.executors.names", lambda: ["onnxruntime-cuda", "openvino", "tensorrt"])
     yield [version]
@@ -55,7 +55,7 @@ def versions(tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_every_executor_that_is_there_is_checked_and_measured(versions: list[Path], tmp_path: Path) -> None:
-    report = Report(cuda_driver.devices())
+    report = GpuReport(cuda_driver.devices())
     lines = list(gpu.examine_all(versions, tmp_path, report))
     assert lines[:2] == [
         "- tiny, onnxruntime-cuda float32: golden images within its bound on every bucket and lane",
@@ -66,7 +66,7 @@ def test_every_executor_that_is_there_is_checked_and_measured(versions: list[Pat
         *(("onnxruntime-cuda", batch) for batch in (1, 32, 64)),
         *(("tensorrt", batch) for batch in (1, 32)),  # of which its engine takes no more
     ]
-    assert all(row["one_at_a_time"] > 0 and row["all_lanes"] > 0 for row in rows)
+    assert all(row["one_at_a_time"] > 0 and row["all_streams"] > 0 for row in rows)
     assert (tmp_path / "engines.png").read_bytes().startswith(b"\x89PNG")
     text = report.text()
     assert text.startswith(f"# GPU report: {fake_gpu.NAME}")
@@ -80,7 +80,7 @@ def test_wrong_answers_are_told_and_not_measured(
         raise LoadError("the golden images differ")
 
     monkeypatch.setattr(gpu_executors, "check_golden", wrong)
-    lines = list(gpu.examine_all(versions, tmp_path, Report([])))
+    lines = list(gpu.examine_all(versions, tmp_path, GpuReport([])))
     assert "- tiny, tensorrt float32: **the golden images differ**" in lines
     assert not (tmp_path / "engines.json").exists()
 
@@ -88,11 +88,11 @@ def test_wrong_answers_are_told_and_not_measured(
 def test_a_runtime_that_crashes_leaves_the_others_their_turn(
     versions: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def apart(function: Callable[[Kind], object], kind: Kind) -> object:
-        return gpu_executors.apart(os._exit, 3) if kind.executor == "onnxruntime-cuda" else function(kind)
+    def in_own_process(function: Callable[[Kind], object], kind: Kind) -> object:
+        return gpu_executors.in_own_process(os._exit, 3) if kind.executor == "onnxruntime-cuda" else function(kind)
 
-    monkeypatch.setattr(gpu, "apart", apart)
-    report = Report([])
+    monkeypatch.setattr(gpu, "in_own_process", in_own_process)
+    report = GpuReport([])
     text = "\n".join(gpu.examine_all(versions, tmp_path, report))
     assert "- tiny, tensorrt float32: golden images within" in text
     assert "- tiny, onnxruntime-cuda float32: BrokenProcessPool: " in report.text()
@@ -101,7 +101,7 @@ def test_a_runtime_that_crashes_leaves_the_others_their_turn(
 @pytest.mark.skipif(why_not() is None, reason="this machine has a GPU")
 def test_what_another_process_says_comes_back(tiny_repository: Path) -> None:
     with pytest.raises(ExecutorError, match="torch needs an NVIDIA GPU: no NVIDIA driver"):
-        gpu_executors.apart(gpu_executors.load, Kind(tiny_repository / "tiny" / "1", "torch", "float32"))
+        gpu_executors.in_own_process(gpu_executors.load, Kind(tiny_repository / "tiny" / "1", "torch", "float32"))
 
 
 def test_a_service_is_loaded_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ def test_the_precision_that_is_served_is_the_fastest_that_was_measured(tmp_path:
     kinds = [Kind(version, name, precision) for name in ("torch", "tensorrt") for precision in PRECISIONS]
     rates: dict[Precision, float] = {"float32": 10.0, "float16": 30.0, "bfloat16": 20.0}
     rows = [
-        Row("model", "torch", precision, batch, 1.0, 1.0, rate * batch)
+        GpuRow("model", "torch", precision, batch, 1.0, 1.0, rate * batch)
         for precision, rate in rates.items()
         for batch in (1, 8)
     ]
@@ -142,7 +142,7 @@ def test_decoders_are_compared_and_timed(photographs: list[tuple[str, bytes]], m
     pytest.importorskip("nvidia.nvimgcodec", reason="nvidia-nvimgcodec-cu13 is not installed")
     monkeypatch.setattr(gpu_decoder, "JpegDecoder", lambda gpu, most: JpegDecoder(None, most))
     monkeypatch.setattr(gpu_decoder, "_SECONDS", 0.01)
-    monkeypatch.setattr(gpu, "apart", lambda function, argument: function(argument))
+    monkeypatch.setattr(gpu, "in_own_process", lambda function, argument: function(argument))
     lines = list(gpu.examine_decoder())
     count = len(photographs)
     assert lines[0].startswith(

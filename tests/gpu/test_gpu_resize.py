@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from models.imaging.preprocess import Geometry, UInt8Array
-from models.runtime.engine_cache import ComputeCapability
+from models.runtime.engine_plan import ComputeCapability
 from service.executors.cuda import CudaError, gpu_resize
 from service.executors.cuda import device as cuda
 from service.executors.cuda.gpu_resize import DeviceImage, Resizer

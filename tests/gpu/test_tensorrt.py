@@ -31,7 +31,7 @@ from models.artifact import manifest
 from models.progress import Phases
 from models.runtime import cuda_driver, engine_cache, tensorrt_runtime
 from models.runtime.cuda_driver import Device, NoDevice
-from models.runtime.engine_cache import BatchRange, ComputeCapability, Hardware, Machine
+from models.runtime.engine_plan import BatchRange, ComputeCapability, Hardware, Platform
 from service.core.settings import shipped_repository
 from tests.support import fake_tensorrt, recorded
 from tests.support.tensorrt_names import ABSENT
@@ -347,7 +347,7 @@ def test_the_command_builds_what_tensorrt_for_rtx_takes(rtx: ModuleType, version
     assert all("9 of 9 residual additions fused" in text for result, _, text in results if result == "built")
     assert "for another runtime" in results[2][2]
     assert "no convolutions in int8" in results[3][2]
-    here = Machine("tensorrt_rtx", rtx.__version__, ComputeCapability(8, 9), "NVIDIA L4")
+    here = Platform("tensorrt_rtx", rtx.__version__, ComputeCapability(8, 9), "NVIDIA L4")
     for artifact in manifest.read(version).artifacts[:2]:
         plan, _ = engine_cache.find(tmp_path, artifact.sha256, artifact.precision, here)
         assert plan.fusion is not None
@@ -366,7 +366,7 @@ def test_the_command_builds_for_the_gpu_that_is_here(
     assert code == 0
     assert output.count("built: ") == 3
     assert "skipped: NVIDIA L4" in output
-    h100 = Machine("tensorrt", trt.__version__, ComputeCapability(9, 0), "NVIDIA H100")
+    h100 = Platform("tensorrt", trt.__version__, ComputeCapability(9, 0), "NVIDIA H100")
     for artifact in manifest.read(version).artifacts:
         if artifact.format == "onnx":
             plan, content = engine_cache.find(tmp_path, artifact.sha256, artifact.precision, h100)

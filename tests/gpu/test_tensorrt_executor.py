@@ -19,7 +19,7 @@ from export.formats.tensorrt import build
 from models.artifact import manifest
 from models.artifact.manifest import Precision
 from models.runtime import engine_cache, tensorrt_runtime
-from models.runtime.engine_cache import BatchRange, ComputeCapability
+from models.runtime.engine_plan import BatchRange, ComputeCapability, Plan
 from service import executors
 from service.core.settings import Settings
 from service.executors.base import DeviceLost, Executor, ExecutorError, compute
@@ -152,7 +152,7 @@ from pathlib import Path
 import numpy as np
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import Device
-from models.runtime.engine_cache import ComputeCapability
+from models.runtime.engine_plan import ComputeCapability
 from service.app import Service
 from service.core.settings import Settings
 from service.messages.inference import InferenceRequest
@@ -183,7 +183,7 @@ NEEDS_RTX = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensor
 def put_plan(cache: Path, version: Path, content: bytes, capability: tuple[int, int] = (8, 9)) -> None:
     """A plan as TensorRT for RTX would have been asked for it, with a description that is right but for the content."""
     artifact = manifest.read(version).artifacts[0]
-    plan = engine_cache.Plan(
+    plan = Plan(
         schema=1,
         onnx_sha256=artifact.sha256,
         precision="float32",

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from export.__main__ import app
-from export.inspect import find_versions
+from models.artifact.manifest import find_versions
 from service.registry.repository import find_versions as find_served
 from tests.support.triton import TYPES, protobuf, read_config
 

@@ -16,7 +16,7 @@ import pytest
 from models.artifact import manifest
 from models.runtime import engine_cache
 from models.runtime.cuda_driver import Device
-from models.runtime.engine_cache import BatchRange, ComputeCapability, Machine, Plan
+from models.runtime.engine_plan import BatchRange, ComputeCapability, Plan, Platform
 from service.executors import onnxruntime_cuda
 from service.executors import torch as torch_executor
 from service.executors.cuda import device as cuda
@@ -37,8 +37,8 @@ class FakeGpu:
     torch: FakeTorch
 
     @property
-    def machine(self) -> Machine:
-        return Machine("tensorrt", self.tensorrt.__version__, CAPABILITY, NAME)
+    def machine(self) -> Platform:
+        return Platform("tensorrt", self.tensorrt.__version__, CAPABILITY, NAME)
 
     def build_engines(self, version: Path, cache: Path, **changes: Any) -> None:
         """Put a plan for each ONNX file of a version into a cache; `changes` are of what describes them."""

@@ -9,7 +9,7 @@ import statistics
 import pytest
 
 from benchmarks.serve.loads import poisson
-from benchmarks.serve.queueing import Station, lone, simulate
+from benchmarks.serve.queueing import Station, simulate, single_requests
 
 AT_ENGINE = Station(front=[0.0], servers=1, batches={1: [1.0]}, max_batch=1)
 AT_FRONT = Station(front=[1.0], servers=1, batches={1: [0.0]}, max_batch=1)
@@ -37,26 +37,28 @@ def test_batches_form_while_one_is_computed() -> None:
 
 
 def test_lanes_and_servers_work_side_by_side() -> None:
-    lanes = Station(front=[0.0], servers=1, batches={1: [1.0]}, max_batch=1, lanes=2)
-    assert simulate([0.0, 0.0, 0.0], lanes) == pytest.approx([1.0, 1.0, 2.0])
+    concurrent_batches = Station(front=[0.0], servers=1, batches={1: [1.0]}, max_batch=1, concurrent_batches=2)
+    assert simulate([0.0, 0.0, 0.0], concurrent_batches) == pytest.approx([1.0, 1.0, 2.0])
     servers = Station(front=[1.0], servers=2, batches={1: [0.0]}, max_batch=1)
     assert simulate([0.0, 0.0, 0.0], servers) == pytest.approx([1.0, 1.0, 2.0])
 
 
 def test_shared_servers_take_what_is_ready_first() -> None:
-    station = Station(front=[1.0], servers=1, batches={1: [2.0], 2: [3.0]}, max_batch=2, lanes=2, shared=True)
+    station = Station(
+        front=[1.0], servers=1, batches={1: [2.0], 2: [3.0]}, max_batch=2, concurrent_batches=2, shared=True
+    )
     # Both are decoded, one after the other, until 2; then computed together until 5. The last one comes meanwhile.
     assert simulate([0.0, 0.5, 2.5], station) == pytest.approx([5.0, 4.5, 8.0 - 2.5])
 
 
 def test_shared_servers_are_as_many_as_there_are() -> None:
-    station = Station(front=[1.0], servers=2, batches={1: [2.0]}, max_batch=1, lanes=2, shared=True)
+    station = Station(front=[1.0], servers=2, batches={1: [2.0]}, max_batch=1, concurrent_batches=2, shared=True)
     # The third waits for a processor until the first two are computed, although the first station is free.
     assert simulate([0.0, 0.0, 1.5], station) == pytest.approx([3.0, 3.0, 6.0 - 1.5])
 
 
 def test_a_batch_that_is_ready_waits_for_its_lane_and_nobody_for_it() -> None:
-    station = Station(front=[1.0], servers=2, batches={1: [5.0]}, max_batch=1, lanes=1, shared=True)
+    station = Station(front=[1.0], servers=2, batches={1: [5.0]}, max_batch=1, concurrent_batches=1, shared=True)
     # The second is decoded at 1.5 and waits for the lane until 6; the third is decoded meanwhile.
     assert simulate([0.0, 0.5, 2.0], station) == pytest.approx([6.0, 11.0 - 0.5, 16.0 - 2.0])
 
@@ -93,8 +95,8 @@ def test_lone_requests_by_hand() -> None:
     starts = [0.0, 2.0, 2.5, 9.0, 6.0, 6.5]
     seconds = [1.0, 1.0, 4.0, 1.0, 1.0, 0.1]
     # The second and third meet, the fifth meets the third, and the sixth the fifth.
-    assert lone(starts, seconds, 0.5) == pytest.approx({0: math.exp(0.5), 3: math.exp(0.5)})
-    assert lone([], [], 1.0) == {}
+    assert single_requests(starts, seconds, 0.5) == pytest.approx({0: math.exp(0.5), 3: math.exp(0.5)})
+    assert single_requests([], [], 1.0) == {}
 
 
 def test_lone_requests_that_count_by_their_length_are_like_all() -> None:
@@ -102,7 +104,7 @@ def test_lone_requests_that_count_by_their_length_are_like_all() -> None:
     draw = random.Random(4)
     starts = poisson(0.5, 200_000, seed=5)
     seconds = [draw.uniform(0.0, 3.0) for _ in starts]
-    alone = lone(starts, seconds, 0.5)
+    alone = single_requests(starts, seconds, 0.5)
     weighted = sum(seconds[index] * weight for index, weight in alone.items()) / sum(alone.values())
     assert weighted == pytest.approx(1.5, rel=0.02)
     assert statistics.fmean(seconds[index] for index in alone) < 1.3

@@ -10,16 +10,17 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import machine
-from benchmarks.machine import Memory, Moment
+from benchmarks import system
 from benchmarks.serve import report
 from benchmarks.serve.ceiling import Rate, together
 from benchmarks.serve.client import Outcome
 from benchmarks.serve.loads import Load
-from benchmarks.serve.report import Row
-from benchmarks.serve.rounds import Round, Run, Served, images_per_second
+from benchmarks.serve.report import LoadRow
+from benchmarks.serve.rounds import BenchmarkRun, LoadResult, Round, images_per_second
+from benchmarks.system import Memory
+from service.cli.tune_timing import CpuUsage
 
-LONE = Load("jpeg", connections=1)
+SINGLE = Load("jpeg", connections=1)
 OPEN = Load("jpeg", share=0.3)
 MANY = Load("many", connections=1)
 TENSOR = Load("tensor", connections=1)
@@ -33,7 +34,7 @@ def answers(count: int, seconds: float, statuses: tuple[int, ...] = ()) -> Outco
     return Outcome([index * seconds for index in range(count)], [seconds] * count, good, [timing] * count)
 
 
-def served(outcome: Outcome, cpu: float = 0.0, window: float = 1.0) -> Served:
+def served(outcome: Outcome, cpu: float = 0.0, window: float = 1.0) -> LoadResult:
     metrics = {
         "resnet_batch_size_sum": 20.0,
         "resnet_batch_size_count": 10.0,
@@ -42,10 +43,12 @@ def served(outcome: Outcome, cpu: float = 0.0, window: float = 1.0) -> Served:
         "resnet_stage_seconds_sum extras": 0.0,
         "resnet_stage_seconds_count extras": 0.0,
     }
-    return Served(outcome, window, cpu, {"main": cpu / 2, "python": 0.0}, metrics, Memory(100.0, 80.0), [[0.1, 0.5]])
+    return LoadResult(
+        outcome, window, cpu, {"main": cpu / 2, "python": 0.0}, metrics, Memory(100.0, 80.0), [[0.1, 0.5]]
+    )
 
 
-def measured(loads: dict[Load, Served], engine: float = 300.0, others: float = 0.0) -> Round:
+def measured(loads: dict[Load, LoadResult], engine: float = 300.0, others: float = 0.0) -> Round:
     """A decoder that does 200 images a second: with the engine's 300 that is 120."""
     return Round(
         {"together 1": (Rate(engine, 0.004, 0.002), 0.0), "together 8": (Rate(engine / 2, 0.1, 0.001), 0.0)},
@@ -55,12 +58,14 @@ def measured(loads: dict[Load, Served], engine: float = 300.0, others: float = 0
     )
 
 
-def only(*rounds: Round) -> Row:
+def only(*rounds: Round) -> LoadRow:
     return report.rows(made_of(*rounds), 2, LIMIT)[-1]
 
 
-def made_of(*rounds: Round) -> Run:
-    return Run("tiny", "1", "simulated", "float32", 8, 1, 1, [1.0], 0.0, Memory(90.0, 70.0), [1, 8], list(rounds))
+def made_of(*rounds: Round) -> BenchmarkRun:
+    return BenchmarkRun(
+        "tiny", "1", "simulated", "float32", 8, 1, 1, [1.0], 0.0, Memory(90.0, 70.0), [1, 8], list(rounds)
+    )
 
 
 def test_two_that_share_the_processors() -> None:
@@ -69,7 +74,7 @@ def test_two_that_share_the_processors() -> None:
 
 def test_a_load_and_its_ceiling() -> None:
     outcome = replace(answers(100, 0.01), cpu_seconds=0.005)
-    row = only(measured({LONE: served(outcome, cpu=0.7)}))
+    row = only(measured({SINGLE: served(outcome, cpu=0.7)}))
     assert row.images_per_second == pytest.approx(100.0)
     assert row.ceiling == pytest.approx(120.0)
     assert row.efficiency == pytest.approx(100 / 120)
@@ -108,21 +113,21 @@ def test_an_answer_counts_by_its_share_of_the_window() -> None:
 
 
 def test_errors_are_no_answers() -> None:
-    row = only(measured({LONE: served(answers(100, 0.01, statuses=(503, 0)))}))
+    row = only(measured({SINGLE: served(answers(100, 0.01, statuses=(503, 0)))}))
     assert (row.answers, row.errors) == (100, 2)
     assert row.images_per_second == pytest.approx(98.0)
 
 
 def test_a_quantile_needs_answers_beyond_it() -> None:
-    row = only(measured({LONE: served(answers(100, 0.01))}))
+    row = only(measured({SINGLE: served(answers(100, 0.01))}))
     assert row.p99 is not None
     assert row.p999 is None
-    assert only(measured({LONE: served(answers(9, 0.01))})).p90 is None
-    assert only(measured({LONE: served(answers(1000, 0.001))})).p999 == pytest.approx(1.0)
+    assert only(measured({SINGLE: served(answers(9, 0.01))})).p90 is None
+    assert only(measured({SINGLE: served(answers(1000, 0.001))})).p999 == pytest.approx(1.0)
 
 
 def test_no_answer_at_all() -> None:
-    row = only(measured({LONE: served(answers(3, 0.1, statuses=(500, 500, 500)))}))
+    row = only(measured({SINGLE: served(answers(3, 0.1, statuses=(500, 500, 500)))}))
     assert (row.images_per_second, row.efficiency, row.p50, row.curve) == (0.0, 0.0, None, [])
 
 
@@ -140,7 +145,7 @@ def test_rounds_that_were_disturbed_do_not_count() -> None:
 
 
 def test_a_ceiling_that_was_disturbed_disturbs_what_is_compared_with_it() -> None:
-    disturbed = measured({LONE: served(answers(100, 0.01))})
+    disturbed = measured({SINGLE: served(answers(100, 0.01))})
     disturbed.decode["JPEG"] = (disturbed.decode["JPEG"][0], 0.5)
     assert only(disturbed).disturbed
     assert not only(replace(disturbed, served={TENSOR: (served(answers(9, 0.1)), 0.0)})).disturbed
@@ -175,7 +180,7 @@ def test_ceilings_are_medians() -> None:
 
 
 def test_other_load_is_what_neither_idles_nor_is_ours() -> None:
-    before, after = Moment(whole=10.0, busy=5.0, own=1.0), Moment(whole=14.0, busy=8.0, own=3.0)
+    before, after = CpuUsage(total=10.0, busy=5.0, own=1.0), CpuUsage(total=14.0, busy=8.0, own=3.0)
     assert before.other_load(after) == pytest.approx(0.25)
     assert before.other_load(replace(after, own=9.0)) == 0.0
     assert before.other_load(before) == 0.0
@@ -188,14 +193,14 @@ def test_processes_and_what_they_use() -> None:
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == b"\n"
-        tree = machine.process_tree(process.pid)
+        tree = system.process_tree(process.pid)
         assert len(tree) == 2
-        assert set(tree) < set(machine.process_tree(os.getpid()))
-        used = machine.cpu_seconds(tree)
+        assert set(tree) < set(system.process_tree(os.getpid()))
+        used = system.cpu_seconds(tree)
         assert used >= 0.19
-        assert machine.cpu_by_thread(tree) == {"main": pytest.approx(used, abs=0.05)}
-        memory = machine.memory(tree)
+        assert system.cpu_by_thread(tree) == {"main": pytest.approx(used, abs=0.05)}
+        memory = system.memory(tree)
         assert 1 < memory.pss <= memory.rss
     finally:
         process.communicate()
-    assert machine.cpu_seconds(tree) == 0.0
+    assert system.cpu_seconds(tree) == 0.0

@@ -16,28 +16,21 @@ import pytest
 
 from models.artifact.manifest import Artifact
 from models.runtime import engine_cache
-from models.runtime.engine_cache import (
-    BatchRange,
-    ComputeCapability,
-    Machine,
-    Plan,
-    PlanDamaged,
-    PlanForeign,
-    PlanMissing,
-)
+from models.runtime.engine_cache import PlanDamaged, PlanForeign, PlanMissing
+from models.runtime.engine_plan import BatchRange, ComputeCapability, Plan, Platform
 
 ONNX = "ab" * 32
 ARTIFACT = Artifact(file="model.fp16.onnx", format="onnx", precision="float16", sha256=ONNX)
-H100 = Machine("tensorrt", "11.4.0.106", ComputeCapability(9, 0), "NVIDIA H100")
+H100 = Platform("tensorrt", "11.4.0.106", ComputeCapability(9, 0), "NVIDIA H100")
 CONTENT = b"a plan"
 BATCHES = (BatchRange(min=1, opt=8, max=32),)
 
 
-def put(cache: Path, machine: Machine = H100, content: bytes = CONTENT, **more: Any) -> Path:
+def put(cache: Path, machine: Platform = H100, content: bytes = CONTENT, **more: Any) -> Path:
     return engine_cache.write(cache, Plan.of(content, ARTIFACT, machine, BATCHES, **more), content)
 
 
-def find(cache: Path, machine: Machine = H100) -> bytes:
+def find(cache: Path, machine: Platform = H100) -> bytes:
     return engine_cache.find(cache, ONNX, "float16", machine)[1]
 
 
@@ -60,11 +53,11 @@ def test_a_plan_is_found_where_the_design_has_it(tmp_path: Path) -> None:
     ],
     ids=["an older version", "another patch", "another architecture", "another model of GPU", "another flavour"],
 )
-def test_a_plan_from_elsewhere_is_refused_with_both_sides(machine: Machine, tmp_path: Path) -> None:
+def test_a_plan_from_elsewhere_is_refused_with_both_sides(machine: Platform, tmp_path: Path) -> None:
     put(tmp_path)
     with pytest.raises(PlanForeign) as caught:
         find(tmp_path, machine)
-    assert (caught.value.plan.built_for, caught.value.machine) == (H100, machine)
+    assert (caught.value.plan.built_for, caught.value.platform) == (H100, machine)
     message = str(caught.value)
     assert "built for TensorRT 11.4.0.106 and compute capability 9.0 (NVIDIA H100)" in message
     assert f"this machine has {machine}" in message
@@ -89,7 +82,7 @@ def test_compatible_plans(
     more: dict[str, Any], version: str, capability: tuple[int, int], device: str, fits: bool, tmp_path: Path
 ) -> None:
     put(tmp_path, **more)
-    machine = Machine("tensorrt", version, ComputeCapability(*capability), device)
+    machine = Platform("tensorrt", version, ComputeCapability(*capability), device)
     if fits:
         assert find(tmp_path, machine) == CONTENT
     else:
@@ -145,7 +138,7 @@ def a_folder(plan: Path) -> None:
     [
         (flip_a_bit, "its content is not what was built"),
         (truncate, "its content is not what was built"),
-        (no_description, "nothing beside it says what it was built for"),
+        (no_description, "has no description beside it"),
         (half_a_description, "its description cannot be read: Invalid JSON"),
         (description_of_another, "its description is that of another engine"),
         (a_folder, "cannot be read: Is a directory"),
@@ -202,5 +195,8 @@ def test_the_default_folder_follows_the_xdg_specification(monkeypatch: pytest.Mo
 
 
 def test_looking_for_engines_loads_no_runtime() -> None:
-    code = "import models.runtime.tensorrt_runtime, sys; print(*[m for m in sys.modules if m.startswith(('torch', 'tensorrt', 'onnx'))])"
+    code = (
+        "import sys, models.runtime.tensorrt_runtime\n"
+        "print(*[m for m in sys.modules if m.startswith(('torch', 'tensorrt', 'onnx'))])"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []

@@ -18,7 +18,7 @@ from models.artifact import manifest
 from models.artifact.manifest import Precision
 from models.runtime import cuda_driver, engine_cache
 from models.runtime.cuda_driver import NoDevice
-from models.runtime.engine_cache import BatchRange, ComputeCapability, Machine, Plan
+from models.runtime.engine_plan import BatchRange, ComputeCapability, Plan, Platform
 from models.runtime.tensorrt_runtime import NoTensorRT
 from service.core.settings import Settings
 from service.registry import registry, repository
@@ -28,26 +28,26 @@ from service.registry.repository import LoadedModel, LoadError
 from tests.support.service import Client, serve
 from tests.support.tiny import Eager
 
-H100 = Machine("tensorrt", "11.4.0.106", ComputeCapability(9, 0), "NVIDIA H100")
-A100 = Machine("tensorrt", "11.4.0.106", ComputeCapability(8, 0), "NVIDIA A100")
-OLDER = Machine("tensorrt", "10.16.1.11", ComputeCapability(9, 0), "NVIDIA H100")
+H100 = Platform("tensorrt", "11.4.0.106", ComputeCapability(9, 0), "NVIDIA H100")
+A100 = Platform("tensorrt", "11.4.0.106", ComputeCapability(8, 0), "NVIDIA A100")
+OLDER = Platform("tensorrt", "10.16.1.11", ComputeCapability(9, 0), "NVIDIA H100")
 BOTH = "float32-sm90-trt10.16.plan: built for TensorRT 10.16.1.11 and compute capability 9.0 (NVIDIA H100), "
 
 Photographs = list[tuple[str, bytes]]
 
 
-def put(cache: Path, repo: Path, machine: Machine) -> None:
+def put(cache: Path, repo: Path, machine: Platform) -> None:
     """Leave an engine of `tiny` in the cache."""
     artifact = manifest.read(repo / "tiny" / "1").artifacts[0]
     plan = Plan.of(b"a plan", artifact, machine, (BatchRange(min=1, opt=1, max=8),))
     engine_cache.write(cache, plan, b"a plan")
 
 
-def no_device() -> list[Machine]:
+def no_device() -> list[Platform]:
     raise NoDevice("no NVIDIA driver: libcuda.so.1 is not there")
 
 
-def no_tensorrt() -> list[Machine]:
+def no_tensorrt() -> list[Platform]:
     raise NoTensorRT("the package tensorrt or tensorrt_rtx is not installed")
 
 
@@ -133,7 +133,7 @@ def test_where_no_engine_can_run_its_reason_is_told(
 
 @pytest.mark.parametrize("built_for", [OLDER, A100], ids=["stale", "foreign"])
 def test_another_engine_is_built_in_its_place(
-    built_for: Machine,
+    built_for: Platform,
     tiny_repository: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

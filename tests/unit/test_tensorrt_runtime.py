@@ -11,7 +11,7 @@ import pytest
 
 from models.runtime import cuda_driver, tensorrt_runtime
 from models.runtime.cuda_driver import Device, NoDevice
-from models.runtime.engine_cache import ComputeCapability, Machine
+from models.runtime.engine_plan import ComputeCapability, Platform
 from models.runtime.tensorrt_runtime import NoTensorRT
 
 H100 = ("NVIDIA H100 80GB HBM3", (9, 0))
@@ -65,12 +65,12 @@ def test_the_gpus_of_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         Device("NVIDIA L4", ComputeCapability(8, 9)),
     ]
     assert cuda_driver.device(1).name == "NVIDIA L4"
-    with pytest.raises(NoDevice, match="none with the number 2, only 0, 1"):
+    with pytest.raises(NoDevice, match="there is no GPU 2, only 0, 1"):
         cuda_driver.device(2)
 
 
 def test_without_a_driver() -> None:
-    with pytest.raises(NoDevice, match=r"^no NVIDIA driver: libnothing\.so is not there$"):
+    with pytest.raises(NoDevice, match=r"^no NVIDIA driver: libnothing\.so is not installed$"):
         cuda_driver.devices("libnothing.so")
 
 
@@ -101,18 +101,18 @@ def test_a_machine_has_one_entry_for_each_kind_of_gpu(monkeypatch: pytest.Monkey
     install(monkeypatch, Driver(L4, L4, H100))
     have(monkeypatch, "tensorrt", "11.4.0.106")
     have(monkeypatch, "tensorrt_rtx", "1.7.1.116")
-    l4 = Machine("tensorrt", "11.4.0.106", ComputeCapability(8, 9), "NVIDIA L4")
-    h100 = Machine("tensorrt", "11.4.0.106", ComputeCapability(9, 0), "NVIDIA H100 80GB HBM3")
-    assert tensorrt_runtime.here() == [l4, h100]
-    assert [found.flavour for found in tensorrt_runtime.here("tensorrt_rtx")] == ["tensorrt_rtx"] * 2
-    assert (l4.tag, tensorrt_runtime.here("tensorrt_rtx")[1].tag) == ("sm89-trt11.4", "sm90-rtx1.7")
+    l4 = Platform("tensorrt", "11.4.0.106", ComputeCapability(8, 9), "NVIDIA L4")
+    h100 = Platform("tensorrt", "11.4.0.106", ComputeCapability(9, 0), "NVIDIA H100 80GB HBM3")
+    assert tensorrt_runtime.platforms() == [l4, h100]
+    assert [found.flavour for found in tensorrt_runtime.platforms("tensorrt_rtx")] == ["tensorrt_rtx"] * 2
+    assert (l4.tag, tensorrt_runtime.platforms("tensorrt_rtx")[1].tag) == ("sm89-trt11.4", "sm90-rtx1.7")
 
 
 def test_without_a_gpu_tensorrt_is_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, Driver())
     monkeypatch.setattr(tensorrt_runtime, "load", lambda flavour: pytest.fail("TensorRT was imported"))
     with pytest.raises(NoDevice):
-        tensorrt_runtime.here()
+        tensorrt_runtime.platforms()
 
 
 def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,16 +15,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.__main__ import app
 from models.artifact import manifest
 from models.artifact.manifest import Manifest
 from models.runtime import engine_cache, tuning
-from models.runtime.tuning import Bounds, Host, Measurement, NotTuned, Tuning, TuningError
+from models.runtime.tuning import Bounds, Host, Measurement, NotTuned, TuningError, TuningProfile
+from service.cli.tune import app
 from service.core.settings import Settings, available_cpus
 from tests.support.service import serve
 from tests.support.tiny import copy_repository
 
-HOST = Host(processor="a processor", cpus=4, runtimes={"onnxruntime": "1.0"})
+HOST = Host(cpu="a CPU", cpus=4, runtimes={"onnxruntime": "1.0"})
 
 
 def measured(
@@ -47,8 +47,8 @@ def measured(
     )
 
 
-def tuned(described: Manifest, *measurements: Measurement, host: Host = HOST, **bounds: Any) -> Tuning:
-    return Tuning(
+def tuned(described: Manifest, *measurements: Measurement, host: Host = HOST, **bounds: Any) -> TuningProfile:
+    return TuningProfile(
         schema=1,
         model=described.name,
         version=described.version,
@@ -72,7 +72,7 @@ def described(repository: Path) -> Manifest:
 
 
 @pytest.fixture
-def here(tmp_path: Path, described: Manifest) -> Tuning:
+def here(tmp_path: Path, described: Manifest) -> TuningProfile:
     """Measurements of this machine, in a cache at `tmp_path`; int8 is best."""
     found = tuned(
         described,
@@ -126,7 +126,7 @@ def test_the_ratio_is_to_float32_at_the_same_batch(described: Manifest) -> None:
     assert found.ratio(TABLE[3]) is None
 
 
-def test_what_was_written_is_read(here: Tuning, tmp_path: Path, described: Manifest) -> None:
+def test_what_was_written_is_read(here: TuningProfile, tmp_path: Path, described: Manifest) -> None:
     assert tuning.read(tmp_path, described, Host.here(available_cpus())) == here
     path = engine_cache.tuning_file(tmp_path, described.artifacts[0].sha256)
     assert json.loads(path.read_text())["host"]["cpus"] == available_cpus()
@@ -140,8 +140,8 @@ def test_nothing_measured(tmp_path: Path, described: Manifest) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"processor": "another"}, "processor: a processor there, another here"),
-        ({"cpus": 8}, "number of processors: 4 there, 8 here"),
+        ({"cpu": "another"}, "CPU: a CPU there, another here"),
+        ({"cpus": 8}, "number of CPUs: 4 there, 8 here"),
         ({"runtimes": {"onnxruntime": "2.0"}}, r"onnxruntime: 1\.0 there, 2\.0 here"),
         ({"runtimes": {"onnxruntime": "1.0", "openvino": "3.0"}}, r"openvino: none there, 3\.0 here"),
         ({"devices": ("NVIDIA H100",)}, "GPUs: none there, NVIDIA H100 here"),
@@ -151,7 +151,7 @@ def test_measurements_of_another_machine(
     change: dict[str, Any], message: str, tmp_path: Path, described: Manifest
 ) -> None:
     tuning.write(tmp_path, described, tuned(described, *TABLE))
-    with pytest.raises(TuningError, match=f"measured elsewhere: {message}$"):
+    with pytest.raises(TuningError, match=f"measured on another machine: {message}$"):
         tuning.read(tmp_path, described, HOST.model_copy(update=change))
 
 
@@ -159,7 +159,7 @@ def test_measurements_of_other_files(tmp_path: Path, described: Manifest) -> Non
     found = tuned(described, *TABLE)
     other = found.model_copy(update={"artifacts": {**found.artifacts, "model.int8.onnx": "0" * 64}})
     tuning.write(tmp_path, described, other)
-    with pytest.raises(TuningError, match=r"of other files than this version has: model\.int8\.onnx$"):
+    with pytest.raises(TuningError, match=r"with other files than this version has: model\.int8\.onnx$"):
         tuning.read(tmp_path, described, HOST)
 
 
@@ -181,7 +181,7 @@ def used(answer: dict[str, Any]) -> tuple[object, ...]:
     return tuple(answer[name] for name in ("executor", "precision", "threads", "max_batch"))
 
 
-def test_the_service_uses_the_best(here: Tuning, tmp_path: Path, repository: Path) -> None:
+def test_the_service_uses_the_best(here: TuningProfile, tmp_path: Path, repository: Path) -> None:
     answer = shown(repository, tmp_path)
     assert used(answer) == ("onnxruntime-cpu", "int8", 1, 4)
     reason = answer["chosen"].pop("reason")
@@ -189,7 +189,7 @@ def test_the_service_uses_the_best(here: Tuning, tmp_path: Path, repository: Pat
     assert reason == "measured on 2026-01-02: 300.0 images/s with 13.3 ms a batch of 4"
 
 
-def test_what_is_set_wins(here: Tuning, tmp_path: Path, repository: Path) -> None:
+def test_what_is_set_wins(here: TuningProfile, tmp_path: Path, repository: Path) -> None:
     answer = shown(repository, tmp_path, precision="float32", max_batch=4)
     assert used(answer) == ("onnxruntime-cpu", "float32", 2, 4)
     assert [answer["chosen"][name] for name in ("executor", "precision", "threads", "max_batch")] == [
@@ -197,7 +197,7 @@ def test_what_is_set_wins(here: Tuning, tmp_path: Path, repository: Path) -> Non
     ]  # fmt: skip
 
 
-def test_what_is_set_and_was_not_measured(here: Tuning, tmp_path: Path, repository: Path) -> None:
+def test_what_is_set_and_was_not_measured(here: TuningProfile, tmp_path: Path, repository: Path) -> None:
     answer = shown(repository, tmp_path, threads=7)
     assert used(answer)[:3] == ("onnxruntime-cpu", "float32", 7)
     assert answer["chosen"]["threads"] == "set"
@@ -212,8 +212,8 @@ def test_measurements_from_elsewhere_are_ignored_and_said(
     with caplog.at_level(logging.WARNING):
         answer = shown(repository, tmp_path)
     assert used(answer)[:3] == ("onnxruntime-cpu", "float32", 1)
-    assert "measured elsewhere" in answer["chosen"]["reason"]
-    assert [record.message for record in caplog.records if "measured elsewhere" in record.message]
+    assert "measured on another machine" in answer["chosen"]["reason"]
+    assert [record.message for record in caplog.records if "measured on another machine" in record.message]
 
 
 def test_without_measurements_the_default_rule(
@@ -222,7 +222,7 @@ def test_without_measurements_the_default_rule(
     with caplog.at_level(logging.WARNING):
         answer = shown(repository, tmp_path)
     assert used(answer)[:3] == ("onnxruntime-cpu", "float32", 1)
-    assert answer["chosen"]["reason"] == "nothing was measured on this machine: resnet-export tune does"
+    assert answer["chosen"]["reason"] == "there is no profile for this machine: run resnet-serve tune"
     assert not caplog.records
 
 
@@ -260,9 +260,9 @@ def test_tune_measures_every_engine_there_is(run: tuple[str, Path], described: M
         rows = [row for row in found.measurements if (row.executor, row.precision) == kind]
         assert [row.batch for row in rows][:3] == [1, 2, 4]
         assert {row.rounds for row in rows} == {3}
-        assert {row.copies for row in rows} == {min(8, available_cpus())}  # an image takes far less than 2 ms
+        assert {row.instances for row in rows} == {min(8, available_cpus())}  # an image takes far less than 2 ms
         assert all(
-            row.latency_ms * row.images_per_second == pytest.approx(1000 * row.batch * row.copies) for row in rows
+            row.latency_ms * row.images_per_second == pytest.approx(1000 * row.batch * row.instances) for row in rows
         )
 
 
@@ -292,6 +292,6 @@ def test_the_accuracy_loss_is_the_manifests(run: tuple[str, Path], described: Ma
 )
 def test_tune_refuses(arguments: list[str], message: str, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(repository)
-    done = CliRunner().invoke(app, ["tune", *arguments])
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2
     assert message in done.output

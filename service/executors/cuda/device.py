@@ -15,7 +15,7 @@ import numpy as np
 from cuda.bindings import driver, nvrtc, runtime
 
 from models.imaging.preprocess import UInt8Array
-from models.runtime.engine_cache import ComputeCapability
+from models.runtime.engine_plan import ComputeCapability
 from service.executors.base import DeviceLost
 from service.executors.cuda import CudaError
 

@@ -1,8 +1,4 @@
-"""Finds out what a machine computes a model best with: every executor, precision, number of threads and batch, in turn.
-
-It needs the service's executors and writes what the service reads, and the service may not measure for minutes while it
-starts: so it stands here, where both may be imported, and `resnet-export tune` runs it as a process of its own.
-"""
+"""Trials of `resnet-serve tune`: every executor, precision, number of threads and batch size, timed in turn."""
 
 from __future__ import annotations
 
@@ -16,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.timing import visit
 from models.artifact import golden, manifest, parity
 from models.artifact.manifest import Artifact, Manifest, Precision
 from models.artifact.parity import Float32Array
@@ -24,37 +19,38 @@ from models.console import console
 from models.imaging.preprocess import UInt8Array
 from models.progress import progress_bar
 from models.runtime import tuning
-from models.runtime.tuning import Bounds, Host, Measurement, Tuning
+from models.runtime.tuning import Bounds, Host, Measurement, TuningProfile
 from service import executors
+from service.cli.tune_timing import time_calls
 from service.core.settings import available_cpus
 from service.engine.arrangement import arrange
 from service.executors.base import Executor, ExecutorError, Source, close_all, compute
 from service.registry.repository import LoadError, checked
 
 BATCHES = (1, 2, 4, 8, 16, 32)
-_SLOWEST = 1.0
-"""Seconds a batch; larger ones of that engine are not tried. Under a bound, twice the bound."""
-_VISIT = 0.2
-"""Seconds of each engine and batch in each round, if there are so many."""
-_LEAST_ROUNDS, _MOST_ROUNDS = 3, 12
-_RUN = 0.02
-"""Seconds of a run, or one batch if that takes longer."""
+_MAX_BATCH_SECONDS = 1.0
+"""Larger batches of an engine are not tried beyond this time. With a latency bound: twice the bound."""
+_TIMING_SECONDS = 0.2
+"""Time per engine and batch size in each round, if there is enough time."""
+_MIN_ROUNDS, _MAX_ROUNDS = 3, 12
+_RUN_SECONDS = 0.02
+"""Time of a run, or one batch if that takes longer."""
 _REPEATS = 2
-_ANSWER = frozenset({"probabilities"})
+_OUTPUTS = frozenset({"probabilities"})
 
 
 @dataclass(frozen=True)
-class Engine:
-    """A loaded executor, which has answered the golden images as it should."""
+class Candidate:
+    """Loaded instances of an executor in one precision, checked on the golden images."""
 
     executor: str
     precision: Precision
     threads: int
     accuracy_loss: float
-    loaded: Sequence[Executor]
+    instances: Sequence[Executor]
     """As many as the service would have."""
     pool: ThreadPoolExecutor
-    """A thread for each of them."""
+    """A thread per instance."""
 
     @property
     def name(self) -> str:
@@ -63,54 +59,55 @@ class Engine:
 
 @dataclass(eq=False)
 class _Trial:
-    """An engine with batches of one size, and what was measured of it so far."""
+    """A candidate with one batch size, and its timings so far."""
 
-    engine: Engine
+    candidate: Candidate
     pixels: UInt8Array
     batches: int
-    """In a run, so many that handing them to threads counts for nothing."""
+    """Batches per run and instance, so many that the hand-over to threads does not count."""
     estimate: float
-    """Seconds of a run, of a single batch."""
+    """Expected seconds of a run."""
     seconds: list[float] = field(default_factory=list)
+    """Time of a batch in each round."""
     disturbed: list[bool] = field(default_factory=list)
 
     def run(self) -> None:
-        """So many batches on each executor, on all of them at the same time."""
-        for done in [self.engine.pool.submit(self._compute, executor) for executor in self.engine.loaded]:
+        """Compute the batches on all instances at the same time."""
+        for done in [self.candidate.pool.submit(self._compute, instance) for instance in self.candidate.instances]:
             done.result()
 
-    def _compute(self, executor: Executor) -> None:
+    def _compute(self, instance: Executor) -> None:
         for _ in range(self.batches):
-            compute(executor, self.pixels, _ANSWER)
+            compute(instance, self.pixels, _OUTPUTS)
 
 
-def tune(version: Path, cache: Path, bounds: Bounds, seconds: float, threads: Sequence[int] = ()) -> Tuning:
-    """Measure a version on this machine and keep the result in the engine cache.
+def tune(version: Path, cache: Path, bounds: Bounds, seconds: float, threads: Sequence[int] = ()) -> TuningProfile:
+    """Measure a version on this machine and store the profile in the engine cache.
 
     Args:
         version: folder in a model repository.
         cache: folder of the engine cache.
-        bounds: what the best must keep within; all is measured all the same.
-        seconds: about how long to measure, after everything is loaded.
-        threads: numbers of threads to try. Default: powers of two up to all processors, and all.
+        bounds: limits of the best measurement; candidates beyond them are measured too.
+        seconds: approximate time to measure, after all candidates are loaded.
+        threads: numbers of threads to try. Default: powers of two up to the number of CPUs, and that number.
 
     Raises:
         ManifestError: the version cannot be read.
-        ExecutorError: nothing can compute it here.
-        OSError: the result cannot be written.
+        ExecutorError: no executor on this machine can compute it.
+        OSError: the profile cannot be written.
     """
     described = manifest.read(version)
     images, logits = golden.read(version / manifest.GOLDEN_FILE)
-    engines = list(load_engines(version, described, images, logits, threads or _thread_counts(), cache))
-    if not engines:
+    candidates = list(load_candidates(version, described, images, logits, threads or _thread_counts(), cache))
+    if not candidates:
         raise ExecutorError(f"{described.name} version {described.version}: no executor here can compute it")
     try:
-        measurements = _measure(engines, images, bounds, seconds)
+        measurements = _measure(candidates, images, bounds, seconds)
     finally:
-        for engine in engines:
-            engine.pool.shutdown()
-            close_all(engine.loaded)
-    result = Tuning(
+        for candidate in candidates:
+            candidate.pool.shutdown()
+            close_all(candidate.instances)
+    profile = TuningProfile(
         schema=1,
         model=described.name,
         version=described.version,
@@ -120,19 +117,19 @@ def tune(version: Path, cache: Path, bounds: Bounds, seconds: float, threads: Se
         bounds=bounds,
         measurements=tuple(measurements),
     )
-    tuning.write(cache, described, result)
-    return result
+    tuning.write(cache, described, profile)
+    return profile
 
 
-def load_engines(
+def load_candidates(
     version: Path,
     described: Manifest,
     images: UInt8Array,
     logits: Float32Array,
     threads: Sequence[int],
     cache: Path,
-) -> Iterator[Engine]:
-    """Everything that computes a version here. What is there and does not is told."""
+) -> Iterator[Candidate]:
+    """Everything that computes a version on this machine; prints the candidates whose answers are wrong."""
     for name in executors.names():
         try:
             runtime = executors.find(name)
@@ -146,15 +143,15 @@ def load_engines(
                     loaded, _ = arrange(checked(runtime, source, images, logits), images, count, None, available_cpus())
                 except ExecutorError:
                     break
-                except LoadError as error:  # it computes something else
+                except LoadError as error:
                     console.print(f"left out: {error}", highlight=False, markup=False, soft_wrap=True)
                     break
                 if not loaded[0].computes:
                     close_all(loaded)
                     break
                 loss = _accuracy_loss(described, artifact, precision, loaded[0], images, logits)
-                yield Engine(name, precision, count, loss, loaded, ThreadPoolExecutor(len(loaded)))
-                if loaded[0].device != "cpu":  # threads are the host's
+                yield Candidate(name, precision, count, loss, loaded, ThreadPoolExecutor(len(loaded)))
+                if loaded[0].device != "cpu":  # threads are those of the host
                     break
 
 
@@ -166,7 +163,7 @@ def _accuracy_loss(
     images: UInt8Array,
     logits: Float32Array,
 ) -> float:
-    """What the manifest has measured, and where the executor rounds more than the file, the golden images as well."""
+    """The loss that the manifest records; if the executor rounds more than the file, at least that on golden images."""
     reference = next((item.accuracy for item in described.artifacts if item.precision == "float32"), None)
     if artifact.accuracy is not None and reference is not None:
         loss = reference.top1 - artifact.accuracy.top1
@@ -178,40 +175,40 @@ def _accuracy_loss(
     return max(loss, 1 - parity.compare(np.concatenate(answers), logits).top1_agreement)
 
 
-def _measure(engines: Sequence[Engine], images: UInt8Array, bounds: Bounds, seconds: float) -> list[Measurement]:
+def _measure(candidates: Sequence[Candidate], images: UInt8Array, bounds: Bounds, seconds: float) -> list[Measurement]:
     end = time.monotonic() + seconds
-    slowest = _SLOWEST if bounds.max_latency_ms is None else 2 * bounds.max_latency_ms / 1000
-    trials = [trial for engine in engines for trial in _trials(engine, images, slowest)]
-    length = min(_VISIT, seconds / (_LEAST_ROUNDS * len(trials)))
-    # One call before it is timed, then as many as fit in the visit.
+    longest = _MAX_BATCH_SECONDS if bounds.max_latency_ms is None else 2 * bounds.max_latency_ms / 1000
+    trials = [trial for candidate in candidates for trial in _trials(candidate, images, longest)]
+    length = min(_TIMING_SECONDS, seconds / (_MIN_ROUNDS * len(trials)))
+    # Each timing has one call that does not count, then as many calls as fit in its time.
     possible = int((end - time.monotonic()) / sum(trial.estimate + max(trial.estimate, length) for trial in trials))
-    rounds = min(max(possible, _LEAST_ROUNDS), _MOST_ROUNDS)
+    rounds = min(max(possible, _MIN_ROUNDS), _MAX_ROUNDS)
     with progress_bar("measuring", total=rounds * len(trials), unit="timings") as progress:
         for turn in range(rounds):
             for index, trial in enumerate(trials):
-                _visit(trial, length, end)
+                _time(trial, length, end)
                 progress.update(turn * len(trials) + index + 1)
     return [_measurement(trial) for trial in trials]
 
 
-def _trials(engine: Engine, images: UInt8Array, slowest: float) -> Iterator[_Trial]:
-    for batch in engine.loaded[0].buckets or BATCHES:
+def _trials(candidate: Candidate, images: UInt8Array, longest: float) -> Iterator[_Trial]:
+    for batch in candidate.instances[0].buckets or BATCHES:
         pixels = images[np.arange(batch) % len(images)]
-        for executor in engine.loaded:
-            compute(executor, pixels, _ANSWER)  # plans the memory of this shape
+        for instance in candidate.instances:
+            compute(instance, pixels, _OUTPUTS)  # plans the memory of this shape
         started = time.perf_counter()
-        compute(engine.loaded[0], pixels, _ANSWER)
+        compute(candidate.instances[0], pixels, _OUTPUTS)
         taken = time.perf_counter() - started
-        if taken > slowest and batch > 1:
+        if taken > longest and batch > 1:
             return
-        batches = math.ceil(_RUN / taken)
-        yield _Trial(engine, pixels, batches, batches * taken)
+        batches = math.ceil(_RUN_SECONDS / taken)
+        yield _Trial(candidate, pixels, batches, batches * taken)
 
 
-def _visit(trial: _Trial, length: float, end: float) -> None:
-    """Time a trial; again, while there is time for it, if something else ran meanwhile."""
+def _time(trial: _Trial, length: float, end: float) -> None:
+    """Time a trial; repeat it if other processes disturbed it and there is time left."""
     for _ in range(1 + _REPEATS):
-        timed = visit(trial.run, length)
+        timed = time_calls(trial.run, length)
         if not timed.disturbed or time.monotonic() > end:
             break
     trial.seconds.append(timed.seconds / trial.batches)
@@ -219,17 +216,17 @@ def _visit(trial: _Trial, length: float, end: float) -> None:
 
 
 def _measurement(trial: _Trial) -> Measurement:
-    engine, batch = trial.engine, len(trial.pixels)
+    candidate, batch = trial.candidate, len(trial.pixels)
     seconds = float(np.median(trial.seconds))
     return Measurement(
-        executor=engine.executor,
-        precision=engine.precision,
-        threads=engine.threads,
+        executor=candidate.executor,
+        precision=candidate.precision,
+        threads=candidate.threads,
         batch=batch,
-        copies=len(engine.loaded),
-        images_per_second=batch * len(engine.loaded) / seconds,
+        instances=len(candidate.instances),
+        images_per_second=batch * len(candidate.instances) / seconds,
         latency_ms=seconds * 1000,
-        accuracy_loss=engine.accuracy_loss,
+        accuracy_loss=candidate.accuracy_loss,
         rounds=len(trial.seconds),
         disturbed=sum(trial.disturbed) > len(trial.disturbed) / 2,
     )

@@ -1,0 +1,126 @@
+"""`resnet-serve tune`: measures what computes a model fastest on this machine, for the service's next start."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from models.artifact import manifest
+from models.artifact.manifest import ManifestError
+from models.console import fail
+from models.runtime.engine_cache import ENVIRONMENT, default_folder, tuning_file
+from models.runtime.tuning import Bounds, Measurement, TuningProfile, engine_of, key
+from service.cli.tune_trials import tune
+from service.executors.base import ExecutorError
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def tune_command(
+    path: Annotated[Path, typer.Argument(help="Model in a repository; its newest version.", metavar="REPOSITORY/NAME")],
+    cache: Annotated[
+        Path | None,
+        typer.Option(envvar=ENVIRONMENT, help="Folder of the profile. Default: ~/.cache/resnet-serve."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Time to measure; a longer time is more exact.", min=1)] = 180.0,
+    max_latency: Annotated[
+        float | None, typer.Option(help="Largest time of a batch in milliseconds. Default: no limit.", min=0.01)
+    ] = None,
+    max_accuracy_loss: Annotated[
+        float, typer.Option(help="Share of images by which top-1 may fall against float32.", min=0)
+    ] = 0.01,
+    threads: Annotated[
+        str | None, typer.Option(help="Numbers of threads to try, such as 1,4. Default: powers of two, and all CPUs.")
+    ] = None,
+) -> None:
+    """Measure what computes a model fastest on this machine, for the service to use from its next start.
+
+    Every executor, precision, number of threads and batch size is measured in turn. The result is a profile,
+    tuning.json, in the engine cache.
+    """
+    folder = cache or default_folder()
+    counts = () if threads is None else _numbers(threads, "--threads")
+    bounds = Bounds(max_latency_ms=max_latency, max_accuracy_loss=max_accuracy_loss)
+    try:
+        version = manifest.find_versions(path)[-1]
+        profile = tune(version, folder, bounds, seconds, counts)
+        file = tuning_file(folder, key(manifest.read(version)))
+    except (ManifestError, ExecutorError, OSError) as error:
+        fail(error)
+    Console().print(_table(profile))
+    if any(not profile.bounds.allow(row) for row in profile.measurements):
+        typer.echo("(…) beyond the bounds")
+    if any(row.disturbed for row in profile.measurements):
+        typer.echo("* other processes used the CPUs: tune again on a quiet machine")
+    typer.echo(_best_of(profile))
+    typer.echo(f"written: {file}")
+    if importlib.util.find_spec("matplotlib") is None:
+        typer.echo("no plot: it needs the package matplotlib")
+        return
+    from service.cli.tune_plot import plot
+
+    plot(profile, file)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the command with the arguments behind `tune`, and exit."""
+    app(args=list(arguments), prog_name="resnet-serve tune")
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise typer.BadParameter(f"{option} takes numbers such as 1,8, not {text!r}")
+    return numbers
+
+
+def _table(profile: TuningProfile) -> Table:
+    """Images per second: a row per engine, a column per batch size."""
+    batches = sorted({row.batch for row in profile.measurements})
+    title = "images per second, by batch size; loss of accuracy"
+    table = Table("engine", "threads", *map(str, batches), "loss", title=title)
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.justify = "right"
+    best = profile.best()
+    for engine in dict.fromkeys(map(engine_of, profile.measurements)):
+        rows = {row.batch: row for row in profile.measurements if engine_of(row) == engine}
+        executor, precision, threads = engine
+        cells = [_cell(rows[batch], profile, best) if batch in rows else "" for batch in batches]
+        loss = next(iter(rows.values())).accuracy_loss
+        table.add_row(f"{executor} {precision}", str(threads), *cells, f"{loss:.1%}")
+    return table
+
+
+def _cell(row: Measurement, profile: TuningProfile, best: Measurement | None) -> str:
+    rate = f"{row.images_per_second:,.0f}{'*' if row.disturbed else ''}"
+    if row == best:
+        return f"[bold]{rate}[/bold]"
+    return rate if profile.bounds.allow(row) else f"[dim]({rate})[/dim]"
+
+
+def _best_of(profile: TuningProfile) -> str:
+    """The engine that the service will use, and its gain, in one line."""
+    best = profile.best()
+    if best is None:
+        return "no measurement keeps the bounds: the service uses its default rule"
+    line = (
+        f"best: {best.executor} {best.precision}, threads {best.threads}, batches of up to {best.batch}: "
+        f"{best.images_per_second:,.1f} images/s, {best.latency_ms:.1f} ms per batch"
+    )
+    ratio = profile.ratio(best)
+    return line if ratio is None else f"{line}, {ratio:.2f} x ONNX Runtime in float32 at the same batch"
+
+
+if __name__ == "__main__":
+    app(prog_name="resnet-serve tune")
