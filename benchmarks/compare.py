@@ -26,7 +26,7 @@ PHOTOGRAPHS = ROOT / "export" / "photographs"
 RANDOM_RESNET50 = ROOT / "build" / "compare"
 """Folder of the ResNet-50 with random weights, which is built once."""
 MODELS = ("resnet20", "resnet50")
-_WARM_UP_SECONDS = 1.0
+WARM_UP_SECONDS = 1.0
 _SECONDS_TO_END = 60.0
 
 Report = Callable[[str], None]
@@ -114,7 +114,7 @@ def compare(
     measured: list[ComparedRound] = []
     with _running(before) as first, _running(after) as second:
         for port in (first, second):
-            client.run_closed(port, requests, load.connections, 2 * _WARM_UP_SECONDS)
+            client.run_closed(port, requests, load.connections, 2 * WARM_UP_SECONDS)
         while len(measured) < rounds:
             order = (first, second) if len(measured) % 2 == 0 else (second, first)
             start = cpu_usage()
@@ -171,7 +171,7 @@ def repository_options(model: str, resnet50: Path | None) -> list[str]:
 
 
 def _rate(port: int, requests: Sequence[bytes], connections: int, seconds: float) -> float:
-    client.run_closed(port, requests, connections, _WARM_UP_SECONDS)
+    client.run_closed(port, requests, connections, WARM_UP_SECONDS)
     outcome = client.run_closed(port, requests, connections, seconds)
     failed = [status for status in outcome.statuses if status != 200]
     if failed:

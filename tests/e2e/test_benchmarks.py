@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import engines, fusion, timing
+from benchmarks import compare, engines, fusion, timing
 from benchmarks.__main__ import app
 from tests.support.tiny import copy_repository
 
@@ -22,6 +22,7 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "_SECONDS", 0.0)
+    monkeypatch.setattr(compare, "WARM_UP_SECONDS", 0.05)
     for module in (engines, fusion):
         monkeypatch.setattr(module, "interleave", partial(timing.interleave, rounds=2))
 
@@ -101,6 +102,27 @@ def test_serve(tiny_repository: Path, tmp_path: Path) -> None:
     assert rows["tensor, 1"]["ceiling"] == max(alone[f"engine together {n}"]["images_per_second"] for n in (1, 4))
     for picture in ("serve", "serve-latencies"):
         assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare(tmp_path: Path) -> None:
+    checkout = str(compare.ROOT)
+    quick = ["--loads", "resnet20:2", "--rounds", "2", "--seconds", "0.05", "--retries", "0"]
+    slower = ["--after-options", "--executor simulated:20 --max-batch 1"]
+    flags = [checkout, checkout, *quick, *slower, "--before-options", "--executor simulated:0"]
+    result = CliRunner().invoke(app, ["compare", *flags, "--out", str(tmp_path / "rounds.json")])
+    assert result.exit_code == 0, result.output
+    rounds = json.loads((tmp_path / "rounds.json").read_text())["resnet20, 2 connections"]
+    assert len(rounds) == 2
+    assert all(row["after"] < row["before"] for row in rounds)
+    assert result.output.count("other load") == 2
+
+
+def test_compare_reports_failed_requests() -> None:
+    checkout = str(compare.ROOT)
+    flags = [checkout, checkout, "--loads", "resnet20:1", "--seconds", "0.05", "--before-options", "--max-pixels 1"]
+    result = CliRunner().invoke(app, ["compare", *flags])
+    assert result.exit_code == 2
+    assert "requests failed, the first with 413" in result.output
 
 
 @pytest.mark.parametrize(

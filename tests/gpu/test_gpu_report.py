@@ -58,15 +58,15 @@ def test_every_executor_that_is_there_is_checked_and_measured(versions: list[Pat
     report = GpuReport(cuda_driver.devices())
     lines = list(gpu.examine_all(versions, tmp_path, report))
     assert lines[:2] == [
-        "- tiny, onnxruntime-cuda float32: golden images within its bound on every bucket and lane",
-        "- tiny, tensorrt float32: golden images within its bound on every bucket and lane",
+        "- tiny, onnxruntime-cuda float32: golden images within its bound on every bucket and stream",
+        "- tiny, tensorrt float32: golden images within its bound on every bucket and stream",
     ]
     rows = json.loads((tmp_path / "engines.json").read_text())
     assert [(row["executor"], row["batch"]) for row in rows] == [
         *(("onnxruntime-cuda", batch) for batch in (1, 32, 64)),
         *(("tensorrt", batch) for batch in (1, 32)),  # of which its engine takes no more
     ]
-    assert all(row["one_at_a_time"] > 0 and row["all_streams"] > 0 for row in rows)
+    assert all(row["one_stream"] > 0 and row["all_streams"] > 0 for row in rows)
     assert (tmp_path / "engines.png").read_bytes().startswith(b"\x89PNG")
     text = report.text()
     assert text.startswith(f"# GPU report: {fake_gpu.NAME}")
@@ -150,7 +150,7 @@ def test_decoders_are_compared_and_timed(photographs: list[tuple[str, bytes]], m
     )
     assert [line.split(" | ")[:3] for line in lines[4:]] == [
         ["| GPU", str(threads), str(together)] for threads in (1, 2) for together in (1, 8, 32)
-    ] + [["| processors", str(len(os.sched_getaffinity(0))), "1"]]
+    ] + [["| CPUs", str(len(os.sched_getaffinity(0))), "1"]]
 
 
 def test_a_service_that_serves_nothing_is_not_measured(tmp_path: Path) -> None:
