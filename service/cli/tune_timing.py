@@ -1,4 +1,4 @@
-"""Timing beside a check whether other processes used the CPUs, from /proc/stat (Linux)."""
+"""CallTiming beside a check whether other processes used the CPUs, from /proc/stat (Linux)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class CpuUsage:
 
 
 @dataclass(frozen=True)
-class Timing:
+class CallTiming:
     """Calls of one function."""
 
     seconds: float
@@ -57,7 +57,7 @@ class Timing:
     """Whether other processes used more than `MAX_OTHER_LOAD` of the CPUs."""
 
 
-def time_calls(run: Callable[[], object], seconds: float) -> Timing:
+def time_calls(run: Callable[[], object], seconds: float) -> CallTiming:
     """Call a function for a number of seconds, at least once, after one call that is not timed."""
     run()  # fills the caches, which hold data of the function before
     before = CpuUsage.now(time.process_time())
@@ -68,4 +68,4 @@ def time_calls(run: Callable[[], object], seconds: float) -> Timing:
         run()
         calls.append(time.perf_counter() - started)
     other_load = before.other_load(CpuUsage.now(time.process_time()))
-    return Timing(float(np.median(calls)), other_load > MAX_OTHER_LOAD)
+    return CallTiming(float(np.median(calls)), other_load > MAX_OTHER_LOAD)
