@@ -1,4 +1,4 @@
-"""The application: startup, run, shutdown."""
+"""The application: joins the two sides of the service, and all routes and middlewares."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.core.settings import Settings
 from service.decoding.decoder import Decoder
 from service.executors.cuda.gpu_batcher import DecodeBatcher
 from service.executors.cuda.gpu_jpeg import open_decoder
-from service.http import health, problem_details, v1, v2, web_ui
+from service.http import health, openapi, problem_details, v2, web_ui
 from service.http.access_log import AccessLogMiddleware
-from service.http.api_keys import ApiKeyStore, require_api_key
+from service.http.api_keys import ApiKeyCheck, ApiKeyStore
 from service.http.limits import RequestLimitsMiddleware
-from service.http.parameters import Shortcut
 from service.http.problem_details import Problem
 from service.http.rate_limit import RateLimiter
+from service.http.v1 import classify, models
 from service.inference.pipeline import Pipeline
 from service.registry.registry import Registry
 from service.telemetry.metrics import Metrics
@@ -36,13 +36,10 @@ log = logging.getLogger(__name__)
 
 
 class Service:
-    """The two sides joined: the registry computes what the pipeline asks for.
-
-    Args:
-        settings: all of them.
+    """The two sides of the service: the pipeline answers requests, the registry computes for it.
 
     Raises:
-        ExecutorError: `decode_gpu` is set and that GPU cannot decode.
+        ExecutorError: `decode_gpu` is set and the GPU cannot decode.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -55,7 +52,7 @@ class Service:
         self.pipeline = Pipeline(self.registry, decoder, settings, self.metrics)
 
     async def start(self) -> None:
-        """Load and warm up every model; a model that fails leaves its reason in the registry."""
+        """Load and warm up every model; the registry keeps the reason if one fails."""
         await self.registry.start()
         if reasons := self.registry.not_ready():
             log.warning("not ready: %s", "; ".join(reasons))
@@ -63,37 +60,40 @@ class Service:
             log.info("ready")
 
     async def close(self) -> None:
-        """Finish the requests that were accepted, then free everything."""
+        """Finish the requests in flight, then free everything."""
         await self.registry.close()
         self.pipeline.close()
 
 
 def create_app(settings: Settings, tracer_provider: TracerProvider | None = None) -> FastAPI:
-    """The service as an ASGI application. Models are loaded in the background once it has started.
+    """Make the ASGI application. Models are loaded in the background after its startup.
 
     Args:
-        settings: all of them.
-        tracer_provider: where spans go, if anywhere; flushed at the end.
+        settings: settings of the service.
+        tracer_provider: receives spans, and is flushed on shutdown; None for no traces.
+
+    Raises:
+        KeyFileError: the file of API keys is not valid.
+        ExecutorError: `decode_gpu` is set and the GPU cannot decode.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        following = asyncio.create_task(follow())
+        loading = asyncio.create_task(load_and_watch())
         try:
             yield
         finally:
             await service.close()
-            await following
+            await loading
             if tracer_provider is not None:
                 await asyncio.to_thread(tracer_provider.shutdown)
 
-    async def follow() -> None:
+    async def load_and_watch() -> None:
         await service.start()
         await service.registry.watch()
 
     service = Service(settings)
-    pipeline = service.pipeline
-    app = Application(
+    app = FastAPI(
         title="resnet-serve",
         version=version("resnet-serve"),
         description="Classifies images with residual networks.",
@@ -107,50 +107,47 @@ def create_app(settings: Settings, tracer_provider: TracerProvider | None = None
         },
     )
     app.state.service = service
-    app.state.pipeline = pipeline
+    app.state.pipeline = service.pipeline
     app.state.metrics = service.metrics
     problem_details.install(app)
-    ring = None if settings.api_keys is None else ApiKeyStore(settings.api_keys)
+    keys = None if settings.api_keys is None else ApiKeyStore(settings.api_keys)
     rates = RateLimiter(settings.rate_limit, settings.rate_burst) if settings.rate_limit else None
-    v1.install(app, **require_api_key(ring, rates, "classify", Problem))
-    app.include_router(v2.router, **require_api_key(ring, rates, "classify", v2.Error))
-    if settings.admin:
-        app.include_router(v2.admin, **require_api_key(ring, rates, "admin", v2.Error))
-    app.include_router(v2.probes)
-    app.include_router(health.router)
-    web_ui.install(app, settings)
-
-    # From the inside. Tracing has FastAPI's router tell a request's span of its route.
-    inside = app.inside if tracer_provider is not None else Shortcut(app.inside, app)
-    # Who has a key is limited by it, once it is known.
-    app.entrance = RequestLimitsMiddleware(inside, settings, service.metrics, rates if ring is None else None)
+    _add_routes(app, settings, service.pipeline, keys, rates)
+    # The last one is the outermost. With API keys, the rate limit applies per key, after authentication.
+    app.add_middleware(
+        RequestLimitsMiddleware, settings=settings, metrics=service.metrics, rates=rates if keys is None else None
+    )
     if settings.cors_origins:
-        app.entrance = CORSMiddleware(
-            app.entrance,
+        app.add_middleware(
+            CORSMiddleware,
             allow_origins=settings.cors_origins.split(),
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id", v2.LENGTH_HEADER],
             expose_headers=["Retry-After", "X-Request-Id", v2.LENGTH_HEADER],
         )
-    app.entrance = AccessLogMiddleware(
-        app.entrance, service.metrics, Spans(tracer_provider) if tracer_provider else None
+    app.add_middleware(
+        AccessLogMiddleware, metrics=service.metrics, spans=Spans(tracer_provider) if tracer_provider else None
     )
     return app
 
 
-class Application(FastAPI):
-    """Has its middlewares around all of FastAPI: a request need not come to it."""
+def _add_routes(
+    app: FastAPI, settings: Settings, pipeline: Pipeline, keys: ApiKeyStore | None, rates: RateLimiter | None
+) -> None:
+    """Add all routes, those of `/v1/classify` first."""
+    classify_key = None if keys is None else ApiKeyCheck(keys, "classify", rates)
+    app.router.routes[:0] = classify.routes(pipeline, classify_key)
+    app.include_router(models.router, **_checked(classify_key, Problem))
+    app.include_router(v2.router, **_checked(classify_key, v2.Error))
+    if settings.admin:
+        admin_key = None if keys is None else ApiKeyCheck(keys, "admin", rates)
+        app.include_router(v2.admin, **_checked(admin_key, v2.Error))
+    app.include_router(v2.probes)
+    app.include_router(health.router)
+    web_ui.install(app, settings)
+    openapi.install(app, classify.documentation(classify_key).routes)
 
-    entrance: ASGIApp
-    """The outermost middleware."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope["app"] = self
-            await self.entrance(scope, receive, send)
-        else:
-            await self.inside(scope, receive, send)
-
-    async def inside(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """FastAPI itself."""
-        await super().__call__(scope, receive, send)
+def _checked(check: ApiKeyCheck | None, error: type[BaseModel]) -> dict[str, Any]:
+    """Options for `include_router`."""
+    return {} if check is None else check.options(error)

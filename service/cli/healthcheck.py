@@ -1,9 +1,10 @@
-"""Asks the service on this machine whether it is ready, for a container's health check.
+"""Health check of a container: asks the service in the same container whether it is ready.
 
-    python -m service.cli.healthcheck     exits with 0 if it is, else says why on standard error and exits with 1
+    python -m service.cli.healthcheck
 
-It finds the service by the environment variables that this was set by. Only the standard library is imported: a check
-every few seconds must not cost what loading the settings does.
+Exits with 0 if the service is ready; otherwise prints the reason on standard error and exits with 1. Port and TLS come
+from the environment variables of the service. Only the standard library is imported, because the check runs every few
+seconds.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ import sys
 import urllib.error
 import urllib.request
 
-_SECONDS = 4.0
+_TIMEOUT_SECONDS = 4.0
 
 
 def main() -> None:
-    """Ask `/readyz` once."""
+    """Request `/readyz` once."""
     tls = bool(os.environ.get("RESNET_SERVE_SSL_CERTFILE"))
     url = f"{'https' if tls else 'http'}://127.0.0.1:{os.environ.get('RESNET_SERVE_PORT', '8000')}/readyz"
-    # The certificate is made out to the name that clients use, and nobody is between this process and that one.
+    # The certificate is for the name that clients use, and the connection stays on this machine.
     context = ssl._create_unverified_context() if tls else None
     try:
-        urllib.request.urlopen(url, timeout=_SECONDS, context=context).close()
+        urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS, context=context).close()
     except urllib.error.HTTPError as error:
         sys.exit(error.read().decode(errors="replace"))
     except OSError as error:

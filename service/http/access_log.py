@@ -1,4 +1,4 @@
-"""Sees every request come and go: gives it an id, and makes a log line, metrics and spans of its record."""
+"""Access log: gives each request an id, and writes a log line, metrics and spans from its context."""
 
 from __future__ import annotations
 
@@ -26,16 +26,22 @@ _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def caller(scope: Scope) -> str:
-    """Who sends a request: the name that authentication found, or else the address."""
-    named: str | None = scope.get("caller")
-    if named is not None:
-        return named
+    """The sender of a request: the name of its API key, or the address of the client."""
+    name: str | None = scope.get("caller")
+    if name is not None:
+        return name
     client = scope.get("client")
     return client[0] if client else ""
 
 
 class AccessLogMiddleware:
-    """ASGI middleware around everything that can be asked."""
+    """ASGI middleware around all others of the service.
+
+    Args:
+        app: the next application.
+        metrics: counts requests.
+        spans: adds spans to the trace of each request; None without tracing.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, spans: Spans | None) -> None:
         self._app = app
@@ -43,21 +49,23 @@ class AccessLogMiddleware:
         self._spans = spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         context = _begin(scope)
-        request_id = context.request_id.encode()
-        status = 500  # of an exception that nobody caught; the server answers it
+        status = 500  # of an exception that no handler answers: ServerErrorMiddleware, further out, does
 
-        async def observed(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, request_id)]
+                message["headers"] = [*message.get("headers", ()), (REQUEST_ID, context.request_id.encode())]
                 if self._spans is not None:
                     self._spans.describe(context)
             await send(message)
 
         try:
-            await self._app(scope, receive, observed)
+            await self._app(scope, receive, send_and_record)
         finally:
             context.caller = caller(scope)
             self._finish(context, status)
@@ -66,11 +74,13 @@ class AccessLogMiddleware:
         seconds = time.monotonic() - context.started
         self._metrics.request(context, status, seconds)
         if self._spans is not None:
+            if context.span is None:  # an unexpected error, which has no response yet
+                self._spans.describe(context)
             self._spans.stages(context)
         if log.isEnabledFor(logging.INFO):
             fields = {"fields": partial(_fields, context, status, seconds)}
             message = ("%s %s %d", (context.method, context.path, status))
-            # As `log.info` does, which would look for the line of code that calls it: half of the cost.
+            # `log.info` also finds the calling line of code, which is half of its cost.
             log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, *message, None, extra=fields))
 
 
@@ -79,7 +89,7 @@ def _begin(scope: Scope) -> RequestContext:
     context = RequestContext(
         request_id=given if _ACCEPTED_ID.fullmatch(given) else f"{getrandbits(64):016x}",
         method=scope["method"],
-        # As it was sent: with percent signs it cannot break a line of the log.
+        # As sent: with percent-encoding it cannot break a line of the log.
         path=scope.get("raw_path", b"").decode("latin-1") or scope["path"],
     )
     request_context.begin(context)
@@ -87,7 +97,7 @@ def _begin(scope: Scope) -> RequestContext:
 
 
 def _fields(context: RequestContext, status: int, seconds: float) -> dict[str, Any]:
-    """What a log line says of a request, in milliseconds."""
+    """The fields of the log line of a request; times in milliseconds."""
     fields: dict[str, Any] = {
         "request_id": context.request_id,
         "caller": context.caller,

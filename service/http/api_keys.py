@@ -1,52 +1,53 @@
-"""API keys: who may classify, and who may load and unload models.
+"""API keys: which clients may classify, and which may load and unload models.
 
-The file holds names, scopes and SHA-256 sums, never a key. A plain sum is enough: keys are 256 random bits, which no
-one guesses however fast the hash is; salts and slow hashes are for passwords.
-
-    python -m service.auth NAME [SCOPE ...]     makes a key, and prints what to put into the file
+The file holds names, scopes and SHA-256 sums, never a key. A plain sum is enough: a key is 256 random bits, which no
+attacker guesses however fast the hash is; salts and slow hashes are for passwords. `service.cli.api_key` makes a key.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import logging
 import os
-import secrets
-import sys
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Request, Security
-from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from starlette.types import Scope
 
 from models.artifact.manifest import SHA256
+from models.validation import first_error
 from service.core.errors import Forbidden, Unauthorized
 from service.http.openapi import errors
 from service.http.rate_limit import RateLimiter
+from service.http.request_body import header
 
 log = logging.getLogger(__name__)
 
-Scope = Literal["classify", "admin"]
+KeyScope = Literal["classify", "admin"]
 
-_bearer = HTTPBearer(auto_error=False, description="Authorization: Bearer KEY")
-_header = APIKeyHeader(name="X-API-Key", auto_error=False)
+_DOCUMENTATION = (
+    Security(HTTPBearer(auto_error=False, description="Authorization: Bearer KEY")),
+    Security(APIKeyHeader(name="X-API-Key", auto_error=False)),
+)
+"""Dependencies that document the two ways to send a key, and check nothing."""
 
 
 class KeyFileError(ValueError):
-    """The file of keys cannot be used; the message says why."""
+    """The file of keys is not valid; the message gives the reason."""
 
 
 class Key(BaseModel):
-    """One line of the file: a key by its sum."""
+    """One entry of the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(min_length=1)]
-    scopes: frozenset[Scope]
+    scopes: frozenset[KeyScope]
     sha256: Annotated[str, Field(pattern=SHA256)]
 
 
@@ -58,54 +59,57 @@ class _KeyFile(BaseModel):
     @model_validator(mode="after")
     def _unique(self) -> _KeyFile:
         if len({key.name for key in self.key}) < len(self.key):
-            raise ValueError("two keys have one name")
+            raise ValueError("two keys have the same name")
         return self
 
 
 class ApiKeyStore:
-    """The keys of a TOML file, read again when it changes.
+    """The keys of a TOML file, which is read again after each change.
 
-    A file that has become unreadable leaves the keys as they were, and says so in the log.
+    If the file becomes invalid, the keys stay as they were, and the log has an error.
+
+    Args:
+        path: the file.
 
     Raises:
-        KeyFileError: the file cannot be used to begin with.
+        KeyFileError: the file is not valid at the start.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._keys: tuple[Key, ...] = ()
-        self._seen = self._look()
+        self._fingerprint = self._stat()
         self._keys = self._read()
 
-    def check(self, secret: str, scope: Scope) -> Key:
-        """The key whose secret this is.
+    def check(self, secret: str, scope: KeyScope) -> Key:
+        """Find the entry of a key.
 
         Raises:
-            Unauthorized: no such key.
-            Forbidden: it lacks the scope.
+            Unauthorized: there is no such key.
+            Forbidden: the key lacks the scope.
         """
         self._refresh()
         digest = hashlib.sha256(secret.encode()).hexdigest()
-        # Every key is compared, so that the time tells nothing of which one came close.
-        found = [key for key in self._keys if hmac.compare_digest(key.sha256, digest)]
-        if not found:
+        # All keys are compared in constant time, so that the duration tells nothing about the keys.
+        matches = [key for key in self._keys if hmac.compare_digest(key.sha256, digest)]
+        if not matches:
             raise Unauthorized("no such API key")
-        if scope not in found[0].scopes:
-            raise Forbidden(f"the API key {found[0].name!r} lacks the scope {scope!r}")
-        return found[0]
+        if scope not in matches[0].scopes:
+            raise Forbidden(f"the API key {matches[0].name!r} lacks the scope {scope!r}")
+        return matches[0]
 
     def _refresh(self) -> None:
-        if (seen := self._look()) == self._seen:
+        if (fingerprint := self._stat()) == self._fingerprint:
             return
-        self._seen = seen
+        self._fingerprint = fingerprint
         try:
             self._keys = self._read()
             log.info("%s: %d keys", self._path, len(self._keys))
         except KeyFileError as error:
             log.error("the API keys stay as they were: %s", error)
 
-    def _look(self) -> tuple[int, ...]:
-        """Changes when the file does; a look costs microseconds, and a key that is taken away is refused at once."""
+    def _stat(self) -> tuple[int, ...]:
+        """A value that changes with the file. Takes microseconds, so that every request can check it."""
         try:
             status = os.stat(self._path)
         except OSError:
@@ -118,50 +122,53 @@ class ApiKeyStore:
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise KeyFileError(f"{self._path}: cannot be read: {error}") from error
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise KeyFileError(f"{self._path}: {place + ': ' if place else ''}{first['msg']}") from error
+            raise KeyFileError(f"{self._path}: {first_error(error)}") from error
 
 
-def require_api_key(
-    ring: ApiKeyStore | None, rates: RateLimiter | None, scope: Scope, error: type[BaseModel]
-) -> dict[str, Any]:
-    """What a router is included with to let only keys with a scope through; nothing where there are no keys.
+class ApiKeyCheck:
+    """Lets a request pass that has a key with a scope, and counts it against the rate of the key.
 
     Args:
-        ring: the keys.
-        rates: requests a second that each key may send; None sets no limit.
-        scope: what a key needs.
-        error: schema of the router's errors, for the documentation.
+        store: the keys.
+        scope: scope that the key needs.
+        rates: request rate per key; None for no limit.
     """
-    if ring is None:
-        return {}
 
-    async def check(
-        request: Request,
-        bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
-        header: Annotated[str | None, Security(_header)],
-    ) -> None:
-        secret = bearer.credentials if bearer is not None else header
+    def __init__(self, store: ApiKeyStore, scope: KeyScope, rates: RateLimiter | None) -> None:
+        self._store = store
+        self._scope = scope
+        self._rates = rates
+
+    def require_api_key(self, scope: Scope) -> None:
+        """Check a request, and set the name of its key as `caller` in its ASGI scope.
+
+        Raises:
+            Unauthorized: no key, or one that does not exist.
+            Forbidden: the key lacks the scope.
+            TooManyRequests: the key is above its rate.
+        """
+        secret = _secret(scope)
         if secret is None:
             raise Unauthorized("an API key is needed: send it as `Authorization: Bearer KEY` or as `X-API-Key: KEY`")
-        name = request.scope["caller"] = ring.check(secret, scope).name
-        if rates is not None:
-            rates.take(name)
+        name = scope["caller"] = self._store.check(secret, self._scope).name
+        if self._rates is not None:
+            self._rates.take(name)
 
-    return {"dependencies": [Depends(check)], "responses": errors(error, 401, 403)}
+    def options(self, error: type[BaseModel]) -> dict[str, Any]:
+        """Options for `include_router` that check and document a FastAPI router.
+
+        Args:
+            error: schema of the errors of the router.
+        """
+
+        async def require_api_key(request: Request) -> None:
+            self.require_api_key(request.scope)
+
+        return {"dependencies": [*_DOCUMENTATION, Depends(require_api_key)], "responses": errors(error, 401, 403)}
 
 
-def make(name: str, scopes: list[str]) -> tuple[str, str]:
-    """A new key, and what stands for it in the file."""
-    secret = secrets.token_urlsafe(32)
-    digest = hashlib.sha256(secret.encode()).hexdigest()
-    return secret, f'[[key]]\nname = {json.dumps(name)}\nscopes = {json.dumps(scopes)}\nsha256 = "{digest}"\n'
-
-
-if __name__ == "__main__":
-    if len(sys.argv) < 2 or not set(sys.argv[2:]) <= set(get_args(Scope)):
-        sys.exit(f"usage: python -m service.auth NAME [SCOPE ...]   scopes: {', '.join(get_args(Scope))}")
-    made, entry = make(sys.argv[1], sys.argv[2:] or ["classify"])
-    print(f"the key, which is shown only here: {made}", file=sys.stderr)
-    print(entry, end="")
+def _secret(scope: Scope) -> str | None:
+    kind, _, credentials = header(scope, b"authorization").partition(" ")
+    if kind.lower() == "bearer" and credentials:
+        return credentials
+    return header(scope, b"x-api-key") or None

@@ -1,44 +1,41 @@
-"""Nothing is computed for a client that has gone."""
+"""Work for a client that disconnects is cancelled."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from types import TracebackType
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
-HANG_UP = "resnet.hang_up"
-"""ASGI extension: a list of functions that the server calls when the client hangs up before it is answered. To wait
-for ASGI's own message takes a task for each request, which costs more than anything else that watches over it."""
+from service.http.connection_state import connection_state
 
 
 class cancel_on_disconnect:
-    """Cancels what runs within, once the client has hung up; not under a server that does not tell.
+    """Context manager that cancels its block when the client disconnects, if the server reports disconnects.
 
     Raises:
         ClientDisconnect: in place of the cancellation.
     """
 
     def __init__(self, scope: Scope) -> None:
-        self._watchers: list[Callable[[], None]] = scope.get("extensions", {}).get(HANG_UP, [])
-        self._gone = False
+        self._callbacks = connection_state(scope).on_disconnect
+        self._disconnected = False
 
     def __enter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        self._watchers.append(self._leave)
+        self._callbacks.append(self._cancel)
 
-    def _leave(self) -> None:
-        self._gone = True
+    def _cancel(self) -> None:
+        self._disconnected = True
         self._task.cancel()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._watchers.remove(self._leave)
-        # Where the server cancels the request as well, on shutdown, it stays cancelled.
-        if self._gone and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
+        self._callbacks.remove(self._cancel)
+        # If the server cancels the request as well, on shutdown, the request stays cancelled.
+        if self._disconnected and self._task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise ClientDisconnect

@@ -1,4 +1,4 @@
-"""What a client may ask of the service before anything is computed: connections, requests a second, and bytes."""
+"""Limits of what clients may send: connections, requests per second and bytes. Nothing is computed to check them."""
 
 from __future__ import annotations
 
@@ -8,28 +8,35 @@ from service.core.errors import Overloaded, ServiceError
 from service.core.settings import Settings
 from service.http import problem_details
 from service.http.access_log import caller
-from service.http.protocol import OVER_CONNECTION_LIMIT
+from service.http.connection_state import connection_state
 from service.http.rate_limit import RateLimiter
 from service.http.request_body import BodyMemory, LimitedBody, path
 from service.telemetry.metrics import Metrics
 
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Answered in any case: an orchestrator that cannot reach a loaded service would end it."""
+"""Paths without limits: an orchestrator that gets no response from a loaded service would stop it."""
 
 
 class RequestLimitsMiddleware:
-    """ASGI middleware that refuses at once what is over a limit, and what turns out to be, as the body comes in."""
+    """ASGI middleware that refuses a request above a limit at once, or as soon as the body is above one.
+
+    Args:
+        app: the next application.
+        settings: the limits.
+        metrics: reads the number of requests in flight.
+        rates: request rate per client address; None for no limit.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, rates: RateLimiter | None) -> None:
         self._app = app
         self._settings = settings
         self._in_flight = 0
         metrics.watch_requests(lambda: self._in_flight)
-        self._held = BodyMemory(settings.max_buffered_body_bytes)
+        self._memory = BodyMemory(settings.max_buffered_body_bytes)
         self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if path(scope) in PROBES:
+        if scope["type"] != "http" or path(scope) in PROBES:
             await self._app(scope, receive, send)
             return
         try:
@@ -37,7 +44,7 @@ class RequestLimitsMiddleware:
             body = LimitedBody(
                 scope,
                 receive,
-                self._held,
+                self._memory,
                 max_bytes=self._settings.max_body_bytes,
                 max_decompressed=self._settings.max_decompressed_bytes,
                 seconds=self._settings.client_timeout_seconds,
@@ -53,7 +60,7 @@ class RequestLimitsMiddleware:
             body.release()
 
     def _check(self, scope: Scope) -> None:
-        if OVER_CONNECTION_LIMIT in scope.get("extensions", ()):
+        if connection_state(scope).over_limit:
             raise Overloaded(1, "connections")
         if self._rates is not None:
             self._rates.take(caller(scope))

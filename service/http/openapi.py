@@ -1,12 +1,18 @@
-"""The errors of each route, as OpenAPI lists them."""
+"""The OpenAPI document: all routes, with their errors as they are answered."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
+from starlette.routing import BaseRoute
 
 Responses = dict[int | str, dict[str, Any]]
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
 
 _DESCRIPTIONS = {
     400: "Malformed request",
@@ -15,9 +21,9 @@ _DESCRIPTIONS = {
     404: "No such model or version",
     408: "Body sent too slowly",
     413: "Too many bytes, pixels or images",
-    415: "Content-Type or Content-Encoding not taken",
+    415: "Content-Type or Content-Encoding not supported",
     422: "Not a usable image",
-    429: "More requests than the caller's rate (with Retry-After)",
+    429: "Request rate of the caller exceeded (with Retry-After)",
     500: "Inference failed",
     503: "Not ready, or overloaded (with Retry-After)",
     504: "Time limit passed",
@@ -25,5 +31,42 @@ _DESCRIPTIONS = {
 
 
 def errors(schema: type[BaseModel], *statuses: int) -> Responses:
-    """FastAPI's `responses`, all of one schema."""
+    """FastAPI's `responses` for some statuses, all with one schema."""
     return {status: {"model": schema, "description": _DESCRIPTIONS[status]} for status in statuses}
+
+
+def install(app: FastAPI, documented: Sequence[BaseRoute]) -> None:
+    """Set `app.openapi`, as in FastAPI's documentation ("Extending OpenAPI").
+
+    Args:
+        app: the application.
+        documented: FastAPI routes that describe the plain Starlette routes, which FastAPI leaves out.
+    """
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            routes = [*documented, *app.routes]
+            document = get_openapi(title=app.title, version=app.version, description=app.description, routes=routes)
+            app.openapi_schema = _correct_errors(document)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _correct_errors(document: dict[str, Any]) -> dict[str, Any]:
+    """Describe errors as `problem_details` answers them.
+
+    FastAPI documents 422 for each route with parameters, and application/json for each response with a schema.
+    """
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            responses = operation["responses"]
+            for status, response in list(responses.items()):
+                schema = response.get("content", {}).get("application/json", {}).get("schema", {})
+                if schema.get("$ref") == "#/components/schemas/HTTPValidationError":
+                    del responses[status]
+                elif schema.get("$ref") == "#/components/schemas/Problem":
+                    response["content"] = {PROBLEM_MEDIA_TYPE: response["content"]["application/json"]}
+    for unused in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(unused, None)
+    return document

@@ -1,4 +1,4 @@
-"""A request's body on its way in: counted, timed, and decompressed no further than is taken."""
+"""The body of a request as it arrives: counted, limited in time, and decompressed piece by piece."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from starlette.types import Message, Receive, Scope
 
 from service.core.errors import BadRequest, Overloaded, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
-
-BODY_COMPLETE = "resnet.arrived"
-"""ASGI extension of requests whose body the server has in whole: there is nothing to wait for."""
+from service.http.connection_state import connection_state
 
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 _PIECE = 256 * 1024
-"""Bytes decompressed at a time, about a millisecond: meanwhile the event loop serves nobody."""
+"""Bytes decompressed at a time; takes about a millisecond, in which the event loop does nothing else."""
 
 
 def header(scope: Scope, name: bytes, default: str = "") -> str:
-    """The first header of a name, which is in lower case. Starlette's own way takes four times as long."""
+    """The first header with a lower-case name. A quarter of the time of Starlette's `Headers`."""
     for given, value in scope["headers"]:
         if given == name:
             text: str = value.decode("latin-1")
@@ -28,41 +26,48 @@ def header(scope: Scope, name: bytes, default: str = "") -> str:
 
 
 def path(scope: Scope) -> str:
-    """Of a request, below the path that the service itself is under."""
+    """The path of a request, without the root path of the service."""
     whole: str = scope["path"]
     return whole.removeprefix(scope.get("root_path", ""))
 
 
 @dataclass
 class BodyMemory:
-    """Bytes of all bodies that have come in and whose requests are not answered."""
+    """Memory of the bodies of all requests in flight."""
 
     max_bytes: int
-    now: int = 0
+    used_bytes: int = 0
 
 
 class LimitedBody:
-    """Stands between the server and the application as ASGI `receive`, until `release`.
+    """ASGI `receive` that wraps the one of the server, until `release`.
 
     Args:
-        scope: of the request.
-        receive: of the server.
-        held: shared by all bodies.
-        max_bytes: most bytes as they are sent.
-        max_decompressed: most bytes once the Content-Encoding is undone.
-        seconds: until the last byte must have come.
+        scope: scope of the request.
+        receive: `receive` of the server.
+        memory: shared by the bodies of all requests.
+        max_bytes: largest body as it is sent.
+        max_decompressed: largest body after its Content-Encoding is undone, in bytes.
+        seconds: time limit for the last byte to arrive.
 
     Raises:
-        UnsupportedMediaType: a Content-Encoding that is not taken.
+        UnsupportedMediaType: the Content-Encoding is not supported.
     """
 
     def __init__(
-        self, scope: Scope, receive: Receive, held: BodyMemory, *, max_bytes: int, max_decompressed: int, seconds: float
+        self,
+        scope: Scope,
+        receive: Receive,
+        memory: BodyMemory,
+        *,
+        max_bytes: int,
+        max_decompressed: int,
+        seconds: float,
     ) -> None:
-        self._announced = int(header(scope, b"content-length", "0"))
-        self._extensions = scope.get("extensions", {})
+        self._content_length = int(header(scope, b"content-length", "0"))
+        self._connection = connection_state(scope)
         self._receive = receive
-        self._held = held
+        self._memory = memory
         self._max_bytes = max_bytes
         self._deadline = asyncio.get_running_loop().time() + seconds
         self._bytes = 0
@@ -72,16 +77,16 @@ class LimitedBody:
         if encoding in ("gzip", "deflate"):
             self._inflate = _Inflate(max_decompressed)
         elif encoding != "identity":
-            raise UnsupportedMediaType(f"Content-Encoding {encoding!r} is not taken: send gzip, deflate or none")
+            raise UnsupportedMediaType(f"Content-Encoding {encoding!r} is not supported: send gzip, deflate or none")
 
     async def receive(self) -> Message:
-        """The next piece.
+        """Receive the next piece.
 
         Raises:
-            PayloadTooLarge: too many bytes, announced, sent or decompressed.
-            RequestTimeout: the time is up.
+            PayloadTooLarge: the body is too large, by its Content-Length, as sent or decompressed.
+            RequestTimeout: the body did not arrive in time.
             Overloaded: the bodies of all requests together take too much memory.
-            BadRequest: it cannot be decompressed.
+            BadRequest: the body cannot be decompressed.
         """
         if self._inflate is None:
             return await self._next()
@@ -96,33 +101,33 @@ class LimitedBody:
         return {"type": "http.request", "body": piece, "more_body": not self._inflate.done}
 
     async def _next(self) -> Message:
-        if self._complete:  # what comes now is that the client goes
+        if self._complete:  # the next message is the disconnect
             return await self._receive()
-        if self._announced > self._max_bytes:
+        if self._content_length > self._max_bytes:
             raise self._too_large()
-        message = await (self._receive() if BODY_COMPLETE in self._extensions else self._in_time())
+        message = await (self._receive() if self._connection.body_complete else self._receive_in_time())
         self._count(len(message.get("body", b"")))
         self._complete = not message.get("more_body", False)
         return message
 
-    async def _in_time(self) -> Message:
+    async def _receive_in_time(self) -> Message:
         try:
             async with asyncio.timeout_at(self._deadline):
                 return await self._receive()
         except TimeoutError:
-            raise RequestTimeout("the body did not come within the time that a client has: send it faster") from None
+            raise RequestTimeout("the body did not arrive within the time limit for clients: send it faster") from None
 
     def _count(self, size: int) -> None:
         self._bytes += size
-        self._held.now += size
+        self._memory.used_bytes += size
         if self._bytes > self._max_bytes:
             raise self._too_large()
-        if self._held.now > self._held.max_bytes:
+        if self._memory.used_bytes > self._memory.max_bytes:
             raise Overloaded(1, "memory")
 
     def release(self) -> None:
-        """The request has been answered."""
-        self._held.now -= self._bytes
+        """Free the memory of the body, after the response."""
+        self._memory.used_bytes -= self._bytes
 
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(
@@ -139,13 +144,13 @@ class _Inflate:
         self._stream = zlib.decompressobj(_GZIP_OR_ZLIB)
 
     def piece(self, last: bool) -> bytes:
-        """Decompress some of what is pending; `last` tells that nothing more will be."""
+        """Decompress a piece of the pending bytes; with `last`, no more bytes follow them."""
         try:
             data = self._stream.decompress(self.pending, _PIECE)
         except zlib.error as error:
-            raise BadRequest(f"the body is not what its Content-Encoding says: {error}") from None
+            raise BadRequest(f"the body does not match its Content-Encoding: {error}") from None
         if self._stream.unused_data:
-            raise BadRequest("there is more behind the end of the compressed body")
+            raise BadRequest("the body has more bytes after the end of the compressed data")
         self.pending = self._stream.unconsumed_tail
         self._bytes += len(data)
         if self._bytes > self._max_bytes:

@@ -592,7 +592,7 @@ def test_an_answer_that_fails_midway_is_broken_off(
 
     monkeypatch.setattr(client.pipeline, "classify_each", mistaken)
     exchange = Exchange([photographs[0][1]], {"accept": "application/x-ndjson"})
-    with pytest.raises(RuntimeError, match="begun already"):
+    with pytest.raises(ZeroDivisionError):
         client.portal.call(exchange.run, client.app)
     assert exchange.status == 200
     assert len(exchange.answer.splitlines()) == 1

@@ -157,7 +157,7 @@ GOOD = f'[[key]]\nname = "a"\nscopes = ["classify"]\nsha256 = "{"0" * 64}"\n'
         ("", "key: Field required"),
         (GOOD.replace("classify", "everything"), "key.0.scopes"),
         (GOOD.replace("0" * 64, "secret"), "key.0.sha256"),
-        (GOOD + GOOD, "two keys have one name"),
+        (GOOD + GOOD, "two keys have the same name"),
         (GOOD + 'key = "secret"\n', "Extra inputs"),
     ],
 )
@@ -171,7 +171,7 @@ def test_a_file_of_keys_that_cannot_be_used(content: str, reason: str, tmp_path:
 
 def test_the_command_makes_a_key(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "service.http.api_keys", 'the "web"', "admin"],
+        [sys.executable, "-m", "service.cli.api_key", 'the "web"', "admin"],
         capture_output=True,
         text=True,
         check=True,

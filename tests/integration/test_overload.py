@@ -10,7 +10,6 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from threading import Semaphore
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,7 @@ from service.core.priority import Priority
 from service.core.settings import Settings
 from service.engine.engine import Engine
 from service.executors.base import Float32Array
-from service.http.protocol import OVER_CONNECTION_LIMIT
+from service.http.connection_state import ConnectionState
 from tests.support.api import Chunks, as_form, check, check_problem, check_still_answers, metrics
 from tests.support.asgi import Exchange
 from tests.support.service import TIMEOUT, Client, serve
@@ -265,11 +264,11 @@ def test_a_compressed_body_larger_than_a_piece(client: Client, photographs: Phot
     [
         (gzip.compress(bytes(50_000_000), mtime=0), "gzip", 413, "1,000,000 bytes accepted once decompressed"),
         (gzip.compress(b"image", mtime=0)[:-4], "gzip", 400, "incomplete"),
-        (gzip.compress(b"image", mtime=0) + b"more", "gzip", 400, "behind the end"),
+        (gzip.compress(b"image", mtime=0) + b"more", "gzip", 400, "more bytes after the end"),
         (b"image", "gzip", 400, "Content-Encoding"),
         (b"", "gzip", 400, "incomplete"),
-        (b"image", "br", 415, "'br' is not taken: send gzip, deflate"),
-        (gzip.compress(b"image", mtime=0), "gzip, gzip", 415, "not taken"),
+        (b"image", "br", 415, "'br' is not supported: send gzip, deflate"),
+        (gzip.compress(b"image", mtime=0), "gzip, gzip", 415, "not supported"),
     ],
 )
 def test_compressed_bodies_that_are_not_taken(
@@ -303,9 +302,9 @@ def test_bodies_of_all_requests_together_are_bounded(narrow: Client, photographs
 
 @pytest.mark.parametrize("root_path", ["", "/vision"])
 def test_a_connection_too_many_gets_only_the_probes(root_path: str, client: Client, photographs: Photographs) -> None:
-    crowded: dict[str, Any] = {OVER_CONNECTION_LIMIT: {}}
     for path, status in (("/v1/classify", 503), ("/healthz", 405), ("/readyz", 405), ("/metrics", 405)):
-        exchange = Exchange([photographs[0][1]], path=path, root_path=root_path, extensions=crowded)
+        connection = ConnectionState(over_limit=True)
+        exchange = Exchange([photographs[0][1]], path=path, root_path=root_path, connection=connection)
         client.portal.call(exchange.run, client.app)
         assert exchange.status == status
         if status == 503:

@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message
 
-from service.http.disconnect import HANG_UP
+from service.http.connection_state import ConnectionState
 
 
 @dataclass
@@ -22,18 +22,17 @@ class Exchange:
     path: str = "/v1/classify"
     root_path: str = ""
     """That the service is under; stands before the path."""
-    extensions: dict[str, Any] = field(default_factory=dict)
+    connection: ConnectionState = field(default_factory=ConnectionState)
     on_body: Callable[[bytes], object] = lambda part: None
     status: int = 0
     answer_headers: dict[str, str] = field(default_factory=dict)
     answer: bytes = b""
     _gone: asyncio.Event = field(default_factory=asyncio.Event)
-    _watchers: list[Callable[[], None]] = field(default_factory=list)
 
     def hang_up(self) -> None:
         self._gone.set()
-        for leave in self._watchers:
-            leave()
+        for callback in self.connection.on_disconnect:
+            callback()
 
     async def run(self, app: ASGIApp) -> None:
         """Until the application has finished."""
@@ -49,7 +48,7 @@ class Exchange:
                 "query_string": query.encode(),
                 "headers": [(name.lower().encode(), value.encode()) for name, value in self.headers.items()],
                 "client": ("192.0.2.1", 1234),
-                "extensions": {**self.extensions, HANG_UP: self._watchers},
+                "state": {"connection": self.connection},
             },
             messages.__anext__,
             self._send,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 
 from service.http.openapi import errors
-from service.http.v1.classify import ModelName
-from service.http.v1.schemas import ModelInfo, ModelList, Problem
+from service.http.problem_details import Problem
+from service.http.v1.parameters import ModelName
+from service.http.v1.schemas import ModelInfo, ModelList
 from service.messages.backend import Backend
 from service.messages.model import ServedModel
 

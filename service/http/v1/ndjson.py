@@ -1,4 +1,4 @@
-"""An answer in lines: each image's as soon as it is done."""
+"""A response of JSON lines: the result of each image as soon as it is computed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MEDIA_TYPE = "application/x-ndjson"
 Results = AsyncGenerator[tuple[int, ImageResult]]
 
 
-class Lines(StreamingResponse):
-    """Results as lines of JSON. What is not done when the client hangs up is given up.
+class NdjsonResponse(StreamingResponse):
+    """Streams results as JSON lines; images in flight are cancelled if the client disconnects.
 
     Args:
-        admitted: gives the model, and is held until the last line; what it raises comes before the first byte.
-        classify: gives (position, result) of each image.
+        admitted: gives the model, and is held until the last line; its errors are raised before the first byte.
+        classify: yields (position, result) of each image.
     """
 
     media_type = MEDIA_TYPE
@@ -30,7 +30,7 @@ class Lines(StreamingResponse):
     def __init__(
         self, admitted: AbstractContextManager[ServedModel], classify: Callable[[ServedModel], Results]
     ) -> None:
-        # The lines are not known until the model is. nginx would keep them until the end without the header.
+        # The body is set once the model is known. Without the header, nginx buffers the response until its end.
         super().__init__((), headers={"X-Accel-Buffering": "no"})
         self._admitted = admitted
         self._classify = classify

@@ -1,7 +1,7 @@
-"""The JSON of `/v1`: what the API takes and gives.
+"""The JSON of `/v1`.
 
-Pydantic checks what comes in. The schemas of answers are documentation only: `encode` writes the results of the pipeline
-without checking each field again, which would take three quarters of the time to build an answer.
+Pydantic validates requests. The schemas of responses are documentation only: `encode` writes the results of the
+pipeline without a validation, which would take three quarters of the time to build a response.
 """
 
 from __future__ import annotations

@@ -1,0 +1,33 @@
+"""State of the connection of a request, shared by the server, the middlewares and the endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from starlette.types import Scope
+
+_KEY = "connection"
+
+
+@dataclass(slots=True)
+class ConnectionState:
+    """What the server knows about the connection of one request."""
+
+    over_limit: bool = False
+    """Whether more clients are connected than the service accepts; the response is then 503."""
+    body_complete: bool = False
+    """Whether the server has received the whole body, so that reading it does not wait."""
+    on_disconnect: list[Callable[[], None]] = field(default_factory=list)
+    """Functions that the server calls if the client disconnects before the end of the response. Waiting for ASGI's
+    `http.disconnect` instead takes a task per request."""
+
+
+def connection_state(scope: Scope) -> ConnectionState:
+    """The connection state of a request; one with default values if the server has set none."""
+    values = scope.setdefault("state", {})
+    state = values.get(_KEY)
+    if state is None:
+        state = values[_KEY] = ConnectionState()
+    found: ConnectionState = state
+    return found
