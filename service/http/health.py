@@ -13,19 +13,20 @@ from service.messages.backend import Backend
 
 router = APIRouter()
 
-Verbose = Annotated[str | None, Query(description="Present, with any value: tell the state of every version as well.")]
+Verbose = Annotated[
+    str | None, Query(description="If present, with any value, the response has the state of every version.")
+]
 
 
 @router.get("/healthz", response_class=PlainTextResponse)
 async def healthz() -> str:
-    """Answers while the process is alive."""
+    """200 while the process is alive."""
     return "ok\n"
 
 
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness, "description": "Not ready"}})
 async def readyz(request: Request, verbose: Verbose = None) -> Response:
-    """200 when images are classified, with what is lost though they are; 503 while warming up, or when no engine is
-    alive."""
+    """200 if images are classified, with the devices that are lost; 503 while models load or if no engine works."""
     backend: Backend = request.app.state.pipeline.backend
     reasons = backend.not_ready()
     models = None if verbose is None else backend.statuses()
@@ -35,5 +36,5 @@ async def readyz(request: Request, verbose: Verbose = None) -> Response:
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
-    """Prometheus text format."""
+    """Metrics in the text format of Prometheus."""
     return Response(request.app.state.metrics.render(), media_type=CONTENT_TYPE_LATEST)

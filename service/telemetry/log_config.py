@@ -1,4 +1,4 @@
-"""Logs on standard error: one JSON object a line for programs, or text for people."""
+"""Logs on standard error: one JSON object per line for programs, or text for people."""
 
 from __future__ import annotations
 
@@ -20,29 +20,34 @@ _IN_MESSAGE = {"method", "path", "status"}
 
 
 def configure(log_format: LogFormat | None, level: LogLevel = LogLevel.info) -> None:
-    """Send every log line to standard error; without a format as text where that is a terminal, else as JSON."""
+    """Send the log to standard error.
+
+    Args:
+        log_format: None for text on a terminal, and JSON otherwise.
+        level: level of the least important lines.
+    """
     if log_format is None:
         log_format = LogFormat.text if sys.stderr.isatty() else LogFormat.json
     handler = BackgroundHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format is LogFormat.json else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
-    # Nobody prints these, and finding them out costs as much as the rest of a line.
+    # No format prints these, and they cost as much as the rest of a line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 class BackgroundHandler(logging.Handler):
-    """Formats and writes in a thread of its own, what has come within a twentieth of a second at once.
+    """Formats and writes in a background thread, up to twenty times per second.
 
-    Each write, and each waking of another thread, gives the interpreter away, and the event loop waits to get it back:
-    for each line that took a tenth of the time of a request. And where nobody reads the log, a write waits for ever.
-    Lines beyond `_MAX_RECORDS` unwritten ones are left out.
+    Each write, and each wake-up of another thread, releases the interpreter lock, and the event loop waits to get it
+    back: one write per line took a tenth of the time of a request. A write also blocks while the reader of the log
+    reads nothing. Lines beyond `_MAX_RECORDS` unwritten ones are dropped.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
         self._records: deque[logging.LogRecord] = deque()
-        self._come = Event()
+        self._arrived = Event()
         self._closing = Event()
         self._thread = Thread(target=self._write, name="log", daemon=True)
         self._thread.start()
@@ -50,28 +55,28 @@ class BackgroundHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if len(self._records) < _MAX_RECORDS:
             self._records.append(record)
-        if not self._come.is_set():
-            self._come.set()
+        if not self._arrived.is_set():
+            self._arrived.set()
 
     def close(self) -> None:
-        """Write what has come, for as long as somebody reads it."""
+        """Write the remaining lines, for at most `_CLOSE_SECONDS`."""
         self._closing.set()
-        self._come.set()
+        self._arrived.set()
         self._thread.join(_CLOSE_SECONDS)
         super().close()
 
     def _write(self) -> None:
         while not self._closing.is_set():
-            self._come.wait()
+            self._arrived.wait()
             self._closing.wait(_COLLECT_SECONDS)
-            self._come.clear()
+            self._arrived.clear()
             records = [self._records.popleft() for _ in range(len(self._records))]
             self._stream.write("".join(f"{self.format(record)}\n" for record in records))
             self._stream.flush()
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What was given as `extra={"fields": …}`: a dictionary, or a function that makes it, in the thread that writes."""
+    """The value of `extra={"fields": …}`: a dictionary, or a function that makes it, called in the background thread."""
     fields = getattr(record, "fields", {})
     made: dict[str, Any] = fields() if callable(fields) else fields
     return made
@@ -93,7 +98,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level and message, then the fields that it does not name, as name=value."""
+    """Time, level and message, then the fields that are not in the message, as name=value."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")

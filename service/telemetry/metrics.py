@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics.
+"""The metrics that Prometheus reads at /metrics.
 
 Labels are bounded: names of loaded models, their classes, statuses, and the stages and reasons of fixed lists.
 """
@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Gauge, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service.core.errors import REASONS
-from service.telemetry.instruments import Count, Counter, Histogram
 from service.telemetry.request_context import STAGES, RequestContext
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -27,20 +26,21 @@ _MAX_CLASSES = 1000
 
 
 class Metrics:
-    """All instruments of one service, in a registry of their own."""
+    """All metrics of one service, in a registry of their own."""
 
     def __init__(self) -> None:
+        # One more series per counter and histogram, which no query of the dashboard reads.
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        # Kept by the event loop, which also answers Prometheus.
         self.requests = self._counter("resnet_requests", "Requests answered, by status.", "model", "status")
         self.refused = self._counter("resnet_requests_refused", "Requests refused, by reason.", "model", "reason")
         self.images = self._counter("resnet_images", "Images answered with predictions.", "model")
         self.predictions = self._counter(
-            "resnet_predictions", "Images by the likeliest class; a change shows drift.", "model", "label"
+            "resnet_predictions", "Images by their most probable class; a change shows drift.", "model", "label"
         )
         self.confidence = self._histogram(
-            "resnet_confidence", "Probability of the likeliest class.", _CONFIDENCE, "model"
+            "resnet_confidence", "Probability of the most probable class.", _CONFIDENCE, "model"
         )
         self.stages = self._histogram(
             "resnet_stage_seconds", f"Time of a request in: {', '.join(STAGES)}, total.", _SECONDS, "model", "stage"
@@ -50,66 +50,52 @@ class Metrics:
             "resnet_batch_seconds", "Time of a batch in the executor.", _SECONDS, "model"
         )
         self.wasted_rows = self._counter(
-            "resnet_wasted_rows", "Rows that were computed beyond the images of a batch, to fill its bucket.", "model"
+            "resnet_wasted_rows", "Rows computed beyond the images of a batch, to fill its bucket.", "model"
         )
-        # Kept by other threads.
-        self.devices_lost = prometheus_client.Counter(
-            "resnet_devices_lost", "Devices that failed and were taken out.", ["model"], registry=self.registry
+        self.devices_lost = self._counter("resnet_devices_lost", "Devices that failed and were taken out.", "model")
+        self.batches_retried = self._counter(
+            "resnet_batches_retried", "Batches that were computed again on another device.", "model"
         )
-        self.batches_retried = prometheus_client.Counter(
-            "resnet_batches_retried",
-            "Batches that were tried again on another device.",
-            ["model"],
-            registry=self.registry,
-        )
-        self._loads = prometheus_client.Counter(
-            "resnet_model_loads", "Attempts to load a model, by outcome.", ["outcome"], registry=self.registry
-        )
-        self._load_seconds = prometheus_client.Histogram(
-            "resnet_model_load_seconds", "Time to load a model.", buckets=_LOAD_SECONDS, registry=self.registry
-        )
-        # Read when Prometheus asks.
+        self._loads = self._counter("resnet_model_loads", "Attempts to load a model, by outcome.", "outcome")
+        self._load_seconds = self._histogram("resnet_model_load_seconds", "Time to load a model.", _LOAD_SECONDS)
+        # Read when Prometheus scrapes.
         self._devices = self._gauge("resnet_devices", "Devices that compute.", "model")
         self._waiting = self._gauge("resnet_queue_images", "Images that wait for a batch.", "model")
         self._in_flight = self._gauge("resnet_requests_in_flight", "Requests accepted and not yet answered.")
         self._models: dict[str, ModelMetrics] = {}
-        # Begin at 0: what is first seen as 1 has not increased, and no alert would tell of it.
+        # A series must begin at 0: the increase of a series that begins at 1 is 0, and no alert fires.
         for reason in REASONS:
             self.refused.labels("", reason)
         for outcome in ("loaded", "failed"):
             self._loads.labels(outcome)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        counter = Counter(name, text, labels)
-        self.registry.register(counter)
-        return counter
+        return Counter(name, text, labels, registry=self.registry)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(name, text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> Histogram:
-        histogram = Histogram(name, text, bounds, labels)
-        self.registry.register(histogram)
-        return histogram
+        return Histogram(name, text, labels, buckets=bounds, registry=self.registry)
 
     def model(self, name: str) -> ModelMetrics:
-        """The instruments of one loaded model."""
+        """The metrics of one loaded model."""
         if name not in self._models:
             self._models[name] = ModelMetrics(self, name)
         return self._models[name]
 
-    def request(self, record: RequestContext, status: int, seconds: float) -> None:
-        """A request was answered; the model's name is empty where none was found."""
-        if record.model:
-            self.model(record.model).request(record, status, seconds)
+    def request(self, context: RequestContext, status: int, seconds: float) -> None:
+        """Count a request that was answered; without a model, the label is empty."""
+        if context.model:
+            self.model(context.model).request(context, status, seconds)
             return
         self.requests.labels("", str(status)).inc()
-        if record.refused:
-            self.refused.labels("", record.refused).inc()
+        if context.refused:
+            self.refused.labels("", context.refused).inc()
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """A model is being loaded; counts as failed where it raises."""
+        """Measure the loading of a model, which has failed if the block raises."""
         started = time.monotonic()
         outcome = "failed"
         try:
@@ -120,32 +106,32 @@ class Metrics:
             self._load_seconds.observe(time.monotonic() - started)
 
     def watch_requests(self, in_flight: Callable[[], float]) -> None:
-        """Read the number of requests that are not answered yet whenever Prometheus asks."""
+        """Read the number of requests in flight at each scrape."""
         self._in_flight.set_function(in_flight)
 
     def watch_queue(self, model: str, waiting: Callable[[], float]) -> None:
-        """Read the length of a model's queue whenever Prometheus asks."""
+        """Read the length of a model's queue at each scrape."""
         self._waiting.labels(model).set_function(waiting)
 
     def watch_admitted(self, images: Callable[[], Mapping[str, int]]) -> None:
-        """Read the number of accepted images per model whenever Prometheus asks."""
+        """Read the number of images in flight per model at each scrape."""
         self.registry.register(_ImagesInFlight(images))
 
     def watch_devices(self, model: str, devices: Callable[[], float]) -> None:
-        """Read the number of a model's devices whenever Prometheus asks."""
+        """Read the number of a model's devices at each scrape."""
         self._devices.labels(model).set_function(devices)
 
     def watch_versions(self, served: Callable[[], Iterable[tuple[str, str, str, str]]]) -> None:
-        """Read which versions take requests whenever Prometheus asks: model, version, executor, precision of each."""
+        """Read the served versions at each scrape: model, version, executor and precision of each."""
         self.registry.register(_Versions(served))
 
     def render(self) -> bytes:
-        """The text exposition format."""
+        """All metrics in the text format of Prometheus. Called on the event loop, which owns what `watch_…` reads."""
         return generate_latest(self.registry)
 
 
 class _ImagesInFlight(Collector):
-    """One sample per model that takes requests."""
+    """One sample per model."""
 
     def __init__(self, images: Callable[[], Mapping[str, int]]) -> None:
         self._images = images
@@ -158,21 +144,21 @@ class _ImagesInFlight(Collector):
 
 
 class _Versions(Collector):
-    """One sample for each version that takes requests; a version that is retired leaves nothing behind."""
+    """One sample per served version; a version that is no longer served has none."""
 
     def __init__(self, served: Callable[[], Iterable[tuple[str, str, str, str]]]) -> None:
         self._served = served
 
     def collect(self) -> Iterator[Metric]:
         labels = ("model", "version", "executor", "precision")
-        family = GaugeMetricFamily("resnet_model_info", "Versions that take requests; always 1.", labels=labels)
+        family = GaugeMetricFamily("resnet_model_info", "Served versions; always 1.", labels=labels)
         for values in self._served():
             family.add_metric(values, 1.0)
         yield family
 
 
 class ModelMetrics:
-    """The instruments of one model, found once: looking up labels costs as much as counting."""
+    """The metrics of one model, with their labels resolved: a look-up costs as much as an increment."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._metrics = metrics
@@ -186,25 +172,26 @@ class ModelMetrics:
         self._batches_retried = metrics.batches_retried.labels(model)
         self._stages = {stage: metrics.stages.labels(model, stage) for stage in (*STAGES, "total")}
         self._refused = {reason: metrics.refused.labels(model, reason) for reason in REASONS}
-        self._requests: dict[int, Count] = {}
-        self._classes: dict[int, Count] = {}
+        self._requests: dict[int, Counter] = {}
+        self._classes: dict[int, Counter] = {}
 
     def batch(self, size: int, seconds: float, wasted: int) -> None:
-        """A batch was computed, with so many rows beyond its images."""
+        """Count a batch that was computed, with `wasted` rows beyond its images."""
         self._batch_sizes.observe(size)
         self._batch_seconds.observe(seconds)
-        self._wasted_rows.inc(wasted)
+        if wasted:
+            self._wasted_rows.inc(wasted)
 
     def device_lost(self) -> None:
-        """A device was taken out."""
+        """Count a device that was taken out."""
         self._devices_lost.inc()
 
     def retried(self) -> None:
-        """A batch is tried again on another device."""
+        """Count a batch that is computed again on another device."""
         self._batches_retried.inc()
 
     def prediction(self, index: int, label: str, probability: float) -> None:
-        """An image was answered with this class as the likeliest."""
+        """Count an image by its most probable class."""
         index = min(index, _MAX_CLASSES)
         if index not in self._classes:
             label = label if index < _MAX_CLASSES else "others"
@@ -212,16 +199,16 @@ class ModelMetrics:
         self._classes[index].inc()
         self._confidence.observe(probability)
 
-    def request(self, record: RequestContext, status: int, seconds: float) -> None:
-        """A request for this model was answered."""
+    def request(self, context: RequestContext, status: int, seconds: float) -> None:
+        """Count a request for this model that was answered."""
         if status not in self._requests:
             self._requests[status] = self._metrics.requests.labels(self._model, str(status))
         self._requests[status].inc()
-        if record.refused:
-            self._refused[record.refused].inc()
-        if status >= 400:  # refusals take no time, and would hide how long answers take
+        if context.refused:
+            self._refused[context.refused].inc()
+        if status >= 400:  # a refusal takes no time, and would hide how long other responses take
             return
-        self._images.inc(record.images)
-        for stage, _, stage_seconds in record.stages:
+        self._images.inc(context.images)
+        for stage, _, stage_seconds in context.stages:
             self._stages[stage].observe(stage_seconds)
         self._stages["total"].observe(seconds)

@@ -1,6 +1,6 @@
-"""What is known of one request: filled in on its way through the service, and read when it has been answered.
+"""The context of a request: filled in by the stages that the request passes, and read after its response.
 
-The log line, the metrics and the trace are three views of a record, so that a stage is timed in one place.
+The log line, the metrics and the trace are made from it, so that each stage is timed in one place.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 STAGES = ("read", "decode", "queue", "assembly", "inference", "extras", "postprocess")
-"""In the order of a request's way. `assembly` is the copying of images into the executor's buffer; `extras` is the
-drawing of activation maps."""
+"""Stages in the order in which a request passes them. `assembly` copies images into the buffer of the executor; `extras`
+draws activation maps."""
 
 
 @dataclass(slots=True)
@@ -29,32 +29,32 @@ class RequestContext:
     started: float = field(default_factory=time.monotonic)
     priority: str = ""
     model: str = ""
-    """Empty until a model that is loaded has been found."""
+    """Name of the model; empty until a loaded model is found."""
     version: str = ""
     images: int = 0
-    """Answered with predictions."""
+    """Images answered with predictions."""
     batch_size: int = 0
-    """Of the largest batch that they were in."""
+    """Size of the largest batch with an image of the request."""
     refused: str | None = None
-    """The reason, from `errors.REASONS`."""
+    """Reason of a refusal, from `errors.REASONS`."""
     stages: list[tuple[str, float, float]] = field(default_factory=list)
-    """(name, start as `time.monotonic` seconds, seconds), in the order in which they ended."""
+    """(name, start as `time.monotonic` seconds, seconds), in the order in which the stages ended."""
     span: Span | None = None
-    """The trace's, where there is one."""
+    """Span of the request, if it is traced."""
 
     def stage(self, name: str, start: float, seconds: float) -> None:
-        """A stage has ended. Requests of several images that are answered one by one have one each."""
+        """Add a stage that has ended. A request whose images are answered one by one adds each stage several times."""
         self.stages.append((name, start, seconds))
 
 
-_current: ContextVar[RequestContext] = ContextVar("record")
+_current: ContextVar[RequestContext] = ContextVar("request_context")
 
 
-def begin(record: RequestContext) -> None:
-    """Make it the record of the running task, and of those that it starts."""
-    _current.set(record)
+def begin(context: RequestContext) -> None:
+    """Set the context of the running task, and of the tasks that it starts."""
+    _current.set(context)
 
 
 def current() -> RequestContext:
-    """The record of the request that is being served; outside of one, a record that nobody reads."""
+    """The context of the running request; outside of a request, a new one that is never read."""
     return _current.get(None) or RequestContext()

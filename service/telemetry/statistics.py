@@ -1,4 +1,4 @@
-"""What one version has computed since it was loaded, as the V2 protocol counts it."""
+"""Counts of one version since it was loaded, in the form of the V2 protocol."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Duration:
-    """How often something was done, and the time that it took in all."""
+    """Number of events and their total time."""
 
     count: int = 0
     seconds: float = 0.0
 
     def add(self, seconds: float) -> None:
+        """Count one event."""
         self.count += 1
         self.seconds += seconds
 
     @property
     def ns(self) -> int:
+        """Total time in nanoseconds."""
         return round(self.seconds * 1e9)
 
 
 @dataclass(slots=True)
 class Statistics:
-    """Counts of one version, kept by the event loop."""
+    """Counts of one version, written on the event loop."""
 
     inferences: int = 0
     """Images answered."""
@@ -38,17 +40,17 @@ class Statistics:
     decode: Duration = field(default_factory=Duration)
     infer: Duration = field(default_factory=Duration)
     batches: dict[int, Duration] = field(default_factory=dict)
-    """By the number of images."""
+    """Batches by number of images."""
 
     def batch(self, size: int, seconds: float) -> None:
-        """A batch was computed."""
+        """Count a batch."""
         self.executions += 1
         if size not in self.batches:
             self.batches[size] = Duration()
         self.batches[size].add(seconds)
 
     def succeeded(self, images: int, decode: float, queue: float, infer: float, total: float) -> None:
-        """A request was answered; all but the first in seconds."""
+        """Count a request that was answered, with its times in seconds."""
         self.inferences += images
         self.last_inference = time.time()
         self.success.add(total)
@@ -57,5 +59,5 @@ class Statistics:
         self.infer.add(infer)
 
     def failed(self, total: float) -> None:
-        """A request was given up after that many seconds."""
+        """Count a request that failed after `total` seconds."""
         self.fail.add(total)

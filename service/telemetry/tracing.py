@@ -1,8 +1,8 @@
-"""OpenTelemetry traces: one span a request, and within it one span a stage. Needs the extra `tracing`.
+"""OpenTelemetry traces: one span per request, with one child span per stage. Needs the extra `tracing`.
 
-FastAPI makes the request's span and reads the W3C `traceparent` header; where there is no provider it does nothing.
-The spans of the stages are made afterwards, from the record. The OTEL_* variables of the OpenTelemetry specification
-say where they go, and which share of them.
+FastAPI makes the span of the request, and reads the W3C `traceparent` header. The spans of the stages are made after
+the response, from the context of the request. The OTEL_* variables of the OpenTelemetry specification set the collector
+and the share of requests that are traced.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class TracingError(Exception):
-    """Traces cannot be sent; the message says what to do."""
+    """Traces cannot be sent; the message says how to fix it."""
 
 
 def otlp_provider() -> TracerProvider:
-    """A provider that sends spans over OTLP, in a thread of its own.
+    """Make a provider that sends spans over OTLP, in a background thread.
 
     Raises:
         TracingError: the extra is not installed.
@@ -35,32 +35,32 @@ def otlp_provider() -> TracerProvider:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ModuleNotFoundError as error:
         raise TracingError(f"tracing needs the package {error.name!r}: pip install 'resnet-serve[tracing]'") from error
-    named = Resource({SERVICE_NAME: "resnet-serve"}).merge(OTELResourceDetector().detect())
-    provider = TracerProvider(resource=named)
+    resource = Resource({SERVICE_NAME: "resnet-serve"}).merge(OTELResourceDetector().detect())
+    provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
 
 
 class Spans:
-    """What the service adds to the span that FastAPI makes of a request."""
+    """Adds attributes and child spans to the span that FastAPI makes for a request."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._tracer = provider.get_tracer("service")
 
-    def describe(self, record: RequestContext) -> None:
-        """Put what is known onto the request's span, which is the current one, before the answer ends it."""
-        record.span = trace.get_current_span()
-        record.span.set_attributes(
-            {"resnet.request_id": record.request_id, "resnet.model": record.model, "resnet.version": record.version}
+    def describe(self, context: RequestContext) -> None:
+        """Set attributes of the current span, before the response ends it."""
+        context.span = trace.get_current_span()
+        context.span.set_attributes(
+            {"resnet.request_id": context.request_id, "resnet.model": context.model, "resnet.version": context.version}
         )
 
-    def stages(self, record: RequestContext) -> None:
-        """Make a span of each stage, at the time at which it was, within the request's."""
-        context = None if record.span is None else trace.set_span_in_context(record.span)
+    def stages(self, context: RequestContext) -> None:
+        """Make a child span for each stage, with the time at which it ran."""
+        parent = None if context.span is None else trace.set_span_in_context(context.span)
         to_wall_clock = time.time() - time.monotonic()
-        for name, start, seconds in record.stages:
+        for name, start, seconds in context.stages:
             began = start + to_wall_clock
-            span = self._tracer.start_span(name, context, start_time=_nanoseconds(began))
+            span = self._tracer.start_span(name, parent, start_time=_nanoseconds(began))
             span.end(_nanoseconds(began + seconds))
 
 
