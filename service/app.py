@@ -27,7 +27,7 @@ from service.http.v1 import classify, models
 from service.inference.pipeline import Pipeline
 from service.registry.registry import Registry
 from service.telemetry.metrics import Metrics
-from service.telemetry.tracing import Spans
+from service.telemetry.tracing import Spans, TraceSelector
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -101,6 +101,7 @@ def create_app(settings: Settings, tracer_provider: TracerProvider | None = None
         telemetry={
             "tracing": tracer_provider is not None,
             "tracer_provider": tracer_provider,
+            "exclude": TraceSelector(settings.traces_per_second).exclude,
             "metrics": False,
             "logs": False,
             "operation_spans": False,

@@ -12,6 +12,7 @@ from pydantic import (
     DirectoryPath,
     Field,
     FilePath,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -209,7 +210,12 @@ class Settings(BaseSettings):
     """The least important lines to write. warning leaves out the line of each request."""
 
     tracing: bool = False
-    """Send OpenTelemetry traces, where the OTEL_EXPORTER_OTLP_* variables say; needs the extra `tracing`."""
+    """Send OpenTelemetry traces to the collector that the OTEL_EXPORTER_OTLP_* variables set. Needs the extra
+    `tracing`."""
+
+    traces_per_second: NonNegativeFloat = 10.0
+    """Requests per second that are traced, beside all requests with a `traceparent` header; 0 traces every request. A
+    trace costs half as much as the inference of a small network."""
 
     @classmethod
     def settings_customise_sources(

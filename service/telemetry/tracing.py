@@ -1,14 +1,14 @@
 """OpenTelemetry traces: one span per request, with one child span per stage. Needs the extra `tracing`.
 
 FastAPI makes the span of the request, and reads the W3C `traceparent` header. The spans of the stages are made after
-the response, from the context of the request. The OTEL_* variables of the OpenTelemetry specification set the collector
-and the share of requests that are traced.
+the response, from the context of the request. The OTEL_* variables of the OpenTelemetry specification set the collector.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, MutableMapping
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
@@ -41,6 +41,33 @@ def otlp_provider() -> TracerProvider:
     return provider
 
 
+class TraceSelector:
+    """Selects the requests that are traced: each with a `traceparent` header, and a number per second of the others.
+
+    A trace takes half as much time as the inference of a small network.
+
+    Args:
+        per_second: requests without the header that are traced per second; 0 for all.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._interval = 1 / per_second if per_second else 0.0
+        self._clock = clock
+        self._used_until = 0.0
+        """Time at which the number of the last second is free again."""
+
+    def exclude(self, scope: MutableMapping[str, Any]) -> bool:
+        """Whether a request is not traced: FastAPI's `telemetry["exclude"]`."""
+        if not self._interval or any(name == b"traceparent" for name, _ in scope["headers"]):
+            return False
+        now = self._clock()
+        if self._used_until > now + 1.0:
+            return True
+        self._used_until = max(self._used_until, now) + self._interval
+        return False
+
+
 class Spans:
     """Adds attributes and child spans to the span that FastAPI makes for a request."""
 
@@ -49,14 +76,22 @@ class Spans:
 
     def describe(self, context: RequestContext) -> None:
         """Set attributes of the current span, before the response ends it."""
-        context.span = trace.get_current_span()
-        context.span.set_attributes(
-            {"resnet.request_id": context.request_id, "resnet.model": context.model, "resnet.version": context.version}
-        )
+        span = trace.get_current_span()
+        if span.is_recording():
+            context.span = span
+            span.set_attributes(
+                {
+                    "resnet.request_id": context.request_id,
+                    "resnet.model": context.model,
+                    "resnet.version": context.version,
+                }
+            )
 
     def stages(self, context: RequestContext) -> None:
         """Make a child span for each stage, with the time at which it ran."""
-        parent = None if context.span is None else trace.set_span_in_context(context.span)
+        if context.span is None:
+            return
+        parent = trace.set_span_in_context(context.span)
         to_wall_clock = time.time() - time.monotonic()
         for name, start, seconds in context.stages:
             began = start + to_wall_clock

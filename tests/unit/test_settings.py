@@ -78,6 +78,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "log_format": "text",
         "log_level": "warning",
         "tracing": "True",
+        "traces_per_second": "2.0",
         "shutdown_seconds": "7.5",
     }
     assert set(values) == set(Settings.model_fields)
