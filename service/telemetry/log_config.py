@@ -76,7 +76,7 @@ class BackgroundHandler(logging.Handler):
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """The value of `extra={"fields": …}`: a dictionary, or a function that makes it, called in the background thread."""
+    """The value of `extra={"fields": …}`: a dictionary, or a function that makes one in the background thread."""
     fields = getattr(record, "fields", {})
     made: dict[str, Any] = fields() if callable(fields) else fields
     return made

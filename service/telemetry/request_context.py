@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 STAGES = ("read", "decode", "queue", "assembly", "inference", "extras", "postprocess")
-"""Stages in the order in which a request passes them. `assembly` copies images into the buffer of the executor; `extras`
-draws activation maps."""
+"""Stages in the order in which a request passes them. `assembly` copies images into the buffer of the executor;
+`extras` draws activation maps."""
 
 
 @dataclass(slots=True)

@@ -1,7 +1,8 @@
 """OpenTelemetry traces: one span per request, with one child span per stage. Needs the extra `tracing`.
 
 FastAPI makes the span of the request, and reads the W3C `traceparent` header. The spans of the stages are made after
-the response, from the context of the request. The OTEL_* variables of the OpenTelemetry specification set the collector.
+the response, from the context of the request. The OTEL_* variables of the OpenTelemetry specification set the
+collector.
 """
 
 from __future__ import annotations

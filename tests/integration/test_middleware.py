@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -36,14 +37,12 @@ def app(tiny_repository: Path) -> FastAPI:
     return app
 
 
-@pytest.mark.anyio
-@pytest.mark.parametrize("with_body", [b"", b"x"])
-async def test_every_path_passes_an_added_middleware(app: FastAPI, with_body: bytes) -> None:
+def test_every_path_passes_an_added_middleware(app: FastAPI) -> None:
     paths = [*app.openapi()["paths"], "/", "/page/app.js", "/docs", "/examples", "/missing"]
     assert len(paths) > 25
     for path in paths:
-        exchange = Exchange([with_body], path=path.replace("{version}", "1").replace("{model}", "tiny"))
-        await exchange.run(app)
+        exchange = Exchange([b""], path=path.replace("{version}", "1").replace("{model}", "tiny"))
+        asyncio.run(exchange.run(app))
         assert exchange.answer_headers["x-added"] == "yes", path
         assert exchange.answer_headers["x-request-id"], path
 

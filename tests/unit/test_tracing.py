@@ -33,7 +33,7 @@ def test_pause_does_not_add_up() -> None:
     clock = Clock()
     selector = TraceSelector(10, clock)
     clock.now = 1000.0
-    assert traced(selector, 100) == 11
+    assert traced(selector, 100) == pytest.approx(10, abs=1)
 
 
 def test_request_with_a_traceparent_is_traced_in_any_case() -> None:
