@@ -76,7 +76,7 @@ def parameters() -> Iterator[object]:
                 yield pytest.param(kind, id=str(kind))
 
 
-@pytest.fixture(params=parameters())
+@pytest.fixture(scope="module", params=parameters())
 def kind(request: pytest.FixtureRequest) -> Kind:
     chosen: Kind = request.param
     return chosen
@@ -94,35 +94,24 @@ def built(full_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="module")
-def loaded() -> Iterator[dict[Kind, Executor]]:
-    """Executors of real runtimes, each loaded once: on a GPU it takes seconds."""
-    kept: dict[Kind, Executor] = {}
-    yield kept
-    for executor in kept.values():
-        executor.close()
-
-
-@pytest.fixture
 def executor(
-    kind: Kind,
-    full_repository: Path,
-    built: Path,
-    loaded: dict[Kind, Executor],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    kind: Kind, full_repository: Path, built: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Executor]:
+    """One executor of a kind for all tests, because loading takes up to seconds."""
     version = full_repository / "tiny" / "1"
     if kind.place != "fake":
-        if kind not in loaded:
-            loaded[kind] = load(kind, version, built)
-        yield loaded[kind]
+        made = load(kind, version, built)
+        yield made
+        made.close()
         return
-    fake = fake_gpu.install(monkeypatch)
-    fake.build_engines(version, tmp_path)
-    made = load(kind, version, tmp_path)
-    yield made
-    made.close()
-    assert fake.cuda.allocations == 0
+    with pytest.MonkeyPatch.context() as patch:
+        fake = fake_gpu.install(patch)
+        cache = tmp_path_factory.mktemp("fake")
+        fake.build_engines(version, cache)
+        made = load(kind, version, cache)
+        yield made
+        made.close()
+        assert fake.cuda.allocations == 0
 
 
 def load(kind: Kind, version: Path, cache: Path) -> Executor:
