@@ -20,17 +20,18 @@ _files: set[str] = set()
 
 
 def _record(frame: FrameType, event: str, argument: Any) -> None:
+    """Trace a call; the lines of the function are not traced."""
     # The body of a module or a class is no function, and runs when it is imported.
-    if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+    if frame.f_code.co_flags & inspect.CO_OPTIMIZED:
         _files.add(frame.f_code.co_filename)
 
 
 def pytest_runtest_setup() -> None:
-    sys.setprofile(_record)
-    threading.setprofile(_record)
+    sys.settrace(_record)
+    threading.settrace(_record)
 
 
 def pytest_sessionfinish() -> None:
-    sys.setprofile(None)
+    sys.settrace(None)
     paths = sorted(path.removeprefix(ROOT) for path in _files if path.startswith(ROOT))
     Path(os.environ["CALLED"], str(os.getpid())).write_text("\n".join(paths))
