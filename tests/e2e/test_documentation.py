@@ -7,6 +7,7 @@ Each document is run in its own folder, which looks like a clone of the project.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,14 +37,16 @@ def shipped() -> Iterator[str]:
 
 
 @pytest.fixture
-def clone(tmp_path: Path) -> Path:
-    """A folder with the files of the project, in which commands may write."""
-    for path in ROOT.iterdir():
-        if path.name not in (".git", ".venv", "docs", "repository", "runs"):
-            (tmp_path / path.name).symlink_to(path)
-    (tmp_path / ".venv").mkdir()
-    (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
-    example_files.write_all(tmp_path)
+def clone(tmp_path: Path, document: str) -> Path:
+    """A folder with the files of the project and of the document's examples, in which commands may write."""
+    shutil.copytree(ROOT / "models", tmp_path / "models")  # commands print paths in it
+    for name in ("README.md", "benchmarks", "export"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    text = (ROOT / document).read_text()
+    for name, write in example_files.FILES.items():
+        if name in text:
+            write(tmp_path)
     return tmp_path
 
 
@@ -81,7 +84,9 @@ class Reader:
 
     def _run(self, command: list[str]) -> None:
         programs = f"{self._folder / '.venv' / 'bin'}:{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": programs, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+        # Small tasks take many times as long if several threads share each of them on a busy machine.
+        threads = {"OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "PATH": programs, "PYTHONPATH": str(ROOT), "COLUMNS": "250", **threads}
         done = subprocess.run(
             command, cwd=self._folder, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
         )
