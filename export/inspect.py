@@ -10,7 +10,7 @@ from rich.table import Table
 
 from models.artifact import manifest
 from models.artifact.manifest import Artifact, Quantization
-from models.artifact.parity import judged
+from models.artifact.parity import bounded_error
 
 
 def print_version(version: Path, console: Console) -> None:
@@ -55,7 +55,7 @@ def _row(artifact: Artifact, version: Path) -> list[str]:
         artifact.file,
         artifact.precision,
         f"{size / 1e6:.1f} MB",
-        f"{judged(parity, artifact.precision):.1e}" if parity else "-",
+        f"{bounded_error(parity, artifact.precision):.1e}" if parity else "-",
         f"{parity.top1_agreement:.1%}" if parity else "-",
         f"{accuracy.top1:.2%}" if accuracy else "-",
     ]

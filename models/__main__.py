@@ -19,9 +19,10 @@ from models.imaging.preprocess import Geometry
 from models.training import checkpoint
 from models.training.checkpoint import CheckpointError
 from models.training.device import Compute
-from models.training.evaluate import Report, evaluate
+from models.training.evaluate import EvaluationReport, evaluate
 from models.training.plots import plot_confusion
-from models.training.train import Interrupted, Recipe, train
+from models.training.recipe import Recipe
+from models.training.train import Interrupted, train
 
 app = typer.Typer(help="Train and evaluate networks.", no_args_is_help=True)
 _default = Recipe("")
@@ -36,7 +37,7 @@ def _list_architectures(wanted: bool) -> None:
     for name, variant in VARIANTS.items():
         with torch.device("meta"):
             model = build(name, 1000 if variant.stem == "imagenet" else 10)
-            # Normalisation has no multiply-adds here, and without it the shapes are found three times as fast.
+            # Normalisation does not count, and without it this takes a third of the time.
             bare = build(name, 1000 if variant.stem == "imagenet" else 10, norm="none")
         operations = count_multiply_adds(bare, 3, (variant.input_size, variant.input_size))
         table.add_row(
@@ -52,56 +53,56 @@ def _list_architectures(wanted: bool) -> None:
 
 @app.command("train")
 def train_command(
-    arch: Annotated[str, typer.Option(help="Row of the table of architectures; see --list.")],
+    arch: Annotated[str, typer.Option(help="Name in the table of architectures; see --list.")],
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
     out: Annotated[Path, typer.Option(help="Folder for the run: checkpoint, state, metrics, curves.")],
     size: Annotated[
         int | None,
         typer.Option(
-            help="Pixels of the square cut from each image file after its shorter side is scaled to 256/224 of that; "
-            "224 without it. Data sets of arrays keep their size without it.",
+            help="Height and width in pixels of the centre crop of image files, after their shorter side is scaled to "
+            "256/224 of it. Default: 224; data sets of arrays keep their size.",
             min=1,
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = _default.epochs,
-    batch_size: Annotated[int, typer.Option(min=1)] = _default.batch_size,
+    epochs: Annotated[int, typer.Option(help="Passes through the training images.", min=1)] = _default.epochs,
+    batch_size: Annotated[int, typer.Option(help="Images per step.", min=1)] = _default.batch_size,
     lr: Annotated[float, typer.Option(help="Learning rate after warm-up.")] = _default.peak_lr,
     momentum: float = _default.momentum,
     weight_decay: Annotated[
-        float, typer.Option(help="On weights; never on biases and normalisation.")
+        float, typer.Option(help="Of weights; biases and normalisation have none.")
     ] = _default.weight_decay,
     warmup: Annotated[float, typer.Option(help="Epochs of linear warm-up.")] = _default.warmup_epochs,
     label_smoothing: float = _default.label_smoothing,
-    crop: Annotated[int, typer.Option(help="Pixels of random shift.", min=0)] = _default.crop_padding,
-    flip: Annotated[bool, typer.Option(help="Mirror half of the images.")] = _default.flip,
+    crop: Annotated[int, typer.Option(help="Largest random shift in pixels.", min=0)] = _default.crop_padding,
+    flip: Annotated[bool, typer.Option(help="Mirror half of the images left to right.")] = _default.flip,
     erasing: Annotated[
-        float, typer.Option(help="Share of images of which a random rectangle is blanked.", min=0, max=1)
+        float, typer.Option(help="Share of images with a random rectangle erased.", min=0, max=1)
     ] = _default.erasing,
     shortcut: Annotated[
-        str | None, typer.Option(help="Shortcut option A, B, C or none instead of the architecture's.")
+        str | None, typer.Option(help="Shortcut option A, B, C or none, instead of the architecture's own.")
     ] = None,
-    norm: Annotated[str, typer.Option(help="batch, or none.")] = "batch",
-    zero_gamma: Annotated[bool, typer.Option(help="Start each block as its shortcut.")] = False,
+    norm: Annotated[str, typer.Option(help="Normalisation: batch or none.")] = "batch",
+    zero_gamma: Annotated[bool, typer.Option(help="Initialise each block as its shortcut.")] = False,
     seed: int = _default.seed,
     validation: Annotated[
-        int, typer.Option(help="Training images to hold out for choices.", min=0)
+        int, typer.Option(help="Training images to hold out, to make choices on.", min=0)
     ] = _default.validation,
     compute: Annotated[
-        str, typer.Option(help="float32, bfloat16, or auto: bfloat16 where the device has it.")
+        str, typer.Option(help="float32, bfloat16, or auto: bfloat16 if the device supports it.")
     ] = _default.compute,
-    resume: Annotated[bool, typer.Option(help="Go on where the run in --out was stopped.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue the stopped run in --out.")] = False,
     list_: Annotated[
         bool, typer.Option("--list", help="Show the architectures.", is_eager=True, callback=_list_architectures)
     ] = False,
 ) -> None:
-    """Train a network. Ctrl-C saves; --resume goes on."""
+    """Train a network. Ctrl-C saves the run, and --resume continues it."""
     for name, value, choices in (
         ("--shortcut", shortcut or "A", get_args(ShortcutKind)),
         ("--norm", norm, get_args(NormKind)),
         ("--compute", compute, get_args(Compute)),
     ):
         if value not in choices:
-            fail(ValueError(f"{name} is one of {', '.join(choices)}, not {value!r}"))
+            fail(ValueError(f"{name} takes {', '.join(choices)}, not {value!r}"))
     options = {"shortcut": shortcut, "norm": norm, "zero_gamma": zero_gamma}
     defaults = {"shortcut": None, "norm": "batch", "zero_gamma": False}
     recipe = Recipe(
@@ -123,7 +124,7 @@ def train_command(
     )
     try:
         if (out / "state.safetensors").exists() and not resume:
-            raise CheckpointError(f"{out}: holds a run already: give --resume to go on, or another --out")
+            raise CheckpointError(f"{out}: already holds a run: give --resume to continue it, or another --out")
         geometry = None if size is None else Geometry(size=(size, size), resize=round(size * 256 / 224))
         result = train(recipe, load(data, "train", geometry), load(data, "test", geometry), out, resume=resume)
     except Interrupted as interrupted:
@@ -142,7 +143,7 @@ def evaluate_command(
     data: Annotated[Path, typer.Option(help="Folder of the data set; its test split is used.")],
     confusion: Annotated[Path | None, typer.Option(help="PNG file for the confusion matrix.")] = None,
 ) -> None:
-    """Top-1, top-5 and the accuracy of each class, on the test split."""
+    """Print top-1, top-5 and the accuracy of each class on the test split."""
     try:
         loaded = checkpoint.load(path)
         test = load(data, "test", loaded.preprocess)
@@ -155,7 +156,7 @@ def evaluate_command(
         plot_confusion(report.confusion, loaded.labels, confusion)
 
 
-def _print_report(report: Report, labels: tuple[str, ...]) -> None:
+def _print_report(report: EvaluationReport, labels: tuple[str, ...]) -> None:
     table = Table("class", "images", "top-1")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -169,10 +170,12 @@ def _print_report(report: Report, labels: tuple[str, ...]) -> None:
 
 
 def run_train() -> None:
+    """`resnet-train`."""
     typer.run(train_command)
 
 
 def run_evaluate() -> None:
+    """`resnet-evaluate`."""
     typer.run(evaluate_command)
 
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 
 def atomic_write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: it is on the disk before anyone sees it.
+    """Write a file atomically: readers get the old content or all of the new one, which is on the disk by then.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     descriptor, partial = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
-            os.fchmod(descriptor, 0o644)  # others may serve what one has built
+            os.fchmod(descriptor, 0o644)  # other users may read the file, too
             os.fsync(descriptor)
         os.replace(partial, path)
     except BaseException:

@@ -1,4 +1,4 @@
-"""A progress bar with a rate and a finish time; on a log file, a line now and then instead."""
+"""Progress bars with a rate and the remaining time; nothing is drawn if standard error is not a terminal."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Rate(ProgressColumn):
 
 
 class ProgressBar:
-    """What long work reports to."""
+    """One bar of long work."""
 
     def __init__(self, progress: Progress, description: str, total: int) -> None:
         self._progress = progress
@@ -41,20 +41,20 @@ class ProgressBar:
         self._task = progress.add_task(description, total=total)
 
     def update(self, completed: int, loss: float | None = None) -> None:
-        """Images done so far, and the mean loss where there is one."""
+        """Show the number of completed images, and the mean loss if there is one."""
         description = self._description if loss is None else f"{self._description}  loss {loss:.4f}"
         self._progress.update(self._task, completed=completed, description=description)
 
     def note(self, line: str) -> None:
-        """A line that stays above the bar."""
+        """Print a line above the bar."""
         self._progress.console.print(line, highlight=False)
 
 
 @contextmanager
 def progress_bar(description: str, total: int, unit: str = "images") -> Iterator[ProgressBar]:
-    """A bar on standard error that shows images done, images/s (or what else is counted), time gone and time left.
+    """A bar on standard error with the number of completed images or other units, their rate, and the remaining time.
 
-    Where standard error is not a terminal only the notes are printed.
+    If standard error is not a terminal, only the notes are printed.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -70,28 +70,30 @@ def progress_bar(description: str, total: int, unit: str = "images") -> Iterator
 
 
 class Phases:
-    """What work in phases within phases reports to; each that is under way has a bar."""
+    """One bar per running phase of nested work."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
 
     def start(self, phase: str, steps: int) -> None:
+        """Add the bar of a phase."""
         self._tasks[phase] = self._progress.add_task(f"  {phase}", total=steps)
 
     def update(self, phase: str, completed: int) -> None:
-        """Steps of a phase done so far."""
+        """Show the number of completed steps of a phase."""
         self._progress.update(self._tasks[phase], completed=completed)
 
     def finish(self, phase: str) -> None:
+        """Remove the bar of a phase."""
         self._progress.remove_task(self._tasks.pop(phase))
 
 
 @contextmanager
 def phases(description: str) -> Iterator[Phases]:
-    """A spinner with the time gone on standard error, and bars below it for the phases that are told of.
+    """A spinner with the elapsed time on standard error, and a bar per phase below it.
 
-    Where standard error is not a terminal nothing is printed.
+    If standard error is not a terminal, nothing is printed.
     """
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:

@@ -1,6 +1,6 @@
 """The table of architectures: every network of the project is one row.
 
-A new one is a row here, or a new file that adds its rows.
+To add a network, add a row here, or a module that adds rows.
 """
 
 from __future__ import annotations
@@ -53,23 +53,23 @@ VARIANTS: dict[str, Variant] = {
 
 
 class UnknownArchitecture(ValueError):
-    """No row of the table has this name."""
+    """The table has no row of this name."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"no architecture is named {name!r}; there are: {', '.join(VARIANTS)}")
 
 
 def build(name: str, num_classes: int, in_channels: int = 3, **options: Any) -> ResNet:
-    """The network of a row, initialised.
+    """Build the initialised network of a row.
 
     Args:
         name: a key of `VARIANTS`.
         num_classes: number of logits.
         in_channels: channels of the input.
-        options: `shortcut`, `norm`, `zero_gamma` of `ResNet`.
+        options: options `shortcut`, `norm`, `zero_gamma` of `ResNet`.
 
     Raises:
-        UnknownArchitecture: no such row.
+        UnknownArchitecture: the table has no such row.
     """
     if name not in VARIANTS:
         raise UnknownArchitecture(name)

@@ -1,7 +1,7 @@
-"""Residual blocks: a few convolutions, and a shortcut that joins them.
+"""Residual blocks: a few convolutions, and a shortcut around them.
 
-Shapes are NCHW. A block is described by its convolutions, first to last (`ConvShape`); the three
-classes differ only in where normalisation and ReLU stand around the addition.
+Shapes are NCHW. A block is described by its convolutions from first to last (`ConvShape`); the three classes differ
+only in the places of normalisation and ReLU around the addition.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ ShortcutKind = Literal["A", "B", "C", "none"]
 projection everywhere (C), and no shortcut at all (a plain network)."""
 
 Norm = Callable[[int], nn.Module]
-"""Makes the normalisation for a number of channels; `nn.Identity` where there is none."""
+"""Creates the normalisation of a number of channels; `nn.Identity` for none."""
 
 
 @dataclass(frozen=True)
 class ConvShape:
-    """One convolution: square kernel, padded so that stride 1 keeps the size."""
+    """One convolution: a square kernel, padded so that stride 1 keeps the size."""
 
     kernel: int
     channels: int
@@ -47,7 +47,7 @@ def bottleneck_v1(width: int, stride: int) -> tuple[ConvShape, ...]:
 
 
 class ConvNorm(nn.Module):
-    """A convolution and its normalisation: z in the notation a = relu(z). Has a bias only without a norm."""
+    """A convolution and its normalisation: z in the notation a = relu(z). It has a bias only without a norm."""
 
     def __init__(self, in_channels: int, shape: ConvShape, norm: Norm) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class ConvNorm(nn.Module):
 
 
 class ZeroPadShortcut(nn.Module):
-    """Option A: every `stride`-th pixel, and zeros for the channels that the input does not have."""
+    """Option A: every `stride`-th pixel, and zeros for the channels that the input lacks."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def make_shortcut(kind: ShortcutKind, in_channels: int, out_channels: int, strid
     """The shortcut over one block; None for a plain network.
 
     Raises:
-        ValueError: option A where the block has fewer output than input channels.
+        ValueError: option A for a block with fewer output than input channels.
     """
     if kind == "none":
         return None
@@ -108,10 +108,10 @@ class PostActivationBlock(nn.Module):
 
 
 class LinearJoinBlock(nn.Module):
-    """a[l+2] = relu(z[l+2] + W_s z[l+1]): the shortcut leaves before the first ReLU, so both terms are linear results.
+    """a[l+2] = relu(z[l+2] + W_s z[l+1]): the shortcut begins before the first ReLU, so both terms are linear.
 
-    W_s is the identity where z[l+1] and z[l+2] have one shape, and a learned 1x1 convolution where they do not
-    (in a bottleneck). `shortcut` "C" learns it everywhere, "none" gives the plain block.
+    W_s is the identity if z[l+1] and z[l+2] have the same shape, and a learned 1x1 convolution otherwise (in a
+    bottleneck). `shortcut` "C" learns it everywhere, "none" gives the plain block.
     """
 
     def __init__(
@@ -131,10 +131,10 @@ class LinearJoinBlock(nn.Module):
 
 
 class PreActivationBlock(nn.Module):
-    """y = x + F(x), normalisation and ReLU before each convolution (He et al. 2016b, Fig. 4e).
+    """y = x + F(x), with normalisation and ReLU before each convolution (He et al. 2016b, Fig. 4e).
 
-    The shortcut takes the activated input in the first block of the network and wherever it changes the shape,
-    and the raw input everywhere else (He et al. 2016b, appendix).
+    The shortcut takes the activated input in the first block of the network and if it changes the shape, and the raw
+    input otherwise (He et al. 2016b, appendix).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds, counted the way the papers' tables count them."""
+"""Parameters and multiply-adds of networks, counted as in the papers' tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of learned values."""
+    """Number of learned parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

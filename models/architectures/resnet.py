@@ -1,4 +1,4 @@
-"""The network that every variant of the table is an instance of: stem, stages of blocks, average pool, classifier."""
+"""The network of all variants: stem, stages of blocks, average pool, classifier."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Variant:
     widths: tuple[int, ...]
     """Channels of the 3x3 convolutions of each stage."""
     shapes: Callable[[int, int], tuple[ConvShape, ...]]
-    """(width, stride) to the convolutions of one block."""
+    """The convolutions of one block, from its width and stride."""
     block: Block = PostActivationBlock
     shortcut: ShortcutKind = "B"
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """7x7 with stride 2 and a max pool, or a single 3x3."""
     input_size: int = 224
-    """Height and width in pixels that the paper's figures are for; the network takes any."""
+    """Height and width in pixels of the paper's figures; the network takes any size."""
 
 
 class ResNet(nn.Module):
@@ -49,8 +49,9 @@ class ResNet(nn.Module):
         num_classes: number of logits.
         in_channels: channels of the input, 1 for grey and 3 for colour.
         shortcut: overrides the variant's shortcut option.
-        norm: "batch", or "none" to leave normalisation out (the convolutions then have biases).
-        zero_gamma: start the last scale of each block at zero, so that it starts as its shortcut (Goyal et al. 2017).
+        norm: "batch", or "none" for no normalisation (the convolutions then have biases).
+        zero_gamma: initialise the last scale of each block with zero: the block starts as its shortcut (Goyal et al.
+            2017).
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class ResNet(nn.Module):
         _initialise(self, zero_gamma)
 
     def features(self, x: Tensor) -> Tensor:
-        """Normalised images [N, C, H, W] to the last block's output [N, features, h, w]."""
+        """The last block's output [N, features, h, w] for normalised images [N, C, H, W]."""
         x = self.stem(x)
         if self.activates_stem:
             x = F.relu(x)
@@ -101,13 +102,13 @@ class ResNet(nn.Module):
         return F.relu(x) if self.activates_output else x
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised images [N, C, H, W] to logits [N, classes]."""
+        """Logits [N, classes] for normalised images [N, C, H, W]."""
         return self.classifier(self.features(x).mean((2, 3)))  # type: ignore[no-any-return]
 
 
 def _initialise(model: ResNet, zero_gamma: bool) -> None:
     """He initialisation: Var[w] = 2 / (k^2 c_out) keeps the variance of gradients through ReLUs (He et al. 2015)."""
-    if model.classifier.weight.is_meta:  # nothing to fill, and 1,202 layers of pretending to take seconds
+    if model.classifier.weight.is_meta:  # no values to initialise; for 1,202 layers this would take seconds
         return
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

@@ -1,6 +1,6 @@
-"""The last layer's weights, beside the graphs that hold them too: class activation maps need them. No torch.
+"""`classifier.npz`: the weights of the last layer, from which class activation maps are computed. No torch.
 
-A graph gives them to nobody, and a compiled engine cannot be read; one small file serves every format and precision.
+The graphs contain them too, but a runtime does not return weights; one small file serves all formats and precisions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from models.artifact.parity import Float32Array
 
 @dataclass(frozen=True, slots=True)
 class Classifier:
-    """logits = embedding @ weight.T + bias."""
+    """The last layer: logits = embedding @ weight.T + bias."""
 
     weight: Float32Array
     """float32 [classes, features]."""
@@ -26,15 +26,15 @@ class Classifier:
 
 
 def write(path: Path, classifier: Classifier) -> None:
-    """Keep the weights of a classifier."""
+    """Write the weights of a classifier."""
     np.savez_compressed(path, weight=classifier.weight, bias=classifier.bias)
 
 
 def read(path: Path, classes: int) -> Classifier:
-    """What `write` kept, of a network with so many classes.
+    """Read the weights of a classifier with a number of classes.
 
     Raises:
-        ManifestError: the file is missing, or is not what `write` makes.
+        ManifestError: the file is missing, was not written by `write`, or has weights of another shape.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -46,7 +46,7 @@ def read(path: Path, classes: int) -> Classifier:
     weight, bias = classifier.weight, classifier.bias
     if weight.ndim != 2 or weight.shape[0] != classes or bias.shape != (classes,):
         raise ManifestError(
-            f"{path}: has weights {list(weight.shape)} and biases {list(bias.shape)}, which are not this model's: "
+            f"{path}: has weights {list(weight.shape)} and biases {list(bias.shape)}, not those of {classes} classes: "
             "export the version again"
         )
     return classifier

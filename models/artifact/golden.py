@@ -1,4 +1,4 @@
-"""Golden images: a few real ones, and the logits that the eager PyTorch model gives for them. No torch."""
+"""`golden.npz`: a few real images, and the logits of the eager PyTorch model for them. No torch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from models.imaging.preprocess import UInt8Array
 
 
 def write(path: Path, images: UInt8Array, logits: Float32Array) -> None:
-    """Keep images, uint8 [n, H, W, C] as the graph takes them, and their logits, float32 [n, classes]."""
+    """Write images, uint8 [n, H, W, C] as input of the graph, and their logits, float32 [n, classes]."""
     np.savez_compressed(path, images=images, logits=logits)
 
 
 def read(path: Path) -> tuple[UInt8Array, Float32Array]:
-    """What `write` kept.
+    """Read images and logits.
 
     Raises:
-        ManifestError: the file is missing, or is not what `write` makes.
+        ManifestError: the file is missing or was not written by `write`.
     """
     try:
         with np.load(path, allow_pickle=False) as golden:

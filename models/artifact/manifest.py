@@ -1,6 +1,6 @@
-"""`manifest.json`: all that a reader needs to use the weights of one version correctly.
+"""`manifest.json`: the description of one version, with labels, preprocessing, artifacts and provenance.
 
-Written by `export`, read by `service`; imports no torch.
+`export` writes it and `service` reads it. Imports no torch.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ GOLDEN_FILE = "golden.npz"
 CLASSIFIER_FILE = "classifier.npz"
 
 INPUT = "images"
-"""What every graph takes: uint8 [N, H, W, C]."""
+"""Input of every graph: uint8 [N, H, W, C]."""
 OUTPUTS = ("logits", "probabilities", "embedding", "feature_map")
-"""What every graph of this project gives: float32 [N, classes], [N, classes], [N, features] and [N, features, h, w].
-One that was made elsewhere may be without the last, or the last two."""
+"""Outputs of every graph of this project: float32 [N, classes], [N, classes], [N, features] and [N, features, h, w].
+An imported graph may lack the last one or the last two."""
 
 SCHEMA: Literal[1] = 1
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -36,93 +36,98 @@ Precision = Literal["float32", "float16", "bfloat16", "int8"]
 
 
 class ManifestError(ValueError):
-    """The manifest is missing, is not valid, or does not agree with the files beside it."""
+    """The manifest is missing, not valid, or disagrees with the files beside it."""
 
 
-class _Model(BaseModel):
-    # Unknown keys are kept out of sight, so that an older reader can read what a newer `export` wrote.
+class _ManifestPart(BaseModel):
+    # Unknown keys are ignored, so an older reader can read the manifest of a newer `export`.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Architecture(_Model):
-    """A row of the table of architectures and its arguments."""
+class Architecture(_ManifestPart):
+    """A name in the table of architectures, with its arguments."""
 
     name: str
     num_classes: PositiveInt
     in_channels: PositiveInt = 3
     options: dict[str, Any] = {}
-    """Further arguments of the network: `shortcut`, `norm`, `zero_gamma`."""
+    """Options `shortcut`, `norm`, `zero_gamma` of the network."""
     multiply_adds: PositiveInt | None = None
     """Multiply-adds per image of its convolutions and linear layers; None if they were not counted."""
 
 
-class UnfusedAdd(_Model):
+class UnfusedAdd(_ManifestPart):
+    """A residual addition that a runtime computes on its own."""
+
     node: str
     reason: str
 
 
-class FusionReport(_Model):
-    """What one runtime made of the residual additions."""
+class FusionReport(_ManifestPart):
+    """How one runtime computes the residual additions."""
 
     residual_adds: int
-    """Additions of two computed tensors in the model."""
+    """Number of additions of two computed tensors in the model."""
     fused: int
-    """Those that the runtime computes inside a convolution kernel."""
+    """Number that the runtime computes inside a convolution kernel."""
     unfused: tuple[UnfusedAdd, ...] = ()
 
 
-class Parity(_Model):
-    """Agreement with the eager PyTorch model."""
+class Parity(_ManifestPart):
+    """Agreement of an artifact with the eager PyTorch model."""
 
     logit_error: float
     """Largest difference of a logit, relative to the standard deviation of the eager logits."""
     logit_rms_error: float
-    """Root mean square of the differences, relative to the same."""
+    """Root mean square of the differences, relative to the same standard deviation."""
     top1_agreement: float
     """Share of images with the same first class."""
     images: PositiveInt
 
 
-class Accuracy(_Model):
+class Accuracy(_ManifestPart):
+    """Accuracy of an artifact on the test split."""
+
     top1: float
     top5: float | None = None
     images: PositiveInt
     calibration_error: float | None = None
-    """Expected difference between the first class's probability and how often it is right (Guo et al. 2017), on
-    images that the temperature was not fitted on."""
+    """Expected calibration error (Guo et al. 2017), on images that the temperature was not fitted on."""
 
 
-class Quantization(_Model):
-    """How an int8 artifact came about."""
+class Quantization(_ManifestPart):
+    """How an int8 artifact was made."""
 
     calibration: str
-    """Method that found the ranges of the activations."""
+    """Calibration method of the activation ranges."""
     float_layers: tuple[str, ...] = ()
-    """Convolutions that stayed in float because rounding them cost accuracy."""
+    """Convolutions kept in float, because rounding them costs accuracy."""
     selection_images: PositiveInt
-    """Images that this was chosen on."""
+    """Number of images that the choice was made on."""
     selection_loss: float | None = None
-    """Share of them by which top-1 fell."""
+    """Share of these images by which top-1 fell."""
     trials: PositiveInt
-    """Quantised models that were measured to choose."""
+    """Number of quantised models that were measured."""
 
 
-class Artifact(_Model):
-    """One file with the weights in one format and precision."""
+class Artifact(_ManifestPart):
+    """One model file, in one format and precision."""
 
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     format: str
     precision: Precision
     sha256: Annotated[str, Field(pattern=SHA256)]
     requires: str | None = None
-    """What the file needs to run, where that is more than its format says."""
+    """Requirement of the file beyond its format."""
     fusion: dict[str, FusionReport] = {}
     parity: Parity | None = None
     accuracy: Accuracy | None = None
     quantization: Quantization | None = None
 
 
-class Manifest(_Model):
+class Manifest(_ManifestPart):
+    """Content of `manifest.json`."""
+
     schema_version: Literal[1] = Field(SCHEMA, alias="schema")
     name: Annotated[str, Field(pattern=MODEL_NAME)]
     version: PositiveInt
@@ -130,13 +135,13 @@ class Manifest(_Model):
     labels: tuple[str, ...]
     preprocess: Preprocess
     temperature: PositiveFloat = 1.0
-    """probabilities = softmax(logits / temperature)."""
+    """Calibration temperature: probabilities = softmax(logits / temperature)."""
     artifacts: tuple[Artifact, ...]
     outputs: tuple[str, ...] = OUTPUTS
-    """What its graphs give: logits and probabilities at least."""
+    """Outputs of the graphs: at least logits and probabilities."""
     golden_sha256: Annotated[str, Field(pattern=SHA256)]
     classifier_sha256: Annotated[str, Field(pattern=SHA256)] | None = None
-    """None for a version without the file: it is served, but gives no class activation maps."""
+    """None for a version without the file, which is served without class activation maps."""
     provenance: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -173,7 +178,7 @@ def read(version: Path) -> Manifest:
     """The manifest of a version folder.
 
     Raises:
-        ManifestError: missing, not valid, of another schema, or naming another model or version than its folders do.
+        ManifestError: it is missing, not valid, of another schema, or of another model or version than its folders.
     """
     path = version / FILE_NAME
     try:
@@ -184,17 +189,17 @@ def read(version: Path) -> Manifest:
         raise ManifestError(f"{path}: {first_error(error)}") from error
     if (manifest.name, str(manifest.version)) != (version.parent.name, version.name):
         raise ManifestError(
-            f"{path}: is of {manifest.name} version {manifest.version}, "
+            f"{path}: describes {manifest.name} version {manifest.version}, "
             f"but lies in {version.parent.name}/{version.name}"
         )
     return manifest
 
 
 def check_hash(path: Path, expected: str) -> None:
-    """Compare a file with the SHA-256 that the manifest gives.
+    """Compare a file with the SHA-256 in the manifest.
 
     Raises:
-        ManifestError: the file is missing or its content is another.
+        ManifestError: the file is missing or has other content.
     """
     try:
         actual = sha256(path)

@@ -1,4 +1,4 @@
-"""How far two sets of logits are apart. No torch: `export` checks before writing, `service` before serving."""
+"""Comparison of logits. No torch: `export` compares before it writes a version, `service` before it serves one."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from models.artifact.manifest import Parity, Precision
 Float32Array = NDArray[np.float32]
 
 MAX_LOGIT_ERROR: dict[Precision, float] = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "int8": 2e-1}
-"""What each precision may differ from the eager model; beyond it, `export` writes nothing and `service` serves nothing.
-It bounds the largest difference, for int8 the root mean square: of so many rounding errors the largest tells more of
-the number of classes than of the weights, while swapped channels or a wrong mean move all of them."""
+"""Largest error of the logits by precision; `export` writes and `service` serves no artifact beyond it. The bound is on
+the largest difference, for int8 on the root mean square: the largest of many rounding errors depends on the number of
+classes, while swapped channels or a wrong mean change all logits."""
 
 
 class ParityError(ValueError):
-    """The logits are not those of the eager model; the message says how far they are."""
+    """The logits differ from those of the eager model; the message has the error."""
 
 
 def check(actual: Float32Array, expected: Float32Array, precision: Precision) -> Parity:
     """Compare logits [n, classes] with the eager model's.
 
     Raises:
-        ParityError: as `compare`, or further apart than the precision allows.
+        ParityError: as for `compare`, or the error is larger than the precision allows.
     """
     parity = compare(actual, expected)
-    error = judged(parity, precision)
+    error = bounded_error(parity, precision)
     if error > MAX_LOGIT_ERROR[precision]:
         raise ParityError(
             f"the logits differ from the eager model's by {error:.1e} of their spread, "
@@ -35,7 +35,7 @@ def check(actual: Float32Array, expected: Float32Array, precision: Precision) ->
     return parity
 
 
-def judged(parity: Parity, precision: Precision) -> float:
+def bounded_error(parity: Parity, precision: Precision) -> float:
     """The error that `MAX_LOGIT_ERROR` bounds for a precision."""
     return parity.logit_rms_error if precision == "int8" else parity.logit_error
 
@@ -43,12 +43,12 @@ def judged(parity: Parity, precision: Precision) -> float:
 def compare(actual: Float32Array, expected: Float32Array) -> Parity:
     """Compare logits [n, classes] with the eager model's.
 
-    The errors are the largest difference of a logit and the root mean square of all, divided by the mean over classes
-    of the standard deviation of the expected logits over the images. Probabilities are no measure: a network that
-    gives every image one class agrees with itself in them even when its colour channels are swapped.
+    The errors are the largest difference of a logit and the root mean square of all differences, both divided by the
+    mean over classes of the standard deviation of the expected logits over the images. Probabilities are no measure: a
+    network that predicts one class for every image has the same ones even with swapped colour channels.
 
     Raises:
-        ParityError: another shape, or values that are not finite, or images that the expected logits do not tell apart.
+        ParityError: the shapes differ, values are not finite, or the expected logits are the same for all images.
     """
     if actual.shape != expected.shape:
         raise ParityError(f"logits have shape {list(actual.shape)}, expected {list(expected.shape)}")
@@ -56,7 +56,7 @@ def compare(actual: Float32Array, expected: Float32Array) -> Parity:
         raise ParityError("the logits are not finite")
     spread = float(np.std(expected.astype(np.float64), axis=0).mean())
     if not spread > 0:
-        raise ParityError("the expected logits are the same for every image: nothing can be checked on them")
+        raise ParityError("the expected logits are the same for every image, so nothing can be compared")
     difference = np.abs(actual.astype(np.float64) - expected)
     return Parity(
         logit_error=float(difference.max() / spread),

@@ -1,4 +1,7 @@
-"""Data sets, found by looking at what a folder holds. One file a format; a new format is a new file and a line here."""
+"""Data sets, in formats that are detected from the files of a folder.
+
+One module per format; a new format is a new module and a line in `_FORMATS`.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 from models.data import cifar, idx, imagefolder, tarshards
-from models.data.dataset import ArrayDataset, Batch, DataError, Dataset, Indices, Split, Subset, read_ahead
+from models.data.dataset import ArrayDataset, DataError, Dataset, Indices, LabelledBatch, Split, Subset, read_ahead
 from models.imaging.preprocess import Geometry
 
-__all__ = ["ArrayDataset", "Batch", "DataError", "Dataset", "Indices", "Split", "Subset", "load", "read_ahead"]
+__all__ = ["ArrayDataset", "DataError", "Dataset", "Indices", "LabelledBatch", "Split", "Subset", "load", "read_ahead"]
 
 
 class _Format(Protocol):
@@ -27,18 +30,18 @@ def load(folder: Path, split: Split, geometry: Geometry | None = None) -> Datase
 
     Args:
         folder: a data set in one of the formats of this package.
-        split: images of the test split are never used for a choice.
-        geometry: what the images are brought to. Without it, arrays stay as they are stored and image files become
-            224 x 224 in colour, cut from the middle after the shorter side is scaled to 256.
+        split: the split; images of the test split are never used for a choice.
+        geometry: size and colour mode of the images. By default, arrays keep theirs, and image files become 224 x 224
+            in colour, cropped from the centre after their shorter side is scaled to 256.
 
     Raises:
-        DataError: no such folder, no known format or more than one, files that are missing or damaged, no images.
-            Image files are decoded when they are asked for: a damaged one is found by `images`.
+        DataError: the folder does not exist, has no known format or several, or has missing or damaged files or no
+            images. Image files are decoded on access, so `images` reports a damaged one.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder")
     if geometry is not None:
-        # Callers pass a checkpoint's Preprocess; its mean and std are no part of what a data set does.
+        # Callers pass the Preprocess of a checkpoint; data sets do not use its mean and std.
         geometry = Geometry(**geometry.model_dump(include=set(Geometry.model_fields)))
     try:
         dataset = _format_of(folder).load(folder, split, geometry)
@@ -53,6 +56,6 @@ def _format_of(folder: Path) -> _Format:
     found = [candidate for candidate in _FORMATS if candidate.matches(folder)]
     if len(found) == 1:
         return found[0]
-    holds = "more than one data set" if found else "no data set that is known here"
+    holds = "more than one data set" if found else "no data set of a known format"
     formats = "; ".join(candidate.DESCRIPTION for candidate in found or _FORMATS)
-    raise DataError(f"{folder}: holds {holds} ({formats}): give a folder that holds one")
+    raise DataError(f"{folder}: holds {holds} ({formats}): give a folder with one")

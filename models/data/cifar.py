@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100, binary versions: https://www.cs.toronto.edu/~kriz/cifar.html.
 
-A file is records of one size: the label (CIFAR-100: the coarse, then the fine label), then 32 x 32 red, green and blue
-values, each plane row by row.
+A file is a sequence of records of one size: the label (CIFAR-100: the coarse, then the fine label), then 32 x 32 red,
+green and blue values, each plane row by row.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _PIXELS = 3 * 32 * 32
 class _Variant:
     name: str
     folder: str
-    """What the archive unpacks to."""
+    """Folder in the archive."""
     files: dict[Split, tuple[str, ...]]
     names: str
     marks: tuple[str, ...]
-    """Files that only this variant has."""
+    """Files that identify this variant."""
     label_bytes: int
-    """The last of them is the label that is used."""
+    """Bytes before the pixels; the last one is the label in use."""
 
 
 _BATCHES = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
@@ -48,7 +48,7 @@ _VARIANTS = (
         folder="cifar-100-binary",
         files={"train": ("train.bin",), "test": ("test.bin",)},
         names="fine_label_names.txt",
-        # Other things than CIFAR-100 are called train.bin.
+        # Other data sets have a train.bin, too.
         marks=("fine_label_names.txt",),
         label_bytes=2,
     ),
@@ -63,7 +63,7 @@ def load(folder: Path, split: Split, geometry: Geometry | None) -> ArrayDataset:
     """Images uint8 [n, 32, 32, 3]; the classes of CIFAR-100 are the 100 fine ones.
 
     Raises:
-        DataError: a file is missing or damaged, or both data sets are there.
+        DataError: a file is missing or damaged, or the folder has both data sets.
     """
     found = _find(folder)
     if len(found) > 1:
@@ -77,7 +77,7 @@ def load(folder: Path, split: Split, geometry: Geometry | None) -> ArrayDataset:
 
 
 def _find(folder: Path) -> list[tuple[_Variant, Path]]:
-    """Each variant and its folder: the one given, or what the archives unpack to in it."""
+    """Each variant with its folder: the given folder, or the archives' folders in it."""
 
     def among(places: dict[str, Path]) -> list[tuple[_Variant, Path]]:
         return [

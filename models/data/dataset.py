@@ -1,4 +1,4 @@
-"""What every data set gives, whatever its files look like."""
+"""The interface of all data sets, and their shared parts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Indices = NDArray[np.int64]
 
 
 class DataError(ValueError):
-    """A data set folder is missing, of no known format, or damaged; the message names the file and the reason."""
+    """A data set is missing, has no known format or is damaged; the message has the file and the reason."""
 
 
 class Dataset(Protocol):
@@ -38,24 +38,24 @@ class Dataset(Protocol):
 
     @property
     def geometry(self) -> Geometry:
-        """How `images` come to their size and colour mode."""
+        """Size and colour mode of `images`."""
         ...
 
     def images(self, indices: Indices) -> UInt8Array:
-        """The images at these places, uint8 [len(indices), H, W, C].
+        """The images at these indices, uint8 [len(indices), H, W, C].
 
         Raises:
-            DataError: one of them cannot be read or decoded.
+            DataError: an image cannot be read or decoded.
         """
         ...
 
 
 @dataclass(frozen=True)
 class ArrayDataset:
-    """A data set that lies in memory as one array, uint8 [n, H, W, C].
+    """A data set in memory as one array, uint8 [n, H, W, C].
 
-    Where `requested` differs from the array in size or mode, images are brought to it as they are asked for:
-    50,000 images of 32 x 32 are 150 MB, at 224 x 224 they would be 7.5 GB.
+    If `requested` has another size or mode than the array, images are converted on access: 50,000 images of 32 x 32
+    take 150 MB, and 7.5 GB at 224 x 224.
     """
 
     name: str
@@ -76,12 +76,12 @@ class ArrayDataset:
             return self.array[indices]
         # Pillow takes grey without a channel axis.
         pixels = self.array[..., 0] if self.array.shape[-1] == 1 else self.array
-        return gather(indices, geometry, lambda index: to_mode(Image.fromarray(pixels[index]), geometry.mode))
+        return read_images(indices, geometry, lambda index: to_mode(Image.fromarray(pixels[index]), geometry.mode))
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Some images of another data set, in the order given."""
+    """Images of another data set, in the order of their indices."""
 
     source: Dataset
     indices: Indices
@@ -106,18 +106,18 @@ class Subset:
         return self.source.images(self.indices[indices])
 
 
-class Batch(NamedTuple):
-    """Images uint8 [n, H, W, C] and their classes int64 [n]."""
+class LabelledBatch(NamedTuple):
+    """Images, uint8 [n, H, W, C], and their classes, int64 [n]."""
 
     images: UInt8Array
     labels: NDArray[np.int64]
 
 
-def read_ahead(data: Dataset, batches: Iterable[Indices], reader: Executor) -> Iterator[Batch]:
-    """The batches at these indices, in order; while the caller uses one, `reader` reads the next.
+def read_ahead(data: Dataset, batches: Iterable[Indices], reader: Executor) -> Iterator[LabelledBatch]:
+    """The batches at these indices, in order; `reader` reads the next batch while the caller uses one.
 
     Raises:
-        DataError: an image cannot be read; raised where its batch is due, not before.
+        DataError: an image cannot be read; raised at its batch, not before.
     """
     labels = data.labels
     submitted = ((indices, reader.submit(data.images, indices)) for indices in batches)
@@ -125,20 +125,20 @@ def read_ahead(data: Dataset, batches: Iterable[Indices], reader: Executor) -> I
     while following is not None:
         indices, images = following
         following = next(submitted, None)
-        yield Batch(images.result(), labels[indices])
+        yield LabelledBatch(images.result(), labels[indices])
 
 
-def gather(indices: Indices, geometry: Geometry, read: Callable[[int], Image.Image]) -> UInt8Array:
-    """Read images, already in the mode of `geometry`, on all cores: uint8 [len(indices), H, W, C].
+def read_images(indices: Indices, geometry: Geometry, read: Callable[[int], Image.Image]) -> UInt8Array:
+    """Read images in the mode of `geometry` on all cores, and resize and crop them: uint8 [len(indices), H, W, C].
 
-    Threads are enough: Pillow lets go of the interpreter lock while it decodes and resizes.
+    Threads suffice, because Pillow releases the interpreter lock while it decodes and resizes.
     """
     images = np.empty((len(indices), *geometry.shape), np.uint8)
 
     def place(position: int) -> None:
         images[position] = geometry.apply(read(int(indices[position])))
 
-    # A pool a call costs microseconds and leaves nothing to close.
+    # A pool per call costs microseconds, and there is nothing to close later.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for _ in pool.map(place, range(len(indices))):
             pass
@@ -146,10 +146,10 @@ def gather(indices: Indices, geometry: Geometry, read: Callable[[int], Image.Ima
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Class names, one a line; empty lines do not count.
+    """Class names, one per line, without empty lines.
 
     Raises:
-        DataError: the file is missing or is not text.
+        DataError: the file is missing or is no text.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -161,6 +161,10 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 
 def check_labels(labels: NDArray[np.int64], classes: tuple[str, ...], where: Path) -> None:
-    """Raises DataError where a label has no class name."""
+    """Check that every label has a class name.
+
+    Raises:
+        DataError: a label has none.
+    """
     if labels.max(initial=-1) >= len(classes):
         raise DataError(f"{where}: holds label {labels.max()}, but there are only {len(classes)} class names")

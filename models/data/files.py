@@ -1,4 +1,4 @@
-"""What data sets of image files have in common: files are found at once and decoded when they are asked for."""
+"""The shared parts of data sets of image files: files are listed at first and decoded on access."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.data.dataset import DataError, Indices, Split, gather
+from models.data.dataset import DataError, Indices, Split, read_images
 from models.imaging import images
 from models.imaging.preprocess import Geometry, UInt8Array
 
 DEFAULT_GEOMETRY = Geometry(size=(224, 224), resize=256, mode="RGB")
 
 SPLIT_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val", "validation")}
-"""What a split is called on disk. Where a data set has several for one split, the first is used."""
+"""Names of a split on disk. If a data set has several of them, the first is used."""
 
 SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in images.FORMATS)
-"""Lower case, with the dot, of all formats that are decoded."""
+"""File name suffixes of all accepted formats, in lower case with the dot."""
 
 
 @dataclass(frozen=True)
 class EncodedDataset(ABC):
-    """Labelled image files. A format says where the bytes of each are."""
+    """Labelled image files; each format reads their bytes."""
 
     name: str
     classes: tuple[str, ...]
@@ -33,19 +33,19 @@ class EncodedDataset(ABC):
 
     @abstractmethod
     def read(self, index: int) -> bytes:
-        """One image file. Raises OSError."""
+        """The bytes of an image file. Raises OSError."""
 
     @abstractmethod
     def where(self, index: int) -> str:
-        """The file's place, for messages."""
+        """The place of an image file, for messages."""
 
     def images(self, indices: Indices) -> UInt8Array:
-        """The images at these places, uint8 [len(indices), H, W, C].
+        """The images at these indices, uint8 [len(indices), H, W, C].
 
         Raises:
-            DataError: a file cannot be read or decoded; the message names it.
+            DataError: a file cannot be read or decoded; the message names the file.
         """
-        return gather(indices, self.geometry, self._decode)
+        return read_images(indices, self.geometry, self._decode)
 
     def _decode(self, index: int) -> Image.Image:
         try:

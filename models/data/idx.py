@@ -1,4 +1,4 @@
-"""IDX files (MNIST, Fashion-MNIST, KMNIST, EMNIST's layout): http://yann.lecun.com/exdb/mnist, gzipped or not."""
+"""IDX files (MNIST, Fashion-MNIST, KMNIST, EMNIST), gzipped or not: http://yann.lecun.com/exdb/mnist."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DESCRIPTION = "IDX: train-images-idx3-ubyte[.gz] and its three companions"
 _PREFIX: dict[Split, str] = {"train": "train", "test": "t10k"}
 
 _FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-# IDX files carry no class names. Those of Fashion-MNIST are known by the content of its label files.
+# IDX files have no class names. Fashion-MNIST is recognised by the SHA-256 of its label files.
 _FASHION_LABELS = {
     "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
     "3d0e6c6ea990b53b6f8f500a41cac93881d981b315f84578b7d915342ade01e9",
@@ -32,10 +32,10 @@ def matches(folder: Path) -> bool:
 
 
 def load(folder: Path, split: Split, geometry: Geometry | None) -> ArrayDataset:
-    """Images uint8 [n, H, W, 1]. Class names come from `labels.txt` (one a line) where the folder has it.
+    """Images, uint8 [n, H, W, 1]. Class names come from `labels.txt`, one per line, if the folder has this file.
 
     Raises:
-        DataError: a file is missing, damaged, or does not agree with the other.
+        DataError: a file is missing, damaged, or disagrees with the other one.
     """
     images = _read(folder, f"{_PREFIX[split]}-images-idx3-ubyte", dimensions=3)
     label_bytes = _read(folder, f"{_PREFIX[split]}-labels-idx1-ubyte", dimensions=1)
@@ -53,14 +53,14 @@ def load(folder: Path, split: Split, geometry: Geometry | None) -> ArrayDataset:
 
 
 def _numbers(folder: Path) -> tuple[str, ...]:
-    """A number for each class up to the last that is used in any split, so that the splits agree on their count."""
+    """A number per class up to the highest label of all splits, so that the splits have the same classes."""
     stems = [f"{prefix}-labels-idx1-ubyte" for prefix in _PREFIX.values()]
     highest = max(int(_read(folder, stem, 1).max(initial=0)) for stem in stems if _find(folder, stem) is not None)
     return tuple(str(index) for index in range(highest + 1))
 
 
 def _find(folder: Path, stem: str) -> Path | None:
-    # Both "train-images-idx3-ubyte" and "train-images.idx3-ubyte" are in circulation.
+    # Both "train-images-idx3-ubyte" and "train-images.idx3-ubyte" are common.
     for name in (stem, f"{stem}.gz", stem.replace("-idx", ".idx"), stem.replace("-idx", ".idx") + ".gz"):
         if (folder / name).is_file():
             return folder / name

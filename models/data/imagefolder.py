@@ -1,7 +1,7 @@
-"""Image files, one folder a class, as torchvision's `ImageFolder` reads them.
+"""Image files with one folder per class, as in torchvision's `ImageFolder`.
 
-FOLDER/train/CLASS/**/*.jpg with FOLDER/test/CLASS/... (or val, or validation); or only FOLDER/CLASS/**/*.jpg, of which
-the same tenth is always the test split: https://docs.pytorch.org/vision/stable/generated/torchvision.datasets.ImageFolder.html
+FOLDER/train/CLASS/**/*.jpg with FOLDER/test/CLASS/... (or val, or validation); or only FOLDER/CLASS/**/*.jpg, where a
+fixed tenth is the test split: https://docs.pytorch.org/vision/stable/generated/torchvision.datasets.ImageFolder.html
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ImageFolder(EncodedDataset):
 
     root: Path
     files: tuple[str, ...]
-    """Relative to `root`."""
+    """Paths relative to `root`."""
 
     def read(self, index: int) -> bytes:
         return (self.root / self.files[index]).read_bytes()
@@ -39,12 +39,12 @@ class ImageFolder(EncodedDataset):
 def matches(folder: Path) -> bool:
     if any(_split_folder(folder, split) is not None for split in SPLIT_NAMES):
         return True
-    # Deeper images do not count here: a folder of several data sets is none itself.
+    # Deeper images do not count: a folder of several data sets is no data set.
     return any(_is_image(path) for name in _class_names(folder) for path in (folder / name).iterdir())
 
 
 def load(folder: Path, split: Split, geometry: Geometry | None) -> ImageFolder:
-    """Images as `geometry` says, or `DEFAULT_GEOMETRY`; classes are the sorted names of the (training) class folders.
+    """Images in `geometry`, or `DEFAULT_GEOMETRY`; classes are the sorted names of the (training) class folders.
 
     Raises:
         DataError: the split is missing, a class has no training images, or the test split has a class of its own.
@@ -62,7 +62,7 @@ def load(folder: Path, split: Split, geometry: Geometry | None) -> ImageFolder:
         root, classes = chosen, _class_names(train or chosen)
         for name in _class_names(root):
             if name not in classes:
-                raise DataError(f"{root / name}: is no class of the training split, {train}")
+                raise DataError(f"{root / name}: is not a class of the training split, {train}")
         files = list(_files(root, classes, may_lack=split == "test"))
     labels = np.array([label for _, label in files], np.int64)
     return ImageFolder(
@@ -71,7 +71,7 @@ def load(folder: Path, split: Split, geometry: Geometry | None) -> ImageFolder:
 
 
 def _split_folder(folder: Path, split: Split) -> Path | None:
-    """The folder of a split, where it has class folders: a class may itself be called "train"."""
+    """The folder of a split, if it has class folders: a class may be called "train", too."""
     for name in SPLIT_NAMES[split]:
         root = folder / name
         if any(True for _ in _files(root, _class_names(root), may_lack=True)):
@@ -96,20 +96,20 @@ def _files(root: Path, classes: tuple[str, ...], may_lack: bool = False) -> Iter
                     count += 1
                     yield path.relative_to(root).as_posix(), label
         if count == 0 and not may_lack:
-            raise DataError(f"{root / name}: holds no images: every folder beside it is a class and needs some")
+            raise DataError(f"{root / name}: holds no images, and every folder at this level is a class")
 
 
 def _raise(error: OSError) -> None:
-    """os.walk leaves out what it cannot read, unless told otherwise; a class that a split lacks has no folder."""
+    """Have os.walk report errors, which it ignores by default, except for the missing folder of a class."""
     if not isinstance(error, FileNotFoundError):
         raise error
 
 
 def _is_image(path: Path) -> bool:
-    # Archives made on macOS hold a "._name.jpg" beside each file.
+    # Archives from macOS have a "._name.jpg" beside each file.
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def _is_test(file: str) -> bool:
-    """One file in ten, by its name alone: it stays in its split when others come or go."""
+    """One file in ten, by its name alone: a file keeps its split if others are added or removed."""
     return int.from_bytes(hashlib.sha256(os.fsencode(file)).digest()[:8], "big") % 10 == 0

@@ -1,8 +1,8 @@
 """Tar shards in the layout of WebDataset: https://github.com/webdataset/webdataset.
 
-Members of one name up to the first dot are one sample: `0001.jpg` with `0001.cls`, the class as a number in text, or
-with `0001.json`, an object with the number as "label". The headers are read once; images are then read from where they
-lie, and nothing is unpacked: the names in a shard are never used as paths.
+Members with the same name up to the first dot are one sample: `0001.jpg` with `0001.cls`, the class as a number in
+text, or with `0001.json`, an object with the number as "label". The headers are read once, and images are then read
+from their place in the shard. Nothing is unpacked, so names in a shard are never used as paths.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from models.imaging.preprocess import Geometry
 
 DESCRIPTION = "tar shards: train*.tar or *-train-*.tar, and the same with test or val"
 
-# As WebDataset splits a member's path: the key, then the extension; names that start with a dot have no key.
+# A member's path as WebDataset splits it: the key, then the extension. Names with a leading dot have no key.
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]*)", re.DOTALL)
 _LABELS = ("cls", "json")
-# Without names the classes are counted up to the highest label; one damaged label must not make billions of them.
+# Without names there are as many classes as the highest label; a damaged label must not create billions of them.
 _MAX_CLASSES = 1_000_000
 _BLOCK = 512
 
@@ -41,7 +41,7 @@ class Member(NamedTuple):
     size: int
 
     def read(self) -> bytes:
-        """The content. Raises OSError."""
+        """The content of the file. Raises OSError."""
         with self.shard.open("rb", buffering=0) as file:
             data = os.pread(file.fileno(), self.size, self.offset)
         if len(data) != self.size:
@@ -70,13 +70,13 @@ def matches(folder: Path) -> bool:
 
 
 def load(folder: Path, split: Split, geometry: Geometry | None) -> TarShards:
-    """Images as `geometry` says, or `DEFAULT_GEOMETRY`.
+    """Images in `geometry`, or `DEFAULT_GEOMETRY`.
 
-    Class names come from `labels.txt`, one a line. Without it they are numbers, and to find how many, the shards of
-    the training split are always read too.
+    Class names come from `labels.txt`, one per line. Without the file they are numbers, and the shards of the training
+    split are always read, too, to count them.
 
     Raises:
-        DataError: shards of the split are missing, or one is damaged or holds a sample that cannot be used.
+        DataError: shards of the split are missing, a shard is damaged, or a sample cannot be used.
     """
     samples = _split_samples(folder, split)
     if not samples:
@@ -105,18 +105,18 @@ def _split_samples(folder: Path, split: Split) -> list[tuple[Member, int]]:
 
 
 def _samples(shard: Path) -> Iterator[tuple[Member, int]]:
-    """Image and label of each sample, in the order of the shard."""
+    """Image and label of each sample, in the shard's order."""
     groups: dict[str, dict[str, Member]] = {}
     for member in _members(shard):
         if (match := _NAME.fullmatch(member.name)) is None:
             continue
         key, extension = match[1], match[2].lower()
         if groups.setdefault(key, {}).setdefault(extension, member) is not member:
-            raise DataError(f"{member}: is there twice")
+            raise DataError(f"{member}: occurs twice")
     for key, group in groups.items():
         images = [member for extension, member in group.items() if f".{extension}" in SUFFIXES]
         if not images and "cls" not in group:
-            continue  # something that lies beside the samples
+            continue  # not a sample
         if len(images) != 1:
             raise DataError(f"{shard}: sample {key!r} has {len(images)} images, not one")
         yield images[0], _label(images[0], group)
@@ -125,7 +125,7 @@ def _samples(shard: Path) -> Iterator[tuple[Member, int]]:
 def _label(image: Member, group: dict[str, Member]) -> int:
     found = [group[extension] for extension in _LABELS if extension in group]
     if not found:
-        raise DataError(f"{image}: has no label: add a member of its name that ends in .cls or .json")
+        raise DataError(f"{image}: has no label: add a member of the same name with the extension .cls or .json")
     try:
         data = found[0].read()
         label = int(data) if "cls" in group else json.loads(data)["label"]
@@ -141,12 +141,12 @@ def _members(shard: Path) -> Iterator[Member]:
     try:
         with tarfile.open(shard, "r:") as archive:
             while (info := archive.next()) is not None:
-                if info.size < 0:  # would send tarfile backwards, for ever
+                if info.size < 0:  # tarfile would go backwards in an endless loop
                     raise DataError(f"{shard}: is damaged in member {info.name!r}: download it again")
                 if info.isreg() and not info.issparse():
                     yield Member(shard, info.name, info.offset_data, info.size)
             closing = archive.offset
-        # tarfile takes a damaged header for the end, where in truth there is a block of zeros.
+        # tarfile takes a damaged header for the end, but the real end is a block of zeros.
         if Member(shard, "end of archive", closing, _BLOCK).read() != bytes(_BLOCK):
             raise DataError(f"{shard}: is damaged at byte {closing}: download it again")
     except DataError:

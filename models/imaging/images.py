@@ -1,12 +1,10 @@
-"""From the bytes of an image file to a Pillow image in the colour mode that a network takes.
+"""Decodes image files to Pillow images in the colour mode of a network, for training, serving and scoring. No torch.
 
-No torch. What real files hold is handled here, once, for training, serving and scoring alike:
-
-- EXIF orientation is applied, so a phone's portrait photograph stands upright;
-- 16-bit and 32-bit grey is scaled to 8 bits (32-bit is taken to span 0-65535 if integer, 0-1 if floating point);
+- the EXIF orientation is applied, so a portrait photograph of a phone is upright;
+- 16-bit and 32-bit grey is scaled to 8 bits (range of 32-bit values: 0-65535 for integers, 0-1 for floating point);
 - alpha is composed over white; palettes, CMYK and other modes are converted by Pillow;
-- of an animation the first frame is used;
-- ICC profiles are ignored: networks are trained on the stored values.
+- the first frame of an animation is used;
+- ICC profiles are ignored, because networks are trained on the stored values.
 """
 
 from __future__ import annotations
@@ -21,59 +19,60 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from models.imaging import png
 
-# Pillow warns of odd metadata in files that decode well. Set once: `catch_warnings` is not safe between threads.
+# Pillow warns of odd metadata in files that it decodes. Set once, because `catch_warnings` is not thread-safe.
 warnings.filterwarnings("ignore", module="PIL")
-Image.init()  # all codecs now, or the first damaged file waits for them
-# The limit is `max_pixels` below, checked before anything is decoded, per call and without a warning.
+Image.init()  # loads all codecs now, or the first damaged file would wait for them
+# `max_pixels` below is the limit instead: per call, and checked before decoding.
 Image.MAX_IMAGE_PIXELS = None
 
 Mode = Literal["L", "RGB"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-"""Formats that are tried: common, and decoded by code that is fuzzed. Pillow knows more, old and little used."""
+"""Accepted formats: common ones, whose decoders are fuzzed. Pillow knows further formats, which are little used."""
 
 _TURNED = (2, 3, 4, 5, 6, 7, 8)
-"""EXIF orientations of images that are not stored upright."""
+"""EXIF orientations of images that are stored turned or mirrored."""
 _SIDEWAYS, _FROM_RIGHT, _FROM_BOTTOM = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
-"""EXIF orientations by which width and height change places, what was left comes to lie right, and top below."""
+"""EXIF orientations that swap width and height, that move the left side to the right, and the top to the bottom."""
 
 DEFAULT_MAX_PIXELS = 64_000_000
 
 
 class ImageError(ValueError):
-    """The bytes cannot be used as an image; the message is for the person who sent them."""
+    """The bytes cannot be used as an image; the message is meant for the client."""
 
 
 class NotAnImage(ImageError):
-    """Not an image, of an unknown format, or damaged."""
+    """The bytes are no image, have an unknown format or are damaged."""
 
 
 class TooManyPixels(ImageError):
-    """Larger than the limit; found from the header, before decoding."""
+    """The image has more pixels than the limit, according to its header."""
 
 
 class Reduced(NamedTuple):
-    """An upright image, perhaps at a fraction of its size."""
+    """An upright image, possibly decoded at a fraction of its size."""
 
     image: Image.Image
-    """Its `format` is that of the file, such as "JPEG"."""
+    """Its `format` is the format of the file, such as "JPEG"."""
     width: int
-    """Of the whole image."""
+    """Width of the whole image in pixels."""
     height: int
+    """Height of the whole image in pixels."""
     box: tuple[float, float, float, float]
-    """Where the whole image lies in `image`: left, top, right, bottom in its pixels. The last of these may be pixels
-    of the whole image only in part."""
+    """Position of the whole image in `image`: left, top, right, bottom in pixels of `image`, whose last row and column
+    may lie partly outside."""
 
 
 def decode(data: bytes, mode: Mode, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
     """Decode an image file completely (Pillow's `open` alone is lazy).
 
     Returns:
-        An upright image in `mode`. Its `format` is that of the file, such as "JPEG".
+        An upright image in `mode`. Its `format` is the format of the file, such as "JPEG".
 
     Raises:
-        NotAnImage: empty, not an image, of a format not in `FORMATS`, truncated or otherwise damaged.
-        TooManyPixels: width x height is over `max_pixels`.
+        NotAnImage: the bytes are empty, no image, of a format not in `FORMATS`, truncated or damaged.
+        TooManyPixels: width x height is larger than `max_pixels`.
     """
     return decode_reduced(data, mode, None, max_pixels).image
 
@@ -81,19 +80,19 @@ def decode(data: bytes, mode: Mode, max_pixels: int = DEFAULT_MAX_PIXELS) -> Ima
 def decode_reduced(
     data: bytes, mode: Mode, min_shorter_side: int | None, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> Reduced:
-    """Decode as `decode` does, but a JPEG file at 1/2, 1/4 or 1/8 of its size where that is enough.
+    """Decode like `decode`, but a JPEG file at 1/2, 1/4 or 1/8 of its size if that is enough.
 
-    Fewer of a block's DCT coefficients are then transformed, so a photograph from a camera takes a fraction of the
-    time. The smaller image is nearly the mean of each 2 x 2, 4 x 4 or 8 x 8 pixels.
+    Fewer DCT coefficients per block are then transformed, so a photograph of a camera takes a fraction of the time. The
+    smaller image is nearly the mean of each 2 x 2, 4 x 4 or 8 x 8 pixels.
 
     Args:
-        data: the file.
+        data: content of the file.
         mode: L or RGB.
-        min_shorter_side: pixels that the shorter side must keep; None decodes all.
-        max_pixels: of the file, not of what is decoded.
+        min_shorter_side: smallest shorter side of the result in pixels; None decodes at full size.
+        max_pixels: limit of the full size.
 
     Raises:
-        NotAnImage, TooManyPixels: as `decode`.
+        NotAnImage, TooManyPixels: as for `decode`.
     """
     if not data:
         raise NotAnImage("the image is empty: send the bytes of an image file")
@@ -120,7 +119,7 @@ def decode_reduced(
         RuntimeError,
         MemoryError,
     ) as error:
-        # Everything that Pillow's readers raise on damaged files; OSError is what it documents.
+        # Pillow documents OSError, but its readers raise all of these for damaged files.
         raise NotAnImage(f"the image is damaged or incomplete ({error}): send the whole file") from error
 
 
@@ -138,7 +137,7 @@ def _decode(data: bytes, mode: Mode, min_shorter_side: int | None, max_pixels: i
         fraction = round(width / image.width)
         image.load()
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-        # It would copy an image that is upright already.
+        # It would also copy an image that is upright.
         result = to_mode(ImageOps.exif_transpose(image) if orientation in _TURNED else image, mode)
     result.format = file_format
     if orientation in _SIDEWAYS:
@@ -150,7 +149,7 @@ def _decode(data: bytes, mode: Mode, min_shorter_side: int | None, max_pixels: i
 
 
 def to_mode(image: Image.Image, mode: Mode) -> Image.Image:
-    """Any Pillow image as grey or colour, with alpha over white and 16 bits brought to 8."""
+    """Convert a Pillow image to grey or colour, with alpha over white and 16 bits scaled to 8."""
     if image.mode.startswith(("I", "F")):
         return _to_eight_bits(image).convert(mode)
     if image.has_transparency_data:

@@ -1,8 +1,7 @@
-"""The plainest PNG files, by Pillow's decoder and without its reader.
+"""A fast path for plain PNG files: Pillow's decoder without its reader.
 
-For an image of 32 x 32 pixels, as small networks take them, the reader is half of the work. What is not plain in any
-way (a palette, transparency, 16 bits, interlacing, text, damage) is left to Pillow, which knows what to do with it, or
-what to say.
+For an image of 32 x 32 pixels, the reader takes half of the time. Files with a palette, transparency, 16 bits,
+interlacing, text or damage are left to Pillow, which handles them or names the damage.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _KIND = len(_SIGNATURE)
 _HEADER = struct.Struct(">II5sI")  # width, height, kind, checksum
 _MODES = {b"\x08\x00\0\0\0": "L", b"\x08\x02\0\0\0": "RGB"}
-"""By depth, colours, compression, filter and interlacing."""
+"""Pillow's mode by depth, colours, compression, filter and interlacing."""
 _CHUNK = struct.Struct(">I4s")
-_AROUND = 12
+_CHUNK_OVERHEAD = 12
 """Bytes of a chunk beside its data: length, name, checksum."""
-_SAYS_NOTHING = (b"pHYs", b"gAMA", b"sRGB", b"cHRM", b"sBIT", b"tIME")
-"""Chunks that Pillow's pixels do not depend on."""
+_IGNORED_CHUNKS = (b"pHYs", b"gAMA", b"sRGB", b"cHRM", b"sBIT", b"tIME")
+"""Chunks that do not change Pillow's pixels."""
 
 
 def decode(data: bytes, max_pixels: int) -> Image.Image | None:
-    """The image in a plain file, L or RGB; None of any other, and of one with more pixels."""
+    """The image of a plain file, L or RGB; None for any other file, and for more than `max_pixels`."""
     if not data.startswith(_SIGNATURE) or len(data) < _KIND + _HEADER.size:
         return None
     width, height, kind, checksum = _HEADER.unpack_from(data, _KIND)
@@ -46,16 +45,16 @@ def decode(data: bytes, max_pixels: int) -> Image.Image | None:
 
 
 def _pixels(data: bytes, start: int) -> bytes | None:
-    """The compressed pixels, in one or several chunks from `start` on; None if anything else needs to be looked at."""
+    """The compressed pixels of all chunks from `start` on; None if other chunks matter or a chunk is damaged."""
     parts: list[bytes] = []
-    while start + _AROUND <= len(data):
+    while start + _CHUNK_OVERHEAD <= len(data):
         size, name = _CHUNK.unpack_from(data, start)
-        end = start + _AROUND + size
+        end = start + _CHUNK_OVERHEAD + size
         if name == b"IDAT" and end <= len(data):
             parts.append(data[start + 8 : end - 4])
         elif name == b"IEND":
             return parts[0] if len(parts) == 1 else b"".join(parts)
-        elif name not in _SAYS_NOTHING or zlib.crc32(data[start + 4 : end - 4]).to_bytes(4) != data[end - 4 : end]:
+        elif name not in _IGNORED_CHUNKS or zlib.crc32(data[start + 4 : end - 4]).to_bytes(4) != data[end - 4 : end]:
             return None
         start = end
     return None

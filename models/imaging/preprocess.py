@@ -1,6 +1,6 @@
-"""What a network expects of its input, and how an image of any size is brought there.
+"""Preprocessing: size, crop, colour mode and normalisation of a network's input. No torch.
 
-No torch: serving and training share this file, so an image is cut the same way in both.
+Training and serving share this module, so both cut images in the same way.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ _FILTERS = {
 }
 
 _REDUCING_GAP = 2.0
-"""An image is first reduced, by whole numbers, to no less than so many times the size that it is resized to. Pillow
-takes the same for thumbnails: https://pillow.readthedocs.io/en/stable/reference/Image.html#PIL.Image.Image.resize"""
+"""An image is first reduced by an integer factor, to no less than this multiple of the final size. Pillow uses the same
+for thumbnails: https://pillow.readthedocs.io/en/stable/reference/Image.html#PIL.Image.Image.resize"""
 
 
 class Geometry(BaseModel):
-    """The size and colour mode that images are brought to."""
+    """Size, crop and colour mode of a network's input."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: tuple[PositiveInt, PositiveInt]
-    """Height and width in pixels of what the network takes."""
+    """Height and width of the input in pixels."""
     resize: PositiveInt | None = None
-    """Shorter side in pixels after resizing, before the centre crop to `size`; None resizes to `size` itself."""
+    """Shorter side in pixels after resizing, before the centre crop to `size`; None resizes to `size`."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     mode: Literal["L", "RGB"] = "RGB"
     """Grey or colour."""
@@ -55,13 +55,13 @@ class Geometry(BaseModel):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of one image as the graph takes it."""
+        """(height, width, channels) of the input."""
         return (*self.size, self.channels)
 
     def apply(self, image: Image.Image) -> UInt8Array:
-        """An image, already in `mode`, as uint8 [H, W, C]: resized and cropped, not normalised.
+        """Resize and crop an image in `mode` to uint8 [H, W, C], not normalised.
 
-        The rounding is torchvision's (`Resize` and `CenterCrop`), so that weights trained there see what they know.
+        Sizes are rounded as in torchvision's `Resize` and `CenterCrop`, which published weights were trained with.
         """
         height, width = self.size
         scaled, (left, top) = self.cut(*image.size)
@@ -72,8 +72,10 @@ class Geometry(BaseModel):
         return self._pixels(image)
 
     def apply_fast(self, reduced: Reduced) -> UInt8Array:
-        """What `apply` gives of the whole image, or nearly, in less time: only what is kept is resized, and large
-        images in two steps."""
+        """Nearly the result of `apply` for the whole image, in less time.
+
+        Only the crop is resized, and a large image is reduced first.
+        """
         begin_x, begin_y, end_x, end_y = reduced.box
         across, down = (end_x - begin_x) / reduced.width, (end_y - begin_y) / reduced.height
         left, top, right, bottom = self.region(reduced.width, reduced.height)
@@ -83,24 +85,24 @@ class Geometry(BaseModel):
         return self._pixels(resized)
 
     def _pixels(self, image: Image.Image) -> UInt8Array:
-        # `asarray` asks the image for four protocols before it comes to this.
+        # `asarray` tries four protocols of the image before it does the same.
         return np.frombuffer(image.tobytes(), np.uint8).reshape(self.shape)
 
     @property
     def min_shorter_side(self) -> int:
-        """Pixels of the shorter side below which `approximate` would see a loss."""
+        """Smallest shorter side in pixels that `apply_fast` takes without a loss."""
         return int(_REDUCING_GAP * (self.resize or max(self.size)))
 
     def region(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """The part of an image that `apply` keeps: left, top, right, bottom in pixels of an image of that size."""
-        if self.resize is None:  # exactly, which the quotients are not
+        """The part of an image that `apply` keeps: left, top, right, bottom in pixels of the image."""
+        if self.resize is None:  # exact, unlike the quotients
             return 0.0, 0.0, float(width), float(height)
         (scaled_width, scaled_height), (left, top) = self.cut(width, height)
         across, down = width / scaled_width, height / scaled_height
         return left * across, top * down, (left + self.size[1]) * across, (top + self.size[0]) * down
 
     def cut(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Width and height that an image of that size is resized to, and the left and top of the crop in that."""
+        """Width and height that an image is resized to, and the left and top of the crop in the resized image."""
         if self.resize is None:
             return (self.size[1], self.size[0]), (0, 0)
         shorter = min(width, height)
@@ -109,7 +111,7 @@ class Geometry(BaseModel):
 
 
 class Preprocess(Geometry):
-    """Geometry and normalisation; travels with the weights."""
+    """Geometry and normalisation, stored with the weights."""
 
     mean: tuple[float, ...]
     """Mean of each channel, of values between 0 and 1."""
@@ -117,13 +119,13 @@ class Preprocess(Geometry):
     """Standard deviation of each channel, of values between 0 and 1."""
 
     @model_validator(mode="after")
-    def _one_value_a_channel(self) -> Self:
+    def _one_value_per_channel(self) -> Self:
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(f"mode {self.mode} has {self.channels} channels; mean and std need as many values each")
         return self
 
     def in_words(self) -> str:
-        """One line, for people."""
+        """A description in one line."""
         cut = "squeezed to" if self.resize is None else f"shorter side to {self.resize}, cut to"
         mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
         return f"{cut} {self.size[0]} x {self.size[1]}, {self.interpolation}, mean {mean}, std {std}"

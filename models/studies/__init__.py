@@ -1,4 +1,7 @@
-"""Experiments that show why residual networks work. One file a study; a new study is a new file and a line here."""
+"""Experiments that show why residual networks work.
+
+One module per study; a new study is a new module and a line in `_MODULES`.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from models.console import console, fail
 from models.data import DataError
 from models.studies import STUDIES
-from models.studies.study import Settings, Study, draw, run
+from models.studies.study import Study, StudySettings, draw, run
 from models.training.train import Interrupted
 from models.validation import first_error
 
@@ -34,20 +34,20 @@ def _list(wanted: bool) -> None:
 def study_command(
     name: Annotated[str, typer.Argument(help="Study; see --list.", metavar="NAME")],
     data: Annotated[Path | None, typer.Option(help="Folder of the data set, for the studies that train.")] = None,
-    quick: Annotated[bool, typer.Option(help="End in under two minutes; the numbers then show little.")] = False,
+    quick: Annotated[bool, typer.Option(help="Finish within two minutes; the numbers then show little.")] = False,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Another value for a setting, such as epochs=30; repeatable.")
+        list[str] | None, typer.Option("--set", help="Value of a setting, such as epochs=30; repeatable.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for NAME.json, NAME.png and NAME.svg.")] = None,
-    work: Annotated[Path, typer.Option(help="Folder of what is finished; the same command goes on from there.")] = Path(
+    work: Annotated[Path, typer.Option(help="Folder of finished parts, from which the same command continues.")] = Path(
         "runs/studies/pieces"
     ),
-    redraw: Annotated[bool, typer.Option(help="Only draw the figure of the JSON in --out again.")] = False,
+    redraw: Annotated[bool, typer.Option(help="Only draw the figure again, from the JSON in --out.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="Show the studies.", is_eager=True, callback=_list)] = False,
 ) -> None:
     """Run an experiment on residual networks: numbers as JSON, a figure as PNG and SVG.
 
-    Ctrl-C stops, the same command goes on. Several processes may run it at once and share the work.
+    Ctrl-C stops, and the same command continues. Several processes can run it at the same time and share the work.
     """
     if name not in STUDIES:
         fail(f"no study is named {name!r}; there are: {', '.join(STUDIES)}")
@@ -59,18 +59,18 @@ def study_command(
         draw(study, out)
         return
     if study.NEEDS_DATA and data is None:
-        fail(f"{name} trains or runs networks on images: give --data, the folder of a data set")
+        fail(f"{name} needs images: give --data, the folder of a data set")
     try:
         run(study, _settings(study, quick, set_ or []), data, work, out)
     except (Interrupted, KeyboardInterrupt):
-        console.print("stopped; the same command goes on", highlight=False)
+        console.print("stopped; the same command continues", highlight=False)
         raise typer.Exit(130) from None
     except DataError as error:
         fail(error)
     console.print(f"{out / name}.json, .png, .svg", highlight=False, soft_wrap=True)
 
 
-def _settings(study: Study, quick: bool, changes: list[str]) -> Settings:
+def _settings(study: Study, quick: bool, changes: list[str]) -> StudySettings:
     values = dict(study.QUICK) if quick else {}
     for change in changes:
         key, equals, value = change.partition("=")

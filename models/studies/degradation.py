@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from models import palette
 from models.studies import figures
 from models.studies.pieces import Piece
 from models.studies.study import Numbers
@@ -45,7 +46,7 @@ def summarise(results: Mapping[str, Numbers]) -> Numbers:
 def draw(numbers: Numbers) -> Figure:
     figure, axes = figures.panels(2, share_y=True)
     for panel, family, title in ((axes[0], "plain", "plain"), (axes[1], "resnet", "residual")):
-        for layers, color in ((20, figures.BLUE), (56, figures.VERMILION)):
+        for layers, color in ((20, palette.BLUE), (56, palette.VERMILION)):
             network = numbers["networks"][f"{family}{layers}"]
             epochs = np.arange(1, len(network["train_curve"][0]) + 1)
             for curve, style in (("train", "-"), ("test", "--")):

@@ -1,4 +1,4 @@
-"""The look of the figures. Colours are Okabe and Ito's, which colour-blind readers can tell apart."""
+"""The style of the figures."""
 
 from __future__ import annotations
 
@@ -16,10 +16,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-BLUE, VERMILION, GREEN, YELLOW, PURPLE, SKY, GREY = (
-    "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#777777",
-)  # fmt: skip
-
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.grid": True,
@@ -35,7 +31,7 @@ _STYLE: dict[Any, Any] = {
 def panels(
     columns: int = 1, *, rows: int = 1, height: float = 3.6, share_y: bool = False
 ) -> tuple[Figure, Sequence[Axes]]:
-    """An empty figure with its panels, row by row; `height` in inches."""
+    """An empty figure with its panels, row by row; `height` is in inches."""
     plt.rcParams.update(_STYLE)
     width = 5.4 if columns == 1 else 4.0 * columns
     figure, axes = plt.subplots(
@@ -47,7 +43,7 @@ def panels(
 def line_with_spread(
     axes: Axes, x: ArrayLike, values: ArrayLike, *, color: str, label: str | None = None, style: str = "-"
 ) -> None:
-    """The mean over the first axis of `values` [seeds, points] as a line, lowest to highest as a band."""
+    """Plot the mean of `values` [seeds, points] over the seeds as a line, and their range as a band."""
     array = np.asarray(values, float)
     axes.plot(x, array.mean(0), style, color=color, label=label)
     if len(array) > 1:
@@ -55,7 +51,7 @@ def line_with_spread(
 
 
 def dots(axes: Axes, place: float, values: ArrayLike, color: str) -> None:
-    """One dot a seed above `place`, and a line at their mean."""
+    """One dot per seed above `place`, and a line at their mean."""
     array = np.asarray(values, float)
     axes.plot([place] * len(array), array, "o", color=color, markersize=5, alpha=0.7)
     axes.plot([place - 0.2, place + 0.2], [array.mean()] * 2, color=color, linewidth=2)

@@ -18,10 +18,10 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import architectures
+from models import architectures, palette
 from models.studies import figures
 from models.studies.pieces import Piece
-from models.studies.study import Numbers, Settings
+from models.studies.study import Numbers, StudySettings
 from models.studies.training import images
 from models.training.device import best_device
 from models.training.evaluate import normalise
@@ -32,7 +32,7 @@ TITLE = "Predicted and actual change of the loss after a step of the early layer
 NEEDS_DATA = True
 
 
-class FiniteStepSettings(Settings):
+class FiniteStepSettings(StudySettings):
     seeds: PositiveInt = 5
     images: PositiveInt = 128
     """One batch, drawn from the training split."""
@@ -116,7 +116,7 @@ def summarise(results: Mapping[str, Numbers]) -> Numbers:
 
 def draw(numbers: Numbers) -> Figure:
     figure, axes = figures.panels(2)
-    colors = {"plain": figures.VERMILION, "resnet": figures.BLUE}
+    colors = {"plain": palette.VERMILION, "resnet": palette.BLUE}
     for key, panel in zip(("ratio", "cosine"), axes, strict=True):
         for arch in NETWORKS:
             family, layers = arch[:-2], arch[-2:]

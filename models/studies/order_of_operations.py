@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import architectures
+from models import architectures, palette
 from models.architectures import VARIANTS, ResNet
 from models.architectures.blocks import PostActivationBlock
 from models.data import ArrayDataset
@@ -45,7 +45,7 @@ ORDERS = {
     "pre-activation": "preact-resnet",
 }
 """Names of the architectures, less the number of layers."""
-COLORS = (figures.VERMILION, figures.BLUE, figures.PURPLE, figures.GREEN)
+COLORS = (palette.VERMILION, palette.BLUE, palette.PURPLE, palette.GREEN)
 TRAINED_LAYERS, FRESH_LAYERS = 20, 56
 
 _STATISTICS_IMAGES = 256

@@ -1,7 +1,7 @@
-"""The work of a study in independent pieces: each is computed once, kept, and not computed again.
+"""The work of a study in pieces that are each computed once and stored, so that a stopped study can continue.
 
-That is how a study resumes. Several processes may run the same study: a piece is locked by the one that computes it,
-the others take the next. A piece is known by all that decides its numbers, so studies share what they have in common.
+Several processes can run the same study: one locks the piece that it computes, and the others take the next one. The
+identity of a piece has all values that decide its numbers, so studies share equal pieces.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from models.files import atomic_write
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a study that needs no other part, or one that is named."""
+    """A part of a study that needs at most one other part."""
 
     name: str
-    """Unique in its study; the key of its numbers."""
+    """Unique name in its study; the key of its numbers."""
     identity: dict[str, Any]
-    """All that decides the numbers, as JSON."""
+    """All values that decide the numbers, as JSON."""
     work: Callable[[Path], dict[str, Any]]
-    """Computes the numbers; takes a folder of its own, for what it wants to keep."""
+    """Computes the numbers; the argument is a folder of its own for further files."""
     cost: float = 1.0
-    """Expected time, in any unit that the pieces of a study share."""
+    """Expected time, in a unit that the pieces of a study share."""
     needs: Piece | None = None
     """A piece whose folder `work` reads."""
 
@@ -44,10 +44,10 @@ class Piece:
 
 
 def compute(pieces: Sequence[Piece], root: Path) -> dict[str, dict[str, Any]]:
-    """The numbers of each piece by name, computed or read from `root`; says after each how much is left."""
+    """The numbers of each piece by name, computed or read from `root`; prints the remaining time after each."""
     results: dict[str, dict[str, Any]] = {}
     countdown = _Countdown([piece for piece in pieces if not piece.numbers(root).exists()])
-    # What another process is at is left for last, and then waited for.
+    # Pieces of other processes come last, and are then waited for.
     for wait in (False, True):
         for piece in pieces:
             if piece.name in results or not (wait or _ready(piece, root)):
@@ -59,7 +59,7 @@ def compute(pieces: Sequence[Piece], root: Path) -> dict[str, dict[str, Any]]:
 
 
 def write_json(value: dict[str, Any], path: Path) -> None:
-    """Write atomically; processes that share a study may write the same file at the same time."""
+    """Write a JSON file atomically: processes that share a study may write it at the same time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, (json.dumps(value, indent=1) + "\n").encode())
 
@@ -75,7 +75,7 @@ def _compute_one(piece: Piece, root: Path, countdown: _Countdown) -> dict[str, A
     else:
         started = time.perf_counter()
         numbers = piece.work(piece.folder(root))
-        # The time stands beside the numbers, not in them: the same work gives the same file.
+        # The numbers have no times, so the same work gives the same file.
         write_json(numbers, path)
         countdown.done(piece, time.perf_counter() - started)
     return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
@@ -83,7 +83,7 @@ def _compute_one(piece: Piece, root: Path, countdown: _Countdown) -> dict[str, A
 
 @contextmanager
 def _claim(folder: Path, *, wait: bool) -> Iterator[bool]:
-    """Whether the folder is this process's until the end of the block; the lock goes when a process dies."""
+    """Lock a folder until the end of the block; False if another process has the lock, which ends with the process."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         try:
@@ -95,7 +95,7 @@ def _claim(folder: Path, *, wait: bool) -> Iterator[bool]:
 
 
 class _Countdown:
-    """Says how long the rest takes, from what the pieces so far took for their cost."""
+    """Prints the remaining time, estimated from the time and the cost of the finished pieces."""
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
         self._left = {piece.name: piece.cost for piece in pieces}
@@ -103,7 +103,7 @@ class _Countdown:
         self._seconds = self._cost = 0.0
 
     def skip(self, piece: Piece) -> None:
-        """It was computed before, or by another process."""
+        """Leave out a piece that was computed before or by another process."""
         self._left.pop(piece.name, None)
 
     def done(self, piece: Piece, seconds: float) -> None:

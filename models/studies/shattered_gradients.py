@@ -18,16 +18,17 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 from torch import Tensor
 
+from models import palette
 from models.studies import figures
 from models.studies.pieces import Piece
-from models.studies.study import Numbers, Settings
+from models.studies.study import Numbers, StudySettings
 
 NAME = "shattered-gradients"
 TITLE = "Autocorrelation of the gradient of the output with respect to the input"
 NEEDS_DATA = False
 
 
-class ShatteredGradientsSettings(Settings):
+class ShatteredGradientsSettings(StudySettings):
     seeds: PositiveInt = 50
     width: PositiveInt = 200
     points: PositiveInt = 256
@@ -136,20 +137,20 @@ def draw(numbers: Numbers) -> Figure:
     figure, axes = figures.panels(3, height=4.4)
     for offset, name in enumerate(reversed(TRACES)):
         trace = np.asarray(numbers[name]["trace"])
-        axes[0].plot(np.linspace(-2, 2, len(trace)), trace / 3 + 3 * offset, color=figures.BLUE, linewidth=0.9)
+        axes[0].plot(np.linspace(-2, 2, len(trace)), trace / 3 + 3 * offset, color=palette.BLUE, linewidth=0.9)
         axes[0].text(-2, 3 * offset + 1.25, name, fontsize=8)
     axes[0].set(title="gradients", xlabel="input", ylabel="d output / d input, each to its own scale", yticks=[])
     axes[0].set_ylim(-1.6, 3 * len(TRACES) - 1)
-    shades = (figures.SKY, figures.GREEN, figures.YELLOW, figures.PURPLE, figures.VERMILION)
+    shades = (palette.SKY, palette.GREEN, palette.ORANGE, palette.PURPLE, palette.VERMILION)
     for name, color in zip(PLAIN, shades, strict=True):
         _curve(axes[1], numbers, name, color)
-    for name, color in zip(RESIDUAL, (figures.BLUE, figures.GREEN), strict=True):
+    for name, color in zip(RESIDUAL, (palette.BLUE, palette.GREEN), strict=True):
         _curve(axes[2], numbers, name, color)
-    _curve(axes[2], numbers, "plain, 50 layers", figures.VERMILION)
-    _curve(axes[1], numbers, BARE, figures.VERMILION, "-.")
+    _curve(axes[2], numbers, "plain, 50 layers", palette.VERMILION)
+    _curve(axes[1], numbers, BARE, palette.VERMILION, "-.")
     for panel, title in ((axes[1], "plain"), (axes[2], "residual")):
         _curve(panel, numbers, "brown noise", "black", "--")
-        _curve(panel, numbers, "white noise", figures.GREY, ":")
+        _curve(panel, numbers, "white noise", palette.GREY, ":")
         panel.set(title=title, xlabel="distance between inputs", ylabel="autocorrelation", ylim=(-0.25, 1.05))
         panel.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     return figure

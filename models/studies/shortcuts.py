@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from models import architectures
+from models import architectures, palette
 from models.architectures.complexity import count_parameters
 from models.studies import figures
 from models.studies.pieces import Piece
@@ -60,7 +60,7 @@ def draw(numbers: Numbers) -> Figure:
     figure, axes = figures.panels()
     for place, option in enumerate(numbers):
         values = 100 * np.asarray(numbers[option]["test_error"])
-        color = figures.VERMILION if option == "none" else figures.BLUE
+        color = palette.VERMILION if option == "none" else palette.BLUE
         figures.dots(axes[0], place, values, color)
     labels = [f"{option}\n{numbers[option]['parameters'] / 1e3:.0f} k" for option in numbers]
     axes[0].set_xticks(range(len(numbers)), labels)

@@ -36,16 +36,17 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
+from models import palette
 from models.studies import figures
 from models.studies.pieces import Piece
-from models.studies.study import Numbers, Settings
+from models.studies.study import Numbers, StudySettings
 
 NAME = "signal-growth"
 TITLE = "Variance of activations and gradients through depth at initialisation, against theory"
 NEEDS_DATA = False
 
 
-class SignalGrowthSettings(Settings):
+class SignalGrowthSettings(StudySettings):
     seeds: PositiveInt = 30
     width: PositiveInt = 512
     blocks: PositiveInt = 25
@@ -102,7 +103,7 @@ def measure(
 
 
 def theory(residual: bool, init: str, normalised: bool, blocks: int) -> dict[str, NDArray[np.floating[Any]]]:
-    """What the module's docstring says, after 0, 1, ... `blocks` blocks."""
+    """Mean squares after 0, 1, ... `blocks` blocks, by the formulas of the module's docstring."""
     half = GAINS[init] / 2
     number = np.arange(blocks + 1)
     if not normalised:
@@ -154,8 +155,8 @@ def summarise(results: Mapping[str, Numbers]) -> Numbers:
 
 def draw(numbers: Numbers) -> Figure:
     figure, axes = figures.panels(2, rows=2, height=6.4)
-    styles = {"plain, He": figures.VERMILION, "plain, naive": figures.YELLOW, "residual, He": figures.BLUE,
-              "residual, naive": figures.GREEN}  # fmt: skip
+    styles = {"plain, He": palette.VERMILION, "plain, naive": palette.ORANGE, "residual, He": palette.BLUE,
+              "residual, naive": palette.GREEN}  # fmt: skip
     for panel, (kind, normalised) in zip(axes, itertools.product(("signal", "gradient"), (False, True)), strict=True):
         for name, color in styles.items():
             marker = "s" if name == "plain, naive" else "o"

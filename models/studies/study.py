@@ -1,4 +1,4 @@
-"""What a study is, and what it leaves: numbers as JSON, and a figure drawn from that JSON alone."""
+"""The interface of a study, and its results: numbers as JSON, and a figure drawn from the JSON alone."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from models.studies.pieces import Piece
 from models.training.device import best_device, compute_dtype
 
 Numbers = dict[str, Any]
-"""What can be written as JSON."""
+"""Values that JSON can represent."""
 
 
-class Settings(BaseModel):
-    """How much of a study is computed. Each study adds its own; `--set NAME=VALUE` changes one."""
+class StudySettings(BaseModel):
+    """Settings of a study. Each study adds its own; `--set NAME=VALUE` changes one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,49 +33,49 @@ class Settings(BaseModel):
 
 
 class Study(Protocol):
-    """The contents of a study's module."""
+    """Interface of a study's module."""
 
     @property
     def NAME(self) -> str: ...
     @property
     def TITLE(self) -> str:
-        """What is compared, in one line."""
+        """The comparison in one line."""
         ...
 
     @property
     def NEEDS_DATA(self) -> bool: ...
     @property
-    def SETTINGS(self) -> type[Settings]: ...
+    def SETTINGS(self) -> type[StudySettings]: ...
     @property
     def QUICK(self) -> Mapping[str, Any]:
-        """The settings with which it ends within two minutes."""
+        """Settings with which the study finishes within two minutes."""
         ...
 
     def split(self, settings: Any, data: Any) -> Sequence[Piece]:
-        """The study's work, in the order in which it is best done; `data` is a Path where `NEEDS_DATA`."""
+        """The study's work in its best order; `data` is a Path if `NEEDS_DATA`."""
         ...
 
     def summarise(self, results: Mapping[str, Numbers]) -> Numbers:
-        """From the numbers of each piece, by its name, to those of the figure and the page."""
+        """The numbers of the figure and the page, from those of each piece by name."""
         ...
 
     def draw(self, numbers: Numbers) -> Figure:
-        """The figure, from what `summarise` gave."""
+        """The figure, from the result of `summarise`."""
         ...
 
 
-def run(study: Study, settings: Settings, data: Path | None, work: Path, out: Path) -> Numbers:
-    """Compute a study, or what is left of it, and write `out/NAME.json`, `.png` and `.svg`.
+def run(study: Study, settings: StudySettings, data: Path | None, work: Path, out: Path) -> Numbers:
+    """Compute a study, or its remaining pieces, and write `out/NAME.json`, `.png` and `.svg`.
 
     Args:
         study: a row of `STUDIES`.
         settings: an instance of `study.SETTINGS`.
-        data: folder of a data set, for the studies that need one.
-        work: folder of what is finished; a run that was stopped goes on from there.
+        data: folder of a data set, if the study needs one.
+        work: folder of finished pieces, from which a stopped run continues.
         out: folder of the results.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM came in a training; its state is saved.
+        Interrupted: SIGINT or SIGTERM stopped a training; its state is saved.
         DataError: the data set is missing or damaged.
     """
     results = pieces.compute(study.split(settings, data), work)
@@ -92,13 +92,13 @@ def run(study: Study, settings: Settings, data: Path | None, work: Path, out: Pa
 
 
 def draw(study: Study, out: Path) -> None:
-    """Draw the figure of `out/NAME.json` again; computes nothing."""
+    """Draw the figure of `out/NAME.json` again, without computing anything."""
     result = json.loads((out / f"{study.NAME}.json").read_text(encoding="utf-8"))
     figures.save(study.draw(result["numbers"]), out / study.NAME)
 
 
 def environment() -> dict[str, str]:
-    """What computed the numbers."""
+    """Versions and device that computed the numbers."""
     device = best_device()
     return {
         "python": platform.python_version(),

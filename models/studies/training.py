@@ -1,4 +1,4 @@
-"""Trainings as pieces: the same data, recipe and schedule for every network that a study compares."""
+"""Trainings as pieces: a study compares networks with the same data, recipe and schedule."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from models.data import ArrayDataset, load
 from models.data.dataset import Split
 from models.imaging.preprocess import Geometry
 from models.studies.pieces import Piece
-from models.studies.study import Settings
+from models.studies.study import StudySettings
 from models.training.evaluate import evaluate
-from models.training.train import Recipe, train
+from models.training.recipe import Recipe
+from models.training.train import train
 
 CHECKPOINT = "model.safetensors"
-"""The trained network, in the folder of its piece."""
+"""File of the trained network in the folder of its piece."""
 
 
-class TrainingSettings(Settings):
-    """The recipe of He et al. 2016a, section 4.2, but for the number of epochs and one epoch of warm-up."""
+class TrainingSettings(StudySettings):
+    """The recipe of He et al. 2016a, section 4.2, except for the number of epochs and one epoch of warm-up."""
 
     train_images: PositiveInt | None = None
     """Images drawn from the training split, the same for every network and seed; None takes all."""
@@ -59,10 +60,10 @@ def _images(folder: Path, split: Split, count: int | None, size: int | None) -> 
 
 
 def training(arch: str, seed: int, settings: TrainingSettings, folder: Path, **options: Any) -> Piece:
-    """The piece that trains one network; its numbers are the error of each epoch and of the trained network.
+    """The piece that trains one network; its numbers are the errors of each epoch and of the trained network.
 
-    `train_error` of an epoch is the share of wrong answers while it went on, as the network changed, on augmented
-    images; that of the trained network is in evaluation mode, on the training images as they are.
+    The `train_error` of an epoch is the error on augmented images during the epoch, while the network changes. The
+    `train_error` of the trained network is measured in evaluation mode, on images without augmentation.
     """
     data = images(folder, "train", settings.train_images, settings.size)
     test = images(folder, "test", None, settings.size)

@@ -1,6 +1,6 @@
-"""Random changes to training images, a batch at a time, on uint8 [N, C, H, W] tensors.
+"""Random augmentation of batches of training images, uint8 tensors [N, C, H, W].
 
-Each takes its randomness from the generator it is given, so that a resumed run draws what the uninterrupted one drew.
+The random numbers come from the generator in the arguments, so a resumed run draws the same ones.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 def random_crop(images: Tensor, padding: int, generator: Generator) -> Tensor:
-    """Shift each image by up to `padding` pixels in both directions, zeros coming in (He et al. 2016a, section 4.2)."""
+    """Shift each image by up to `padding` pixels each way and fill with zeros (He et al. 2016a, section 4.2)."""
     if padding == 0:
         return images
     count, _, height, width = images.shape

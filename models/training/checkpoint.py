@@ -1,12 +1,11 @@
-"""Checkpoints: safetensors files that hold the weights and, in their header, all that is needed to use them.
+"""Checkpoints: safetensors files with the weights and, in their header, architecture, labels and preprocessing.
 
-A checkpoint needs no code to be trusted: nothing in it is executed when it is read.
+Reading a checkpoint executes no code of the file.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,39 +14,39 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from models import architectures
 from models.architectures import ResNet
 from models.artifact.manifest import Architecture
+from models.files import atomic_write
 from models.imaging.preprocess import Preprocess
 
 _METADATA = "resnet-serve"
 
 
 class CheckpointError(ValueError):
-    """The file is not a usable checkpoint; the message is one line that says why."""
+    """The file is not a usable checkpoint; the message is one line with the reason."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained network and what it needs to be used.
-
-    `weights` are the state dict of `architectures.build(...)`; `training` holds provenance: recipe, data set, metrics.
-    """
+    """A trained network with its labels and preprocessing."""
 
     architecture: Architecture
     labels: tuple[str, ...]
     preprocess: Preprocess
     weights: dict[str, Tensor]
+    """State dict of `architectures.build(...)`."""
     training: dict[str, Any] = field(default_factory=dict)
+    """Provenance: recipe, data set and metrics."""
 
     def model(self) -> ResNet:
         """The network with its weights, in evaluation mode.
 
         Raises:
-            CheckpointError: the weights are not those of the architecture that the file names.
+            CheckpointError: the weights do not fit the architecture that the file names.
         """
         arch = self.architecture
         try:
@@ -63,10 +62,10 @@ class Checkpoint:
         return model.eval()
 
     def check_classes(self, classes: Sequence[str]) -> None:
-        """Compare with the classes of a data set, by number and order; other names for them are taken.
+        """Check that a data set has as many classes, in the same order; their names may differ.
 
         Raises:
-            CheckpointError: another number of classes, or the same names in another order.
+            CheckpointError: the number of classes differs, or the same names are in another order.
         """
         if len(classes) != len(self.labels):
             raise CheckpointError(f"the data set has {len(classes)} classes, the checkpoint {len(self.labels)}")
@@ -74,7 +73,7 @@ class Checkpoint:
             raise CheckpointError("the data set has the checkpoint's classes in another order")
 
     def save(self, path: Path) -> None:
-        """Write atomically: the file is complete or it is the old one."""
+        """Write the checkpoint atomically."""
         header = {
             "architecture": self.architecture.model_dump(exclude_none=True),
             "labels": self.labels,
@@ -88,12 +87,12 @@ def load(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
-        CheckpointError: no such file, not safetensors, damaged, or not written by this project.
+        CheckpointError: the file does not exist, is not safetensors, is damaged or was not written by this project.
     """
     weights, metadata = load_tensors(path)
     if _METADATA not in metadata:
         raise CheckpointError(
-            f"{path}: holds weights but not what they are (no {_METADATA!r} in its header): "
+            f"{path}: holds weights without a description (no {_METADATA!r} in its header): "
             "give a checkpoint that resnet-train wrote"
         )
     try:
@@ -111,23 +110,17 @@ def load(path: Path) -> Checkpoint:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file beside `path` and move it into place."""
+    """Write a safetensors file atomically; its folder is created if it does not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-    try:
-        save_file(contiguous, partial, metadata)
-        partial.chmod(0o644)  # the library makes it readable by its owner only
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    atomic_write(path, save(contiguous, metadata))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors and the metadata of a safetensors file.
 
     Raises:
-        CheckpointError: no such file, or not (whole) safetensors.
+        CheckpointError: the file does not exist, or is not a complete safetensors file.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
@@ -135,7 +128,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: is not a whole safetensors file: {error}") from error
+        raise CheckpointError(f"{path}: is not a complete safetensors file: {error}") from error
 
 
 def _difference(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str | None:

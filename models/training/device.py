@@ -1,4 +1,4 @@
-"""Which device, and whether it computes faster in bfloat16."""
+"""The device for training, and its dtype."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ Compute = Literal["auto", "float32", "bfloat16"]
 
 
 def best_device() -> torch.device:
+    """The GPU, if PyTorch can use one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def compute_dtype(choice: Compute, device: torch.device) -> torch.dtype:
-    """The dtype of convolutions; "auto" takes bfloat16 where the device has instructions for it."""
+    """The dtype of convolutions; "auto" is bfloat16 if the device has instructions for it."""
     if choice == "auto":
         choice = "bfloat16" if _has_bfloat16(device) else "float32"
     return torch.bfloat16 if choice == "bfloat16" else torch.float32

@@ -1,4 +1,4 @@
-"""How good a network is on a data set."""
+"""Accuracy of a network on a data set."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from models.progress import progress_bar
 
 
 @dataclass(frozen=True)
-class Report:
+class EvaluationReport:
     """Accuracy on a data set."""
 
     confusion: NDArray[np.int64]
-    """[true class, predicted class], in images."""
+    """Number of images by [true class, predicted class]."""
     top5_correct: int
 
     @property
@@ -37,19 +37,19 @@ class Report:
 
     @property
     def per_class(self) -> NDArray[np.float64]:
-        """Share of each class's images that are recognised, float64 [classes]."""
+        """Top-1 accuracy of each class, float64 [classes]."""
         return np.asarray(np.diag(self.confusion) / np.maximum(self.confusion.sum(1), 1), dtype=np.float64)
 
 
 def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:
-    """uint8 [N, C, H, W] to float32 in which the data set has mean 0 and standard deviation 1."""
+    """Normalise uint8 images [N, C, H, W] to float32 with mean 0 and standard deviation 1 over the data set."""
     mean = torch.tensor(preprocess.mean, device=images.device)[:, None, None]
     std = torch.tensor(preprocess.std, device=images.device)[:, None, None]
     return (images.float() / 255.0 - mean) / std
 
 
 def predict(model: ResNet, images: NDArray[np.uint8], preprocess: Preprocess) -> Tensor:
-    """Float32 logits [N, classes] of uint8 images [N, H, W, C], in evaluation mode."""
+    """Logits, float32 [N, classes], of images, uint8 [N, H, W, C], in evaluation mode."""
     inputs = torch.from_numpy(images).permute(0, 3, 1, 2).to(next(model.parameters()).device)
     was_training = model.training
     with torch.inference_mode():
@@ -58,8 +58,8 @@ def predict(model: ResNet, images: NDArray[np.uint8], preprocess: Preprocess) ->
     return logits.float()  # type: ignore[no-any-return]
 
 
-def evaluate(model: ResNet, data: Dataset, preprocess: Preprocess, batch_size: int = 256) -> Report:
-    """Float32 accuracy of `model` over all of `data`."""
+def evaluate(model: ResNet, data: Dataset, preprocess: Preprocess, batch_size: int = 256) -> EvaluationReport:
+    """The accuracy of a network, in float32, over all images."""
     labels = data.labels
     classes = len(data.classes)
     confusion = np.zeros((classes, classes), np.int64)
@@ -72,4 +72,4 @@ def evaluate(model: ResNet, data: Dataset, preprocess: Preprocess, batch_size: i
             np.add.at(confusion, (labels[indices], best[:, 0]), 1)
             top5_correct += int((best == labels[indices, None]).sum())
             progress.update(int(indices[-1]) + 1)
-    return Report(confusion, top5_correct)
+    return EvaluationReport(confusion, top5_correct)

@@ -1,4 +1,4 @@
-"""The optimiser and its learning rate over time."""
+"""The optimiser and the schedule of its learning rate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Schedule = Literal["cosine", "step"]
 
 
 def make_optimizer(model: nn.Module, momentum: float, weight_decay: float) -> optim.SGD:
-    """SGD with Nesterov momentum; no decay on normalisation and biases, whose scale is not a matter of size."""
+    """SGD with Nesterov momentum, without weight decay on biases and normalisation."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     kept = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
@@ -23,7 +23,8 @@ def learning_rate(
 ) -> float:
     """Linear warm-up (Goyal et al. 2017), then half a cosine down to zero (Loshchilov & Hutter 2017).
 
-    With "step" a tenth from half of the steps on, and a hundredth from three quarters (He et al. 2016a, section 4.2).
+    The schedule "step" divides the rate by 10 after half of the steps and again after three quarters (He et al. 2016a,
+    section 4.2).
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
@@ -34,5 +35,6 @@ def learning_rate(
 
 
 def set_learning_rate(optimizer: optim.Optimizer, value: float) -> None:
+    """Set the learning rate of all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = value

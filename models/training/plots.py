@@ -1,4 +1,4 @@
-"""Pictures of results. Colours are Okabe and Ito's, which colour-blind readers can tell apart."""
+"""Plots of training and evaluation."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
+from models.palette import BLUE, VERMILION
+
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
-BLUE, ORANGE = "#0072B2", "#D55E00"
-COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
 
 def plot_curves(history: list[dict[str, Any]], path: Path) -> None:
-    """Error over epochs, training and (where there is one) validation."""
+    """Write the error over epochs, of training and, if there is one, of validation."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     epochs = [figures["epoch"] for figures in history]
     axes.plot(epochs, [100 * f["train_error"] for f in history], color=BLUE, label="training (augmented)")
     if "validation_error" in history[-1]:
-        axes.plot(epochs, [100 * f["validation_error"] for f in history], color=ORANGE, label="validation")
+        axes.plot(epochs, [100 * f["validation_error"] for f in history], color=VERMILION, label="validation")
     axes.set(xlabel="epoch", ylabel="error in %")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
@@ -33,7 +32,7 @@ def plot_curves(history: list[dict[str, Any]], path: Path) -> None:
 
 
 def plot_confusion(matrix: NDArray[np.int64], classes: tuple[str, ...], path: Path) -> None:
-    """Rows are true classes, columns predicted ones; each cell is the share of its row in per cent."""
+    """Write a confusion matrix: true classes by predicted classes, in per cent of the true class."""
     share = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     size = max(4.0, 0.55 * len(classes))
     figure, axes = plt.subplots(figsize=(size + 1.5, size), layout="constrained")

@@ -1,7 +1,7 @@
-"""Training, as named steps that read top to bottom: `train` is the outline, the rest is in the order of its use.
+"""Training as named steps: `train` is the outline, the other functions follow in the order of their use.
 
-What a run leaves on disk is in `models/run.py`. Everything random is drawn from generators seeded with (seed, epoch) or
-(seed, epoch, step), so a run that was interrupted anywhere and resumed goes through the same steps as one that was not.
+`models.training.run_directory` holds the files of a run. All random numbers come from generators seeded with
+(seed, epoch) or (seed, epoch, step), so a resumed run takes the same steps as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,46 +23,23 @@ from torch.nn import functional as F
 
 from models import architectures
 from models.artifact.manifest import Architecture
-from models.data import Batch, Dataset, Subset, read_ahead
+from models.data import Dataset, Indices, LabelledBatch, Subset, read_ahead
 from models.imaging.preprocess import Preprocess
-from models.progress import progress_bar
+from models.progress import ProgressBar, progress_bar
 from models.training import checkpoint
 from models.training.augment import random_crop, random_erasing, random_flip
 from models.training.checkpoint import Checkpoint
-from models.training.device import Compute, best_device, compute_dtype
+from models.training.device import best_device, compute_dtype
 from models.training.evaluate import evaluate, normalise
-from models.training.optim import Schedule, learning_rate, make_optimizer, set_learning_rate
-from models.training.run_directory import Run, State
+from models.training.optim import learning_rate, make_optimizer, set_learning_rate
+from models.training.recipe import Recipe
+from models.training.run_directory import RunDirectory, TrainingState
 
 _STATISTICS_IMAGES = 65_536
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides what a run computes."""
-
-    arch: str
-    epochs: int = 30
-    batch_size: int = 128
-    peak_lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warmup_epochs: float = 1.0
-    schedule: Schedule = "cosine"
-    label_smoothing: float = 0.1
-    crop_padding: int = 4
-    flip: bool = True
-    erasing: float = 0.0
-    seed: int = 0
-    validation: int = 0
-    """Training images held out to make choices on."""
-    compute: Compute = "auto"
-    options: dict[str, Any] = field(default_factory=dict)
-    """`shortcut`, `norm`, `zero_gamma` of the network."""
-
-
 class Interrupted(Exception):
-    """The run was asked to stop and has saved its state."""
+    """SIGINT or SIGTERM stopped the run; its state is saved."""
 
 
 def train(
@@ -74,19 +51,19 @@ def train(
     resume: bool = False,
     watched: Mapping[str, Dataset] | None = None,
 ) -> Checkpoint:
-    """Train a network and leave the run in `out`.
+    """Train a network and write the run to `out`.
 
     Args:
-        recipe: what to compute.
-        data: the training split; `recipe.validation` of it are held out.
+        recipe: options of the run.
+        data: the training split; `recipe.validation` of its images are held out.
         test: images to report on after the last epoch; never used for a choice.
         out: folder of the run.
-        resume: go on from the state in `out` where there is one.
-        watched: data sets whose error is among the figures of each epoch, as `NAME_error`; never used for a choice.
+        resume: continue from the state in `out`, if there is one.
+        watched: data sets whose error is recorded after each epoch as `NAME_error`; never used for a choice.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM came; the state is saved.
-        CheckpointError: `resume` from a state of another recipe or other data.
+        Interrupted: SIGINT or SIGTERM was received; the state is saved.
+        CheckpointError: `resume` with the state of another recipe or other data.
         DataError: an image cannot be read or decoded.
     """
     device = best_device()
@@ -97,7 +74,7 @@ def train(
     )
     state = start(recipe, architecture, device)
     count = len(training.labels)
-    run = Run(out, identity={**asdict(recipe), "data": data.name, "images": count, **preprocess.model_dump()})
+    run = RunDirectory(out, {**asdict(recipe), "data": data.name, "images": count, **preprocess.model_dump()})
     history = run.resume(state) if resume else []
     watched = {**({} if validation is None else {"validation": validation}), **(watched or {})}
 
@@ -106,26 +83,15 @@ def train(
         _stop_signals() as stop,
         ThreadPoolExecutor(1) as reader,
     ):
-        progress.update(state.epoch * count + state.seen)
+        progress.update(state.epoch * count + state.images_done)
         while state.epoch < recipe.epochs:
-            started = time.perf_counter()
-            seen_before = state.seen
-            for batch in read_ahead(training, batches(count, recipe, state), reader):
-                step(state, recipe, count, batch, preprocess, device)
-                progress.update(state.epoch * count + state.seen, loss=state.loss_sum / state.seen)
-                if stop:
-                    run.save_state(state)
-                    raise Interrupted(f"stopped in epoch {state.epoch + 1}, saved in {out}: go on with --resume")
-            rate = (state.seen - seen_before) / (time.perf_counter() - started)
+            rate = run_epoch(state, recipe, training, preprocess, device, reader, progress, stop)
+            if stop:
+                run.save_state(state)
+                raise Interrupted(f"stopped in epoch {state.epoch + 1}, saved in {out}: continue with --resume")
             history.append(finish_epoch(state, rate, watched, preprocess))
-            result = Checkpoint(
-                architecture,
-                data.classes,
-                preprocess,
-                state.model.state_dict(),
-                {"recipe": asdict(recipe), "dataset": data.name, "images": count, "metrics": history[-1]},
-            )
-            result.save(run.checkpoint)
+            details = {"recipe": asdict(recipe), "dataset": data.name, "images": count, "metrics": history[-1]}
+            Checkpoint(architecture, data.classes, preprocess, state.model.state_dict(), details).save(run.checkpoint)
             run.write_history(history)
             run.save_state(state)
             progress.note(describe(history[-1], recipe))
@@ -139,7 +105,7 @@ def train(
 
 
 def split(data: Dataset, recipe: Recipe) -> tuple[Dataset, Dataset | None]:
-    """Hold out `recipe.validation` images, the same ones for the same seed."""
+    """Training images, and the `recipe.validation` images that are held out, the same ones for the same seed."""
     if recipe.validation == 0:
         return data, None
     order = np.random.default_rng(recipe.seed).permutation(len(data.labels))
@@ -147,17 +113,17 @@ def split(data: Dataset, recipe: Recipe) -> tuple[Dataset, Dataset | None]:
 
 
 def measure_preprocess(data: Dataset) -> Preprocess:
-    """The geometry of the images, and the mean and standard deviation of each channel, from the data.
+    """The geometry of the images, with the mean and standard deviation of each channel of the data.
 
-    Data sets of more than `_STATISTICS_IMAGES` are measured on every second, third, ... image: reading all of ImageNet
-    would take as long as an epoch and move the mean by less than 0.001.
+    Of more than `_STATISTICS_IMAGES` images only every second, third, ... image is read: reading all of ImageNet would
+    take as long as an epoch and change the mean by less than 0.001.
     """
     count = len(data.labels)
     chosen = np.arange(0, count, -(-count // _STATISTICS_IMAGES))
     total = squares = np.zeros(1, np.int64)
     for first in range(0, len(chosen), 256):
         values = data.images(chosen[first : first + 256]).reshape(-1, data.geometry.channels)
-        # Exact in integers: the figures do not depend on how the images are grouped.
+        # Integer sums are exact, so the figures do not depend on how the images are grouped.
         total = total + values.sum(0, dtype=np.int64)
         squares = squares + np.square(values, dtype=np.uint16).sum(0, dtype=np.int64)
     height, width = data.geometry.size
@@ -171,17 +137,38 @@ def measure_preprocess(data: Dataset) -> Preprocess:
     )
 
 
-def start(recipe: Recipe, architecture: Architecture, device: torch.device) -> State:
-    """A freshly initialised network and its optimiser."""
+def start(recipe: Recipe, architecture: Architecture, device: torch.device) -> TrainingState:
+    """A newly initialised network and its optimiser."""
     torch.manual_seed(recipe.seed)
     model = architectures.build(
         architecture.name, architecture.num_classes, architecture.in_channels, **architecture.options
     )
     model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
-    return State(model, make_optimizer(model, recipe.momentum, recipe.weight_decay))
+    return TrainingState(model, make_optimizer(model, recipe.momentum, recipe.weight_decay))
 
 
-def batches(count: int, recipe: Recipe, state: State) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
+def run_epoch(
+    state: TrainingState,
+    recipe: Recipe,
+    training: Dataset,
+    preprocess: Preprocess,
+    device: torch.device,
+    reader: Executor,
+    progress: ProgressBar,
+    stop: list[int],
+) -> float:
+    """The remaining batches of an epoch, or of its part until `stop` has an item; returns images per second."""
+    count = len(training.labels)
+    started, images_before = time.perf_counter(), state.images_done
+    for batch in read_ahead(training, batches(count, recipe, state), reader):
+        step(state, recipe, count, batch, preprocess, device)
+        progress.update(state.epoch * count + state.images_done, loss=state.loss_sum / state.images_done)
+        if stop:
+            break
+    return (state.images_done - images_before) / (time.perf_counter() - started)
+
+
+def batches(count: int, recipe: Recipe, state: TrainingState) -> Iterator[Indices]:
     """The indices of the epoch's remaining batches, in an order drawn from (seed, epoch)."""
     order = np.random.default_rng((recipe.seed, state.epoch)).permutation(count)
     for first in range(state.step * recipe.batch_size, count, recipe.batch_size):
@@ -189,10 +176,10 @@ def batches(count: int, recipe: Recipe, state: State) -> Iterator[np.ndarray[Any
 
 
 def step(
-    state: State,
+    state: TrainingState,
     recipe: Recipe,
     count: int,
-    batch: Batch,
+    batch: LabelledBatch,
     preprocess: Preprocess,
     device: torch.device,
 ) -> None:
@@ -222,13 +209,13 @@ def step(
     state.optimizer.step()
 
     state.step += 1
-    state.seen += len(labels)
+    state.images_done += len(labels)
     state.loss_sum += loss.item() * len(labels)
     state.correct += int((logits.argmax(1) == labels).sum())
 
 
 def augment(images: Tensor, recipe: Recipe, preprocess: Preprocess, generator: Generator) -> Tensor:
-    """Random crop, flip and erasing on uint8 [N, C, H, W]."""
+    """Random crop, flip and erasing of uint8 images [N, C, H, W]."""
     images = random_crop(images, recipe.crop_padding, generator)
     if recipe.flip:
         images = random_flip(images, generator)
@@ -236,22 +223,25 @@ def augment(images: Tensor, recipe: Recipe, preprocess: Preprocess, generator: G
     return random_erasing(images, recipe.erasing, fill, generator)
 
 
-def finish_epoch(state: State, rate: float, watched: Mapping[str, Dataset], preprocess: Preprocess) -> dict[str, Any]:
+def finish_epoch(
+    state: TrainingState, rate: float, watched: Mapping[str, Dataset], preprocess: Preprocess
+) -> dict[str, Any]:
     """The epoch's figures; moves the state to the next epoch."""
     figures: dict[str, Any] = {
         "epoch": state.epoch + 1,
         "lr": state.optimizer.param_groups[0]["lr"],
-        "train_loss": state.loss_sum / state.seen,
-        "train_error": 1.0 - state.correct / state.seen,
+        "train_loss": state.loss_sum / state.images_done,
+        "train_error": 1.0 - state.correct / state.images_done,
         "images_per_second": round(rate, 1),
     }
     for name, images in watched.items():
         figures[f"{name}_error"] = 1.0 - evaluate(state.model, images, preprocess).top1
-    state.epoch, state.step, state.seen, state.correct, state.loss_sum = state.epoch + 1, 0, 0, 0, 0.0
+    state.epoch, state.step, state.images_done, state.correct, state.loss_sum = state.epoch + 1, 0, 0, 0, 0.0
     return figures
 
 
 def describe(figures: dict[str, Any], recipe: Recipe) -> str:
+    """The figures of an epoch in one line."""
     line = f"epoch {figures['epoch']}/{recipe.epochs}  loss {figures['train_loss']:.4f}"
     line += f"  training error {figures['train_error']:.2%}"
     if "validation_error" in figures:
@@ -261,14 +251,14 @@ def describe(figures: dict[str, Any], recipe: Recipe) -> str:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """A list that stays empty until SIGINT or SIGTERM comes; a second one ends the process as usual."""
+    """A list that gets an item with the first SIGINT or SIGTERM; a second one ends the process as usual."""
     received: list[int] = []
 
-    def note(number: int, _: FrameType | None) -> None:
+    def receive(number: int, _: FrameType | None) -> None:
         received.append(number)
         signal.signal(number, previous[signal.Signals(number)])
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:

@@ -235,7 +235,7 @@ def test_a_build_in_every_precision(tmp_path: Path) -> None:
     ]
     for artifact in described.artifacts:
         assert artifact.parity is not None
-        assert parity.judged(artifact.parity, artifact.precision) <= parity.MAX_LOGIT_ERROR[artifact.precision]
+        assert parity.bounded_error(artifact.parity, artifact.precision) <= parity.MAX_LOGIT_ERROR[artifact.precision]
         assert (artifact.quantization is not None) == (artifact.precision == "int8")
         first, second = ((version / artifact.file).read_bytes() for version in versions)
         assert first == second, artifact.file

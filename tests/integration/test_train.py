@@ -23,7 +23,8 @@ from models.training.augment import random_crop, random_erasing, random_flip
 from models.training.checkpoint import CheckpointError
 from models.training.evaluate import evaluate, normalise
 from models.training.optim import learning_rate, make_optimizer
-from models.training.train import Interrupted, Recipe, measure_preprocess, split, train
+from models.training.recipe import Recipe
+from models.training.train import Interrupted, measure_preprocess, split, train
 
 
 def stripes(count: int = 96, channels: int = 1) -> ArrayDataset:
@@ -253,7 +254,7 @@ def test_command_line_errors_are_one_line(tmp_path: Path) -> None:
 
     assert "there is no such folder" in fail("--arch", "tiny", "--data", str(tmp_path / "none"))
     assert "holds no data set" in fail("--arch", "tiny", "--data", str(tmp_path))
-    assert "--shortcut is one of A, B, C, none" in fail("--arch", "tiny", "--data", "x", "--shortcut", "D")
+    assert "--shortcut takes A, B, C, none" in fail("--arch", "tiny", "--data", "x", "--shortcut", "D")
 
 
 def test_the_table_of_architectures() -> None:

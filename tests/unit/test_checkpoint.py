@@ -65,7 +65,7 @@ def test_truncated(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "a.safetensors"
     make_checkpoint("tiny").save(path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
         checkpoint.load(path)
 
 
@@ -76,7 +76,7 @@ def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
 
     path = tmp_path / "model.pth"
     path.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
         checkpoint.load(path)
     assert not (tmp_path / "sprung").exists()
 

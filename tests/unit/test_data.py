@@ -25,7 +25,8 @@ from models.data import ArrayDataset, DataError, Split, Subset, load, read_ahead
 from models.data.imagefolder import ImageFolder
 from models.imaging.preprocess import Geometry, Preprocess, UInt8Array
 from models.training import checkpoint
-from models.training.train import Recipe, measure_preprocess, train
+from models.training.recipe import Recipe
+from models.training.train import measure_preprocess, train
 
 SMALL = Geometry(size=(16, 16), resize=18)
 TIMEOUT = 60
@@ -341,7 +342,7 @@ def test_image_folders_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no class folders in test or val or validation"):
         load(tmp_path, "test")
     write_files(tmp_path / "val", {**TEST_FILES, "dog/1.png": encode(1)})
-    with pytest.raises(DataError, match="val/dog: is no class of the training split"):
+    with pytest.raises(DataError, match="val/dog: is not a class of the training split"):
         load(tmp_path, "test")
     (tmp_path / "train" / "zebra").mkdir()
     with pytest.raises(DataError, match="train/zebra: holds no images"):
@@ -482,7 +483,7 @@ def test_a_shard_that_shrinks_or_holds_a_damaged_image_is_named(tmp_path: Path) 
         ({"0.png": PICTURES[0], "0.json": b'{"label": "1"}'}, "member '0.json': its label is '1'"),
         ({"0.png": PICTURES[0], "0.jpg": PICTURES[1], "0.cls": b"0"}, "sample '0' has 2 images, not one"),
         ({"0.cls": b"0"}, "sample '0' has 0 images, not one"),
-        ({"0.PNG": PICTURES[0], "0.png": PICTURES[0], "0.cls": b"0"}, "member '0.png': is there twice"),
+        ({"0.PNG": PICTURES[0], "0.png": PICTURES[0], "0.cls": b"0"}, "member '0.png': occurs twice"),
         ({"meta.json": b"{}"}, "hold no images"),
     ],
 )
