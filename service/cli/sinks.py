@@ -1,24 +1,99 @@
-"""What `resnet-classify` keeps beside its answers: pictures of activation maps, and embeddings."""
+"""Sinks of `resnet-classify`: tables, CSV, JSON lines, heat maps and embeddings."""
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Protocol, TextIO
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from models.artifact.parity import Float32Array
+from service.http.v1.schemas import image_json
 from service.inference.results import ImageResult
 
 
+class Sink(Protocol):
+    """Takes the results in the order of the files."""
+
+    def write(self, path: Path, result: ImageResult) -> None:
+        """Write the result of one file."""
+
+    def finish(self) -> None:
+        """Write what is left, after the last file."""
+
+
+class TableWriter:
+    """A table for people."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._table = Table("file", "label", "probability")
+        self._table.columns[2].justify = "right"
+
+    def write(self, path: Path, result: ImageResult) -> None:
+        if result.error is not None:
+            self._table.add_row(Text(str(path)), Text(str(result.error), style="red"), "")
+        for rank, prediction in enumerate(result.predictions):
+            name = Text("" if rank else str(path))
+            self._table.add_row(name, Text(prediction.label), f"{prediction.probability:.2%}")
+
+    def finish(self) -> None:
+        Console(file=self._stream).print(self._table)
+
+
+class CsvWriter:
+    """One row per image and class; an error has the rank 0."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._writer = csv.writer(stream)
+        self._writer.writerow(["file", "rank", "label", "index", "probability", "error"])
+
+    def write(self, path: Path, result: ImageResult) -> None:
+        if result.error is not None:
+            self._writer.writerow([path, 0, "", "", "", str(result.error)])
+        for rank, prediction in enumerate(result.predictions, start=1):
+            self._writer.writerow([path, rank, prediction.label, prediction.index, prediction.probability, ""])
+
+    def finish(self) -> None:
+        """Nothing: each row is written at once."""
+
+
+class JsonLinesWriter:
+    """One JSON object per image, as in the responses of the service."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, path: Path, result: ImageResult) -> None:
+        line = {"file": str(path), **image_json(_without_files(result))}
+        self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def finish(self) -> None:
+        """Nothing: each line is written at once."""
+
+
+def _without_files(result: ImageResult) -> ImageResult:
+    """A result without the parts that other sinks write."""
+    predictions = [replace(prediction, cam_png=None) for prediction in result.predictions]
+    image = None if result.image is None else replace(result.image, region=None)
+    return replace(result, predictions=predictions, image=image, embedding=None)
+
+
 class MapFolder:
-    """A PNG for each image and class, in folders as the images lie: FOLDER/cat.jpg.1-tabby.png.
+    """A PNG per image and class, in the same folders as the images: FOLDER/cat.jpg.1-tabby.png.
 
     Args:
-        folder: made if it is not there.
-        files: all images; the deepest folder that holds them all is left out of the names.
+        folder: is made if it does not exist.
+        files: all images; their deepest common folder is left out of the names.
     """
 
     def __init__(self, folder: Path, files: Sequence[Path]) -> None:
@@ -27,7 +102,6 @@ class MapFolder:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, path: Path, result: ImageResult) -> None:
-        """Write the maps of one image."""
         place = self._folder / path.absolute().relative_to(self._common)
         for rank, prediction in enumerate(result.predictions, start=1):
             if prediction.cam_png is not None:
@@ -37,7 +111,7 @@ class MapFolder:
                 file.write_bytes(prediction.cam_png)
 
     def finish(self) -> None:
-        """Every file is written already."""
+        """Nothing: each file is written at once."""
 
 
 class EmbeddingFile:
@@ -45,18 +119,16 @@ class EmbeddingFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        path.open("ab").close()  # what cannot be written is said before hours of work
+        path.open("ab").close()  # fails now, and not after hours of work, if the path cannot be written
         self._files: list[str] = []
         self._rows: list[Float32Array] = []
 
     def write(self, path: Path, result: ImageResult) -> None:
-        """Remember one image."""
         if result.embedding is not None:
             self._files.append(str(path))
             self._rows.append(np.array(result.embedding, np.float32))
 
     def finish(self) -> None:
-        """Write the file."""
         rows = np.stack(self._rows) if self._rows else np.empty((0, 0), np.float32)
-        with self._path.open("wb") as file:  # `savez` adds a suffix to a path that has another
+        with self._path.open("wb") as file:  # `savez` adds a suffix to a path with another one
             np.savez(file, files=np.array(self._files, np.str_), embeddings=rows)

@@ -1,4 +1,4 @@
-"""Settings that take one of a few values."""
+"""Values of settings that take one of a few."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ Watch = Literal["auto", "poll", "off"]
 
 
 class LogFormat(StrEnum):
+    """Format of log lines."""
+
     json = "json"
     text = "text"
 
 
 class LogLevel(StrEnum):
+    """Level of the least important log lines."""
+
     info = "info"
     warning = "warning"
     error = "error"

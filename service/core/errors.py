@@ -1,4 +1,4 @@
-"""What can go wrong with a request, and what its sender is told.
+"""Errors of requests, with the status and the text that the client gets.
 
     ServiceError
     ├── BadRequest              400
@@ -15,8 +15,8 @@
     │   └── Overloaded          503, with Retry-After
     └── DeadlineExceeded        504
 
-Status and title stand on the class, the detail says what to do. `routes.problems` turns them into responses
-(RFC 9457, application/problem+json).
+Status and title are attributes of the class; the message says how to fix the request. `http.problem_details` makes
+responses of them (RFC 9457, application/problem+json).
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from typing import ClassVar
 
 
 class ServiceError(Exception):
-    """An error with an HTTP status; its message is shown to the caller."""
+    """An error with an HTTP status; the client gets its message."""
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
     reason: str | None = None
-    """Why the service refused a request that it could have served at another time; the label of a metric."""
+    """Reason to refuse a request that the service can serve at another time; a label of a metric."""
 
     @property
     def headers(self) -> dict[str, str]:
+        """Headers of the response."""
         return {}
 
 
@@ -59,7 +60,7 @@ class NotFound(ServiceError):
 
 
 class RequestTimeout(ServiceError):
-    """The body does not come; the connection is closed, as the rest of it would be taken for the next request."""
+    """The body did not arrive in time. The connection is closed, as its rest would be read as the next request."""
 
     status, title, reason = 408, "Request too slow", "slow_request"
 
@@ -81,17 +82,17 @@ class UnprocessableImage(ServiceError):
 
 
 class TooManyRequests(ServiceError):
-    """A caller sends more than its rate.
+    """A client is above its request rate.
 
     Args:
-        rate: requests a second that it has.
-        retry_after: seconds until it has one again.
+        rate: requests per second of the client.
+        retry_after: seconds until the next request is accepted.
     """
 
     status, title, reason = 429, "Too many requests", "rate"
 
     def __init__(self, rate: float, retry_after: float) -> None:
-        super().__init__(f"more than {rate:g} requests a second: send them more slowly")
+        super().__init__(f"more than {rate:g} requests per second: send them more slowly")
         self.retry_after = max(1, math.ceil(retry_after))
 
     @property
@@ -108,11 +109,11 @@ class Unavailable(ServiceError):
 
 
 class Overloaded(Unavailable):
-    """No room, or no time.
+    """The service has no capacity, or no time, for a request.
 
     Args:
-        retry_after: seconds after which what waits now will have been computed.
-        reason: why, from `OVERLOAD`.
+        retry_after: seconds until the images that wait now are computed.
+        reason: a key of `OVERLOAD`.
     """
 
     status, title = 503, "Overloaded"
@@ -128,10 +129,10 @@ class Overloaded(Unavailable):
 
 
 OVERLOAD = {
-    "queue_full": "more images are waiting than can be served soon",
+    "queue_full": "too many images are waiting",
     "would_be_late": "so many images are waiting that the time limit would pass",
-    "connections": "more clients are connected than are served",
-    "memory": "too many bytes of requests are held",
+    "connections": "too many clients are connected",
+    "memory": "too many bytes of request bodies are in memory",
 }
 
 

@@ -1,4 +1,4 @@
-"""Two priorities: interactive passes bulk, and bulk never starves."""
+"""Two priorities: interactive work is served before bulk work, and bulk work always gets a share."""
 
 from __future__ import annotations
 
@@ -8,36 +8,39 @@ from enum import StrEnum
 
 
 class Priority(StrEnum):
+    """Priority of a request."""
+
     interactive = "interactive"
     bulk = "bulk"
 
 
 SHARE = {Priority.interactive: 0.875, Priority.bulk: 0.125}
-"""Of the places, where both wait. A tenth is the promise; an eighth is exact in binary and leaves a margin."""
+"""Share of the places while both wait. The documented share of bulk is a tenth; an eighth is exact in binary, and
+leaves a margin."""
 
 
 class BulkShare:
-    """Counts the places that bulk has coming although interactive work waits, as they are given out."""
+    """Counts the places that bulk work gets although interactive work waits."""
 
     def __init__(self) -> None:
         self._owed = 0.0
 
     def places(self, room: int, waiting: int) -> int:
-        """How many of the next `room` places are for bulk, of which `waiting` wait."""
+        """How many of the next `room` places are for bulk work, of which `waiting` wait."""
         if waiting:
             self._owed += SHARE[Priority.bulk] * room
         return min(int(self._owed), waiting)
 
     def took(self, places: int, waiting: int) -> None:
-        """Bulk got that many places, those that interactive work left included, and so many still wait."""
+        """Record that bulk work got `places`, with those that interactive work left free; `waiting` still wait."""
         self._owed = max(0.0, self._owed - places) if waiting else 0.0
 
 
 class PrioritySemaphore:
-    """Lets some in at a time, interactive ones first; used on the event loop only.
+    """A semaphore that serves interactive waiters first. For the event loop only.
 
     Args:
-        places: how many are in at the same time.
+        places: number of holders at the same time.
     """
 
     def __init__(self, places: int) -> None:
@@ -47,8 +50,8 @@ class PrioritySemaphore:
         self._bulk_share = BulkShare()
 
     async def acquire(self, priority: Priority) -> None:
-        """Wait for a place, which must be released."""
-        if self._free:  # nobody waits while there is one
+        """Wait for a place. The caller must release it."""
+        if self._free:  # no waiter is before this one
             self._free -= 1
             return
         turn = asyncio.get_running_loop().create_future()
@@ -61,7 +64,7 @@ class PrioritySemaphore:
             raise
 
     def release(self) -> None:
-        """Give the place to whose turn it is."""
+        """Give the place to the next waiter."""
         while self._interactive or self._bulk:
             turn = self._next()
             if not turn.done():

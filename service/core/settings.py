@@ -1,4 +1,4 @@
-"""Every setting, once: defaults, environment variables and command-line flags all come from this definition."""
+"""All settings: defaults, environment variables and command-line flags come from this definition."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _MIB = 1024 * 1024
 
 
 def shipped_repository() -> Path:
-    """The model repository that comes with the project."""
+    """The model repository that ships with the project."""
     return Path(str(resources.files("models"))) / "pretrained" / "repository"
 
 
 def available_cpus() -> int:
-    """Processors that this process may use: the affinity mask, and the CPU quota of its container."""
+    """Number of CPUs that this process may use: its affinity mask, limited by the CPU quota of its container."""
     cpus = len(os.sched_getaffinity(0))
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -70,116 +70,116 @@ class Settings(BaseSettings):
     """Folder of models, as resnet-export writes it. Default: the model that ships with the project."""
 
     model: str | None = None
-    """The model that /v1/classify answers with, where the repository holds several. Default: the first by name."""
+    """Model of /v1/classify, if the repository has several. Default: the first by name."""
 
     versions: Annotated[str, AfterValidator(_check_versions)] = "latest"
-    """Versions to serve: latest, all, or numbers such as 1,3. For single models after blanks: `latest tiny=all
-    resnet50=1,3`. Those who name no version are answered by the newest that is served."""
+    """Versions to serve: latest, all, or numbers such as 1,3. With a default and single models, separated by blanks:
+    `latest tiny=all resnet50=1,3`. Without a version, a request goes to the newest served version."""
 
     cache: Path = Field(default_factory=default_folder)
-    """Folder of engines and measurements that fit this machine only, as resnet-export writes them. Default:
-    ~/.cache/resnet-serve, or what XDG_CACHE_HOME says."""
+    """Folder of TensorRT engines and profiles of this machine, as resnet-export engines and resnet-serve tune write
+    them. Default: ~/.cache/resnet-serve, or resnet-serve in XDG_CACHE_HOME."""
 
     watch: Watch = "auto"
-    """How new and removed versions are noticed: auto by file events, or once a second on network file systems,
-    which give none; poll once a second in any case; off only at start, or when an admin loads the model."""
+    """How the service detects new and removed versions. auto: by file events, or once per second on network file
+    systems, which have no events; poll: once per second; off: only at start, or if an admin loads the model."""
 
     host: str = "127.0.0.1"
     """Address to listen on. 0.0.0.0 makes the service reachable from other machines."""
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """Port to listen on; 0 takes a free one."""
+    """Port to listen on; 0 selects a free port."""
 
     root_path: Annotated[str, Field(pattern=r"^(/[^/?#\s]+)*$")] = ""
-    """Prefix of the path, such as /vision, that a proxy in front takes away: the API's own links then begin with it."""
+    """Path prefix, such as /vision, that a proxy in front of the service removes. Links of the API begin with it."""
 
     ssl_certfile: FilePath | None = None
-    """Certificate chain, PEM. With it the service speaks TLS."""
+    """Certificate chain, PEM. The service then uses TLS."""
 
     ssl_keyfile: FilePath | None = None
-    """Private key of the certificate, PEM, where it is not in the same file."""
+    """Private key of the certificate, PEM, unless it is in the same file."""
 
     api_keys: Path | None = None
-    """TOML file with the API keys that may use the service; `python -m service.auth NAME` makes one. Changes count at
-    once. Default: nobody needs a key."""
+    """TOML file of API keys; `python -m service.cli.api_key NAME` makes a key. A change of the file applies at once.
+    Default: requests need no key."""
 
     admin: bool = False
-    """Take load and unload requests under /v2/repository, from keys with the scope admin. Needs api_keys."""
+    """Accept load and unload requests under /v2/repository, with keys that have the scope admin. Needs api_keys."""
 
     cors_origins: str = ""
-    """Origins such as https://example.org, with blanks between them, whose pages may use the service from a browser;
-    * for all. Default: only pages that the service itself gives."""
+    """Origins such as https://example.org, separated by blanks, whose pages may use the service from a browser; * for
+    all. Default: only pages of the service itself."""
 
     executor: str = "onnxruntime-cpu"
-    """Runtime that computes: onnxruntime-cpu, or where they are installed openvino and torch; on NVIDIA GPUs tensorrt,
-    onnxruntime-cuda and torch, with the numbers of the GPUs behind it, as in tensorrt:0,1. `simulated:MS` answers
-    after MS milliseconds a batch, to try out a deployment. Default for this, precision, threads and max_batch: what
-    resnet-export tune found best on this machine, where it was run."""
+    """Runtime that computes: onnxruntime-cpu, or if installed openvino and torch; on NVIDIA GPUs tensorrt,
+    onnxruntime-cuda and torch, with GPU numbers as in tensorrt:0,1. `simulated:MS` answers after MS milliseconds per
+    batch, to try out a deployment. If resnet-serve tune has written a profile, it gives the default of this setting, of
+    precision, threads, instances and max_batch."""
 
     precision: Precision = "float32"
-    """What it computes in: float32, or with less accuracy and more speed float16, bfloat16 or int8, where the executor
-    has it and the model was exported with it."""
+    """Precision of the computation: float32, or with less accuracy and more speed float16, bfloat16 or int8, if the
+    executor supports it and the model was exported with it."""
 
     threads: PositiveInt | None = None
-    """Processors that compute a batch together. Default: all available, or one where an image takes so little that
-    several would wait for one another."""
+    """Threads of each instance, which compute a batch together. Default: all CPUs; 1 for a network of up to 100 million
+    multiply-adds, whose threads would wait for each other."""
 
     instances: PositiveInt | None = None
-    """Instances of the model that compute different batches at the same time, each with `threads` threads. Default: as
-    many as the CPUs allow; on a GPU one."""
+    """Instances of the model that compute different batches at the same time, each with `threads` threads. Default: 1,
+    on GPUs 1 per GPU; for a network of up to 100 million multiply-adds one per CPU, at most 8."""
 
     single_image_threads: NonNegativeInt | None = None
-    """Threads of one more instance, for a single image while no other request is in flight. With threads 1 and several
-    instances it lowers the latency of a single request, and takes the memory of one more instance; 0 makes none.
-    Default: all CPUs if an image takes so little memory that one more instance costs next to none; otherwise 0."""
+    """Threads of one more instance, for a single image while no other request is in flight; 0 for no such instance.
+    Lowers the latency of single requests and takes the memory of one more instance. Default: all CPUs, at most 8, for a
+    network of up to 100 million multiply-adds; otherwise 0."""
 
     isolate: bool = False
-    """Run each executor in a process of its own, about 70 MB each. A runtime that crashes is then started again, and
-    nobody notices."""
+    """Has no effect: executors in processes of their own will come back as another setting."""
 
     decode: DecodeMode = "exact"
-    """exact: the pixels that Pillow gives, bit by bit, as in training. fast: nearly those, in less time; photographs
-    much larger than the network takes are decoded at a fraction of their size."""
+    """exact: the pixels of Pillow, bit by bit, as in training. fast: nearly the same pixels in less time; photographs
+    much larger than the input of the network are decoded at a fraction of their size."""
 
     decode_threads: PositiveInt = Field(default_factory=available_cpus)
-    """Images decoded at the same time. Default: one for each processor."""
+    """Images decoded at the same time. Default: the number of CPUs."""
 
     decode_gpu: NonNegativeInt | None = None
-    """Number of the GPU that decodes and resizes JPEG files, with nvImageCodec. Frees the processors, of which sixteen
-    decode an eighth of what an H100 does; pixels may differ by one level of 255. Default: none."""
+    """Number of the GPU that decodes and resizes JPEG files, with nvImageCodec. Frees CPUs: sixteen CPUs decode an
+    eighth of the images of an H100. Pixels may differ by one level of 255. Default: none."""
 
     max_batch: PositiveInt | None = None
-    """Most images in one inference. More raise latency, and throughput up to a point. Default: measured at start,
-    the smallest that is within 5 % of the best throughput."""
+    """Most images in one batch. A larger value raises latency, and throughput up to a limit. Default on a CPU: 8, and
+    less for a network of more than 1.25 billion multiply-adds; on a GPU 128, or the largest batch of the engine."""
 
     max_delay_ms: Annotated[float, Field(ge=0)] = 0.0
-    """Milliseconds that an image may wait for others to share its batch. Batches form without it while the executor
-    is busy; it only helps executors that gain much from full batches."""
+    """Milliseconds that an image may wait for others to share its batch. Without a delay, batches form while the
+    executor is busy; a delay only helps executors that gain much from full batches."""
 
     max_in_flight_images: PositiveInt = 512
-    """Images accepted and not yet answered. More ride out longer bursts; those who come when it is full are refused
-    at once."""
+    """Images accepted and not yet answered. A larger value absorbs longer bursts; requests above it are refused at
+    once."""
 
     timeout_ms: PositiveFloat = 10_000.0
-    """Default time limit of a request, from its last byte to its answer. A request can ask for less or more; one that
-    cannot be answered in time is refused at once."""
+    """Default time limit of a request, from its last byte to its response. A request can set another limit; a request
+    that cannot be answered in time is refused at once."""
 
     rate_limit: Annotated[float, Field(ge=0)] = 0.0
-    """Requests a second that each caller may send; 0 sets no limit. Keeps one caller from crowding out the others."""
+    """Requests per second of each client address, or with API keys of each key; 0 for no limit. Keeps one client from
+    taking the capacity of the others."""
 
     rate_burst: PositiveInt = 20
-    """Requests that a caller may send at once after a pause, where there is a rate limit."""
+    """Requests that a client may send at once after a pause, if there is a rate limit."""
 
     max_connections: PositiveInt = 4096
-    """Clients connected at the same time; each takes a file descriptor. Those beyond get 503 and are disconnected."""
+    """Clients connected at the same time; each takes a file descriptor. Requests on further connections get 503."""
 
     client_timeout_seconds: PositiveFloat = 30.0
-    """Time that a client has to send a request, and to read its answer. More serves slower networks; less frees what
-    slow clients hold sooner."""
+    """Time limit for a client to send a request, and to read its response. A larger value serves slower networks; a
+    smaller one frees the resources of slow clients sooner."""
 
     keep_alive_seconds: PositiveInt = 75
-    """Time that a connection may be idle. Must be more than that of a load balancer in front, or its requests meet
-    connections that are being closed."""
+    """Time that a connection may be idle. Must be above the idle time of a load balancer in front of the service, which
+    otherwise sends requests on connections that are being closed."""
 
     max_body_bytes: PositiveInt = 32 * _MIB
     """Largest request body."""
@@ -188,26 +188,26 @@ class Settings(BaseSettings):
     """Largest request body after its Content-Encoding (gzip, deflate) is undone."""
 
     max_buffered_body_bytes: PositiveInt = 1024 * _MIB
-    """Request bodies in memory at the same time, all together. Requests beyond are refused."""
+    """Memory for the bodies of all requests in flight. Further requests are refused."""
 
     max_pixels: PositiveInt = 64_000_000
-    """Largest image, width times height; decoding takes about 4 bytes of memory a pixel."""
+    """Largest image, width times height; decoding takes about 4 bytes of memory per pixel."""
 
     max_images: PositiveInt = 128
     """Most images in one request."""
 
     examples: DirectoryPath | None = None
-    """Folder of images that the page offers to try. Default: those of the model that ships with the project, where it
-    is served."""
+    """Folder of images that the page offers as examples. Default: the examples of the model that ships with the
+    project, if it is served."""
 
     shutdown_seconds: PositiveFloat = 30.0
-    """Time that accepted requests have to finish after SIGTERM."""
+    """Time limit for requests in flight after SIGTERM."""
 
     log_format: LogFormat | None = None
-    """json: an object a line, for programs; text: for people. Default: text on a terminal, otherwise json."""
+    """json: one object per line, for programs; text: for people. Default: text on a terminal, otherwise json."""
 
     log_level: LogLevel = LogLevel.info
-    """The least important lines to write. warning leaves out the line of each request."""
+    """Least important lines to write. warning leaves out the line of each request."""
 
     tracing: bool = False
     """Send OpenTelemetry traces to the collector that the OTEL_EXPORTER_OTLP_* variables set. Needs the extra
@@ -237,7 +237,7 @@ class Settings(BaseSettings):
                 f"({self.max_in_flight_images}): raise max_in_flight_images"
             )
         if self.admin and self.api_keys is None:
-            raise ValueError("admin needs api_keys: without keys anyone could unload models")
+            raise ValueError("admin needs api_keys: without keys every client could unload models")
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
             raise ValueError("ssl_keyfile needs ssl_certfile")
         return self

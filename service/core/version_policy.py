@@ -1,4 +1,4 @@
-"""Which versions of a model are served: the latest, all, or those that are named."""
+"""Version policies: which versions of a model are served."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from models.artifact.manifest import MODEL_NAME
 
 @dataclass(frozen=True)
 class Policy:
-    """A choice among the versions that a repository holds."""
+    """Selects versions of a model in the repository."""
 
     text: str
-    """As it was written: `latest`, `all`, or numbers with commas."""
+    """The policy as it is set: `latest`, `all`, or numbers separated by commas."""
     numbers: frozenset[int] | None = None
-    """The versions that may be served; None for any."""
+    """The versions that may be served; None for all."""
 
     @property
     def one(self) -> bool:
-        """Whether the first candidate that can be served is enough."""
+        """Whether only the first candidate that can be loaded is served."""
         return self.text == "latest"
 
     def candidates(self, found: Iterable[int]) -> list[int]:
-        """The versions to serve, newest first."""
+        """The versions in `found` that may be served, newest first."""
         return sorted((number for number in found if self.numbers is None or number in self.numbers), reverse=True)
 
 
 class Policies:
-    """The policy of each model, from a text such as `latest resnet50=all tiny=1,3`.
+    """The policy of each model, read from a text such as `latest resnet50=all tiny=1,3`.
 
     Raises:
-        ValueError: the text is not of that form.
+        ValueError: the text is not valid.
     """
 
     def __init__(self, text: str) -> None:
@@ -45,9 +45,10 @@ class Policies:
             elif re.fullmatch(MODEL_NAME, name):
                 self._of[name] = _parse(choice)
             else:
-                raise ValueError(f"{name!r} is not the name of a model")
+                raise ValueError(f"{name!r} is not a valid model name")
 
     def of(self, model: str) -> Policy:
+        """The policy of a model."""
         return self._of.get(model, self._default)
 
 
@@ -56,4 +57,4 @@ def _parse(choice: str) -> Policy:
         return Policy(choice)
     if re.fullmatch(r"[1-9][0-9]{0,17}(,[1-9][0-9]{0,17})*", choice):
         return Policy(choice, frozenset(int(number) for number in choice.split(",")))
-    raise ValueError(f"{choice!r} is none of: latest, all, or version numbers with commas between them")
+    raise ValueError(f"{choice!r} is not latest, all, or version numbers separated by commas")

@@ -1,7 +1,7 @@
-"""Class activation maps: where in an image the network saw a class (Zhou et al. 2016, arXiv:1512.04150).
+"""Class activation maps: the pixels that support each class (Zhou et al. 2016, arXiv:1512.04150).
 
-A map has the grid of the last feature map, 7 x 7 for a ResNet-50 at 224 pixels. Drawn, it is scaled up bilinearly and
-laid where the network looked: through the crop and the resizing, back onto the image.
+A map has the grid of the last feature map, 7 x 7 for a ResNet-50 at 224 pixels. To draw a map, it is scaled up
+bilinearly and projected back onto the image, through the crop and the resizing of the preprocessing.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from models.artifact.parity import Float32Array
 from models.imaging.preprocess import Geometry
 
 OVERLAY_SIDE = 128
-"""Longest side of an overlay in pixels. A map has no finer detail, and whoever lays it over an image scales it."""
+"""Longest side of an overlay in pixels. A map has no finer detail, and clients scale it to the image."""
 PICTURE_SIDES = 256, 1024
-"""Least and most pixels of the longer side of a picture."""
+"""Smallest and largest longer side of a picture, in pixels."""
 
-# Nine samples of matplotlib's "plasma" (CC0): its lightness rises evenly, so it reads the same without red and green.
+# Nine samples of matplotlib's "plasma" (CC0): its lightness rises evenly, also for people with colour blindness.
 _PLASMA = np.array(
     [
         (13, 8, 135), (76, 2, 161), (126, 3, 168), (170, 35, 149), (204, 71, 120),
@@ -33,7 +33,7 @@ _MOST_OPAQUE = 200
 
 
 def _palette() -> tuple[bytes, bytes]:
-    """Colours and opacities of the 256 steps from nothing to the largest value of a map."""
+    """Colours and opacities of 256 steps from zero to the largest value of a map."""
     steps = np.linspace(0, 1, 256)
     colours = [np.interp(steps, np.linspace(0, 1, len(_PLASMA)), channel) for channel in _PLASMA.T]
     opacity = _MOST_OPAQUE * np.minimum(1, steps * 1.5)
@@ -44,14 +44,15 @@ _COLOURS, _OPACITY = _palette()
 
 
 def activation_maps(feature_map: Float32Array, classifier: Classifier, classes: Sequence[int]) -> Float32Array:
-    """What each position of one image adds to the logits of some classes.
+    """Contribution of each position of one image to the logits of some classes.
 
-    M_c(y, x) = sum_k w_ck f_k(y, x) / (h w), equation 2 of the paper over the number of positions: the network averages
-    over them, so the sum of a map is the logit of its class less the bias.
+    M_c(y, x) = sum_k w_ck f_k(y, x) / (h w), equation 2 of the paper divided by the number of positions: the network
+    averages over the positions, so the sum of a map is the logit of its class without the bias.
 
     Args:
         feature_map: float32 [features, h, w].
-        classes: indices.
+        classifier: weights of the last layer.
+        classes: indices of classes.
 
     Returns:
         float32 [len(classes), h, w], in the order of `classes`.
@@ -62,15 +63,15 @@ def activation_maps(feature_map: Float32Array, classifier: Classifier, classes: 
 
 
 def overlay(values: Float32Array, geometry: Geometry, width: int, height: int) -> bytes:
-    """A map as a transparent PNG to lay over the whole image, with its proportions.
+    """Draw a map as a transparent PNG with the proportions of the image.
 
-    Colour and opacity rise from zero, transparent, to the largest value; what speaks against the class is not drawn.
+    Colour and opacity rise from zero, which is transparent, to the largest value; negative values are not drawn.
 
     Args:
-        values: float32 [h, w].
-        geometry: how the network was given the image.
-        width: of the image, in pixels.
-        height: of the image, in pixels.
+        values: the map, float32 [h, w].
+        geometry: resizing and crop of the preprocessing.
+        width: width of the image in pixels.
+        height: height of the image in pixels.
     """
     buffer = io.BytesIO()
     layer = _layer(values, geometry, (width, height), _fit((width, height), OVERLAY_SIDE))
@@ -79,7 +80,13 @@ def overlay(values: Float32Array, geometry: Geometry, width: int, height: int) -
 
 
 def picture(values: Float32Array, geometry: Geometry, image: Image.Image) -> bytes:
-    """A map drawn over its image, as a PNG of the image's size or the nearest of `PICTURE_SIDES`."""
+    """Draw a map over its image, as a PNG whose longer side is that of the image, limited by `PICTURE_SIDES`.
+
+    Args:
+        values: the map, float32 [h, w].
+        geometry: resizing and crop of the preprocessing.
+        image: the image, upright.
+    """
     buffer = io.BytesIO()
     least, most = PICTURE_SIDES
     canvas = _fit(image.size, min(max(max(image.size), least), most))
@@ -91,13 +98,13 @@ def picture(values: Float32Array, geometry: Geometry, image: Image.Image) -> byt
 
 
 def _fit(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """A size of the same proportions with a longer side of `longest`."""
+    """The size with the same proportions and a longer side of `longest` pixels."""
     scale = longest / max(size)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _layer(values: Float32Array, geometry: Geometry, image: tuple[int, int], canvas: tuple[int, int]) -> Image.Image:
-    """A map in steps of the palette, mode "P", on a canvas that shows the whole image; 0 outside the crop."""
+    """A map as palette indices, mode "P", on a canvas that shows the whole image; 0 outside the crop."""
     left, top, right, bottom = geometry.region(*image)
     first, last, begin, end = _span(left, right, canvas[0] / image[0], geometry.size[1], values.shape[1])
     upper, lower, start, stop = _span(top, bottom, canvas[1] / image[1], geometry.size[0], values.shape[0])
@@ -113,17 +120,21 @@ def _layer(values: Float32Array, geometry: Geometry, image: tuple[int, int], can
 
 
 def _span(start: float, stop: float, scale: float, size: int, cells: int) -> tuple[int, int, float, float]:
-    """One axis of a crop: its pixels on the canvas, and what part of the map they show.
+    """One axis of a crop: its pixels on the canvas, and the part of the map that they show.
 
-    Cell i is centred on pixel `stride` i of what the network takes, where its receptive field is (convolutions with
-    stride 2 and their padding see pixel 2 i in the middle). Spreading the cells evenly over the crop instead, as is
-    often done, draws them half a stride too far to the right and down: 16 of 224 pixels for a ResNet-50.
+    Cell i is centred on pixel `stride` i of the input of the network, where its receptive field is: a convolution with
+    stride 2 and padding is centred on pixel 2 i. Spreading the cells evenly over the crop, as is often done, draws them
+    half a stride too far to the right and down: 16 of 224 pixels for a ResNet-50.
 
     Args:
-        start: first edge of the crop in pixels of the image; `stop` is the other one.
-        scale: pixels of the canvas for one of the image.
-        size: pixels of what the network takes.
-        cells: of the map.
+        start: first edge of the crop, in pixels of the image.
+        stop: last edge of the crop, in pixels of the image.
+        scale: pixels of the canvas per pixel of the image.
+        size: pixels of the input of the network.
+        cells: cells of the map.
+
+    Returns:
+        first and last pixel on the canvas, first and last coordinate on the map.
     """
     stride = 1 << math.ceil(math.log2(max(1.0, size / cells)))
     first = min(round(start * scale), math.ceil(stop * scale) - 1)  # a crop can be narrower than a pixel
@@ -131,6 +142,6 @@ def _span(start: float, stop: float, scale: float, size: int, cells: int) -> tup
 
     def on_map(edge: int) -> float:
         pixel = (edge / scale - start) * size / (stop - start)
-        return min(max((pixel - 0.5) / stride + 0.5, 0.0), cells + 1.0)  # the map has one more cell, a copy of its last
+        return min(max((pixel - 0.5) / stride + 0.5, 0.0), cells + 1.0)  # the map is padded with its last cell
 
     return first, last, on_map(first), on_map(last)

@@ -1,8 +1,7 @@
-"""Who is let in: an image counts from the moment it is accepted until it is answered, so the bound covers decoding.
+"""Admission: bounds the images in flight, from the acceptance of an image to its response, decoding included.
 
-What cannot be done in time is refused before any work is put into it, and what is refused costs next to nothing. How
-long a newcomer would wait is the number of images before it times the measured time an image (Little's law), so it
-does not matter whether decoding or inference is what takes the time.
+An image that cannot be computed in time is refused before any work is spent on it. The expected wait is the number of
+images before it times the measured time per image (Little's law), whether decoding or inference takes that time.
 """
 
 from __future__ import annotations
@@ -18,94 +17,100 @@ from service.core.priority import SHARE, Priority
 from service.messages.model import ServedModel
 
 _HALF_LIFE = 2.0
-"""Seconds of load after which a measurement counts half."""
-_KEPT = 0.125
-"""Of the capacity, kept free for either priority, however much of the other comes."""
+"""Seconds of load after which the weight of a measurement is halved."""
+_RESERVED_SHARE = 0.125
+"""Share of the capacity that each priority has, whatever the load of the other."""
 _MARGIN = 1.2
-"""Images that are let in have this much more time than predicted: a promise broken costs the work put into it."""
+"""Safety factor of the expected time: a request that is admitted and then late has cost all of its work."""
 
 
 class Admission:
-    """Bounds the images in the service, for one engine. Used on the event loop only.
+    """Bounds the images in flight of one version. For the event loop only.
 
     Args:
-        capacity: most images accepted and not yet answered.
-        max_batch: most images that the engine computes together.
-        lanes: batches that it computes at the same time.
+        capacity: most images in flight.
+        max_batch: most images per batch.
+        concurrent_batches: batches that are computed at the same time.
         clock: seconds, monotonic.
     """
 
     def __init__(
-        self, capacity: int, max_batch: int, lanes: int = 1, clock: Callable[[], float] = time.monotonic
+        self,
+        capacity: int,
+        max_batch: int,
+        concurrent_batches: int = 1,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._capacity = capacity
-        self._reserved = int(capacity * _KEPT)
-        # With this many images inside, the next batch is always full: the pace is that of the loaded service.
-        self._saturation = min((lanes + 1) * max_batch, capacity)
+        self._reserved = int(capacity * _RESERVED_SHARE)
+        # With this many images in flight the next batch is full: the throughput is that of the loaded service.
+        self._saturation = min((concurrent_batches + 1) * max_batch, capacity)
         self._clock = clock
-        self._inside = dict.fromkeys(Priority, 0)
+        self._in_flight = dict.fromkeys(Priority, 0)
         self._images = 0
-        """Of both priorities."""
+        """Images in flight of both priorities."""
         self._throughput = _Throughput()
-        self._busy_since: float | None = None
+        self._saturated_since: float | None = None
 
     def __len__(self) -> int:
-        """Images accepted and not yet answered."""
+        """Images in flight."""
         return self._images
 
     def check(self, images: int, seconds: float, priority: Priority) -> None:
-        """Refuse what would not be let in.
+        """Check whether images can be admitted.
 
         Args:
-            images: how many come.
-            seconds: how long they can wait.
-            priority: interactive images pass the bulk ones.
+            images: number of images.
+            seconds: time limit of the request.
+            priority: priority of the request.
 
         Raises:
-            Overloaded: they do not fit, or would not be done in time.
+            Overloaded: the images are above the capacity, or would not be computed in time.
         """
-        inside = self._images
-        if not inside:
+        in_flight = self._images
+        if not in_flight:
             return
-        alike = self._inside[priority]
-        room = self._capacity - max(inside - alike, self._reserved)
-        if alike + images > room:
-            raise Overloaded(self.retry_after(inside))
-        # They wait for all others at most, or for those alike at the share of the engine that these have in any case.
-        before = min(inside, alike / SHARE[priority])
-        if before < self._saturation:  # a few are always let in: they show whether the pace is still as it was
+        same_priority = self._in_flight[priority]
+        room = self._capacity - max(in_flight - same_priority, self._reserved)
+        if same_priority + images > room:
+            raise Overloaded(self.retry_after(in_flight))
+        # At worst they wait for all images; or for those of the same priority, at its share of the throughput.
+        before = min(in_flight, same_priority / SHARE[priority])
+        if before < self._saturation:  # a few are always admitted, as a measurement of the current throughput
             return
-        needed = min(inside + images, (alike + images) / SHARE[priority]) * self._throughput.seconds_per_image
+        needed = (
+            min(in_flight + images, (same_priority + images) / SHARE[priority]) * self._throughput.seconds_per_image
+        )
         if needed * _MARGIN > seconds:
             raise Overloaded(self.retry_after(before), "would_be_late")
 
     def enter(self, images: int, priority: Priority) -> None:
-        """Images come in."""
-        self._inside[priority] += images
+        """Count images as in flight."""
+        self._in_flight[priority] += images
         self._images += images
-        if self._busy_since is None and self._images >= self._saturation:
-            self._busy_since = self._clock()
+        if self._saturated_since is None and self._images >= self._saturation:
+            self._saturated_since = self._clock()
 
     def leave(self, images: int, priority: Priority, error: BaseException | None = None) -> None:
-        """Images are answered, or given up because of an error."""
-        answered = not isinstance(error, DeadlineExceeded | asyncio.CancelledError)
-        self._inside[priority] -= images
+        """End the flight of images, which were computed or failed with an error."""
+        computed = not isinstance(error, DeadlineExceeded | asyncio.CancelledError)
+        self._in_flight[priority] -= images
         self._images -= images
         now = self._clock()
-        if self._busy_since is not None:
-            self._throughput.add(images if answered else 0, now - self._busy_since)
-        self._busy_since = now if self._images >= self._saturation else None
+        if self._saturated_since is not None:
+            self._throughput.add(images if computed else 0, now - self._saturated_since)
+        self._saturated_since = now if self._images >= self._saturation else None
 
     def retry_after(self, images: float) -> int:
-        """Whole seconds, at least one, in which that many images are answered."""
+        """Whole seconds, at least one, until that many images are computed."""
         return max(1, math.ceil(images * self._throughput.seconds_per_image))
 
 
 class AdmissionTable:
-    """The admission of each version that is served. An entry goes with its version.
+    """The admission of each served version; an entry ends with its version.
 
     Args:
-        capacity: most images of a version that are accepted and not yet answered.
+        capacity: most images in flight per version.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -120,7 +125,7 @@ class AdmissionTable:
         return admission
 
     def images(self) -> dict[str, int]:
-        """Images accepted and not yet answered, by name of the model."""
+        """Images in flight by name of the model."""
         counts: dict[str, int] = {}
         for model, admission in self._table.items():
             counts[model.name] = counts.get(model.name, 0) + len(admission)
@@ -128,18 +133,18 @@ class AdmissionTable:
 
 
 class _Throughput:
-    """Time an image, as an average over the recent past."""
+    """Time per image, averaged over the recent past."""
 
     def __init__(self) -> None:
         self._images = 0.0
         self._seconds = 0.0
 
     def add(self, images: int, seconds: float) -> None:
-        keep = 0.5 ** (seconds / _HALF_LIFE)
-        self._images = self._images * keep + images
-        self._seconds = self._seconds * keep + seconds
+        weight = 0.5 ** (seconds / _HALF_LIFE)
+        self._images = self._images * weight + images
+        self._seconds = self._seconds * weight + seconds
 
     @property
     def seconds_per_image(self) -> float:
-        """0 until it has been measured."""
+        """0 before the first measurement."""
         return self._seconds / self._images if self._images else 0.0

@@ -1,4 +1,4 @@
-"""Requests hold the version that answers them, and count as images in flight, until they are answered.
+"""Leases: a request holds its version, and its images count as in flight, until the response.
 
 Both are classes with `__enter__` and `__exit__`: a generator with `contextmanager` takes twice the time.
 """

@@ -1,4 +1,4 @@
-"""What a request may ask for beside labels, from the same forward pass: embeddings and class activation maps."""
+"""Optional outputs of a request, from the same forward pass as the labels: embeddings and class activation maps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.messages.model import ServedModel
 
 
 class Cam(StrEnum):
-    """How class activation maps are given."""
+    """Form of class activation maps."""
 
     values = "values"
     """Numbers."""
@@ -26,48 +26,58 @@ class Cam(StrEnum):
     """A PNG of the image with the map over it."""
 
 
-_MOST_MAPS = {Cam.values: 1280, Cam.overlay: 1280, Cam.picture: 64}
-"""In one answer, which is held in memory as a whole: a picture can take a megabyte."""
+_MAX_MAPS = {Cam.values: 1280, Cam.overlay: 1280, Cam.picture: 64}
+"""Most maps in one response, which is in memory as a whole: a picture can take a megabyte."""
 
 
 @dataclass(frozen=True, slots=True)
 class OptionalOutputs:
+    """The optional outputs of one request."""
+
     embedding: bool = False
     cam: Cam | None = None
 
     def __bool__(self) -> bool:
-        """Whether anything is asked for."""
+        """Whether there is any output."""
         return self.embedding or self.cam is not None
 
     @property
     def outputs(self) -> frozenset[str]:
-        """What the engine has to give for them."""
+        """Outputs of the graph that they are made from."""
         names = {"embedding": self.embedding, "feature_map": self.cam is not None}
-        return frozenset(name for name, asked in names.items() if asked)
+        return frozenset(name for name, needed in names.items() if needed)
 
     def check(self, model: ServedModel) -> None:
-        """Raises BadRequest where the model cannot give them."""
+        """Check that a model has the outputs.
+
+        Raises:
+            BadRequest: it has not.
+        """
         if not self:
             return
         if absent := self.outputs - set(model.outputs):
             raise BadRequest(
-                f"{model.name} version {model.version} gives no {' and no '.join(sorted(absent))}, which "
-                f"{'cam' if 'feature_map' in absent else 'embedding'} needs: it was made of an ONNX file in which that "
-                "is not found. Ask without, or import the weights instead of the ONNX file"
+                f"{'cam' if 'feature_map' in absent else 'embedding'}: {model.name} version {model.version} has no "
+                f"{' and no '.join(sorted(absent))}: the ONNX file that it was imported from lacks that output. Leave "
+                "out the parameter, or import the weights instead of the ONNX file"
             )
         if self.cam is not None and model.classifier is None:
             raise BadRequest(
-                f"cam: {model.name} version {model.version} gives no activation maps: either it was exported without "
-                "classifier.npz (export it again), or its last layer was not found in the ONNX file that it was made "
-                f"of, or executor {model.executor!r} computes nothing"
+                f"cam: {model.name} version {model.version} has no activation maps: it was exported without "
+                "classifier.npz (export it again), or its last layer was not found in the ONNX file that it was "
+                f"imported from, or the executor {model.executor!r} computes nothing"
             )
 
     def check_size(self, model: ServedModel, files: int, k: int) -> None:
-        """Raises BadRequest where the answer to so many images and classes would be too large."""
+        """Check the size of the response to `files` images with `k` classes each.
+
+        Raises:
+            BadRequest: there would be too many maps.
+        """
         maps = 0 if self.cam is None else files * min(k, len(model.labels))
-        if self.cam is not None and maps > _MOST_MAPS[self.cam]:
+        if self.cam is not None and maps > _MAX_MAPS[self.cam]:
             raise BadRequest(
-                f"cam: {maps:,} maps in one answer, at most {_MOST_MAPS[self.cam]:,} of the kind {self.cam.value!r}: "
+                f"cam: {maps:,} maps in one response, at most {_MAX_MAPS[self.cam]:,} of the kind {self.cam.value!r}: "
                 "lower top_k, or send the images in several requests"
             )
 
@@ -79,12 +89,13 @@ class OptionalOutputs:
         files: Sequence[bytes],
         deadline: float,
     ) -> list[ImageResult]:
-        """The answers with the extras, made in a thread: milliseconds an image, for pictures tens a class.
+        """Add the outputs to results, in a thread: takes milliseconds per image, for pictures tens of them per class.
 
         Args:
-            answers: with predictions, one for each row of the outputs.
-            outputs: of the engine.
-            files: what the images were decoded from.
+            model: the version that computed the outputs.
+            answers: results with predictions, one per row of the outputs.
+            outputs: outputs of the engine, float32 [n, ...] each.
+            files: the encoded images.
             deadline: `time.monotonic` seconds.
 
         Raises:
@@ -131,7 +142,7 @@ def _with_maps(
             _drawn(item, activation_maps.overlay(values, geometry, *size))
             for item, values in zip(answer.predictions, maps, strict=True)
         ]
-    else:  # over the image in its own colours, which the network may have taken in grey
+    else:  # over the image in its own colours, although the network may take grey pixels
         image = images.decode(data, "RGB", max_pixels=size[0] * size[1])
         predictions = [
             _drawn(item, activation_maps.picture(values, geometry, image))

@@ -1,10 +1,10 @@
-"""The path of a request: decode, submit, top-k. Served over HTTP and used offline by `resnet-classify` alike."""
+"""The path of a request: decode, infer, top-k. For requests over HTTP and, offline, for `resnet-classify`."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 
 from models.imaging.preprocess import Preprocess, UInt8Array
 from service.core.errors import DeadlineExceeded, ServiceError
@@ -23,14 +23,14 @@ from service.telemetry import request_context
 from service.telemetry.metrics import Metrics
 
 _OUTPUTS = frozenset({"probabilities"})
-_NOTHING_COMPUTED = InferenceResult({}, 0.0, 0.0, 0.0, 0)
+_NOT_COMPUTED = InferenceResult({}, 0.0, 0.0, 0.0, 0)
 
 
 class Pipeline:
     """Answers requests with the models of a backend.
 
     Args:
-        backend: holds the models and computes.
+        backend: loads the models and computes.
         decoder: decodes image files; closed with the pipeline.
         settings: limits and defaults.
         metrics: counts predictions.
@@ -39,46 +39,46 @@ class Pipeline:
     def __init__(self, backend: Backend, decoder: Decoder, settings: Settings, metrics: Metrics) -> None:
         self.backend = backend
         self.settings = settings
+        self.admission = AdmissionTable(settings.max_in_flight_images)
         self._decoder = decoder
         self._metrics = metrics
-        self.admission = AdmissionTable(settings.max_in_flight_images)
         metrics.watch_admitted(self.admission.images)
 
     def close(self) -> None:
-        """End the threads that decode."""
+        """End the decoder threads."""
         self._decoder.close()
 
     def lease(self, name: str | None = None, version: str | None = None) -> VersionLease:
-        """Hold a version, the current one of the default model by default, until the lease is left."""
+        """Hold a version while the lease is entered; by default the current version of the default model."""
         return VersionLease(self.backend, name, version)
 
     def check_admission(self, model: ServedModel, images: int, seconds: float, priority: Priority) -> None:
-        """Refuse images that would not be admitted.
+        """Check whether images can be admitted; arguments are those of `admit_images`.
 
         Raises:
-            Overloaded: they do not fit, or would not be computed in time.
+            Overloaded: the images are above the capacity, or would not be computed in time.
         """
         self.admission.of(model).check(images, seconds, priority)
 
     def admit_images(self, model: ServedModel, images: int, seconds: float, priority: Priority) -> AdmittedImages:
-        """Count images of a version that is held as in flight, until they are answered.
+        """Count images as in flight while the result is entered.
 
         Args:
-            model: the version.
+            model: the version, which the caller holds.
             images: number of images.
             seconds: time limit of the request.
-            priority: interactive images pass the bulk ones.
+            priority: priority of the request.
         """
         return AdmittedImages(self.backend, self.admission, model, images, seconds, priority)
 
     def admit(self, name: str, version: str | None, images: int, seconds: float, priority: Priority) -> AdmittedVersion:
-        """Hold a version and count images of it as in flight; arguments are those of `lease` and `admit_images`."""
+        """Hold a version and count images as in flight; arguments are those of `lease` and `admit_images`."""
         return AdmittedVersion(self.backend, self.admission, name, version, images, seconds, priority)
 
     async def decode(
         self, files: Sequence[bytes], preprocess: Preprocess, deadline: float, priority: Priority
     ) -> list[DecodedFile | ServiceError]:
-        """Decode image files; a bad one gives its error in its place.
+        """Decode image files; a file that cannot be decoded gives its error in its place.
 
         Raises:
             DeadlineExceeded: the deadline, in `time.monotonic` seconds, passed.
@@ -103,7 +103,15 @@ class Pipeline:
         priority: Priority,
         decode_seconds: float = 0.0,
     ) -> InferenceResult:
-        """Compute images, uint8 [H, W, C] each.
+        """Compute images.
+
+        Args:
+            model: the version, which the caller holds.
+            images: uint8 [H, W, C] each.
+            outputs: names of the outputs.
+            deadline: `time.monotonic` seconds.
+            priority: priority of the request.
+            decode_seconds: time that decoding took, for the statistics of the version.
 
         Raises:
             ServiceError: as `Backend.submit`.
@@ -121,7 +129,7 @@ class Pipeline:
         files: Sequence[bytes],
         k: int,
         timeout_seconds: float,
-        extras: OptionalOutputs = NONE,
+        optional: OptionalOutputs = NONE,
         priority: Priority = Priority.interactive,
         *,
         inline_errors: bool = False,
@@ -129,68 +137,49 @@ class Pipeline:
         """Classify image files.
 
         Args:
-            model: the version, which the caller holds until the answer.
+            model: the version, which the caller holds.
             files: encoded images.
             k: number of classes per image.
             timeout_seconds: time limit for decoding, waiting and inference together.
-            extras: embeddings and activation maps, if wanted.
-            priority: interactive images pass the bulk ones.
+            optional: optional outputs.
+            priority: priority of the request.
             inline_errors: put the error of a single image into its result, as for one of several images.
 
         Raises:
-            BadRequest: the model has no such extras.
-            ServiceError: as `infer`, or the error of the single image.
+            BadRequest: the model does not have the optional outputs.
+            ServiceError: as `infer`, or the error of a single image.
         """
-        extras.check(model)
+        optional.check(model)
         started = time.monotonic()
         deadline = started + timeout_seconds
         decoded = await self.decode(files, model.preprocess, deadline, priority)
-        decoded_at = time.monotonic()
+        decoded_at = computed_at = time.monotonic()
         if len(decoded) == 1 and isinstance(decoded[0], ServiceError) and not inline_errors:
             raise decoded[0]
-        good = [image for image in decoded if isinstance(image, DecodedFile)]
-        result, answers = _NOTHING_COMPUTED, []
-        if good:
-            outputs = _OUTPUTS | extras.outputs if extras else _OUTPUTS
-            pixels = [image.pixels for image in good]
-            result = await self.infer(model, pixels, outputs, deadline, priority, decoded_at - started)
-        computed_at = time.monotonic()
-        if good:
-            answers = self._answers(model, good, result, k)
-        extras_seconds = 0.0
-        if answers and extras:
-            extras_at = time.monotonic()
-            sources = [data for data, image in zip(files, decoded, strict=True) if isinstance(image, DecodedFile)]
-            answers = await extras.add(model, answers, result.outputs, sources, deadline)
-            extras_seconds = time.monotonic() - extras_at
-            request_context.current().stage("extras", extras_at, extras_seconds)
-
-        following = iter(answers)
-        results = [
-            ImageResult(error=image) if isinstance(image, ServiceError) else next(following) for image in decoded
-        ]
+        images = [image for image in decoded if isinstance(image, DecodedFile)]
+        inference, results, extras_seconds = _NOT_COMPUTED, list[ImageResult](), 0.0
+        if images:
+            outputs = _OUTPUTS | optional.outputs if optional else _OUTPUTS
+            pixels = [image.pixels for image in images]
+            inference = await self.infer(model, pixels, outputs, deadline, priority, decoded_at - started)
+            computed_at = time.monotonic()
+            results = self._results(model, images, inference, k)
+            if optional:
+                good = [file for file, image in zip(files, decoded, strict=True) if isinstance(image, DecodedFile)]
+                results, extras_seconds = await _add_optional(optional, model, results, inference, good, deadline)
+        if len(images) < len(decoded):
+            results = _with_errors(decoded, results)
         finished = time.monotonic()
         context = request_context.current()
         context.stage("postprocess", computed_at, finished - computed_at - extras_seconds)
-        context.images += len(good)
-        return Classification(
-            model=model.name,
-            version=model.version,
-            results=results,
-            timing=Timing(
-                decode_ms=_milliseconds(decoded_at - started),
-                queue_ms=_milliseconds(result.queue_seconds),
-                inference_ms=_milliseconds(result.inference_seconds),
-                extras_ms=_milliseconds(extras_seconds) if extras_seconds else None,
-                batch_size=result.batch_size,
-                total_ms=_milliseconds(finished - started),
-            ),
-        )
+        context.images += len(images)
+        timing = _timing(decoded_at - started, inference, extras_seconds, finished - started)
+        return Classification(model=model.name, version=model.version, results=results, timing=timing)
 
-    def _answers(
-        self, model: ServedModel, images: Sequence[DecodedFile], result: InferenceResult, k: int
+    def _results(
+        self, model: ServedModel, images: Sequence[DecodedFile], inference: InferenceResult, k: int
     ) -> list[ImageResult]:
-        best = top_k(result.outputs["probabilities"], model.labels, k)
+        best = top_k(inference.outputs["probabilities"], model.labels, k)
         metrics = self._metrics.model(model.name)
         for predictions in best:
             metrics.prediction(predictions[0].index, predictions[0].label, predictions[0].probability)
@@ -207,24 +196,24 @@ class Pipeline:
         files: Sequence[bytes],
         k: int,
         timeout_seconds: float,
-        extras: OptionalOutputs = NONE,
+        optional: OptionalOutputs = NONE,
         priority: Priority = Priority.interactive,
     ) -> AsyncGenerator[tuple[int, ImageResult]]:
         """Classify image files one by one; arguments are those of `classify`.
 
         Yields:
-            (position, result) of each image as soon as it is done; a failure, or the time limit, is the `error` of its
-            result.
+            (position, result) of each image as soon as it is computed; an error, or the time limit, is the `error` of
+            its result.
         """
 
-        async def one(position: int, file: bytes) -> tuple[int, ImageResult]:
+        async def classify_one(position: int, file: bytes) -> tuple[int, ImageResult]:
             try:
-                answer = await self.classify(model, [file], k, timeout_seconds, extras, priority)
+                answer = await self.classify(model, [file], k, timeout_seconds, optional, priority)
             except ServiceError as error:
                 return position, ImageResult(error=error)
             return position, answer.results[0]
 
-        tasks = [asyncio.create_task(one(position, file)) for position, file in enumerate(files)]
+        tasks = [asyncio.create_task(classify_one(position, file)) for position, file in enumerate(files)]
         try:
             for done in asyncio.as_completed(tasks):
                 yield await done
@@ -233,8 +222,30 @@ class Pipeline:
                 task.cancel()
 
 
+async def _add_optional(
+    optional: OptionalOutputs,
+    model: ServedModel,
+    results: list[ImageResult],
+    inference: InferenceResult,
+    files: Sequence[bytes],
+    deadline: float,
+) -> tuple[list[ImageResult], float]:
+    """Add the optional outputs to results; also gives the seconds that it took."""
+    started = time.monotonic()
+    extended = await optional.add(model, results, inference.outputs, files, deadline)
+    seconds = time.monotonic() - started
+    request_context.current().stage("extras", started, seconds)
+    return extended, seconds
+
+
+def _with_errors(decoded: Sequence[DecodedFile | ServiceError], results: Iterable[ImageResult]) -> list[ImageResult]:
+    """The results of the images, with the errors of files that were not decoded in their places."""
+    following = iter(results)
+    return [ImageResult(error=each) if isinstance(each, ServiceError) else next(following) for each in decoded]
+
+
 def _record_stages(result: InferenceResult, submitted: float) -> None:
-    """Put the stages of inference into the context of the request."""
+    """Add the stages of an inference to the context of the request."""
     context = request_context.current()
     context.batch_size = max(context.batch_size, result.batch_size)
     start = submitted
@@ -247,5 +258,16 @@ def _record_stages(result: InferenceResult, submitted: float) -> None:
         start += seconds
 
 
+def _timing(decode_seconds: float, inference: InferenceResult, extras_seconds: float, total_seconds: float) -> Timing:
+    return Timing(
+        decode_ms=_milliseconds(decode_seconds),
+        queue_ms=_milliseconds(inference.queue_seconds),
+        inference_ms=_milliseconds(inference.inference_seconds),
+        extras_ms=_milliseconds(extras_seconds) if extras_seconds else None,
+        batch_size=inference.batch_size,
+        total_ms=_milliseconds(total_seconds),
+    )
+
+
 def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1e6) / 1e3  # to round to digits takes three times as long
+    return round(seconds * 1e6) / 1e3  # `round` to three digits takes three times as long

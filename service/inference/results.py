@@ -1,4 +1,4 @@
-"""Answers to image files. `http` writes them as JSON, `cli` as tables and files."""
+"""Results for image files. `http` writes them as JSON, `cli` as tables and files."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ class ImageResult:
     predictions: Sequence[Prediction] = ()
     image: ImageInfo | None = None
     embedding: list[float] | None = None
-    """The pooled features, before the classifier."""
+    """The pooled features, before the classifier, float [features]."""
     error: ServiceError | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class Timing:
-    """Where the time of a request went."""
+    """The time of a request, by stage."""
 
     decode_ms: float
     queue_ms: float
     inference_ms: float
     extras_ms: float | None = None
-    """Time to prepare embeddings and activation maps, if a request asked for them."""
+    """Time to make embeddings and activation maps; None if the request wants none."""
     batch_size: int
     """Size of the largest batch that the images were in."""
     total_ms: float
@@ -61,7 +61,7 @@ class Timing:
 
 @dataclass(slots=True, kw_only=True)
 class Classification:
-    """The answer to all images of a request, in their order."""
+    """The results for all images of a request, in their order."""
 
     model: str
     version: str

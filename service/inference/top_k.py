@@ -1,4 +1,4 @@
-"""The best classes of each image."""
+"""The most probable classes of each image."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from service.inference.results import Prediction
 
 
 def top_k(probabilities: Float32Array, labels: Sequence[str], k: int) -> list[list[Prediction]]:
-    """The `k` likeliest classes of each row of [n, classes], best first; all of them where there are fewer.
+    """Select the most probable classes of each image.
 
-    Equal probabilities are given in the order of the classes.
+    Args:
+        probabilities: float32 [n, classes].
+        labels: names of the classes.
+        k: number of classes per image; with fewer classes, all are returned.
+
+    Returns:
+        predictions per image, the most probable first; classes with equal probabilities in their order.
     """
     best = (-probabilities).argsort(axis=1, kind="stable")[:, :k]
     return [

@@ -175,7 +175,7 @@ def test_what_cannot_begin_ends_with_2(folder: Path, tiny_repository: Path) -> N
     good, repository = found(folder)[0], ["--repository", tiny_repository]
     for arguments, message in (
         ([folder / "missing.jpg", *repository], "missing.jpg: there is no such file"),
-        ([folder / "b" / "none", *repository], "no image files there"),
+        ([folder / "b" / "none", *repository], "there are no image files"),
         ([good, "--repository", folder / "missing"], "missing: there is no such folder"),
         ([good, "--repository", folder / "b"], "b holds no model"),
         ([good, *repository, "--model", "resnet"], "no model resnet is served; there is: tiny"),

@@ -68,7 +68,7 @@ def test_who_finds_it_full_is_refused_before_the_body_is_read(
     body = Chunks(100)
     with client.admit(512):
         response = client.post("/v1/classify", content=body)
-    check_problem(response, 503, "more images are waiting.* try again in 1 s")
+    check_problem(response, 503, "too many images are waiting.* try again in 1 s")
     assert response.headers["retry-after"] == "1"
     assert body.sent == 0
     check_still_answers(client, photographs, eager)
@@ -308,7 +308,7 @@ def test_a_connection_too_many_gets_only_the_probes(root_path: str, client: Clie
         client.portal.call(exchange.run, client.app)
         assert exchange.status == status
         if status == 503:
-            assert "more clients are connected" in exchange.json()["detail"]
+            assert "too many clients are connected" in exchange.json()["detail"]
             assert exchange.answer_headers["retry-after"] == "1"
 
 
@@ -317,7 +317,7 @@ def test_requests_a_caller_and_second(tiny_repository: Path, photographs: Photog
         for _ in range(3):
             assert client.post("/v1/classify", content=photographs[0][1]).status_code == 200
         response = client.post("/v1/classify", content=photographs[0][1])
-        check_problem(response, 429, "more than 0.001 requests a second")
+        check_problem(response, 429, "more than 0.001 requests per second")
         assert int(response.headers["retry-after"]) > 900
         assert client.get("/healthz").status_code == 200
         other = Exchange([photographs[0][1]])  # of another address

@@ -128,7 +128,7 @@ def test_candidates_of_a_policy(text: str, model: str, found: set[int], expected
 
 @pytest.mark.parametrize("text", ["newest", "1,", "0", "1 ,2", "a=", "../a=all", "a=latest,1", "\u0661"])
 def test_a_policy_that_is_none(text: str) -> None:
-    with pytest.raises(ValueError, match=r"latest, all, or version numbers|not the name of a model"):
+    with pytest.raises(ValueError, match=r"not latest, all, or version numbers|not a valid model name"):
         Settings(versions=text)
 
 

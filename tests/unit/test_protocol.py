@@ -150,7 +150,7 @@ def test_a_connection_too_many_is_told_so(url: str, photographs: list[tuple[str,
             assert read_until(other, b"\r\n\r\nok\n").startswith(b"HTTP/1.1 200 ")
         refused = httpx.post(f"{url}/v1/classify", content=photographs[0][1])
         assert refused.status_code == 503
-        assert "more clients are connected" in refused.json()["detail"]
+        assert "too many clients are connected" in refused.json()["detail"]
         assert refused.headers["retry-after"] == "1"
         assert httpx.get(f"{url}/healthz").status_code == 200
         others[0].shutdown(socket.SHUT_WR)
