@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -76,28 +76,12 @@ def create_app(settings: Settings, tracer_provider: TracerProvider | None = None
         KeyFileError: the file of API keys is not valid.
         ExecutorError: `decode_gpu` is set and the GPU cannot decode.
     """
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(load_and_watch())
-        try:
-            yield
-        finally:
-            await service.close()
-            await loading
-            if tracer_provider is not None:
-                await asyncio.to_thread(tracer_provider.shutdown)
-
-    async def load_and_watch() -> None:
-        await service.start()
-        await service.registry.watch()
-
     service = Service(settings)
     app = FastAPI(
         title="resnet-serve",
         version=version("resnet-serve"),
         description="Classifies images with residual networks.",
-        lifespan=lifespan,
+        lifespan=_lifespan(service, tracer_provider),
         telemetry={
             "tracing": tracer_provider is not None,
             "tracer_provider": tracer_provider,
@@ -114,10 +98,43 @@ def create_app(settings: Settings, tracer_provider: TracerProvider | None = None
     keys = None if settings.api_keys is None else ApiKeyStore(settings.api_keys)
     rates = RateLimiter(settings.rate_limit, settings.rate_burst) if settings.rate_limit else None
     _add_routes(app, settings, service.pipeline, keys, rates)
-    # The last one is the outermost. With API keys, the rate limit applies per key, after authentication.
-    app.add_middleware(
-        RequestLimitsMiddleware, settings=settings, metrics=service.metrics, rates=rates if keys is None else None
-    )
+    # With API keys, the rate limit applies per key, after authentication.
+    _add_middlewares(app, settings, service.metrics, rates if keys is None else None, tracer_provider)
+    return app
+
+
+def _lifespan(
+    service: Service, tracer_provider: TracerProvider | None
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Startup and shutdown of the application."""
+
+    async def load_and_watch() -> None:
+        await service.start()
+        await service.registry.watch()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(load_and_watch())
+        try:
+            yield
+        finally:
+            await service.close()
+            await loading
+            if tracer_provider is not None:
+                await asyncio.to_thread(tracer_provider.shutdown)
+
+    return lifespan
+
+
+def _add_middlewares(
+    app: FastAPI,
+    settings: Settings,
+    metrics: Metrics,
+    rates: RateLimiter | None,
+    tracer_provider: TracerProvider | None,
+) -> None:
+    """Add the middlewares; the last one is the outermost."""
+    app.add_middleware(RequestLimitsMiddleware, settings=settings, metrics=metrics, rates=rates)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -126,10 +143,7 @@ def create_app(settings: Settings, tracer_provider: TracerProvider | None = None
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id", v2.LENGTH_HEADER],
             expose_headers=["Retry-After", "X-Request-Id", v2.LENGTH_HEADER],
         )
-    app.add_middleware(
-        AccessLogMiddleware, metrics=service.metrics, spans=Spans(tracer_provider) if tracer_provider else None
-    )
-    return app
+    app.add_middleware(AccessLogMiddleware, metrics=metrics, spans=Spans(tracer_provider) if tracer_provider else None)
 
 
 def _add_routes(

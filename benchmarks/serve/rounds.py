@@ -150,7 +150,7 @@ def run(options: Options, step: Callable[[str], None]) -> BenchmarkRun:
         executor=loaded["executor"],
         precision=loaded["precision"],
         max_batch=loaded["max_batch"],
-        concurrent_batches=loaded["lanes"],
+        concurrent_batches=loaded["concurrent_batches"],
         threads=loaded["threads"],
         starts=starts,
         idle_cpu=idle_cpu,

@@ -1,1 +1,1 @@
-"""The HTTP face: one file a protocol."""
+"""HTTP: connections, middlewares, and the routes of each protocol."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 from starlette.types import Scope
 
@@ -12,7 +13,7 @@ _KEY = "connection"
 
 @dataclass(slots=True)
 class ConnectionState:
-    """What the server knows about the connection of one request."""
+    """State of the connection of one request."""
 
     over_limit: bool = False
     """Whether more clients are connected than the service accepts; the response is then 503."""
@@ -29,5 +30,4 @@ def connection_state(scope: Scope) -> ConnectionState:
     state = values.get(_KEY)
     if state is None:
         state = values[_KEY] = ConnectionState()
-    found: ConnectionState = state
-    return found
+    return cast(ConnectionState, state)

@@ -1,7 +1,7 @@
-"""The files in a form, multipart/form-data.
+"""Reads the files in a form, multipart/form-data.
 
-By python-multipart itself: Starlette's way through it writes each file to a temporary one and reads it again, for 20 to
-60 µs an image.
+Calls python-multipart directly: Starlette's parser writes each file to a temporary file and reads it again, which takes
+20 to 60 µs per image.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from service.core.errors import BadRequest, PayloadTooLarge
 
 
 class _Reader:
-    """What the parser calls.
+    """Callbacks of the parser.
 
     Args:
-        max_parts: files that are taken, and fields beside them.
+        max_parts: most files, and most other fields.
     """
 
     def __init__(self, max_parts: int) -> None:
@@ -29,12 +29,14 @@ class _Reader:
         self._parts = 0
         self._name = self._value = self._disposition = b""
         self._content: list[bytes] | None = None
-        """Of a file; what is no file is not kept."""
+        """Content of a file; None in a part that is not a file."""
 
     def on_part_begin(self) -> None:
         self._parts += 1
         if self._parts > 2 * self._max_parts:
-            raise PayloadTooLarge(f"more than {2 * self._max_parts} parts in one form: send the images in several")
+            raise PayloadTooLarge(
+                f"more than {2 * self._max_parts} parts in one form: send the images in several requests"
+            )
         self._disposition = b""
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
@@ -54,7 +56,7 @@ class _Reader:
             raise BadRequest("the form cannot be read: a part has no Content-Disposition with a name")
         self._content = [] if b"filename" in options else None
         if self._content is not None and len(self.files) == self._max_parts:
-            raise PayloadTooLarge(f"more than {self._max_parts} images in one request: send them in several")
+            raise PayloadTooLarge(f"more than {self._max_parts} images in one request: send them in several requests")
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._content is not None:
@@ -69,20 +71,20 @@ class _Reader:
 
 
 async def read_files(pieces: AsyncIterator[bytes], content_type: str, max_files: int) -> list[bytes]:
-    """The contents of the files, in their order; other fields are passed over.
+    """Read the contents of the files, in their order; other fields are ignored.
 
     Args:
-        pieces: of the body.
-        content_type: with the boundary.
-        max_files: most that are taken.
+        pieces: pieces of the body.
+        content_type: the Content-Type, with the boundary.
+        max_files: most files, and most other fields.
 
     Raises:
-        BadRequest: it is no such form, or the end of it is missing.
-        PayloadTooLarge: more files, or as many other fields.
+        BadRequest: the body is not a form, or its end is missing.
+        PayloadTooLarge: there are too many files or other fields.
     """
     _, options = parse_options_header(content_type)
     if b"boundary" not in options:
-        raise BadRequest("the form cannot be read: its Content-Type names no boundary")
+        raise BadRequest("the form cannot be read: its Content-Type has no boundary")
     reader = _Reader(max_files)
     callbacks: Any = {name: getattr(reader, name) for name in vars(_Reader) if name.startswith("on_")}
     try:

@@ -1,4 +1,4 @@
-"""Requests a caller and second."""
+"""Limits the requests per second of each client."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 from service.core.errors import TooManyRequests
 
-_MANY_CALLERS = 10_000
+_MANY_CLIENTS = 10_000
 
 
 class RateLimiter:
-    """Generic cell rate algorithm: of a caller only the time is kept at which its allowance is whole again.
+    """Generic cell rate algorithm: stores per client only the time at which its whole burst is available again.
 
     Args:
-        rate: requests a second.
+        rate: requests per second.
         burst: requests that may come at once after a pause.
         clock: seconds, monotonic.
     """
@@ -23,25 +23,25 @@ class RateLimiter:
         self._rate = rate
         self._burst = burst
         self._clock = clock
-        self._whole_at: dict[str, float] = {}
-        self._many = _MANY_CALLERS
+        self._refilled_at: dict[str, float] = {}
+        self._many = _MANY_CLIENTS
 
-    def take(self, caller: str) -> None:
+    def take(self, client: str) -> None:
         """Count one request.
 
         Raises:
-            TooManyRequests: the caller has none left; this one is not counted.
+            TooManyRequests: the client is above its rate; this request is not counted.
         """
         now = self._clock()
-        whole_at = max(now, self._whole_at.get(caller, now)) + 1 / self._rate
-        wait = whole_at - now - self._burst / self._rate
+        refilled_at = max(now, self._refilled_at.get(client, now)) + 1 / self._rate
+        wait = refilled_at - now - self._burst / self._rate
         if wait > 1e-9:  # rounding
             raise TooManyRequests(self._rate, wait)
-        self._whole_at[caller] = whole_at
-        if len(self._whole_at) > self._many:
+        self._refilled_at[client] = refilled_at
+        if len(self._refilled_at) > self._many:
             self._forget(now)
 
     def _forget(self, now: float) -> None:
-        """Drop callers who have their whole allowance, and are as good as new ones."""
-        self._whole_at = {caller: whole_at for caller, whole_at in self._whole_at.items() if whole_at > now}
-        self._many = max(_MANY_CALLERS, 2 * len(self._whole_at))
+        """Drop clients whose whole burst is available: they are the same as unknown clients."""
+        self._refilled_at = {client: time for client, time in self._refilled_at.items() if time > now}
+        self._many = max(_MANY_CLIENTS, 2 * len(self._refilled_at))

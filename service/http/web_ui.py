@@ -1,4 +1,4 @@
-"""The page for people at `/`: static files of the package, and example images."""
+"""The web page at `/`: static files of the package, and example images."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from service.core.errors import NotFound
 from service.core.settings import Settings, shipped_repository
 
 _SHOWN = {".jpg", ".jpeg", ".png", ".webp", ".gif"}
-"""Suffixes of images that browsers show."""
+"""Suffixes of the image formats that browsers show."""
 _HEADERS = {
-    # Nothing from elsewhere, nothing inline: blob: is the user's own image, data: an activation map.
+    # No other origins, nothing inline; blob: is the image of the user, data: an activation map.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    # Asked again each time, answered with 304: so a new release shows at once.
+    # The browser requests each file again and gets 304: a new release is visible at once.
     "Cache-Control": "no-cache",
 }
 
@@ -47,7 +47,7 @@ def install(app: FastAPI, settings: Settings) -> None:
 
 
 def example_files(settings: Settings) -> list[Path]:
-    """The images that the page offers, by name."""
+    """The images that the page offers as examples, sorted by name."""
     shipped = shipped_repository()
     served = any((settings.repository / model.name).is_dir() for model in shipped.iterdir())
     folder = settings.examples or (shipped.with_name("examples") if served else None)
@@ -68,5 +68,5 @@ async def list_examples(request: Request) -> list[str]:
 async def show_example(request: Request, name: str) -> Response:
     path = request.app.state.examples.get(name)
     if path is None:
-        raise NotFound(f"no example is named {name!r}; /examples lists them")
+        raise NotFound(f"there is no example {name!r}; /examples lists them")
     return FileResponse(path, headers=_HEADERS)

@@ -169,7 +169,7 @@ MISTAKES: dict[str, tuple[str, dict[str, Any], int, str]] = {
         400,
         "behind the comma",
     ),
-    "a form without a file": ("/v1/classify", {"files": {"image": (None, "cat")}}, 400, "holds no file"),
+    "a form without a file": ("/v1/classify", {"files": {"image": (None, "cat")}}, 400, "has no file"),
     "a form without a boundary": (
         "/v1/classify",
         {"content": b"x", "headers": {"content-type": "multipart/form-data"}},
@@ -454,6 +454,8 @@ def test_what_is_told_of_a_model(client: Client) -> None:
     }
     assert {name: model[name] for name in expected} == expected
     assert model["max_batch"] >= 1
+    former = {"lone_threads": "single_image_threads", "lanes": "concurrent_batches", "chosen": "config"}
+    assert {name: model[name] for name in former} == {name: model[current] for name, current in former.items()}
     check_problem(client.get("/v1/models/resnet"), 404, "resnet")
     check_problem(client.get("/v1/models/.hidden"), 400, "model")
 

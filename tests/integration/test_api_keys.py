@@ -110,7 +110,7 @@ def test_a_model_is_unloaded_and_loaded_by_an_admin(guarded: Client, photographs
     for parameters in ({"config": "{}"}, {"file:1/model.onnx": "AAAA"}, {"url": "http://example.org/model"}):
         refused = control("load", json={"parameters": parameters})
         assert refused.status_code == 400
-        assert "only what lies in the repository" in refused.json()["error"]
+        assert "as they are in the repository" in refused.json()["error"]
 
 
 def test_admin_paths_are_not_there_unless_they_are_wanted(tiny_repository: Path, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_maps_and_embedding_where_the_graph_has_them(
 
 
 @pytest.mark.parametrize(
-    ("query", "message"), [("cam=values", "cam: .* has no feature_map"), ("embedding=true", "embedding: .* has no embedding")]
+    ("query", "message"), [("cam=values", "has no feature_map"), ("embedding=true", "has no embedding")]
 )
 def test_what_is_not_there_is_refused(
     query: str, message: str, client: Client, photographs: list[tuple[str, bytes]]
@@ -177,7 +177,7 @@ def test_v2_names_what_there_is(client: Client, photographs: list[tuple[str, byt
     asked = {"inputs": [tensor], "outputs": [{"name": "embedding"}]}
     answer = client.post("/v2/models/flat/infer", json=asked)
     assert answer.status_code == 400
-    assert "does not give embedding, only logits, probabilities" in answer.json()["error"]
+    assert "has no embedding, only logits, probabilities" in answer.json()["error"]
 
 
 def test_the_command_says_what_is_left_out(labels: Path, tmp_path: Path) -> None:

@@ -52,13 +52,13 @@ def test_when_to_come_again(rate: float, burst: int, retry_after: int) -> None:
 
 
 def test_callers_who_have_not_come_for_a_while_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rate_limit, "_MANY_CALLERS", 100)
+    monkeypatch.setattr(rate_limit, "_MANY_CLIENTS", 100)
     clock = Clock()
     limiter = RateLimiter(rate=1.0, burst=2, clock=clock)
     for caller in range(10_000):
         clock.now += 0.1
         limiter.take(str(caller))
-    assert len(limiter._whole_at) <= 101
+    assert len(limiter._refilled_at) <= 101
     limiter.take("busy")
     limiter.take("busy")
     with pytest.raises(TooManyRequests):

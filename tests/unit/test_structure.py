@@ -23,8 +23,6 @@ LONG_FUNCTIONS = {
     "export/build.py: build": "to be split",
     "models/__main__.py: train_command": "one parameter per option of the command, each with its help text",
     "models/training/train.py: train": "to be split",
-    "service/app.py: create_app": "to be split",
-    "service/inference/pipeline.py: classify": "to be split",
     "service/registry/repository.py: load": "to be split",
 }
 REPEATED_CLASSES = {
@@ -33,11 +31,9 @@ REPEATED_CLASSES = {
     "benchmarks: Round": "to be renamed",
     "benchmarks: Row": "to be renamed",
     "models: _Model": "to be renamed",
-    "service: Count": "to be renamed",
     "service: Executor": "each runtime's module has one, as `executors.base.Executor` describes it",
     "service: _Lane": "to be renamed",
     "service: _Program": "to be renamed",
-    "service: _Schema": "to be renamed",
 }
 """By top-level package."""
 VALUE_TYPES = {"NamedTuple", "Protocol", "TypedDict", "StrEnum", "IntEnum", "Enum", "Exception"}

@@ -184,15 +184,15 @@ def used(answer: dict[str, Any]) -> tuple[object, ...]:
 def test_the_service_uses_the_best(here: TuningProfile, tmp_path: Path, repository: Path) -> None:
     answer = shown(repository, tmp_path)
     assert used(answer) == ("onnxruntime-cpu", "int8", 1, 4)
-    reason = answer["chosen"].pop("reason")
-    assert set(answer["chosen"].values()) == {"tuned"}
+    reason = answer["config"].pop("reason")
+    assert set(answer["config"].values()) == {"tuned"}
     assert reason == "measured on 2026-01-02: 300.0 images/s with 13.3 ms a batch of 4"
 
 
 def test_what_is_set_wins(here: TuningProfile, tmp_path: Path, repository: Path) -> None:
     answer = shown(repository, tmp_path, precision="float32", max_batch=4)
     assert used(answer) == ("onnxruntime-cpu", "float32", 2, 4)
-    assert [answer["chosen"][name] for name in ("executor", "precision", "threads", "max_batch")] == [
+    assert [answer["config"][name] for name in ("executor", "precision", "threads", "max_batch")] == [
         "tuned", "set", "tuned", "set",
     ]  # fmt: skip
 
@@ -200,9 +200,9 @@ def test_what_is_set_wins(here: TuningProfile, tmp_path: Path, repository: Path)
 def test_what_is_set_and_was_not_measured(here: TuningProfile, tmp_path: Path, repository: Path) -> None:
     answer = shown(repository, tmp_path, threads=7)
     assert used(answer)[:3] == ("onnxruntime-cpu", "float32", 7)
-    assert answer["chosen"]["threads"] == "set"
-    assert answer["chosen"]["executor"] == answer["chosen"]["max_batch"] == "default rule"
-    assert answer["chosen"]["reason"] == "no measurement agrees with what is set and keeps within its bounds"
+    assert answer["config"]["threads"] == "set"
+    assert answer["config"]["executor"] == answer["config"]["max_batch"] == "default rule"
+    assert answer["config"]["reason"] == "no measurement agrees with what is set and keeps within its bounds"
 
 
 def test_measurements_from_elsewhere_are_ignored_and_said(
@@ -212,7 +212,7 @@ def test_measurements_from_elsewhere_are_ignored_and_said(
     with caplog.at_level(logging.WARNING):
         answer = shown(repository, tmp_path)
     assert used(answer)[:3] == ("onnxruntime-cpu", "float32", 1)
-    assert "measured on another machine" in answer["chosen"]["reason"]
+    assert "measured on another machine" in answer["config"]["reason"]
     assert [record.message for record in caplog.records if "measured on another machine" in record.message]
 
 
@@ -222,7 +222,7 @@ def test_without_measurements_the_default_rule(
     with caplog.at_level(logging.WARNING):
         answer = shown(repository, tmp_path)
     assert used(answer)[:3] == ("onnxruntime-cpu", "float32", 1)
-    assert answer["chosen"]["reason"] == "there is no profile for this machine: run resnet-serve tune"
+    assert answer["config"]["reason"] == "there is no profile for this machine: run resnet-serve tune"
     assert not caplog.records
 
 
@@ -231,7 +231,7 @@ def test_a_tuned_executor_that_is_gone(tmp_path: Path, repository: Path, describ
     tuning.write(tmp_path, described, gone)
     answer = shown(repository, tmp_path)
     assert used(answer)[:2] == ("onnxruntime-cpu", "float32")
-    assert "no executor is named 'no-such-runtime'" in answer["chosen"]["reason"]
+    assert "no executor is named 'no-such-runtime'" in answer["config"]["reason"]
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`/v1/models`: the models that are served."""
+"""`GET /v1/models`: the models that are served."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ router = APIRouter(prefix="/v1")
 
 @router.get("/models")
 async def list_models(request: Request) -> ModelList:
-    """What is loaded."""
+    """List the models that are served."""
     backend: Backend = request.app.state.pipeline.backend
     return ModelList(models=[_info(backend, model) for model in backend.current().values()])
 
 
 @router.get("/models/{model}", responses=errors(Problem, 400, 404, 503))
 async def show_model(request: Request, model: ModelName) -> ModelInfo:
-    """What is loaded of one model."""
+    """Describe one model."""
     backend: Backend = request.app.state.pipeline.backend
     return _info(backend, backend.find(model))
 
@@ -39,12 +39,15 @@ def _info(backend: Backend, model: ServedModel) -> ModelInfo:
         executor=model.executor,
         precision=model.precision,
         threads=model.threads,
-        lone_threads=model.lone_threads,
-        lanes=model.concurrent_batches,
+        single_image_threads=model.lone_threads,
+        concurrent_batches=model.concurrent_batches,
         max_batch=model.max_batch,
-        chosen=model.provenance,
+        config=model.provenance,
         accuracy=model.accuracy,
         cam=model.classifier is not None,
         engine=backend.engine_status(model.key),
         versions=backend.versions(model.name),
+        lone_threads=model.lone_threads,
+        lanes=model.concurrent_batches,
+        chosen=model.provenance,
     )

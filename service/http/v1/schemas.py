@@ -20,31 +20,31 @@ from service.messages.model import ConfigProvenance
 from service.messages.status import EngineStatus, ModelStatus, VersionStatus
 
 
-class _Schema(BaseModel):
+class _V1Schema(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class PredictionJson(_Schema):
+class PredictionJson(_V1Schema):
     label: str
     index: int
     probability: float
     cam: list[list[float]] | None = None
-    """Class activation map [h][w]: what each position adds to the logit of the class, which is their sum and a bias."""
+    """Class activation map [h][w]: contribution of each position to the logit of the class."""
     cam_png: str | None = None
-    """The map drawn, as base64 of a PNG."""
+    """The map as a PNG, in base64."""
 
 
-class ImageInfoJson(_Schema):
+class ImageInfoJson(_V1Schema):
     """The image as it was sent, upright."""
 
     width: int
     height: int
     format: str
     region: tuple[float, float, float, float] | None = None
-    """Left, top, right and bottom, in pixels, of the part that the network was given; told with activation maps."""
+    """Left, top, right and bottom, in pixels, of the input of the network; set with activation maps."""
 
 
-class ImageResultJson(_Schema):
+class ImageResultJson(_V1Schema):
     """Predictions, best first, or the error of the image."""
 
     predictions: list[PredictionJson] | None = None
@@ -54,19 +54,19 @@ class ImageResultJson(_Schema):
     error: Problem | None = None
 
 
-class TimingJson(_Schema):
-    """Milliseconds that the request spent, and the largest batch that it was part of."""
+class TimingJson(_V1Schema):
+    """Milliseconds per stage of the request, and the size of the largest batch with one of its images."""
 
     decode_ms: float
     queue_ms: float
     inference_ms: float
     extras_ms: float | None = None
-    """Time to prepare embeddings and activation maps, if the request asked for them."""
+    """Time to make embeddings and activation maps, if requested."""
     batch_size: int
     total_ms: float
 
 
-class ClassificationJson(_Schema):
+class ClassificationJson(_V1Schema):
     model: str
     version: str
     results: list[ImageResultJson]
@@ -74,7 +74,7 @@ class ClassificationJson(_Schema):
 
 
 def encode(answer: Classification) -> bytes:
-    """An answer as JSON, a `ClassificationJson`."""
+    """Write a response as JSON, a `ClassificationJson`."""
     return to_json(
         {
             "model": answer.model,
@@ -86,7 +86,7 @@ def encode(answer: Classification) -> bytes:
 
 
 def encode_line(result: ImageResult, index: int, model: str, version: str) -> bytes:
-    """One line of an answer in lines: an `ImageResultJson`, the position of the image in the request, and the model."""
+    """Write a JSON line: an `ImageResultJson`, the position of the image in the request, and the model."""
     return to_json({**image_json(result), "index": index, "model": model, "version": version}) + b"\n"
 
 
@@ -129,26 +129,26 @@ def _from_base64(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:
-        # pydantic's own type skips characters that are not base64, and so takes damaged text for other bytes.
+        # The type of pydantic skips characters that are not base64, and reads damaged text as other bytes.
         return base64.b64decode("".join(value.split()), validate=True)
     except ValueError as error:
-        raise ValueError(f"not base64 ({error}); of a data: URL, send what stands behind the comma") from None
+        raise ValueError(f"not base64 ({error}); of a data: URL, send only the text behind the comma") from None
 
 
-class Base64Image(_Schema):
+class Base64Image(_V1Schema):
     base64: Annotated[
         bytes, BeforeValidator(_from_base64), Field(json_schema_extra={"format": "byte", "contentEncoding": "base64"})
     ]
 
 
-class ClassifyRequest(_Schema):
+class ClassifyRequest(_V1Schema):
     """Images in JSON. A third larger than the same files as multipart/form-data, and slower to read."""
 
     images: list[Base64Image] = Field(min_length=1)
 
 
-class ModelInfo(_Schema):
-    """The version that answers those who name none, and the state of all versions."""
+class ModelInfo(_V1Schema):
+    """The current version of a model, and the state of all versions."""
 
     name: str
     version: str
@@ -159,30 +159,35 @@ class ModelInfo(_Schema):
     executor: str
     precision: Precision
     threads: int
-    """Processors that compute a batch together; on a GPU, those of the host."""
-    lone_threads: int
-    """Processors that compute an image that comes alone; 0 if it is computed like others."""
-    lanes: int
+    """Threads of each instance; on a GPU, threads of the host."""
+    single_image_threads: int
+    """Threads of the instance for a single image; 0 without such an instance."""
+    concurrent_batches: int
     """Batches that are computed at the same time."""
     max_batch: int
-    chosen: ConfigProvenance
+    """Most images in a batch."""
+    config: ConfigProvenance
+    """Origin of the values above: the settings, a profile of resnet-serve tune, or the default rule."""
     accuracy: Accuracy | None
     cam: bool
-    """Whether it gives class activation maps."""
+    """Whether the model has class activation maps."""
     engine: EngineStatus | None = None
-    """Absent where none was built and none is asked for."""
+    """State of the TensorRT engine; absent if none was built and none is needed."""
     versions: list[VersionStatus]
+    lone_threads: int = Field(deprecated="is now single_image_threads")  # words: allow
+    lanes: int = Field(deprecated="is now concurrent_batches")  # words: allow
+    chosen: ConfigProvenance = Field(deprecated="is now config")
 
 
-class ModelList(_Schema):
+class ModelList(_V1Schema):
     models: list[ModelInfo]
 
 
-class Readiness(_Schema):
+class Readiness(_V1Schema):
     ready: bool
     reasons: list[str] = []
-    """What keeps the service from answering."""
+    """Reasons why the service does not answer requests."""
     degraded: list[str] | None = None
-    """What is lost although the service answers, such as one of several devices."""
+    """Limitations although the service answers requests, such as a lost device."""
     models: list[ModelStatus] | None = None
-    """Every version and its state, for those who ask with `verbose`."""
+    """State of every version, with the query parameter `verbose`."""

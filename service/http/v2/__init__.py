@@ -1,7 +1,7 @@
-"""`/v2`: the Open Inference Protocol, as tritonclient and perf_analyzer speak it.
+"""`/v2`: the Open Inference Protocol, for clients such as tritonclient and perf_analyzer.
 
-Every model has two names: `NAME` takes pixels as the graph takes them, straight to the engine, and `NAME-encoded` takes
-image files, which go through the very decoder of `/v1`.
+Every model has two names: the input of `NAME` is the pixels that the graph takes, and the input of `NAME-encoded` is
+image files, which the decoder of `/v1` decodes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from service.http.v2.schemas import Error
 __all__ = ["LENGTH_HEADER", "Error", "admin", "probes", "router"]
 
 router = APIRouter()
-# A model may be called `stats`: the statistics of all models come first, as they do in Triton.
+# Before the paths of models, as in Triton: a model may have the name `stats`.
 router.include_router(statistics.router)
 router.include_router(metadata.router)
 router.include_router(infer.router)

@@ -1,4 +1,4 @@
-"""Whether the server is alive and ready, in the protocol's form. Probes have no keys, so none is needed."""
+"""Liveness and readiness in the form of the protocol. Probes need no API key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def live() -> Response:
 
 @router.get("/health/ready", response_class=Response, responses=errors(Error, 503))
 async def ready(request: Request) -> Response:
-    """200 when images are classified."""
+    """200 if images are classified."""
     backend: Backend = request.app.state.pipeline.backend
     if reasons := backend.not_ready():
         raise Unavailable("; ".join(reasons))

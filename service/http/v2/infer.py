@@ -1,4 +1,4 @@
-"""The path of an inference request: find the model, read the tensor, decode if it is files, compute, answer."""
+"""`POST /v2/…/infer`: find the model, read the tensor, decode it if it is image files, compute, answer."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from starlette.responses import Response
 from models.artifact.manifest import OUTPUTS
 from models.imaging.preprocess import UInt8Array
 from service.core.errors import BadRequest, ServiceError
+from service.core.naming import ENCODED
 from service.decoding.decoder import DecodedFile
 from service.http.disconnect import cancel_on_disconnect
 from service.http.images_body import read
@@ -27,30 +28,32 @@ from service.telemetry import request_context
 router = APIRouter(prefix="/v2")
 
 DEFAULT_OUTPUT = "probabilities"
-"""What is answered where a request names no output, and the only one that the metadata lists: clients written for
-classifiers refuse a model with several, and perf_analyzer asks for every one of them."""
+"""Output of a request that names none, and the only one in the metadata: clients written for classifiers refuse a model
+with several outputs, and perf_analyzer requests all of them."""
 
 
-async def infer(request: Request, face: ModelName) -> Response:
+async def infer(request: Request, model_name: ModelName) -> Response:
     """Compute the tensor in the body: pixels for NAME, image files for NAME-encoded."""
     pipeline: Pipeline = request.app.state.pipeline
-    found = pipeline.backend.find(face.model, face.version)
+    model = pipeline.backend.find(model_name.model, model_name.version)
     context = request_context.current()
-    context.model, context.version = found.name, found.version
+    context.model, context.version = model.name, model.version
     started = time.monotonic()
     content = await read(request)
     context.stage("read", started, time.monotonic() - started)
-    asked, raw = await _parse(request, content, face)
+    body, raw = await _parse(request, content, model_name)
     with cancel_on_disconnect(request.scope):
-        return await _answer(pipeline, face, asked, raw)
+        return await _answer(pipeline, model_name, body, raw)
 
 
-async def _parse(request: Request, content: bytes, face: ModelName) -> tuple[InferRequest, memoryview]:
+async def _parse(request: Request, content: bytes, model_name: ModelName) -> tuple[InferRequest, memoryview]:
     head, raw = json_body.split(request, content)
     if len(head) or not len(raw):
         return await json_body.parse(InferRequest, head), raw
-    if not face.encoded:
-        raise BadRequest(f"a raw body is one image file, for {face.name}-encoded; {face.name} needs the JSON before it")
+    if not model_name.encoded:
+        raise BadRequest(
+            f"a raw body is one image file, for {model_name.name}{ENCODED}; {model_name.name} needs JSON first"
+        )
     element = len(raw).to_bytes(4, "little") + raw
     whole = InputTensor(
         name=tensors.FILES, shape=[1], datatype="BYTES", parameters=InputParameters(binary_data_size=len(element))
@@ -58,23 +61,23 @@ async def _parse(request: Request, content: bytes, face: ModelName) -> tuple[Inf
     return InferRequest(inputs=[whole]), memoryview(element)
 
 
-async def _answer(pipeline: Pipeline, face: ModelName, asked: InferRequest, raw: memoryview) -> Response:
-    seconds = asked.parameters.timeout / 1e6 or pipeline.settings.timeout_ms / 1e3
-    outputs, priority = _check_outputs(asked.outputs), asked.parameters.urgency
+async def _answer(pipeline: Pipeline, model_name: ModelName, body: InferRequest, raw: memoryview) -> Response:
+    seconds = body.parameters.timeout / 1e6 or pipeline.settings.timeout_ms / 1e3
+    outputs, priority = _check_outputs(body.outputs), body.parameters.request_priority
     names, max_images = frozenset(output.name for output in outputs), pipeline.settings.max_images
-    # Only now: another version may have taken over while the body was on its way.
-    with pipeline.lease(face.model, face.version) as model:
-        _check_given(names, model)
+    # The version is leased only now: another one may have replaced it while the body was read.
+    with pipeline.lease(model_name.model, model_name.version) as model:
+        _check_model_has(names, model)
         context = request_context.current()
         context.version, context.priority = model.version, priority
         preprocess, started = model.preprocess, time.monotonic()
         deadline = started + seconds
         files: Sequence[bytes] = ()
         images: Sequence[UInt8Array] = ()
-        if face.encoded:
-            files = tensors.read_files(asked.inputs[0], raw, max_images)
+        if model_name.encoded:
+            files = tensors.read_files(body.inputs[0], raw, max_images)
         else:
-            images = list(tensors.read_images(asked.inputs[0], raw, preprocess.shape, max_images))
+            images = list(tensors.read_images(body.inputs[0], raw, preprocess.shape, max_images))
         with pipeline.admit_images(model, len(files) or len(images), seconds, priority):
             if files:
                 decoded = await pipeline.decode(files, preprocess, deadline, priority)
@@ -82,44 +85,51 @@ async def _answer(pipeline: Pipeline, face: ModelName, asked: InferRequest, raw:
             decode = time.monotonic() - started
             result = await pipeline.infer(model, images, names, deadline, priority, decode)
         context.images += len(images)
-        return _respond(model, face, asked, outputs, result)
+        return _respond(model, model_name, body, outputs, result)
 
 
-def _check_outputs(asked: list[RequestedOutput]) -> list[RequestedOutput]:
-    for output in asked:
+def _check_outputs(outputs: list[RequestedOutput]) -> list[RequestedOutput]:
+    for output in outputs:
         if output.name not in OUTPUTS:
             raise BadRequest(f"there is no output {output.name!r}; there are: {', '.join(OUTPUTS)}")
         if output.parameters.shared_memory_region is not None:
-            raise BadRequest("shared memory is not taken: outputs come in the body")
+            raise BadRequest("shared memory is not supported: outputs are in the body")
         if output.parameters.classification and output.name not in ("logits", "probabilities"):
-            raise BadRequest(f"{output.name} has no classes: classification is of logits or probabilities")
-    if len({output.name for output in asked}) < len(asked):
-        raise BadRequest("an output is asked for twice")
-    return asked or [RequestedOutput(name=DEFAULT_OUTPUT)]
+            raise BadRequest(f"{output.name} has no classes: request the classification of logits or probabilities")
+    if len({output.name for output in outputs}) < len(outputs):
+        raise BadRequest("an output is requested twice")
+    return outputs or [RequestedOutput(name=DEFAULT_OUTPUT)]
 
 
-def _check_given(names: frozenset[str], model: ServedModel) -> None:
+def _check_model_has(names: frozenset[str], model: ServedModel) -> None:
     if absent := names - set(model.outputs):
         raise BadRequest(
-            f"{model.name} version {model.version} does not give {', '.join(sorted(absent))}, only "
-            f"{', '.join(model.outputs)}: it was made of an ONNX file from elsewhere"
+            f"{model.name} version {model.version} has no {', '.join(sorted(absent))}, only "
+            f"{', '.join(model.outputs)}: it was imported from an ONNX file without that output"
         )
 
 
 def _good(index: int, image: DecodedFile | ServiceError) -> DecodedFile:
-    """The image; tensors have no place for an error, so one bad image fails its request."""
+    """The decoded image. A tensor has no place for an error, so one bad image fails its request."""
     if isinstance(image, ServiceError):
         raise type(image)(f"image {index}: {image}")
     return image
 
 
 def _respond(
-    model: ServedModel, face: ModelName, asked: InferRequest, outputs: list[RequestedOutput], result: InferenceResult
+    model: ServedModel,
+    model_name: ModelName,
+    body: InferRequest,
+    outputs: list[RequestedOutput],
+    result: InferenceResult,
 ) -> Response:
-    binary = asked.parameters.binary_data_output
+    binary = body.parameters.binary_data_output
     written = [tensors.write(output, result.outputs[output.name], model.labels, binary) for output in outputs]
     answer = InferResponse(
-        model_name=face.name, model_version=model.version, id=asked.id, outputs=[output.tensor for output in written]
+        model_name=model_name.name,
+        model_version=model.version,
+        id=body.id,
+        outputs=[output.tensor for output in written],
     )
     head = answer.model_dump_json(exclude_none=True).encode()
     raw = b"".join(output.raw for output in written)
@@ -131,7 +141,7 @@ def _respond(
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
-    """A JSON schema without references: FastAPI publishes only those of bodies that it reads itself."""
+    """A JSON schema without references: FastAPI publishes only the schemas of bodies that it reads itself."""
     if isinstance(schema, dict):
         if "$ref" in schema:
             return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
@@ -146,8 +156,7 @@ _DOCUMENTATION = {
         {
             "name": json_body.LENGTH_HEADER,
             "in": "header",
-            "description": "Bytes of the JSON that the body begins with; raw tensors are behind it. 0: the body is one "
-            "image file.",
+            "description": "Bytes of the JSON at the start of the body, before raw tensors. 0: one image file.",
             "schema": {"type": "integer", "minimum": 0},
         }
     ],

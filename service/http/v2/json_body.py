@@ -1,4 +1,4 @@
-"""From a request's body to its JSON and the raw tensors behind it."""
+"""Reads the JSON at the start of a request body, and the raw tensors behind it."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ from typing import TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
+from models.validation import first_error
 from service.core.errors import BadRequest
 from service.http.images_body import read
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 
-_INLINE = 65536
-"""Bytes of JSON that are parsed on the event loop; a hand-over to a thread costs as much as that."""
+_MAX_ON_EVENT_LOOP = 65536
+"""Most bytes of JSON that are parsed on the event loop; a hand-over to a thread takes as long."""
 
-Schema = TypeVar("Schema", bound=BaseModel)
+_SchemaT = TypeVar("_SchemaT", bound=BaseModel)
 
 
 def split(request: Request, body: bytes) -> tuple[memoryview, memoryview]:
-    """The JSON, and the tensors behind it.
+    """Split a body into the JSON and the tensors behind it.
 
     Raises:
-        BadRequest: the length that the header gives is none, or more than there is.
+        BadRequest: the header is not a length, or the body is shorter.
     """
     content = memoryview(body)
     given = request.headers.get(LENGTH_HEADER)
     if given is None:
         return content, content[:0]
     if not re.fullmatch("[0-9]{1,18}", given) or int(given) > len(body):
-        raise BadRequest(f"{LENGTH_HEADER} is {given!r}, of a body of {len(body)} bytes")
+        raise BadRequest(f"{LENGTH_HEADER} is {given!r}, for a body of {len(body)} bytes")
     return content[: int(given)], content[int(given) :]
 
 
-async def read_json(request: Request, schema: type[Schema]) -> Schema:
-    """A body that is JSON, or empty.
+async def read_json(request: Request, schema: type[_SchemaT]) -> _SchemaT:
+    """Read a body that is JSON, or empty.
 
     Raises:
         ServiceError: as `parse`.
@@ -44,21 +45,19 @@ async def read_json(request: Request, schema: type[Schema]) -> Schema:
     return await parse(schema, memoryview(await read(request) or b"{}"))
 
 
-async def parse(schema: type[Schema], content: memoryview) -> Schema:
-    """JSON as a schema.
+async def parse(schema: type[_SchemaT], content: memoryview) -> _SchemaT:
+    """Parse JSON.
 
     Raises:
-        BadRequest: it is not valid JSON, or not of that schema.
+        BadRequest: the JSON is not valid, or does not match the schema.
     """
-    if len(content) > _INLINE:
+    if len(content) > _MAX_ON_EVENT_LOOP:
         return await asyncio.to_thread(_parse, schema, bytes(content))
     return _parse(schema, bytes(content))
 
 
-def _parse(schema: type[Schema], content: bytes) -> Schema:
+def _parse(schema: type[_SchemaT], content: bytes) -> _SchemaT:
     try:
         return schema.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise BadRequest(f"{place + ': ' if place else ''}{first['msg']}") from None
+        raise BadRequest(first_error(error)) from None

@@ -1,4 +1,4 @@
-"""Who the server is, and what its models take and give."""
+"""Metadata of the server, and inputs and outputs of its models."""
 
 from __future__ import annotations
 
@@ -37,46 +37,46 @@ EXTENSIONS = [
 
 @router.get("")
 async def server() -> ServerMetadata:
-    """Name, version and what is spoken beyond the protocol's core."""
+    """Name, version and extensions of the server."""
     return ServerMetadata(name="resnet-serve", version=version("resnet-serve"), extensions=EXTENSIONS)
 
 
-async def model_ready(request: Request, face: ModelName) -> Response:
-    """200 when the model takes requests."""
-    _find(request, face)
+async def model_ready(request: Request, model_name: ModelName) -> Response:
+    """200 if the model is served."""
+    _find(request, model_name)
     return Response()
 
 
-async def model_metadata(request: Request, face: ModelName) -> ModelMetadata:
+async def model_metadata(request: Request, model_name: ModelName) -> ModelMetadata:
     """Inputs and outputs, with the batch as their first dimension."""
     backend: Backend = request.app.state.pipeline.backend
-    model = _find(request, face)
-    name, datatype, shape = _input(model, face)
+    model = _find(request, model_name)
+    name, datatype, shape = _input(model, model_name)
     classes = len(model.labels)
     return ModelMetadata(
-        name=face.name,
-        versions=[served.version for served in backend.served(face.model)],
+        name=model_name.name,
+        versions=[served.version for served in backend.served(model_name.model)],
         platform=_platform(model),
         inputs=[TensorMetadata(name=name, datatype=datatype, shape=[-1, *shape])],
         outputs=[TensorMetadata(name=DEFAULT_OUTPUT, datatype="FP32", shape=[-1, classes])],
     )
 
 
-async def model_config(request: Request, face: ModelName) -> ModelConfig:
-    """The same as Triton's configuration of a model tells it, without the batch dimension."""
+async def model_config(request: Request, model_name: ModelName) -> ModelConfig:
+    """Inputs, outputs and batching in the form of Triton's model configuration, without the batch dimension."""
     settings = request.app.state.pipeline.settings
-    model = _find(request, face)
-    name, datatype, shape = _input(model, face)
+    model = _find(request, model_name)
+    name, datatype, shape = _input(model, model_name)
     on_request = (output for output in model.outputs if output != DEFAULT_OUTPUT)
     return ModelConfig(
-        name=face.name,
+        name=model_name.name,
         platform=_platform(model),
         max_batch_size=settings.max_images,
         input=[
             ConfigInput(
                 name=name,
-                data_type="TYPE_STRING" if face.encoded else f"TYPE_{datatype}",
-                format="FORMAT_NONE" if face.encoded else "FORMAT_NHWC",
+                data_type="TYPE_STRING" if model_name.encoded else f"TYPE_{datatype}",
+                format="FORMAT_NONE" if model_name.encoded else "FORMAT_NHWC",
                 dims=shape,
             )
         ],
@@ -89,14 +89,14 @@ async def model_config(request: Request, face: ModelName) -> ModelConfig:
     )
 
 
-def _find(request: Request, face: ModelName) -> ServedModel:
+def _find(request: Request, model_name: ModelName) -> ServedModel:
     backend: Backend = request.app.state.pipeline.backend
-    return backend.find(face.model, face.version)
+    return backend.find(model_name.model, model_name.version)
 
 
-def _input(model: ServedModel, face: ModelName) -> tuple[str, str, list[int]]:
+def _input(model: ServedModel, model_name: ModelName) -> tuple[str, str, list[int]]:
     """Name, datatype and shape of one element of the batch."""
-    return (tensors.FILES, "BYTES", [1]) if face.encoded else (INPUT, "UINT8", list(model.preprocess.shape))
+    return (tensors.FILES, "BYTES", [1]) if model_name.encoded else (INPUT, "UINT8", list(model.preprocess.shape))
 
 
 def _platform(model: ServedModel) -> str:

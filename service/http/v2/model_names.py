@@ -16,7 +16,7 @@ Name = Annotated[
     str,
     Path(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,135}$",
-        description=f"Name of a model: its input is pixels. With {ENCODED} behind it: its input is image files.",
+        description=f"Name of a model, whose input is pixels; with the suffix {ENCODED} the input is image files.",
     ),
 ]
 Version = Annotated[str, Path(pattern=r"^[1-9][0-9]{0,17}$", description="Version of the model.")]
@@ -24,19 +24,22 @@ Version = Annotated[str, Path(pattern=r"^[1-9][0-9]{0,17}$", description="Versio
 
 @dataclass(frozen=True)
 class ModelName:
-    """A model as one of its names shows it."""
+    """A model under one of its two names."""
 
     name: str
+    """Name in the request."""
     model: str
+    """Name in the repository."""
     version: str | None = None
 
     @classmethod
     def of(cls, name: str, version: str | None = None) -> ModelName:
+        """Read a name of a request."""
         return cls(name, name.removesuffix(ENCODED), version)
 
     @property
     def encoded(self) -> bool:
-        """Whether the input is image files."""
+        """Whether the input of this name is image files."""
         return self.name != self.model
 
 
@@ -44,7 +47,7 @@ Handler = Callable[[Request, ModelName], Awaitable[Any]]
 
 
 def add(router: APIRouter, method: str, path: str, handler: Handler, **options: Any) -> None:
-    """Register a path of models, and the same below /versions/{version}."""
+    """Register a path below a model, and below each version of it."""
 
     async def current(request: Request, model: Name) -> Any:
         return await handler(request, ModelName.of(model))

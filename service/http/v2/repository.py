@@ -1,6 +1,6 @@
-"""The repository extension: what there is, and, for admins, loading and unloading what is in the repository.
+"""The repository extension: lists all versions, and lets admins load and unload models of the repository.
 
-Nothing is ever loaded from a path, a URL or a request's body.
+Models are loaded only from the repository, never from a path, a URL or a body in a request.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _CONTROL_ERRORS = errors(Error, 400, 404, 413, 415, 429, 503)
 
 @index.post("/index", responses=errors(Error, 400, 413, 415))
 async def repository_index(request: Request) -> list[IndexEntry]:
-    """Every version that is in the repository or still in memory, and why those that are not served are not."""
-    asked = await json_body.read_json(request, IndexRequest)
+    """List every version in the repository or in memory, with the reason if it is not served."""
+    body = await json_body.read_json(request, IndexRequest)
     backend: Backend = request.app.state.pipeline.backend
     return [
         IndexEntry(name=name, version=status.version, state=status.state, reason=status.reason or "")
         for model in backend.statuses()
         for name in (model.name, model.name + ENCODED)
         for status in model.versions
-        if status.state == "READY" or not asked.ready
+        if status.state == "READY" or not body.ready
     ]
 
 
 @control.post("/models/{model}/load", response_class=Response, responses=_CONTROL_ERRORS)
 async def load(request: Request, model: Name) -> Response:
-    """Look at the repository now, try again what failed, and serve the model if it was unloaded."""
+    """Read the repository now, load failed versions again, and serve the model if it was unloaded."""
     await _check_parameters(request)
     backend: Backend = request.app.state.pipeline.backend
     await backend.load(ModelName.of(model).model)
@@ -47,7 +47,7 @@ async def load(request: Request, model: Name) -> Response:
 
 @control.post("/models/{model}/unload", response_class=Response, responses=_CONTROL_ERRORS)
 async def unload(request: Request, model: Name) -> Response:
-    """Serve the model no more, under neither of its names, until it is loaded again. Its requests are finished."""
+    """Finish the requests of the model, and serve it under neither of its names until it is loaded again."""
     await _check_parameters(request)
     backend: Backend = request.app.state.pipeline.backend
     await backend.unload(ModelName.of(model).model)
@@ -55,8 +55,8 @@ async def unload(request: Request, model: Name) -> Response:
 
 
 async def _check_parameters(request: Request) -> None:
-    asked = await json_body.read_json(request, ControlRequest)
-    if unknown := asked.parameters.keys() - {"unload_dependents"}:
+    body = await json_body.read_json(request, ControlRequest)
+    if unknown := body.parameters.keys() - {"unload_dependents"}:
         raise BadRequest(
-            f"parameter {min(unknown)!r} is not taken: only what lies in the repository is loaded, as it is there"
+            f"parameter {min(unknown)!r} is not supported: models are loaded as they are in the repository"
         )

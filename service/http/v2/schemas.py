@@ -1,4 +1,4 @@
-"""The JSON of the Open Inference Protocol, as far as it is used here."""
+"""The JSON of the Open Inference Protocol: the parts that are used here."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 from service.core.priority import Priority
 
 
-class _Schema(BaseModel):
-    # Clients of other servers send parameters that mean nothing here.
+class _V2Schema(BaseModel):
+    # Clients of other servers send parameters that have no meaning here.
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
-class Error(_Schema):
+class Error(_V2Schema):
     error: str
 
 
-class InputParameters(_Schema):
+class InputParameters(_V2Schema):
     binary_data_size: NonNegativeInt | None = None
     shared_memory_region: str | None = None
 
 
-class InputTensor(_Schema):
+class InputTensor(_V2Schema):
     name: str
     shape: Annotated[list[NonNegativeInt], Field(max_length=8)]
     datatype: str
@@ -31,37 +31,38 @@ class InputTensor(_Schema):
     data: Any = None
 
 
-class OutputParameters(_Schema):
+class OutputParameters(_V2Schema):
     binary_data: bool | None = None
     classification: NonNegativeInt = 0
     shared_memory_region: str | None = None
 
 
-class RequestedOutput(_Schema):
+class RequestedOutput(_V2Schema):
     name: str
     parameters: OutputParameters = OutputParameters()
 
 
-class RequestParameters(_Schema):
+class RequestParameters(_V2Schema):
     binary_data_output: bool = False
     timeout: Annotated[int, Field(ge=0, le=3_600_000_000)] = 0
-    """Microseconds; 0 is the server's default."""
+    """Microseconds; 0 for the default of the service."""
     priority: NonNegativeInt = 0
-    """1 comes before 2, as everywhere; 0 is the default, and means 1."""
+    """1 is computed before 2, as in Triton; 0 is the default, and means 1."""
 
     @property
-    def urgency(self) -> Priority:
+    def request_priority(self) -> Priority:
+        """The priority as the service has it."""
         return Priority.interactive if self.priority <= 1 else Priority.bulk
 
 
-class InferRequest(_Schema):
+class InferRequest(_V2Schema):
     id: str | None = None
     parameters: RequestParameters = RequestParameters()
     inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=1)]
     outputs: list[RequestedOutput] = []
 
 
-class OutputTensor(_Schema):
+class OutputTensor(_V2Schema):
     name: str
     datatype: str
     shape: list[int]
@@ -69,26 +70,26 @@ class OutputTensor(_Schema):
     data: list[Any] | None = None
 
 
-class InferResponse(_Schema):
+class InferResponse(_V2Schema):
     model_name: str
     model_version: str
     id: str | None = None
     outputs: list[OutputTensor]
 
 
-class ServerMetadata(_Schema):
+class ServerMetadata(_V2Schema):
     name: str
     version: str
     extensions: list[str]
 
 
-class TensorMetadata(_Schema):
+class TensorMetadata(_V2Schema):
     name: str
     datatype: str
     shape: list[int]
 
 
-class ModelMetadata(_Schema):
+class ModelMetadata(_V2Schema):
     name: str
     versions: list[str]
     platform: str
@@ -96,25 +97,25 @@ class ModelMetadata(_Schema):
     outputs: list[TensorMetadata]
 
 
-class ConfigInput(_Schema):
+class ConfigInput(_V2Schema):
     name: str
     data_type: str
     format: str
     dims: list[int]
 
 
-class ConfigOutput(_Schema):
+class ConfigOutput(_V2Schema):
     name: str
     data_type: str
     dims: list[int]
 
 
-class DynamicBatching(_Schema):
+class DynamicBatching(_V2Schema):
     preferred_batch_size: list[int]
     max_queue_delay_microseconds: int
 
 
-class ModelConfig(_Schema):
+class ModelConfig(_V2Schema):
     name: str
     platform: str
     max_batch_size: int
@@ -124,30 +125,30 @@ class ModelConfig(_Schema):
     parameters: dict[str, dict[str, str]]
 
 
-class Count(_Schema):
+class CountJson(_V2Schema):
     count: int
     ns: int
 
 
-class InferenceStatistics(_Schema):
-    success: Count
-    fail: Count
-    queue: Count
-    compute_input: Count
-    compute_infer: Count
-    compute_output: Count
-    cache_hit: Count
-    cache_miss: Count
+class InferenceStatistics(_V2Schema):
+    success: CountJson
+    fail: CountJson
+    queue: CountJson
+    compute_input: CountJson
+    compute_infer: CountJson
+    compute_output: CountJson
+    cache_hit: CountJson
+    cache_miss: CountJson
 
 
-class BatchStatistics(_Schema):
+class BatchStatistics(_V2Schema):
     batch_size: int
-    compute_input: Count
-    compute_infer: Count
-    compute_output: Count
+    compute_input: CountJson
+    compute_infer: CountJson
+    compute_output: CountJson
 
 
-class VersionStatistics(_Schema):
+class VersionStatistics(_V2Schema):
     name: str
     version: str
     last_inference: int
@@ -157,21 +158,21 @@ class VersionStatistics(_Schema):
     batch_stats: list[BatchStatistics]
 
 
-class ModelStatistics(_Schema):
+class ModelStatistics(_V2Schema):
     model_stats: list[VersionStatistics]
 
 
-class IndexRequest(_Schema):
+class IndexRequest(_V2Schema):
     ready: bool = False
-    """Tell only of what is ready."""
+    """List only versions that are ready."""
 
 
-class IndexEntry(_Schema):
+class IndexEntry(_V2Schema):
     name: str
     version: str
     state: str
     reason: str
 
 
-class ControlRequest(_Schema):
+class ControlRequest(_V2Schema):
     parameters: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The statistics extension: what each version has computed since it was loaded."""
+"""The statistics extension: counts of each version since it was loaded."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from fastapi import APIRouter, Request
 from service.core.naming import ENCODED
 from service.http.v2 import model_names
 from service.http.v2.model_names import ModelName
-from service.http.v2.schemas import BatchStatistics, Count, InferenceStatistics, ModelStatistics, VersionStatistics
+from service.http.v2.schemas import BatchStatistics, CountJson, InferenceStatistics, ModelStatistics, VersionStatistics
 from service.messages.backend import Backend
 from service.messages.model import ServedModel
 from service.telemetry.statistics import Duration
 
 router = APIRouter(prefix="/v2")
 
-_NEVER = Count(count=0, ns=0)
+_NEVER = CountJson(count=0, ns=0)
 
 
 @router.get("/models/stats")
 async def all_statistics(request: Request) -> ModelStatistics:
-    """Of every version that is served. The two names of a model share their figures."""
+    """Statistics of every served version. The two names of a model share their counts."""
     backend: Backend = request.app.state.pipeline.backend
     return ModelStatistics(
         model_stats=[
@@ -31,17 +31,17 @@ async def all_statistics(request: Request) -> ModelStatistics:
     )
 
 
-async def model_statistics(request: Request, face: ModelName) -> ModelStatistics:
-    """Of one version, or of every version of the model that is served."""
+async def model_statistics(request: Request, model_name: ModelName) -> ModelStatistics:
+    """Statistics of one version, or of every served version of the model."""
     backend: Backend = request.app.state.pipeline.backend
-    found = backend.find(face.model, face.version)
-    models = [found] if face.version else backend.served(face.model)
-    return ModelStatistics(model_stats=[_statistics(backend, face.name, model) for model in models])
+    model = backend.find(model_name.model, model_name.version)
+    models = [model] if model_name.version else backend.served(model_name.model)
+    return ModelStatistics(model_stats=[_statistics(backend, model_name.name, model) for model in models])
 
 
 def _statistics(backend: Backend, name: str, model: ServedModel) -> VersionStatistics:
     counted = backend.statistics(model.key)
-    answered = Count(count=counted.success.count, ns=0)
+    answered = CountJson(count=counted.success.count, ns=0)
     return VersionStatistics(
         name=name,
         version=model.version,
@@ -61,17 +61,17 @@ def _statistics(backend: Backend, name: str, model: ServedModel) -> VersionStati
         batch_stats=[
             BatchStatistics(
                 batch_size=size,
-                compute_input=Count(count=duration.count, ns=0),
+                compute_input=CountJson(count=duration.count, ns=0),
                 compute_infer=_count(duration),
-                compute_output=Count(count=duration.count, ns=0),
+                compute_output=CountJson(count=duration.count, ns=0),
             )
             for size, duration in sorted(counted.batches.items())
         ],
     )
 
 
-def _count(duration: Duration) -> Count:
-    return Count(count=duration.count, ns=duration.ns)
+def _count(duration: Duration) -> CountJson:
+    return CountJson(count=duration.count, ns=duration.ns)
 
 
 model_names.add(router, "GET", "/stats", model_statistics, response_model=ModelStatistics)

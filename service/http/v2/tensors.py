@@ -1,4 +1,4 @@
-"""Tensors as the protocol writes them: raw (little-endian, row-major) behind the JSON, or as lists inside it."""
+"""Tensors in the form of the protocol: raw (little-endian, row-major) behind the JSON, or as lists in the JSON."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ from service.http.v2.schemas import InputTensor, OutputTensor, RequestedOutput
 from service.inference.top_k import top_k
 
 FILES = "image"
-"""The input of a model's encoded face."""
+"""Name of the input of image files."""
 
 
 def read_images(tensor: InputTensor, raw: memoryview, shape: tuple[int, ...], max_images: int) -> UInt8Array:
-    """The pixels in a request, uint8 [N, H, W, C].
+    """Read the pixels in a request, uint8 [N, H, W, C].
 
     Args:
-        tensor: the input as the JSON describes it.
-        raw: what stands behind the JSON.
+        tensor: the input in the JSON.
+        raw: the bytes behind the JSON.
         shape: H, W, C of the model.
         max_images: most images in one request.
+
+    Raises:
+        BadRequest: the tensor does not match the model.
+        PayloadTooLarge: there are too many images.
     """
     _check(tensor, INPUT, "UINT8")
     if tuple(tensor.shape[1:]) != shape or len(tensor.shape) != 4:
@@ -35,27 +39,32 @@ def read_images(tensor: InputTensor, raw: memoryview, shape: tuple[int, ...], ma
     _check_count(tensor.shape[0], max_images)
     if _is_raw(tensor, raw):
         if len(raw) != prod(tensor.shape):
-            raise BadRequest(f"{INPUT}: {len(raw)} bytes for shape {tensor.shape}, which takes {prod(tensor.shape)}")
+            raise BadRequest(f"{INPUT}: {len(raw)} bytes for shape {tensor.shape}, which needs {prod(tensor.shape)}")
         return np.frombuffer(raw, np.uint8).reshape(tensor.shape)
     try:
         values = np.array(tensor.data)
     except (ValueError, OverflowError):
-        raise BadRequest(f"{INPUT}: the lists in data are not all of one length") from None
+        raise BadRequest(f"{INPUT}: the lists in data have different lengths") from None
     if values.size != prod(tensor.shape):
-        raise BadRequest(f"{INPUT}: {values.size} values for shape {tensor.shape}, which takes {prod(tensor.shape)}")
+        raise BadRequest(f"{INPUT}: {values.size} values for shape {tensor.shape}, which needs {prod(tensor.shape)}")
     if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
-        raise BadRequest(f"{INPUT}: UINT8 takes whole numbers from 0 to 255")
+        raise BadRequest(f"{INPUT}: UINT8 values are whole numbers from 0 to 255")
     return values.astype(np.uint8).reshape(tensor.shape)
 
 
 def read_files(tensor: InputTensor, raw: memoryview, max_images: int) -> list[bytes]:
-    """The image files in a request: each is its length, a little-endian uint32, and then its bytes."""
+    """Read the image files in a request: each is its length, a little-endian uint32, and then its bytes.
+
+    Raises:
+        BadRequest: the tensor is not one of image files.
+        PayloadTooLarge: there are too many images.
+    """
     _check(tensor, FILES, "BYTES")
     if len(tensor.shape) not in (1, 2) or tensor.shape[1:] not in ([], [1]):
         raise BadRequest(f"{FILES}: has shape {tensor.shape}, expected [-1, 1] or [-1]")
     _check_count(tensor.shape[0], max_images)
     if not _is_raw(tensor, raw):
-        raise BadRequest(f"{FILES}: JSON cannot carry image files: send the tensor as binary data")
+        raise BadRequest(f"{FILES}: JSON cannot hold image files: send the tensor as binary data")
     files = []
     start = 0
     while start + 4 <= len(raw):
@@ -69,60 +78,60 @@ def read_files(tensor: InputTensor, raw: memoryview, max_images: int) -> list[by
 
 def _check(tensor: InputTensor, name: str, datatype: str) -> None:
     if tensor.parameters.shared_memory_region is not None:
-        raise BadRequest("shared memory is not taken: send the tensor in the body")
+        raise BadRequest("shared memory is not supported: send the tensor in the body")
     if (tensor.name, tensor.datatype) != (name, datatype):
         raise BadRequest(
             f"the input is {name!r} of datatype {datatype}, not {tensor.name!r} of {tensor.datatype}; "
-            "a model's metadata tells"
+            "the metadata of the model describes it"
         )
 
 
 def _check_count(count: int, max_images: int) -> None:
     if count == 0:
-        raise BadRequest("no image in the request")
+        raise BadRequest("there is no image in the request")
     if count > max_images:
-        raise PayloadTooLarge(f"{count} images in one request, {max_images} are taken: send them in several")
+        raise PayloadTooLarge(f"{count} images in one request, at most {max_images}: send them in several requests")
 
 
 def _is_raw(tensor: InputTensor, raw: memoryview) -> bool:
     size = tensor.parameters.binary_data_size
     if size is None:
         if len(raw) or tensor.data is None:
-            raise BadRequest(f"{tensor.name}: needs either data, or binary_data_size and the bytes behind the JSON")
+            raise BadRequest(f"{tensor.name}: needs either data, or binary_data_size and bytes behind the JSON")
         return False
     if size != len(raw):
-        raise BadRequest(f"{tensor.name}: binary_data_size is {size}, and {len(raw)} bytes are behind the JSON")
+        raise BadRequest(f"{tensor.name}: binary_data_size is {size}, but {len(raw)} bytes are behind the JSON")
     return True
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """An output as its part of the JSON, and what stands behind the JSON for it."""
+    """An output: its part of the JSON, and its bytes behind the JSON."""
 
     tensor: OutputTensor
     raw: bytes = b""
 
 
-def write(asked: RequestedOutput, values: Float32Array, labels: Sequence[str], binary: bool) -> Encoded:
-    """An output, float32 [N, ...], or its best classes where the request asks for them.
+def write(requested: RequestedOutput, values: Float32Array, labels: Sequence[str], binary: bool) -> Encoded:
+    """Write an output, or the most probable classes if the request wants a classification.
 
     Args:
-        asked: the output as the request names it.
-        values: what was computed.
-        labels: of the classes.
-        binary: whether to write it raw where the output itself does not say.
+        requested: the output in the request.
+        values: float32 [N, ...].
+        labels: names of the classes.
+        binary: whether to write raw bytes if the output in the request does not set it.
     """
-    binary = binary if asked.parameters.binary_data is None else asked.parameters.binary_data
-    if asked.parameters.classification:
+    binary = binary if requested.parameters.binary_data is None else requested.parameters.binary_data
+    if requested.parameters.classification:
         best = [
             [f"{prediction.probability:f}:{prediction.index}:{prediction.label}" for prediction in row]
-            for row in top_k(values, labels, asked.parameters.classification)
+            for row in top_k(values, labels, requested.parameters.classification)
         ]
         strings = [text for row in best for text in row]
         raw = b"".join(struct.pack("<I", len(text)) + text for text in (string.encode() for string in strings))
-        return _encoded(asked.name, "BYTES", [len(best), len(best[0])], strings, raw, binary)
+        return _encoded(requested.name, "BYTES", [len(best), len(best[0])], strings, raw, binary)
     flat = [] if binary else values.ravel().tolist()
-    return _encoded(asked.name, "FP32", list(values.shape), flat, values.astype("<f4").tobytes(), binary)
+    return _encoded(requested.name, "FP32", list(values.shape), flat, values.astype("<f4").tobytes(), binary)
 
 
 def _encoded(
