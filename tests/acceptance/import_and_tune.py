@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from models.artifact import parity
 from models.artifact.parity import Float32Array
-from models.runtime.tuning import Tuning
+from models.runtime.tuning import TuningProfile
 from tests.acceptance.report import run
 from tests.acceptance.server import serve
 from tests.support.networks import make_checkpoint
@@ -254,24 +254,24 @@ def line_4() -> tuple[bool, str]:
 def _tuned(repository: Path, cache: Path) -> tuple[bool, str]:
     # The network is random: that its first class changes on some of 60 views is no loss of accuracy.
     options = ["--cache", str(cache), "--seconds", "150", "--max-accuracy-loss", "0.3"]
-    command = [sys.executable, "-m", "export", "tune", str(repository / "resnet50"), *options]
+    command = [sys.executable, "-m", "service", "tune", str(repository / "resnet50"), *options]
     subprocess.run(command, check=True)
     (file,) = cache.glob("*/tuning.json")
-    tuning = Tuning.model_validate_json(file.read_bytes())
-    best = tuning.best()
+    profile = TuningProfile.model_validate_json(file.read_bytes())
+    best = profile.best()
     if best is None:
         return False, "nothing keeps within the bounds"
-    ratio = tuning.ratio(best) or 0.0
+    ratio = profile.ratio(best) or 0.0
     with serve("--repository", str(repository), "--cache", str(cache)) as server:
         shown = httpx.get(f"{server.url}/v1/models/resnet50").json()
     used = (shown["executor"], shown["precision"], shown["threads"], shown["max_batch"])
     follows = used == (best.executor, best.precision, best.threads, best.batch)
     holds = best.precision == "int8" and ratio >= 3.5 and follows and shown["chosen"]["executor"] == "tuned"
     plotted = all(file.with_suffix(suffix).exists() for suffix in (".png", ".svg"))
-    disturbed = sum(row.disturbed for row in tuning.measurements)
+    disturbed = sum(row.disturbed for row in profile.measurements)
     return holds and plotted, (
         f"{best.executor} {best.precision}, threads {best.threads}, batch {best.batch}: "
-        f"{best.images_per_second:.1f}/s, {ratio:.2f} x (3.5); disturbed: {disturbed} of {len(tuning.measurements)}; "
+        f"{best.images_per_second:.1f}/s, {ratio:.2f} x (3.5); disturbed: {disturbed} of {len(profile.measurements)}; "
         f"the service uses {used}: {json.dumps(shown['chosen'])}"
     )
 
