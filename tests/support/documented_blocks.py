@@ -123,7 +123,9 @@ DEPLOYMENT: Blocks = (
 
 PERFORMANCE: Blocks = (
     Reduced(
-        "python -m benchmarks compare", "this project against itself", {"BEFORE AFTER": ". . --rounds 1 --seconds 0.2"}
+        "python -m benchmarks compare",
+        "this project against itself",
+        {"BEFORE AFTER": ". . --loads resnet20:2 --rounds 1 --seconds 0.2"},
     ),
     Reduced("python -m benchmarks serve", SHORTER, SHORT),
     NotRun("PEERS_BENCH=FOLDER", "needs nine other servers"),
