@@ -1,7 +1,7 @@
-"""How far the derivative can be trusted at initialisation: the conjecture that plain networks fail because it cannot.
+"""The neighbourhood in which the gradient is valid at initialisation: the conjecture why plain networks fail.
 
-The parameters of the early layers take one step down the gradient. Compared are the change of the loss that the
-derivative predicts and the change that happens, and the gradients before and after, by the length of the step.
+The parameters of the early layers take one step down the gradient. By the length of the step, the study compares the
+predicted change of the loss with the actual change, and the gradients before and after.
 """
 
 from __future__ import annotations

@@ -34,11 +34,11 @@ class LossSurfaceSettings(TrainingSettings):
 
     seeds: PositiveInt = 1
     points: PositiveInt = 21
-    """Values of each of both coordinates, evenly spaced."""
+    """Number of values per coordinate, evenly spaced."""
     reach: PositiveFloat = 1.0
     """Largest coordinate; at 1 a step is as long as the filter that it moves."""
     loss_images: PositiveInt = 1_000
-    """Training images that the loss is measured on."""
+    """Training images for the loss."""
 
 
 SETTINGS = LossSurfaceSettings
@@ -144,7 +144,7 @@ def falls(surface: NDArray[np.float64]) -> float:
 def draw(numbers: Numbers) -> Figure:
     figure, axes = figures.panels(2, height=4.2)
     surfaces = [np.asarray(numbers[arch]["losses"][0]) for arch in NETWORKS]
-    # One scale for both networks, four lines a factor of ten; beyond a loss of 100 there is nothing left to tell apart.
+    # One scale for both networks, four lines per factor of ten; beyond a loss of 100 all lines coincide.
     lowest, highest = min(map(np.min, surfaces)), max(100.0, min(map(np.max, surfaces)))
     exponents = np.arange(np.floor(4 * np.log10(lowest)), 4 * np.log10(highest) + 1)
     levels = 10 ** (exponents / 4)

@@ -1,7 +1,7 @@
-"""Where ReLU and addition stand: a shortcut that is added to the output of a ReLU can only increase what it carries.
+"""The order of ReLU and addition: an addition after a ReLU can only increase the values on the shortcut.
 
-Four residual blocks (Prince 2024, Fig. 11.5; He et al. 2016b, Fig. 4), compared in what flows between their blocks, at
-initialisation and trained, and in accuracy.
+Four residual blocks (Prince 2024, Fig. 11.5; He et al. 2016b, Fig. 4), compared by the values between their blocks, at
+initialisation and trained, and by accuracy.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class ReluBeforeAddBlock(PostActivationBlock):
         return z if self.shortcut is None else z + self.shortcut(x)
 
 
-# Rows for this study alone: no runtime computes such an addition inside a convolution, so it is no network to serve.
+# Rows for this study alone: no runtime fuses this addition into a convolution, so the network is not for serving.
 for _layers in (TRAINED_LAYERS, FRESH_LAYERS):
     VARIANTS[f"relu-before-add-resnet{_layers}"] = dataclasses.replace(
         VARIANTS[f"resnet{_layers}"], block=ReluBeforeAddBlock
@@ -97,7 +97,7 @@ def _statistics(
 
 
 def stream_means(model: ResNet, batch: ArrayDataset, preprocess: Preprocess) -> list[float]:
-    """The mean over images, channels and pixels of what each block gives to the next."""
+    """The mean of each block's output over images, channels and pixels."""
     means: list[float] = []
     device = best_device()
     for block in (block for stage in model.stages for block in stage.children()):

@@ -102,12 +102,12 @@ def residual(x: Tensor, width: int, layers: int, beta: float, generator: torch.G
 
 
 def _first(x: Tensor, width: int, generator: torch.Generator) -> Tensor:
-    """Not normalised: that would take the biases away and put every kink at the mean of the inputs."""
+    """Not normalised, because this would remove the biases and put every kink at the mean of the inputs."""
     return _linear(x[:, None], width, generator).relu()
 
 
 def _linear(x: Tensor, width: int, generator: torch.Generator) -> Tensor:
-    """Weights of variance 2 / fan-in (He et al. 2015), and biases of the same: without them every kink is at zero."""
+    """Weights of variance 2 / fan-in (He et al. 2015), and biases, without which every kink is at zero."""
     scale = (2.0 / x.shape[1]) ** 0.5
     weight = torch.randn(x.shape[1], width, generator=generator, dtype=x.dtype) * scale
     bias = torch.randn(width, generator=generator, dtype=x.dtype) * scale

@@ -17,9 +17,9 @@ ROOMS = sorted(
 )
 """What is checked, in pieces: a folder of a package, or one file."""
 
-NOT_YET: tuple[str, ...] = ("service/", "models/", "export/", "benchmarks", "tests/")
+NOT_YET: tuple[str, ...] = ("service/", "export/", "benchmarks", "tests/", "models/__main__.py")
 """Rooms whose words are still being replaced: their findings are expected. The list ends empty."""
-NOT_YET += (".env.example",)
+NOT_YET += (".env.example", "models/artifact", "models/data", "models/imaging", "models/training")
 
 
 @pytest.mark.parametrize("room", ROOMS)
