@@ -123,7 +123,7 @@ def growth(values: NDArray[np.floating[Any]], linear: bool) -> float:
 
 
 def summarise(results: Mapping[str, Numbers]) -> Numbers:
-    """By case: the curves [seeds, blocks + 1], the theory, and the growth a block of both."""
+    """By case: the curves [seeds, blocks + 1], the theory, and the growth per block of both."""
     summary = {}
     for name, curves in results.items():
         residual, init, normalised = CASES[name]

@@ -17,9 +17,9 @@ ROOMS = sorted(
 )
 """What is checked, in pieces: a folder of a package, or one file."""
 
-NOT_YET: tuple[str, ...] = ("service/", "export/", "benchmarks", "tests/", "models/__main__.py")
+NOT_YET: tuple[str, ...] = ("export/", "benchmarks", "tests/", "service/__main__.py", "service/core", "service/engine")
 """Rooms whose words are still being replaced: their findings are expected. The list ends empty."""
-NOT_YET += (".env.example", "models/artifact", "models/data", "models/imaging", "models/training")
+NOT_YET += ("service/executors", "service/messages", "service/page", "service/probe.py", "service/registry")
 
 
 @pytest.mark.parametrize("room", ROOMS)
