@@ -94,7 +94,7 @@ def line_2() -> tuple[bool, str]:
     holds = added["values"] < _MAPS_MS and added["overlay"] < _MAPS_MS and more < 0.01
     figures = ", ".join(f"{kind} {value:+.2f} ms" for kind, value in added.items())
     return holds, (
-        f"graph with outputs that nobody reads against one without them: {unread['all']:.2f} and {unread['bare']:.2f} "
+        f"graph with outputs that are not read against one without them: {unread['all']:.2f} and {unread['bare']:.2f} "
         f"ms, {more:+.2%} (under 1 %); a request takes {cost['neither']:.1f} ms, at top_k = 5 {figures} "
         f"(maps under {_MAPS_MS:.0f}), pictures {picture - cost['neither']:+.0f} ms"
     )

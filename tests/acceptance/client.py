@@ -59,7 +59,7 @@ class Timed:
 async def open_loop(
     url: str, body: bytes, rate: float, seconds: float, seed: int = 0, content_type: str = "image/png"
 ) -> list[Timed]:
-    """POST a body at Poisson times, however long the answers take, so that a slow server is not asked less."""
+    """POST a body at Poisson times, however long the responses take: a slow server does not get fewer requests."""
     target = urlsplit(url)
     request = (
         f"POST {target.path}?{target.query} HTTP/1.1\r\nHost: {target.netloc}\r\n"

@@ -240,7 +240,7 @@ class Compose:
         self._clone = clone
         folder = clone / ".bin"
         folder.mkdir(exist_ok=True)
-        # Docker lets `run` name a service of any profile, podman-compose only one of a profile that is asked for.
+        # Docker lets `run` name a service of any profile, podman-compose only one of a profile that is named.
         (folder / "docker").write_text(
             '#!/bin/sh\nshift\n[ "$1" != run ] || export COMPOSE_PROFILES=export\nexec podman-compose "$@"\n'
         )
@@ -302,7 +302,7 @@ def _size(image: str) -> int:
 
 
 def _confinement() -> str:
-    """What the container may do and should not; empty where that is nothing."""
+    """Rights that the container has and should not have; empty if there are none."""
     container = f"{PROJECT}_cpu_1"
     faults = []
     if not re.search(r"^Uid:\s+10001\s+10001", _podman("exec", container, "cat", "/proc/1/status"), re.MULTILINE):
@@ -436,7 +436,7 @@ def _write_colours(folder: Path) -> None:
 
 
 def _commands(text: str) -> list[str]:
-    """The lines of a document's shell blocks, in their order; those that end with a backslash go on."""
+    """The lines of a document's shell blocks, in their order; a backslash at the end continues a line."""
     blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line]
 

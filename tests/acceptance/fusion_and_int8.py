@@ -108,7 +108,7 @@ def line_3() -> tuple[bool, str]:
 
 
 def line_4() -> tuple[bool, str]:
-    """Whatever is damaged or breaks off: a typed error, no half-written version, and what serves goes on."""
+    """Any damaged or interrupted file gives a typed error and no half-written version; the old version is served."""
     wrong: list[str] = []
     with TemporaryDirectory() as folder:
         base = Path(folder)
@@ -153,7 +153,7 @@ def _damages() -> list[tuple[str, Callable[[Path], object]]]:
     def truncate(version: Path) -> None:
         path = version / "model.onnx"
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        # Even where somebody writes a fitting hash into the manifest.
+        # Even if the manifest holds the hash of the damaged file.
         described = json.loads((version / "manifest.json").read_text())
         described["artifacts"][0]["sha256"] = manifest.sha256(path)
         (version / "manifest.json").write_text(json.dumps(described))
@@ -257,7 +257,7 @@ def line_5() -> tuple[bool, str]:
 
 
 def line_6() -> tuple[bool, str]:
-    """What ships, and what it needs."""
+    """The shipped model, and the packages that serving needs."""
     described = manifest.read(SHIPPED)
     int8 = {a.file: a.accuracy.top1 for a in described.artifacts if a.precision == "int8" and a.accuracy is not None}
     parities = verify_version(SHIPPED)

@@ -1,7 +1,7 @@
 """Executors on GPUs: `python -m tests.acceptance.gpu_executors [LINE…]`.
 
-Needs the `cpu`, `train` and `dev` extras and `tensorrt-rtx-cu13`. What only a GPU can show was seen on one, and is in
-`docs/gpu/report.md`.
+Needs the `cpu`, `train` and `dev` extras and `tensorrt-rtx-cu13`. `docs/gpu/report.md` holds the
+measurements on a GPU.
 """
 
 from __future__ import annotations

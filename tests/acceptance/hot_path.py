@@ -1,12 +1,12 @@
-"""What the service adds to its engine and its decoder, and how it stands beside other servers.
+"""The cost of the service beside its engine and its decoder, and a comparison with other servers.
 
     PEERS_BENCH=FOLDER python -m tests.acceptance.hot_path [LINE ...]
 
 `FOLDER` holds the benchmark of other servers (`bench_peers.py`), whose `setup.sh` has set them up in `PEERS`, by
-default ~/.cache/serving-peers. Needs the `cpu`, `openvino`, `train` and `dev` extras; what `fast` agrees on in line 2
+default ~/.cache/serving-peers. Needs the `cpu`, `openvino`, `train` and `dev` extras; the agreement of `fast` in line 2
 needs `pip install scikit-image scikit-learn`. Everything is timed: nothing else should run on the machine.
 
-Servers take turns, each started afresh for every turn, and every second round goes through them backwards.
+Each round starts and measures one server after the other; every second round has the reverse order.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def line_5() -> tuple[bool, str]:
 
 
 def line_6() -> tuple[bool, str]:
-    """What is written down."""
+    """The documentation of the figures."""
     text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     named = ("python -m benchmarks serve", "before", "µs", "tests.acceptance.hot_path")
     missing = [word for word in named if word not in text]
@@ -143,7 +143,7 @@ def _bench(
     open_loop: int = 0,
     starts: int = 1,
 ) -> dict[str, Any]:
-    """What `python -m benchmarks serve` writes."""
+    """The document that `python -m benchmarks serve` writes."""
     if model is not None:
         service = ("--repository", str(_repository() / model), *service)
     photographs = photographs or (PEERS / "images" / "resnet50" if model == "resnet50" else None)
@@ -165,7 +165,7 @@ def _row(document: Mapping[str, Any], load: str) -> dict[str, Any]:
 def _beside_others(
     scenario: str, variants: Mapping[str, Sequence[str]], connections: Sequence[int]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Requests a second at 32 connections, and the median latency at one in ms, of each server."""
+    """Requests per second at 32 connections, and the median latency at one in ms, of each server."""
     bench = _peers_bench()
     installed = {name: bench.tomllib.loads((_folder() / "servers.toml").read_text())[name] for name in OTHERS}
     servers = {name: _ours(scenario, options) for name, options in variants.items()} | installed
@@ -195,7 +195,7 @@ def _ours(scenario: str, options: Sequence[str]) -> dict[str, str]:
 
 
 def _median(results: Sequence[Mapping[str, float]], value: str) -> float:
-    """Of what others did not disturb, where there is any."""
+    """The median of the undisturbed results, or of all if there are none."""
     clean = [result for result in results if result["foreign_pct"] <= MOST_OTHER_LOAD]
     return statistics.median(result[value] for result in clean or results)
 

@@ -119,7 +119,7 @@ def _prepared(data: bytes, resample: Image.Resampling) -> Float32Array:
 
 
 def _transformers(folder: Path, files: list[bytes]) -> Case:
-    """A random network with what training leaves behind, and the library's own processor."""
+    """A random network with the statistics of a trained one, and the library's own preprocessing."""
     from transformers import ResNetConfig, ResNetForImageClassification
     from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 

@@ -54,7 +54,7 @@ ROUNDS = 10
 
 @dataclass
 class Load:
-    """What clients saw: the status and version of each answer, and when it was asked and received."""
+    """Responses of the service: the status and version of each, and the times of request and response."""
 
     answers: list[tuple[float, float, int, str]] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
@@ -277,7 +277,7 @@ def _guarded(folder: Path) -> Iterator[Server]:
 
 
 def line_3() -> tuple[bool, str]:
-    """A wrong golden file, a wrong hash, half a manifest: the old version goes on, and the reason is told."""
+    """A wrong golden file, a wrong hash, half a manifest: the old version is still served, and the reason is shown."""
     told = {}
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(shutil.copytree(PRETRAINED / "repository", Path(folder) / "repository"))

@@ -1,4 +1,4 @@
-"""Overload: it hurts nobody, and one can see what happens.
+"""Overload: other clients are not affected, and metrics show the load.
 
     python -m tests.acceptance.overload [LINE ...]
 
@@ -52,7 +52,7 @@ def line_1() -> tuple[bool, str]:
         simulated = _loads(server, CAPACITY, timeout=0.25, batch_seconds=BATCH_SECONDS, image=IMAGE)
     with tempfile.TemporaryDirectory() as folder:
         repository = _resnet50(Path(folder))
-        # One processor for the engine: the clients run on this machine too, and would take theirs from it.
+        # One CPU for the engine: the clients run on this machine too.
         with serve("--repository", str(repository), "--threads", "1") as server:
             capacity = _capacity(server)
             batch_seconds = server.metric("resnet_batch_seconds_sum") / server.metric("resnet_batch_seconds_count")
@@ -110,7 +110,7 @@ def _capacity(server: Server) -> float:
 
 
 def line_2() -> tuple[bool, str]:
-    """1,000 callers that hang up at random moments leave nothing behind."""
+    """1,000 clients that disconnect at random times leave nothing behind."""
     with _in_this_process(*SIMULATED) as (url, loop):
         asyncio.run(post_all(f"{url}/v1/classify", [IMAGE] * 20, connections=4))
         before = _left_behind(url, loop)
@@ -129,7 +129,7 @@ def line_2() -> tuple[bool, str]:
 
 
 async def _leave(url: str, callers: int) -> None:
-    """Connect, send all of a request or part of it, and hang up within a tenth of a second."""
+    """Connect, send all of a request or part of it, and disconnect within a tenth of a second."""
     target = urlsplit(url)
     moments = random.Random(0)
     request = f"POST /v1/classify HTTP/1.1\r\nHost: service\r\nContent-Length: {len(IMAGE)}\r\n\r\n".encode() + IMAGE
@@ -207,7 +207,7 @@ def _median(answers: Sequence[Timed]) -> float:
 
 
 def line_4() -> tuple[bool, str]:
-    """Every metric is read after traffic that moves it; promtool is silent; a trace has one span a stage."""
+    """Every metric is read after traffic that moves it; promtool is silent; a trace has one span per stage."""
     tests = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rs", "tests/integration/test_access_log.py"],
         cwd=ROOT,
@@ -224,7 +224,7 @@ def line_4() -> tuple[bool, str]:
 
 
 def line_5() -> tuple[bool, str]:
-    """Other clients beside 1,000 idle connections, 100 uploads of a byte a second and 20 who do not read."""
+    """Other clients beside 1,000 idle connections, 100 uploads of one byte per second and 20 that do not read."""
     quiet, disturbed = [], []
     with serve(*SIMULATED) as server, serve() as shipped:
         for _ in range(5):
@@ -240,7 +240,7 @@ def line_5() -> tuple[bool, str]:
 
 
 def _throughput(server: Server, shipped: Server) -> tuple[float, float]:
-    """Median seconds at half the simulated capacity, and requests a second of the shipped model."""
+    """Median seconds at half the simulated capacity, and requests per second of the shipped model."""
     median = _median(uvloop.run(open_loop(f"{server.url}/v1/classify", IMAGE, CAPACITY / 2, 4.0)))
     count = 4000
     started = time.perf_counter()

@@ -33,7 +33,7 @@ _SAMPLES = 12
 
 
 def shoot(browser: Browser, url: str, size: str, scheme: str) -> Path:
-    """Drop the photographs, choose the cat, and show what speaks for it."""
+    """Drop the photographs, choose the cat, and show its heat map."""
     width, height, scale = SIZES[size]
     view = {"viewport": {"width": width, "height": height}, "color_scheme": scheme, "device_scale_factor": scale}
     touch = {"has_touch": size == "phone", "is_mobile": size == "phone"}

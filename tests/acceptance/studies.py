@@ -1,4 +1,4 @@
-"""What the studies show, by their committed numbers; the cheap ones are computed again.
+"""The conclusions of the studies, from their committed numbers; the cheap studies are repeated.
 
     python -m tests.acceptance.studies [LINE ...]
 

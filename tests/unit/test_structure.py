@@ -37,7 +37,7 @@ REPEATED_CLASSES = {
 }
 """By top-level package."""
 VALUE_TYPES = {"NamedTuple", "Protocol", "TypedDict", "StrEnum", "IntEnum", "Enum", "Exception"}
-"""What a class of `service/messages` may inherit from, unless it is a dataclass."""
+"""Base classes that `service/messages` may use beside dataclasses."""
 
 
 def modules(package: str) -> Iterator[tuple[str, ast.Module]]:

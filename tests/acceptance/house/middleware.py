@@ -154,7 +154,7 @@ def _example(path: str) -> str:
 
 
 def _classify_route(app: FastAPI) -> tuple[object, ...]:
-    """What identifies the route that a request to /v1/classify takes."""
+    """The identity of the route that a request to /v1/classify takes."""
     scope = {"type": "http", "method": "POST", "path": "/v1/classify", "root_path": "", "headers": []}
     route = next(route for route in app.routes if route.matches(scope)[0] is Match.FULL)
     return type(route), getattr(route, "path", None), getattr(getattr(route, "endpoint", None), "__qualname__", None)

@@ -49,7 +49,7 @@ def check() -> tuple[bool, str]:
         user.run(f"git clone --quiet {ROOT} {user.clone}", Path(folder))
         _write_inputs(user.clone)
         for step in readme.steps((user.clone / "README.md").read_text(encoding="utf-8"), SECTIONS):
-            user.follow(step)
+            user.do(step)
         user.ask_for_training()
         user.stop_service()
         seconds = time.monotonic() - started
@@ -79,7 +79,7 @@ class User:
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         self._environment |= {"PIP_CACHE_DIR": str(folder / "cache"), "COLUMNS": "120"}
 
-    def follow(self, step: Step) -> None:
+    def do(self, step: Step) -> None:
         """Do what a block of README.md says, and compare the output."""
         printed = ""
         if step.language == "python":

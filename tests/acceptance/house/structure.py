@@ -86,7 +86,7 @@ def _changes_found(checkout: Path) -> dict[str, bool]:
 
 
 def _with(path: Path, line: str, check: Callable[[], bool]) -> bool:
-    """What a check gives while a line stands at the end of a file."""
+    """The result of a check while a line stands at the end of a file."""
     before = path.read_text(encoding="utf-8") if path.exists() else None
     path.write_text(f"{before or ''}\n{line}\n", encoding="utf-8")
     try:
