@@ -27,25 +27,26 @@ from service.telemetry import log_config
 from service.telemetry.tracing import TracingError, otlp_provider
 
 _OTHER_FILES = 256
-_GARBAGE = 50_000
-"""Objects, beyond those that were freed, after which those that refer to one another are looked for. A request leaves
-none behind, so it is only what many requests at once hold; the default of 700 was 4 % of the event loop's time."""
+"""File descriptors besides those of connections."""
+_GC_THRESHOLD = 50_000
+"""Generation-0 threshold of the garbage collector: net allocations before a collection. A request leaves no reference
+cycles; with the default of 700, collections took 4 % of the time of the event loop."""
 
 
 def run() -> None:
-    """Parse the settings, serve until SIGTERM or SIGINT, finish what was accepted, exit with 0."""
+    """Parse the settings, serve until SIGTERM or SIGINT, finish the requests in flight, exit with 0."""
     if sys.argv[1:2] == ["tune"]:
         from service.cli import tune
 
         tune.main(sys.argv[2:])
-    # uvicorn raises the signal again when it is done: it then ends the process as a success.
+    # uvicorn raises the signal again after the shutdown; the process then exits with success.
     signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGINT, _exit)
     try:
         settings = CliApp.run(Settings, cli_args=rename_flags(sys.argv[1:]))
         found = find_versions(settings.repository)
         if found and settings.model not in (None, *found):
-            raise LoadError(f"the repository holds no model {settings.model!r}; there is: {', '.join(found)}")
+            raise LoadError(f"the repository has no model {settings.model!r}; there are: {', '.join(found)}")
         executors.find(settings.executor)
         log_config.configure(settings.log_format, settings.log_level)
         server = make_server(settings)
@@ -55,10 +56,10 @@ def run() -> None:
 
 
 def make_server(settings: Settings) -> uvicorn.Server:
-    """The server of the application, which has not begun to listen.
+    """Make the server of the application. It does not listen yet.
 
     Raises:
-        TracingError: traces are wanted and cannot be sent.
+        TracingError: `tracing` is set, and traces cannot be sent.
     """
     _allow_connections(settings.max_connections)
     connection = partial(
@@ -87,25 +88,25 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         scheme = "https" if self.config.is_ssl else "http"
-        # What is there now stays; looking through it for garbage again and again took a sixth of the event loop's time.
+        # The objects that exist now stay: collections over them took a sixth of the time of the event loop.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(_GARBAGE)
-        for server in self.servers:  # only now is a port that was asked for as 0 known, and that it was free
+        gc.set_threshold(_GC_THRESHOLD)
+        for server in self.servers:  # after the bind, which selects the port if the setting is 0
             for bound in server.sockets:
                 host, port = bound.getsockname()[:2]
                 logging.info("listening on %s://%s:%d, the API is at /docs", scheme, host, port)
 
 
 def _allow_connections(count: int) -> None:
-    """Raise the limit of open files to what the connections need, as far as that is allowed."""
-    wanted = count + _OTHER_FILES
+    """Raise the limit of open files to the number that the connections need, or to the hard limit."""
+    needed = count + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     if soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < wanted:
-        logging.warning("%d connections need more open files than are allowed: raise `ulimit -n` to %d", count, wanted)
+    if allowed < needed:
+        logging.warning("the limit of open files is too low for %d connections: raise `ulimit -n` to %d", count, needed)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

@@ -1,13 +1,13 @@
-// The service's HTTP interface. Paths are relative, so that the page works behind a proxy's prefix.
-// `errors=inline`: an image that cannot be read is no failed request, which browsers report as an error of the page.
+// Requests to the HTTP API. Paths are relative, so that the page works behind the path prefix of a proxy.
+// `errors=inline`: browsers report a failed request as an error of the page, also if only the image cannot be read.
 
 const TOP_K = 5;
 const ATTEMPTS = 6;
 
-/** An answer that is no success; its message is for people. */
+/** An error response; its message is shown to the user. */
 export class Problem extends Error {}
 
-/** What is loaded: [{name, version, labels, cam, …}]. */
+/** The served models: [{name, version, labels, cam, …}]. */
 export async function models() {
   return (await json(await fetch("v1/models"))).models;
 }
@@ -17,7 +17,7 @@ export async function examples() {
   return json(await fetch("examples"));
 }
 
-/** Classify one file. Waits and tries again while the service says that it is overloaded. */
+/** Classify one file. Waits and tries again while the service is overloaded. */
 export async function classify(file, model) {
   const name = encodeURIComponent(model.name);
   const path = `v1/models/${name}/versions/${model.version}/classify?top_k=${TOP_K}&errors=inline${model.cam ? "&cam=overlay" : ""}`;

@@ -1,4 +1,4 @@
-// Puts the page together: what comes in by drop, paste, file dialog, camera or example goes to the batch.
+// Connects the parts of the page: images by drop, paste, file dialog, camera or example go to the batch.
 
 import * as api from "./api.js";
 import { Batch } from "./batch.js";
@@ -7,7 +7,7 @@ import { byId, element, sentence, show } from "./dom.js";
 import * as live from "./live.js";
 import { view } from "./viewer.js";
 
-const RETRY = 1000; // ms until a service that is still loading is asked again
+const RETRY = 1000; // ms until the next request to a service that still loads its models
 
 const batch = new Batch(view);
 
@@ -41,7 +41,7 @@ async function offerModels() {
   while (models.length === 0) {
     try {
       models = await api.models();
-      notice(models.length === 0 ? "No model is loaded yet: one moment." : "");
+      notice(models.length === 0 ? "The models are being loaded." : "");
     } catch (error) {
       notice(sentence(error.message));
     }

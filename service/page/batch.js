@@ -1,11 +1,11 @@
-// All images of this visit: sent a few at a time, shown as a strip of thumbnails.
+// All images of this page: sent a few at a time, shown as a strip of thumbnails.
 
 import { classify } from "./api.js";
 import { announce, byId, element, percent, show } from "./dom.js";
 
-const AT_ONCE = 4; // requests; the service makes batches of what arrives together
+const AT_ONCE = 4; // requests in flight, which the service computes in batches
 
-/** The images, and one of them chosen. `onChange(item)` is told when the chosen one, or its answer, is another. */
+/** The images, one of which is selected. `onChange(item)` is called when the selected image or its result changes. */
 export class Batch {
   constructor(onChange) {
     this.items = [];
@@ -13,12 +13,12 @@ export class Batch {
     this.model = null;
     this.waiting = [];
     this.running = 0;
-    this.round = 0; // answers of an earlier model are dropped
+    this.round = 0; // results of an earlier model are dropped
     this.onChange = onChange;
     byId("strip").addEventListener("keydown", (event) => this.move(event));
   }
 
-  /** Classify files, and choose the first of them. */
+  /** Classify files, and select the first of them. */
   add(files) {
     const added = [...files].map((file) => ({ file, name: file.name || "pasted image", url: URL.createObjectURL(file) }));
     if (added.length === 0) return;
@@ -32,7 +32,7 @@ export class Batch {
     this.send(added);
   }
 
-  /** Classify with another model from now on, and what is here again. */
+  /** Use another model from now on, and classify the images again. */
   use(model) {
     this.model = model;
     this.round++;
@@ -103,7 +103,7 @@ export class Batch {
     if (total > 0 && done === total) announce(total === 1 ? describe(this.items[0]) : `${total} images done${bad}.`);
   }
 
-  /** Arrow keys go along the strip. */
+  /** Move along the strip with the arrow keys. */
   move(event) {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     const next = step && this.items[this.items.indexOf(this.chosen) + step];

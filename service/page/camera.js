@@ -1,8 +1,8 @@
-// A photo from the camera. Browsers give it to pages over https, and on this machine over http.
+// A photo from the camera. Browsers allow it for pages over https, and for pages of this machine over http.
 
 import { byId, show } from "./dom.js";
 
-/** Offer the camera where there is one; `onPhoto(file)` takes what it saw. */
+/** Offer the camera if there is one; `onPhoto(file)` gets the photo. */
 export async function offer(onPhoto) {
   if (!navigator.mediaDevices?.getUserMedia) return;
   const devices = await navigator.mediaDevices.enumerateDevices();

@@ -1,16 +1,16 @@
-// A small live view from /metrics: throughput, queue, latency. Rests while the tab is hidden.
+// Throughput, queue and latency, read from /metrics. Paused while the tab is hidden.
 
 import { byId, show } from "./dom.js";
 
 const EVERY = 2000; // ms
 const KEPT = 60; // samples in a line
-const LEAST = 15; // a line of fewer does not fill its width yet
+const LEAST = 15; // samples that fill the width of a line
 const SVG = "http://www.w3.org/2000/svg";
 
 const lines = { throughput: [], queue: [], latency: [] };
 let before = null;
 
-/** Begin to watch; stays hidden where the metrics are not to be had. */
+/** Start to watch; the section stays hidden without access to the metrics. */
 export function watch() {
   let timer = null;
   const tick = async () => {
@@ -20,7 +20,7 @@ export function watch() {
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) return;
     clearTimeout(timer);
-    before = null; // a rate over the time away would say nothing about now
+    before = null; // the rate over the hidden time is not the current rate
     tick();
   });
   tick();
@@ -46,7 +46,7 @@ async function sample() {
   before = now;
 }
 
-/** The figures of interest in Prometheus' text format. */
+/** The values that are shown, read from the text format of Prometheus. */
 function read(text) {
   const found = { images: 0, queue: 0, buckets: new Map() };
   for (const line of text.split("\n")) {
@@ -61,7 +61,7 @@ function read(text) {
   return found;
 }
 
-/** Median in ms of what two readings of a cumulative histogram have between them; null where there is nothing. */
+/** Median in ms between two readings of a cumulative histogram; null without samples. */
 function median(now, earlier) {
   const counts = [...now].sort(([a], [b]) => a - b).map(([bound, count]) => [bound, count - (earlier.get(bound) ?? 0)]);
   const half = (counts.at(-1)?.[1] ?? 0) / 2;

@@ -1,8 +1,8 @@
-// One image: the picture, its classes as bars, the map of a class over it, and where the time went.
+// One image: the picture, its classes as bars, the heat map of a class over it, and the time per stage.
 
 import { byId, element, milliseconds, percent, sentence, show } from "./dom.js";
 
-const SMALL = 96; // pixels; below it an image is shown in its own pixels instead of a blur
+const SMALL = 96; // pixels; a smaller image is shown with visible pixels instead of smoothed
 const STAGES = [
   ["decode_ms", "decode"],
   ["queue_ms", "queue"],
@@ -11,7 +11,7 @@ const STAGES = [
 ];
 
 let shown = null;
-let pinned = null; // index of the class whose map stays
+let pinned = null; // index of the class whose heat map is kept
 
 const image = byId("image");
 const map = byId("map");
@@ -23,7 +23,7 @@ image.addEventListener("load", () => {
 });
 image.addEventListener("error", () => frame(false, 16, 9));
 
-/** Give the frame the picture's proportions, so that a map that fills it lies where it should. */
+/** Give the frame the proportions of the picture, so that the heat map covers the picture exactly. */
 function frame(works, width, height) {
   byId("frame").style.aspectRatio = `${width} / ${height}`;
   byId("frame").style.setProperty("--aspect", width / height);
@@ -51,12 +51,12 @@ export function view(item) {
 function headline(item) {
   const best = item?.answer?.predictions[0];
   const [title, lead] = !item
-    ? ["What is in the picture?", "Give it an image, and the network says what it sees, how sure it is, and where it looked."]
+    ? ["What is in the picture?", "Send an image to see its most probable classes, and a heat map of the pixels that support each class."]
     : item.error
-      ? ["This one cannot be read", sentence(item.error)]
+      ? ["This image cannot be read", sentence(item.error)]
       : best
         ? [best.label, `${percent(best.probability)} sure`]
-        : ["Looking…", item.name];
+        : ["Classifying…", item.name];
   byId("headline").textContent = title;
   byId("lead").textContent = lead;
   byId("results").classList.toggle("failed", Boolean(item?.error));
@@ -92,7 +92,7 @@ function bar(prediction, index) {
   return button;
 }
 
-/** Index of the class that has the keyboard's focus. */
+/** Index of the class with the keyboard focus. */
 function focused() {
   const buttons = [...byId("bars").querySelectorAll("button")];
   const index = buttons.findIndex((button) => button.matches(":focus-visible"));
@@ -104,11 +104,11 @@ function showMap(index) {
   const visible = Boolean(prediction?.cam_png);
   if (visible) {
     map.src = `data:image/png;base64,${prediction.cam_png}`;
-    map.alt = `What speaks for ${prediction.label}`;
+    map.alt = `Heat map of the pixels that support ${prediction.label}`;
   }
   show(map, visible);
   show(byId("legend"), visible);
-  byId("caption").textContent = visible ? `What speaks for “${prediction.label}”` : describe(shown);
+  byId("caption").textContent = visible ? `Pixels that support “${prediction.label}”` : describe(shown);
 }
 
 function describe(item) {

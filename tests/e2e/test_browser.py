@@ -82,7 +82,7 @@ def test_an_image_is_dropped_and_its_bars_and_maps_appear(visitor: Watched, serv
     for number in (0, 1):
         bars.nth(number).hover()
         expect(page.locator("#map")).to_be_visible()
-        expect(page.locator("#caption")).to_have_text(f"What speaks for “{expected[number]['label']}”")
+        expect(page.locator("#caption")).to_have_text(f"Pixels that support “{expected[number]['label']}”")
         assert 5 < map_opacity(visitor) < 250
     assert page.locator("#map").bounding_box() == page.locator("#image").bounding_box()
     page.locator("#headline").hover()
@@ -93,7 +93,7 @@ def test_an_image_is_dropped_and_its_bars_and_maps_appear(visitor: Watched, serv
 
 def test_a_file_that_is_no_image_gets_a_friendly_message(visitor: Watched) -> None:
     visitor.drop(("notes.txt", b"milk, eggs"))
-    expect(visitor.page.locator("#headline")).to_have_text("This one cannot be read")
+    expect(visitor.page.locator("#headline")).to_have_text("This image cannot be read")
     expect(visitor.page.locator("#lead")).to_contain_text("not an image in a known format (JPEG, PNG")
     expect(visitor.page.locator(".bar")).to_have_count(0)
     visitor.drop(BOOT)
@@ -147,10 +147,10 @@ def test_keys_alone(visitor: Watched) -> None:
     expect(page.locator("#status")).to_have_text(re.compile("ankle-boot.png: Ankle boot, 99%"))
     page.locator("#model").focus()
     tab_to("^Ankle boot")
-    expect(page.locator("#caption")).to_have_text("What speaks for “Ankle boot”")
+    expect(page.locator("#caption")).to_have_text("Pixels that support “Ankle boot”")
     page.keyboard.press("Tab")
     expect(page.locator("#map")).to_be_visible()
-    expect(page.locator("#caption")).not_to_have_text("What speaks for “Ankle boot”")
+    expect(page.locator("#caption")).not_to_have_text("Pixels that support “Ankle boot”")
     page.keyboard.press("Enter")
     expect(page.locator(".bar[aria-pressed=true]")).to_have_count(1)
     tab_to("^trouser$")
