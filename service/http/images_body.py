@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Sequence
+from typing import Annotated
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
 from models.validation import first_error
 from service.core.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
 from service.http import multipart
 from service.http.request_body import header
-from service.http.v1.schemas import ClassifyRequest
+
+
+def _from_base64(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        # The type of pydantic skips characters that are not base64, and reads damaged text as other bytes.
+        return base64.b64decode("".join(value.split()), validate=True)
+    except ValueError as error:
+        raise ValueError(f"not base64 ({error}); of a data: URL, send only the text behind the comma") from None
+
+
+class Base64Image(BaseModel):
+    base64: Annotated[
+        bytes, BeforeValidator(_from_base64), Field(json_schema_extra={"format": "byte", "contentEncoding": "base64"})
+    ]
+
+
+class ClassifyRequest(BaseModel):
+    """Images in JSON. A third larger than the same files as multipart/form-data, and slower to read."""
+
+    images: list[Base64Image] = Field(min_length=1)
 
 
 async def read_images(request: Request, max_images: int) -> Sequence[bytes]:

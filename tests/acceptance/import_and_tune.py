@@ -266,7 +266,7 @@ def _tuned(repository: Path, cache: Path) -> tuple[bool, str]:
         shown = httpx.get(f"{server.url}/v1/models/resnet50").json()
     used = (shown["executor"], shown["precision"], shown["threads"], shown["max_batch"])
     follows = used == (best.executor, best.precision, best.threads, best.batch)
-    holds = best.precision == "int8" and ratio >= 3.5 and follows and shown["chosen"]["executor"] == "tuned"
+    holds = best.precision == "int8" and ratio >= 3.5 and follows and shown["config"]["executor"] == "tuned"
     plotted = all(file.with_suffix(suffix).exists() for suffix in (".png", ".svg"))
     disturbed = sum(row.disturbed for row in profile.measurements)
     return holds and plotted, (

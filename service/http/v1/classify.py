@@ -17,14 +17,14 @@ from starlette.types import Receive, Scope, Send
 
 from service.http.api_keys import ApiKeyCheck
 from service.http.disconnect import cancel_on_disconnect
-from service.http.images_body import read_images
+from service.http.images_body import ClassifyRequest, read_images
 from service.http.openapi import Responses, errors
 from service.http.problem_details import Problem
 from service.http.request_body import header
 from service.http.v1 import ndjson
 from service.http.v1.ndjson import NdjsonResponse
 from service.http.v1.parameters import DEFAULT_QUERY, ClassifyQuery, ModelName, ModelPath, VersionNumber, parse
-from service.http.v1.schemas import ClassificationJson, ClassifyRequest, encode
+from service.http.v1.schemas import ClassificationJson, encode
 from service.inference.pipeline import Pipeline
 from service.telemetry import request_context
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
 from models.artifact.manifest import Accuracy, Precision
@@ -123,28 +123,6 @@ def _timing(timing: Timing) -> Mapping[str, float]:
     if timing.extras_ms is not None:
         fields["extras_ms"] = timing.extras_ms
     return {**fields, "batch_size": timing.batch_size, "total_ms": timing.total_ms}
-
-
-def _from_base64(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        # The type of pydantic skips characters that are not base64, and reads damaged text as other bytes.
-        return base64.b64decode("".join(value.split()), validate=True)
-    except ValueError as error:
-        raise ValueError(f"not base64 ({error}); of a data: URL, send only the text behind the comma") from None
-
-
-class Base64Image(_V1Schema):
-    base64: Annotated[
-        bytes, BeforeValidator(_from_base64), Field(json_schema_extra={"format": "byte", "contentEncoding": "base64"})
-    ]
-
-
-class ClassifyRequest(_V1Schema):
-    """Images in JSON. A third larger than the same files as multipart/form-data, and slower to read."""
-
-    images: list[Base64Image] = Field(min_length=1)
 
 
 class ModelInfo(_V1Schema):
