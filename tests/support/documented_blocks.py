@@ -77,6 +77,11 @@ API: Blocks = (
     Printed("curl -H 'Accept: application/x-ndjson'"),
     Output('{"predictions":[{"label":"Trouser"'),
     Printed("curl -H 'Content-Type: image/png' --data-binary @models/pretrained/examples/pullover.png"),
+    Reduced(
+        "resnet-serve tune",
+        "the shipped model, for one second",
+        {"REPOSITORY/NAME": "models/pretrained/repository/fashion-mnist-resnet20 --seconds 1"},
+    ),
     Printed("import numpy as np"),
     Output("[[b'0.986249:1:Trouser']]"),
     Printed("python -m service.cli.api_key"),
