@@ -1,4 +1,4 @@
-"""The page in a real browser, over a real server: as a person with a mouse, with keys alone, and with a camera."""
+"""The page in a real browser with a real server: with a mouse, a keyboard and a camera."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visitor(browser: Browser, server: ServerProcess) -> Iterator[Watched]:
-    """The page; at the end it has logged no error and asked no other host."""
+    """The page; at the end it has logged no error and sent no request to another host."""
     with visit(browser, server.url, viewport={"width": 1280, "height": 860}) as watched:
         yield watched
         assert watched.errors == []
@@ -45,7 +45,7 @@ def visitor(browser: Browser, server: ServerProcess) -> Iterator[Watched]:
 
 
 def answer(server: ServerProcess, path: Path) -> list[dict[str, Any]]:
-    """What the API says of an image."""
+    """The response of the API for an image."""
     predictions: list[dict[str, Any]] = httpx.post(f"{server.url}/v1/classify", content=path.read_bytes()).json()[
         "results"
     ][0]["predictions"]
@@ -67,7 +67,7 @@ def map_opacity(watched: Watched) -> float:
     return opacity
 
 
-def test_an_image_is_dropped_and_its_bars_and_maps_appear(visitor: Watched, server: ServerProcess) -> None:
+def test_dropped_image_shows_bars_and_maps(visitor: Watched, server: ServerProcess) -> None:
     page = visitor.page
     visitor.drop(BOOT)
     expected = answer(server, BOOT)
@@ -91,7 +91,7 @@ def test_an_image_is_dropped_and_its_bars_and_maps_appear(visitor: Watched, serv
     expect(stages).to_have_text(["decode", "queue", "inference", "maps", "other", "total"])
 
 
-def test_a_file_that_is_no_image_gets_a_friendly_message(visitor: Watched) -> None:
+def test_file_without_an_image_shows_its_error(visitor: Watched) -> None:
     visitor.drop(("notes.txt", b"milk, eggs"))
     expect(visitor.page.locator("#headline")).to_have_text("This image cannot be read")
     expect(visitor.page.locator("#lead")).to_contain_text("not an image in a known format (JPEG, PNG")
@@ -125,8 +125,8 @@ def test_a_batch_shows_its_progress(visitor: Watched) -> None:
     expect(page.locator("#headline")).to_have_text("Pullover")
 
 
-def test_keys_alone(visitor: Watched) -> None:
-    """Tab, Enter and arrows: an example, its maps, a second one, back and forth, and away."""
+def test_keyboard_navigation(visitor: Watched) -> None:
+    """Tab, Enter and arrows: an example, its maps, a second example, back and forth, and clear."""
     page = visitor.page
 
     def tab_to(name: str) -> None:
@@ -136,7 +136,7 @@ def test_keys_alone(visitor: Watched) -> None:
                 return
         raise AssertionError(f"the Tab key does not reach {name}")
 
-    # Listened to from the start: Playwright takes its time to tell the browser that it wants choosers for itself.
+    # From the start: Playwright needs time to intercept the file chooser of the browser.
     page.on("filechooser", lambda chooser: chooser.set_files([BOOT]))
     page.wait_for_selector(".example")
     tab_to("^ankle boot$")
@@ -154,7 +154,7 @@ def test_keys_alone(visitor: Watched) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(".bar[aria-pressed=true]")).to_have_count(1)
     tab_to("^trouser$")
-    expect(page.locator("#map")).to_be_visible()  # it was kept
+    expect(page.locator("#map")).to_be_visible()  # it is pinned
     page.keyboard.press("Enter")
     expect(page.locator("#headline")).to_have_text("Trouser")
     tab_to("^Ankle boot$")
@@ -201,8 +201,8 @@ def test_the_live_view(visitor: Watched) -> None:
     expect(visitor.page.locator("#queue-line polyline")).to_have_count(1)
 
 
-def test_another_model_is_chosen(browser: Browser, tmp_path: Path) -> None:
-    """What was classified is classified again; a model without maps shows none."""
+def test_images_are_classified_again_with_another_model(browser: Browser, tmp_path: Path) -> None:
+    """All images are classified again; a model without maps shows none."""
     shipped = shipped_repository() / "fashion-mnist-resnet20"
     shutil.copytree(shipped, tmp_path / shipped.name)
     older = shutil.copytree(shipped / "1", tmp_path / "older" / "7")
@@ -224,7 +224,7 @@ def test_another_model_is_chosen(browser: Browser, tmp_path: Path) -> None:
         assert visitor.errors == []
 
 
-def test_what_looks_like_markup_is_text(visitor: Watched) -> None:
+def test_markup_in_a_file_name_is_text(visitor: Watched) -> None:
     visitor.drop(("<img src=x onerror=alert(1)>.png", BOOT.read_bytes()))
     expect(visitor.page.locator("#caption")).to_contain_text("<img src=x onerror=alert(1)>.png · 28")
     assert visitor.page.locator("#caption img").count() == 0
@@ -232,8 +232,10 @@ def test_what_looks_like_markup_is_text(visitor: Watched) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 390, 1280])
-def test_it_fits_and_can_be_read(width: int, scheme: str, browser: Browser, server: ServerProcess) -> None:
-    """Nothing sticks out sideways; text has the contrast of WCAG AA, 4.5 to 1."""
+def test_page_fits_narrow_screens_with_enough_contrast(
+    width: int, scheme: str, browser: Browser, server: ServerProcess
+) -> None:
+    """There is no horizontal overflow; text has the contrast of WCAG AA, 4.5 to 1."""
     with visit(browser, server.url, viewport={"width": width, "height": 800}, color_scheme=scheme) as visitor:
         visitor.drop(*EXAMPLES, ("a file with a very long name that goes on and on and on.png", b"no image"))
         expect(visitor.page.locator("#progress-text")).to_contain_text("all done")

@@ -1,4 +1,4 @@
-"""The health check of a container, against a server that answers as the service does."""
+"""The health check of a container, with a small HTTP server."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def server() -> Iterator[HTTPServer]:
         thread.join()
 
 
-def test_it_tells_whether_the_service_is_ready(server: HTTPServer) -> None:
+def test_exit_status_follows_readiness(server: HTTPServer) -> None:
     port = str(server.server_port)
     server.status = 200  # type: ignore[attr-defined]
     assert probe(RESNET_SERVE_PORT=port).returncode == 0
@@ -43,7 +43,7 @@ def test_it_tells_whether_the_service_is_ready(server: HTTPServer) -> None:
     assert (told.returncode, told.stderr) == (1, "loading and warming up\n")
 
 
-def test_nobody_listens() -> None:
+def test_refused_connection_is_an_error() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         told = probe(RESNET_SERVE_PORT=str(bound.getsockname()[1]))
@@ -51,6 +51,6 @@ def test_nobody_listens() -> None:
     assert "refused" in told.stderr
 
 
-def test_it_imports_nothing_that_takes_time() -> None:
+def test_healthcheck_imports_no_slow_package() -> None:
     code = "import sys, service.cli.healthcheck; print(*{'numpy', 'pydantic', 'fastapi'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "\n"

@@ -1,4 +1,4 @@
-"""Prometheus' configuration, the alerts, and the dashboard's queries, against what the service measures."""
+"""Configuration, alerts and dashboard of Prometheus and Grafana, compared with the metrics of the service."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HEALTHY = {
     'process_open_fds{job="resnet-serve",instance="a"}': "100x180",
     'process_max_fds{job="resnet-serve",instance="a"}': "8192x180",
 }
-"""Three hours of a service under load, a value a minute; one request in a hundred is refused."""
+"""Three hours of a service under load, one value per minute; one request of a hundred is refused."""
 
 ILL = {
     "ResnetServeDown": {'up{job="resnet-serve",instance="a"}': "0x180"},
@@ -50,7 +50,7 @@ ILL = {
     "ResnetServeFilesOpen": {'process_open_fds{job="resnet-serve",instance="a"}': "8000x180"},
     "ResnetServeConfidenceFell": {'resnet_confidence_sum{model="m"}': "0+5400x90 486000+3000x90"},
 }
-"""What differs in it where each alert must fire."""
+"""Series in which each alert must fire, in place of the healthy ones."""
 
 
 @needs_promtool
@@ -63,8 +63,8 @@ def test_promtool_accepts_the_configuration() -> None:
 
 @needs_promtool
 @pytest.mark.parametrize("alert", ["", *(rule["alert"] for rule in rules() if "alert" in rule)])
-def test_an_alert_fires_alone(alert: str, tmp_path: Path) -> None:
-    """Nothing fires on a healthy service, and each alert on its illness; of no instance, no model is served either."""
+def test_alert_fires_alone(alert: str, tmp_path: Path) -> None:
+    """No alert fires for a healthy service, and each one for its series; without an instance, no model is served."""
     series = HEALTHY | (ILL[alert] if alert else {})
     expected = [alert] if alert else []
     if alert == "ResnetServeDown":
@@ -86,7 +86,7 @@ def test_an_alert_fires_alone(alert: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_query_reads_what_there_is() -> None:
+def test_every_query_reads_existing_metrics() -> None:
     told = Metrics()
     told.watch_versions(list)
     told.watch_admitted(dict)
@@ -100,7 +100,7 @@ def test_every_query_reads_what_there_is() -> None:
         assert metric_names(query) or "up{" in query, title
 
 
-def test_each_alert_says_what_happens_and_what_to_do() -> None:
+def test_each_alert_has_a_summary_and_an_action() -> None:
     for rule in rules():
         if "alert" in rule:
             assert rule["labels"]["severity"] in ("warning", "critical")
@@ -108,7 +108,7 @@ def test_each_alert_says_what_happens_and_what_to_do() -> None:
     assert len(dict(rule_queries())) == len(rules())
 
 
-def test_the_dashboard_holds_together() -> None:
+def test_dashboard_is_consistent() -> None:
     board = dashboard()
     source = yaml.safe_load((DEPLOY / "grafana" / "provisioning" / "datasources" / "prometheus.yml").read_text())
     (uid,) = (each["uid"] for each in source["datasources"])
@@ -130,7 +130,7 @@ def test_the_dashboard_holds_together() -> None:
             assert all(target["datasource"]["uid"] == uid for target in panel["targets"])
 
 
-def test_the_dashboard_shows_what_one_asks_of_it() -> None:
+def test_dashboard_shows_the_main_metrics() -> None:
     shown = set().union(*(metric_names(query) for _, query in panel_queries()))
     assert shown >= {
         "resnet_images_total",

@@ -61,7 +61,7 @@ def proxy(folder: Path, *services: str) -> Iterator[httpx.Client]:
         assert site.count(shipped) == 1, shipped
         site = site.replace(shipped, here)
     (folder / "site.conf").write_text(site)
-    # nginx of root would give its workers to another user, who cannot write into this folder.
+    # As root, nginx runs its workers as another user, which cannot write to this folder.
     user = "user root;\n" if os.getuid() == 0 else ""
     (folder / "main.conf").write_text(user + MAIN.format(folder=folder))
     command = [str(NGINX), "-e", "stderr", "-c", str(folder / "main.conf")]
@@ -71,9 +71,9 @@ def proxy(folder: Path, *services: str) -> Iterator[httpx.Client]:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
-        # It listens before it starts its workers. Its few further lines fit into the pipe.
+        # It listens before it starts its workers. Its other lines fit into the pipe.
         assert any("start worker process " in line for line in process.stderr)
-        # From another address than the proxy's own, so that the log tells which of the two it names.
+        # From another address than that of the proxy, so that the log shows which of the two it has.
         transport = httpx.HTTPTransport(
             local_address="127.0.0.2", verify=ssl.create_default_context(cafile=folder / "certificate.pem")
         )
@@ -91,11 +91,13 @@ def _make_certificate(folder: Path) -> None:
     subprocess.run([*command.split(), *names, *files], check=True, capture_output=True)
 
 
-def test_it_classifies_through_the_proxy(
+def test_classification_through_the_proxy(
     tiny_repository: Path, photographs: list[tuple[str, bytes]], tmp_path: Path
 ) -> None:
     _, photograph = photographs[0]
-    larger = photograph + bytes(2_000_000)  # than nginx takes by itself; behind a JPEG's end nothing is read
+    larger = photograph + bytes(
+        2_000_000
+    )  # above the default limit of nginx; bytes behind the end of a JPEG are not read
     with running("--repository", tiny_repository, "--log-format", "json") as server:
         with proxy(tmp_path, server.url.removeprefix("http://")) as client:
             direct = httpx.post(f"{server.url}/v1/classify", content=photograph).json()["results"]
@@ -111,7 +113,7 @@ def test_it_classifies_through_the_proxy(
     assert re.fullmatch("[0-9a-f]{32}", proxied["request_id"])
 
 
-def test_what_one_instance_does_not_answer_another_does(
+def test_proxy_retries_on_another_instance(
     tiny_repository: Path, photographs: list[tuple[str, bytes]], tmp_path: Path
 ) -> None:
     with socket.socket() as silent:

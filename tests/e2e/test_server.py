@@ -1,4 +1,4 @@
-"""The real process: what it prints, how it ends, and that no accepted request is lost when it does."""
+"""The real process: its output, its exit, and the requests in flight at its exit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REQUESTS = 50
 
 
 class Connection:
-    """Sends a request in two parts, so that the service has accepted it before it has the image."""
+    """Sends a request in two parts, so that the service accepts it before it has the image."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -46,13 +46,13 @@ class Connection:
         await self._writer.drain()
 
     async def receive(self) -> tuple[int, Any]:
-        """The status and the document of the answer, after which the service closes the connection."""
+        """The status and the JSON of the response, after which the service closes the connection."""
         head, _, body = (await self._reader.read()).partition(b"\r\n\r\n")
         self._writer.close()
         return int(head.split()[1]), json.loads(body)
 
 
-def test_accepted_requests_are_answered_before_the_end(tiny_repository: Path, photographs: Photographs) -> None:
+def test_accepted_requests_are_answered_before_exit(tiny_repository: Path, photographs: Photographs) -> None:
     """Half of the requests are computed and half wait in the queue when the signal comes."""
     flags = ["--executor", "simulated:1500", "--max-batch", REQUESTS // 2, "--max-delay-ms", 20_000]
     bodies = [photographs[number % len(photographs)][1] for number in range(REQUESTS)]
@@ -73,13 +73,13 @@ def test_accepted_requests_are_answered_before_the_end(tiny_repository: Path, ph
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_idle_ends_it_with_success(
+def test_signal_while_idle_exits_with_success(
     number: signal.Signals, tiny_repository: Path, photographs: Photographs
 ) -> None:
     with running("--repository", tiny_repository) as server:
         answer = httpx.post(f"{server.url}/v1/classify", content=photographs[0][1])
         assert answer.status_code == 200
-        with httpx.Client() as client:  # a connection that is kept open does not hold it up
+        with httpx.Client() as client:  # an idle connection does not delay the exit
             assert client.get(f"{server.url}/healthz").text == "ok\n"
             server.end(number)
         with pytest.raises(httpx.ConnectError):
@@ -97,7 +97,7 @@ def test_a_signal_while_idle_ends_it_with_success(
         (["--port", "99999"], "port: "),
     ],
 )
-def test_what_cannot_be_served_is_one_line_and_2(flags: list[str], message: str, tiny_repository: Path) -> None:
+def test_invalid_settings_print_one_line_and_exit_with_2(flags: list[str], message: str, tiny_repository: Path) -> None:
     process = start("--repository", tiny_repository, *flags)
     printed, logged = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 2
@@ -107,7 +107,7 @@ def test_what_cannot_be_served_is_one_line_and_2(flags: list[str], message: str,
     assert message in line
 
 
-def test_a_port_that_is_taken(tiny_repository: Path) -> None:
+def test_port_in_use(tiny_repository: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = start("--repository", tiny_repository, "--port", taken.getsockname()[1])
         _, logged = process.communicate(timeout=TIMEOUT)
@@ -118,7 +118,7 @@ def test_a_port_that_is_taken(tiny_repository: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command to make a certificate")
-def test_it_speaks_tls(tiny_repository: Path, tmp_path: Path) -> None:
+def test_tls(tiny_repository: Path, tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
     options = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
@@ -133,7 +133,7 @@ def test_it_speaks_tls(tiny_repository: Path, tmp_path: Path) -> None:
         server.end()
 
 
-def test_behind_a_proxy_that_takes_a_prefix_away(tiny_repository: Path, photographs: Photographs) -> None:
+def test_root_path_behind_a_proxy(tiny_repository: Path, photographs: Photographs) -> None:
     with running("--repository", tiny_repository, "--executor", "simulated:0", "--root-path", "/vision") as server:
         url = server.url
         assert httpx.post(f"{url}/v1/classify", content=photographs[0][1]).status_code == 200

@@ -1,4 +1,4 @@
-"""The files of the page, as a browser or a proxy asks for them."""
+"""The files of the page over HTTP."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_page(client: Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", *(f"/page/{name}" for name in FILES)])
-def test_nothing_from_elsewhere_and_nothing_inline(path: str, client: Client) -> None:
+def test_page_has_no_foreign_origin_and_no_inline_code(path: str, client: Client) -> None:
     response = client.get(path)
     policy = dict(part.strip().split(" ", 1) for part in response.headers["content-security-policy"].split(";"))
     assert policy["default-src"] == "'none'"
@@ -33,7 +33,7 @@ def test_nothing_from_elsewhere_and_nothing_inline(path: str, client: Client) ->
     assert not re.search(r"https?://|url\(|@import|<style|\sstyle=|\son\w+=|innerHTML", text)
 
 
-def test_a_file_is_sent_once(client: Client) -> None:
+def test_unchanged_file_gets_304(client: Client) -> None:
     for path in ("/", "/page/style.css"):
         first = client.get(path)
         assert first.headers["cache-control"] == "no-cache"
@@ -44,15 +44,13 @@ def test_a_file_is_sent_once(client: Client) -> None:
 @pytest.mark.parametrize(
     "path", ["/page/../app.py", "/page/%2e%2e/app.py", "/page/", "/page/none.js", "/examples/x.png"]
 )
-def test_nothing_else_is_given(path: str, client: Client) -> None:
+def test_other_files_get_404(path: str, client: Client) -> None:
     response = client.get(path)
     assert response.status_code == 404
     assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_examples_are_those_of_the_shipped_model_or_a_folder(
-    client: Client, tiny_repository: Path, tmp_path: Path
-) -> None:
+def test_examples_of_the_shipped_model_or_a_folder(client: Client, tiny_repository: Path, tmp_path: Path) -> None:
     assert client.get("/examples").json() == []
     (tmp_path / "b.png").write_bytes(b"an image")
     (tmp_path / "a.jpg").write_bytes(b"another")
@@ -62,7 +60,7 @@ def test_examples_are_those_of_the_shipped_model_or_a_folder(
         assert own.get("/examples/b.png").content == b"an image"
         for name in ("notes.txt", "..%2Fb.png", "c.png"):
             assert own.get(f"/examples/{name}").status_code == 404
-    copy = shutil.copytree(shipped_repository(), tmp_path / "repository")  # as a container's volume holds it
+    copy = shutil.copytree(shipped_repository(), tmp_path / "repository")  # as in the volume of a container
     for repository in (shipped_repository(), copy):
         with serve(Settings(repository=repository)) as shipped:
             assert shipped.get("/examples").json() == ["ankle-boot.png", "pullover.png", "trouser.png"]

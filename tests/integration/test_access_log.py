@@ -1,4 +1,4 @@
-"""What one can see of the service: every metric moves, every request has a line and an id, every stage a span."""
+"""Metrics, log lines, request ids and traces."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Photographs = list[tuple[str, bytes]]
 
 @pytest.fixture(scope="module")
 def traffic(tiny_repository: Path, photographs: Photographs) -> tuple[str, dict[tuple[str, ...], float]]:
-    """/metrics, and its samples, of a service that has been asked something of every kind."""
+    """/metrics, and its samples, of a service after requests of every kind."""
     with serve(Settings(repository=tiny_repository)) as client:
         for _, data in photographs:
             assert client.post("/v1/classify", content=data).status_code == 200
@@ -57,7 +57,7 @@ def sample(text: str, name: str) -> float:
     )
 
 
-def test_every_metric_moves(
+def test_every_metric_is_counted(
     traffic: tuple[str, dict[tuple[str, ...], float]], photographs: Photographs, eager: Eager
 ) -> None:
     _, values = traffic
@@ -75,7 +75,7 @@ def test_every_metric_moves(
     assert values["resnet_batch_size_sum", "tiny"] == images
     assert values["resnet_batch_seconds_sum", "tiny"] > 0
     assert values["resnet_devices", "tiny"] == 1
-    # What these count takes several devices, or one with buckets: see test_devices.
+    # These need several devices, or one with buckets: see test_devices.
     for name in ("wasted_rows", "devices_lost", "batches_retried"):
         assert values[f"resnet_{name}_total", "tiny"] == 0
     assert values["resnet_model_loads_total", "loaded"] == 1
@@ -99,7 +99,7 @@ def test_every_metric_moves(
     assert values["process_resident_memory_bytes",] > 10_000_000
 
 
-def test_no_metric_is_left_out_above(traffic: tuple[str, dict[tuple[str, ...], float]]) -> None:
+def test_all_metrics_are_tested(traffic: tuple[str, dict[tuple[str, ...], float]]) -> None:
     families = {family.name for family in text_string_to_metric_families(traffic[0])}
     assert {name for name in families if name.startswith("resnet_") and not name.endswith("_created")} == {
         "resnet_requests",
@@ -123,7 +123,7 @@ def test_no_metric_is_left_out_above(traffic: tuple[str, dict[tuple[str, ...], f
     }
 
 
-def test_promtool_has_nothing_to_say(traffic: tuple[str, dict[tuple[str, ...], float]]) -> None:
+def test_promtool_accepts_the_metrics(traffic: tuple[str, dict[tuple[str, ...], float]]) -> None:
     if shutil.which("promtool") is None:
         pytest.skip("promtool is not installed (Debian's package prometheus)")
     done = subprocess.run(["promtool", "check", "metrics"], input=traffic[0], capture_output=True, text=True)
@@ -167,7 +167,7 @@ def test_a_request_id_comes_in_and_goes_out(given: str, client: Client, photogra
 
 
 @pytest.mark.parametrize("given", ["", "two words", "x" * 129, '"', "ä".encode().decode("latin-1")])
-def test_an_id_that_could_do_harm_is_replaced(given: str, client: Client) -> None:
+def test_invalid_request_id_is_replaced(given: str, client: Client) -> None:
     answer = client.request("GET", "/healthz", headers={"X-Request-Id": given.encode("latin-1")})
     assert answer.headers["x-request-id"] not in (given, "")
 
@@ -180,7 +180,7 @@ def fail(*arguments: object, **named: object) -> None:
     raise RuntimeError("a secret of the machine")
 
 
-def test_an_id_survives_a_mistake_of_the_service(
+def test_unexpected_error_keeps_the_request_id(
     client: Client, photographs: Photographs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(client.pipeline, "classify", fail)
@@ -196,7 +196,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     return [json.loads(JsonFormatter().format(record)) for record in caplog.records]
 
 
-def test_one_line_a_request(client: Client, photographs: Photographs, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_log_line_per_request(client: Client, photographs: Photographs, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="service")
     exchange = Exchange([photographs[0][1]], {"x-request-id": "mine"}, path="/v1/classify?priority=bulk")
     client.portal.call(exchange.run, client.app)
@@ -222,7 +222,9 @@ def test_one_line_a_request(client: Client, photographs: Photographs, caplog: py
     assert line["time"].endswith("+00:00")
 
 
-def test_a_line_for_what_failed(client: Client, photographs: Photographs, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_line_of_a_refused_request(
+    client: Client, photographs: Photographs, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, logger="service")
     with client.admit(512):
         client.post("/v1/classify", content=photographs[0][1])
@@ -243,7 +245,7 @@ def logged(formatter: logging.Formatter, message: str, **options: Any) -> str:
     return stream.getvalue()
 
 
-def test_json_lines_are_one_line_whatever_they_say() -> None:
+def test_json_log_lines_have_no_line_breaks() -> None:
     try:
         raise InferenceFailed('a "quoted"\nerror')
     except InferenceFailed:
@@ -268,7 +270,7 @@ def test_text_lines_name_the_fields() -> None:
         (LogFormat.text, False, TextFormatter),
     ],
 )
-def test_the_format_of_logs(
+def test_log_format_follows_the_setting_and_the_terminal(
     log_format: LogFormat | None, terminal: bool, kind: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
@@ -316,7 +318,7 @@ def test_a_trace_has_a_span_for_each_stage(
         assert span.parent.span_id == request.context.span_id
         assert span.start_time is not None and span.end_time is not None
         assert request.start_time is not None and request.end_time is not None
-        # The two clocks may be read in the middle of a microsecond.
+        # The two clocks are not read at the same time.
         assert request.start_time - 1_000_000 <= span.start_time <= span.end_time <= request.end_time + 1_000_000
 
 
@@ -330,7 +332,7 @@ def test_a_trace_of_a_failure(traced: Client, exporter: InMemorySpanExporter, ph
     assert span.attributes["http.response.status_code"] == 503
 
 
-def test_without_the_extra_it_is_said() -> None:
+def test_tracing_without_the_extra_names_the_extra() -> None:
     code = (
         "import sys; sys.modules['opentelemetry.sdk'] = None\n"
         "from service.telemetry.tracing import TracingError, otlp_provider\n"

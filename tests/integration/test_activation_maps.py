@@ -1,4 +1,4 @@
-"""Embeddings and activation maps against PyTorch, and where they lie against receptive fields and Pillow."""
+"""Embeddings and activation maps compared with PyTorch, receptive fields and Pillow."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Photographs = list[tuple[str, bytes]]
 
 @pytest.fixture(scope="module", params=["tiny", "preact-resnet20", "linear-join-resnet20"])
 def network(request: pytest.FixtureRequest) -> Checkpoint:
-    """Five classes; what the pooling takes differs: after ReLU, after normalisation and ReLU, after neither."""
+    """Five classes; the input of the pooling differs: after ReLU, after normalisation and ReLU, after neither."""
     return make_checkpoint(request.param, classes=5)
 
 
@@ -65,7 +65,9 @@ def eager(network: Checkpoint, pixels: UInt8Array) -> tuple[Float32Array, Float3
     return logits.numpy(), taken[0][0].numpy(), maps.numpy()
 
 
-def test_maps_and_embeddings_are_pytorchs(network: Checkpoint, served: Client, photographs: Photographs) -> None:
+def test_maps_and_embeddings_equal_those_of_pytorch(
+    network: Checkpoint, served: Client, photographs: Photographs
+) -> None:
     bias = network.model().classifier.bias.detach().numpy()
     for _, data in photographs:
         logits, embedding, maps = eager(network, cut(data))
@@ -79,8 +81,8 @@ def test_maps_and_embeddings_are_pytorchs(network: Checkpoint, served: Client, p
 
 
 @pytest.mark.parametrize("send", ["cam=values", "cam=true", "cam=overlay", "cam=picture", "embedding=true"])
-def test_a_batch_answers_each_image_its_own(send: str, client: Client, photographs: Photographs) -> None:
-    """Bad images among them, and several batches."""
+def test_each_image_of_a_batch_gets_its_own_maps(send: str, client: Client, photographs: Photographs) -> None:
+    """With bad images and several batches."""
     files = [photographs[0][1], b"no image", *(data for _, data in photographs[1:3])]
     form = {"files": [("image", ("x.jpg", data, "image/jpeg")) for data in files]}
     path = f"/v1/classify?top_k=3&{send}"
@@ -118,7 +120,7 @@ def decoded(png: str) -> UInt8Array:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA"))
 
 
-def test_nothing_more_is_computed_or_answered_unasked(
+def test_optional_outputs_are_computed_only_on_request(
     client: Client, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     executor = client.engine().executors[0]
@@ -161,7 +163,7 @@ def test_mistakes(query: str, detail: str, client: Client, photographs: Photogra
 def test_a_version_without_classifier_is_served_without_maps(
     tiny_repository: Path, tmp_path: Path, photographs: Photographs
 ) -> None:
-    """As versions were before maps."""
+    """A version that was exported before there were maps."""
     version = tmp_path / "repository" / "tiny" / "1"
     shutil.copytree(tiny_repository, tmp_path / "repository")
     (version / "classifier.npz").unlink()
@@ -198,13 +200,13 @@ def test_an_executor_that_computes_nothing_gives_no_maps(tiny_repository: Path, 
 @pytest.mark.parametrize(
     "geometry", [Geometry(size=(32, 32), resize=36), Geometry(size=(24, 40), resize=48), Geometry(size=(32, 32))]
 )
-def test_the_region_is_what_the_network_is_given(size: tuple[int, int], geometry: Geometry) -> None:
-    """Of an image whose pixels hold their own place, the outermost that are kept say where the region ends."""
+def test_region_is_the_input_of_the_network(size: tuple[int, int], geometry: Geometry) -> None:
+    """The pixels of the image hold their positions: the outermost pixels of the input are the edges of the region."""
     width, height = size
     left, top, right, bottom = geometry.region(width, height)
     columns, rows = np.meshgrid(np.arange(width, dtype=np.uint8), np.arange(height, dtype=np.uint8))
     kept = geometry.apply(Image.fromarray(np.stack([columns, rows, rows], axis=-1))).astype(float)
-    # Pixel k reaches from k to k + 1, and one that is kept over `across` of them.
+    # Pixel k reaches from k to k + 1, and a pixel of the input over `across` of them.
     across, down = (right - left) / geometry.size[1], (bottom - top) / geometry.size[0]
     first, last = kept[0, 0] + 0.5, kept[-1, -1] + 0.5
     assert (first[0] - across / 2, first[1] - down / 2) == pytest.approx((left, top), abs=1.01)
@@ -213,9 +215,9 @@ def test_the_region_is_what_the_network_is_given(size: tuple[int, int], geometry
 
 @pytest.fixture(scope="module")
 def receptive_fields() -> dict[tuple[int, int], tuple[float, float]]:
-    """Where positions of a ResNet-18's map look in its 448 x 448 input: centres (x, y) of their gradients' energy.
+    """Receptive fields of positions of the map of a ResNet-18 at 448 x 448: centres (x, y) of the gradients' energy.
 
-    Those around the middle: the fields of others are cut off by the edges.
+    Only positions near the centre: the edges cut off the fields of others.
     """
     torch.manual_seed(0)
     model = architectures.build("resnet18", 5, 3).eval()
@@ -232,11 +234,11 @@ def receptive_fields() -> dict[tuple[int, int], tuple[float, float]]:
 
 
 @pytest.mark.parametrize("size", [(512, 512), (500, 300), (224, 640)])
-def test_a_drawn_map_lies_where_the_network_looked(
+def test_drawn_map_is_at_the_receptive_field(
     size: tuple[int, int], receptive_fields: dict[tuple[int, int], tuple[float, float]]
 ) -> None:
     geometry = Geometry(size=(448, 448), resize=512)
-    # A pixel of what the network takes is `scale` pixels of the image, and the centre stays the centre.
+    # A pixel of the input is `scale` pixels of the image, and both have the same centre.
     scale = min(size) / 512
     for (row, column), (x, y) in receptive_fields.items():
         values = np.zeros((14, 14), np.float32)
@@ -254,7 +256,7 @@ def test_a_drawn_map_lies_where_the_network_looked(
         assert tuple(found) == pytest.approx(expected, abs=8 * scale)
 
 
-def test_an_overlay_is_transparent_outside_the_crop_and_where_nothing_speaks_for_the_class() -> None:
+def test_overlay_is_transparent_outside_the_crop_and_at_negative_values() -> None:
     geometry = Geometry(size=(32, 32), resize=36)
     values = np.array([[1.0, 0.5], [0.25, -1.0]], np.float32)
     opacity = decoded(base64.b64encode(activation_maps.overlay(values, geometry, 400, 200)).decode())[..., 3]
@@ -311,7 +313,7 @@ def test_a_picture_of_any_kind_of_image(mode: str, client: Client) -> None:
 
 
 def test_the_colours_are_plasma() -> None:
-    """matplotlib's own, whose lightness rises evenly."""
+    """The colours of matplotlib, whose lightness rises evenly."""
     ramp = np.tile(np.linspace(0, 1, 256, dtype=np.float32), (256, 1))
     drawn = decoded(base64.b64encode(activation_maps.overlay(ramp, Geometry(size=(256, 256)), 256, 256)).decode())
     colours = drawn[96, :, :3].astype(int)

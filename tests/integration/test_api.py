@@ -1,4 +1,4 @@
-"""The HTTP interface: every way to send an image gives the eager model's probabilities, every mistake its answer."""
+"""The HTTP API: every way to send an image gives the probabilities of the eager model, every mistake its error."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_bad_image_among_several_fails_alone(
     assert all(result["error"]["detail"] and "predictions" not in result for result in (results[1], *results[3:]))
 
 
-def test_an_only_image_can_fail_in_its_place_too(client: Client) -> None:
+def test_error_of_a_single_image_is_inline_on_request(client: Client) -> None:
     for data, status in ((b"no image", 422), (bomb(20_000, 20_000), 413)):
         response = client.post("/v1/classify?errors=inline", content=data)
         assert response.status_code == 200
@@ -133,7 +133,7 @@ def test_timing_adds_up(client: Client, photographs: Photographs) -> None:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A valid PNG header that announces a huge image, and next to no data."""
+    """A valid PNG header of a huge image, with nearly no data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -279,7 +279,7 @@ def test_limits_are_inclusive(narrow: Client) -> None:
     check_problem(narrow.post("/v1/classify", **as_form(*[fits.getvalue()] * 3)), 413, "several")
 
 
-def test_while_loading(tiny_repository: Path, photographs: Photographs, eager: Eager) -> None:
+def test_requests_get_503_while_models_load(tiny_repository: Path, photographs: Photographs, eager: Eager) -> None:
     hold = Event()
     with serve(Settings(repository=tiny_repository), hold) as client:
         for path in ("/v1/classify", "/v1/models/tiny/classify"):
@@ -296,7 +296,7 @@ def test_while_loading(tiny_repository: Path, photographs: Photographs, eager: E
         check_still_answers(client, photographs, eager)
 
 
-def test_when_ready(client: Client) -> None:
+def test_probes_of_a_ready_service(client: Client) -> None:
     ready = client.get("/readyz")
     assert (ready.status_code, ready.json()) == (200, {"ready": True, "reasons": []})
     alive = client.get("/healthz")
@@ -309,7 +309,7 @@ def break_weights(version: Path) -> None:
 
 
 def break_golden(version: Path) -> None:
-    """Vouched for by the manifest, and yet unreadable."""
+    """A file that matches the manifest but cannot be read."""
     (version / "golden.npz").write_bytes(b"no arrays")
     content = json.loads((version / "manifest.json").read_text())
     content["golden_sha256"] = manifest.sha256(version / "golden.npz")
@@ -319,7 +319,7 @@ def break_golden(version: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"), [(break_weights, r"model\.onnx"), (break_golden, r"golden\.npz: does not hold")]
 )
-def test_a_service_without_a_usable_model_says_why(
+def test_service_without_a_usable_model_answers_with_the_reason(
     spoil: Callable[[Path], None], reason: str, tiny_repository: Path, tmp_path: Path, photographs: Photographs
 ) -> None:
     shutil.copytree(tiny_repository, tmp_path / "repository")
@@ -341,7 +341,7 @@ def test_an_empty_repository(tmp_path: Path) -> None:
 
 @pytest.fixture
 def two_models(tiny_repository: Path, tmp_path: Path) -> Path:
-    """`another` and `tiny`, of the same weights."""
+    """`another` and `tiny`, with the same weights."""
     shutil.copytree(tiny_repository, tmp_path / "repository")
     shutil.copytree(tiny_repository / "tiny", tmp_path / "repository" / "another")
     path = tmp_path / "repository" / "another" / "1" / "manifest.json"
@@ -399,7 +399,7 @@ def test_a_failing_executor(
     check_still_answers(client, photographs, eager)
 
 
-def test_a_mistake_of_the_service_itself(
+def test_unexpected_error_does_not_reveal_its_cause(
     client: Client, photographs: Photographs, eager: Eager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*arguments: object) -> None:
@@ -413,7 +413,7 @@ def test_a_mistake_of_the_service_itself(
     check_still_answers(client, photographs, eager)
 
 
-def test_an_upload_that_breaks_off_is_no_error_of_the_service(
+def test_broken_upload_is_not_logged_as_an_error(
     client: Client, photographs: Photographs, eager: Eager, caplog: pytest.LogCaptureFixture
 ) -> None:
     parts: list[Message] = [{"type": "http.request", "body": b"abc", "more_body": True}, {"type": "http.disconnect"}]
@@ -423,7 +423,7 @@ def test_an_upload_that_breaks_off_is_no_error_of_the_service(
         return next(messages)
 
     async def send(message: Message) -> None:
-        """Nobody is there."""
+        """The client is disconnected."""
 
     scope = {
         "type": "http",
@@ -438,7 +438,7 @@ def test_an_upload_that_breaks_off_is_no_error_of_the_service(
     check_still_answers(client, photographs, eager)
 
 
-def test_what_is_told_of_a_model(client: Client) -> None:
+def test_description_of_a_model(client: Client) -> None:
     model = client.get("/v1/models/tiny").json()
     assert client.get("/v1/models").json() == {"models": [model]}
     expected = {
@@ -460,7 +460,7 @@ def test_what_is_told_of_a_model(client: Client) -> None:
     check_problem(client.get("/v1/models/.hidden"), 400, "model")
 
 
-def test_metrics_move(client: Client, photographs: Photographs) -> None:
+def test_metrics_count_requests(client: Client, photographs: Photographs) -> None:
     files = [photographs[0][1], photographs[1][1], b"bad"]
     before = metrics(client)
     assert client.post("/v1/classify", **as_form(*files)).status_code == 200
@@ -534,8 +534,8 @@ def test_the_documentation_page(client: Client) -> None:
 
 
 @pytest.mark.parametrize(("method", "status"), [("POST", 200), ("GET", 405)])
-def test_the_hot_route_behind_a_root_path(method: str, status: int, client: Client, photographs: Photographs) -> None:
-    """A server that is told the root path puts it before the path; some proxies take it away, and some do not."""
+def test_classify_route_behind_a_root_path(method: str, status: int, client: Client, photographs: Photographs) -> None:
+    """A server with a root path puts it before the path; some proxies remove it from the request, others do not."""
 
     async def ask(path: str) -> int:
         transport = httpx.ASGITransport(client.app, root_path="/vision")
@@ -548,7 +548,7 @@ def test_the_hot_route_behind_a_root_path(method: str, status: int, client: Clie
 
 @pytest.mark.parametrize("spoilt", [False, True], ids=["answered", "refused"])
 def test_requests_leave_no_cycle_of_references(spoilt: bool, client: Client, photographs: Photographs) -> None:
-    """The server has the garbage collector look for cycles so rarely that each would hold megabytes for long."""
+    """The server collects garbage so rarely that each cycle would hold megabytes for a long time."""
     requests = 100
     image = photographs[0][1][: 1000 if spoilt else None]
 
@@ -562,11 +562,11 @@ def test_requests_leave_no_cycle_of_references(spoilt: bool, client: Client, pho
         finally:
             gc.enable()
 
-    client.portal.call(collected)  # what is kept from the first time is no cycle
+    client.portal.call(collected)  # caches of the first time are no cycles
     assert client.portal.call(collected) < requests
 
 
-def test_what_nobody_foresaw_is_answered_and_logged(
+def test_unexpected_error_is_answered_and_logged(
     client: Client, photographs: Photographs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def mistaken(*arguments: object, **options: object) -> None:
@@ -581,10 +581,10 @@ def test_what_nobody_foresaw_is_answered_and_logged(
     assert "a mistake" in caplog.text
 
 
-def test_an_answer_that_fails_midway_is_broken_off(
+def test_response_that_fails_midway_is_aborted(
     client: Client, photographs: Photographs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It must not look like a complete one."""
+    """It must not look like a complete response."""
     whole = client.pipeline.classify_each
 
     async def mistaken(*arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Who may do what: API keys, their scopes, and what exists only where an admin is wanted."""
+"""API keys and their scopes, admin paths, and CORS."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_model_is_unloaded_and_loaded_by_an_admin(guarded: Client, photographs
         assert "as they are in the repository" in refused.json()["error"]
 
 
-def test_admin_paths_are_not_there_unless_they_are_wanted(tiny_repository: Path, tmp_path: Path) -> None:
+def test_admin_paths_exist_only_with_the_setting(tiny_repository: Path, tmp_path: Path) -> None:
     write_keys(tmp_path / "keys.toml", KEYS)
     settings = Settings(repository=tiny_repository, executor="simulated:0", api_keys=tmp_path / "keys.toml")
     with serve(settings) as client:
@@ -127,7 +127,7 @@ def test_admin_needs_keys() -> None:
         Settings(admin=True)
 
 
-def test_a_changed_file_counts_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_changed_key_file_applies_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "keys.toml"
     write_keys(path, KEYS[:1])
     ring = ApiKeyStore(path)
@@ -161,7 +161,7 @@ GOOD = f'[[key]]\nname = "a"\nscopes = ["classify"]\nsha256 = "{"0" * 64}"\n'
         (GOOD + 'key = "secret"\n', "Extra inputs"),
     ],
 )
-def test_a_file_of_keys_that_cannot_be_used(content: str, reason: str, tmp_path: Path) -> None:
+def test_invalid_key_file_is_refused(content: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "keys.toml").write_text(content)
     with pytest.raises(KeyFileError, match=rf"keys\.toml: .*({reason})"):
         ApiKeyStore(tmp_path / "keys.toml")
@@ -194,7 +194,7 @@ PREFLIGHT = {
 }
 
 
-def test_other_origins_may_use_it_only_where_they_are_set(client: Client, tiny_repository: Path) -> None:
+def test_other_origins_are_allowed_only_if_set(client: Client, tiny_repository: Path) -> None:
     closed = client.request("GET", "/v1/models", headers={"origin": ORIGIN})
     assert not [name for name in closed.headers if name.startswith("access-control")]
     assert client.request("OPTIONS", "/v1/classify", headers=PREFLIGHT).status_code == 405
@@ -224,7 +224,7 @@ def test_each_key_has_a_rate_of_its_own(tiny_repository: Path, tmp_path: Path, p
             headers = {} if secret is None else bearer(secret)
             return client.post("/v1/classify", content=photographs[0][1], headers=headers).status_code
 
-        # Who has no key uses up nobody's rate.
+        # A request without a key does not count against any rate.
         assert [status(secret) for secret in (None, WEB, WEB, ROOT, ROOT, None)] == [401, 200, 429, 200, 429, 401]
         refused = client.request("GET", "/v2/models/tiny", headers=bearer(WEB))
         assert (refused.status_code, list(refused.json())) == (429, ["error"])

@@ -1,4 +1,4 @@
-"""`resnet-classify`: files and folders in, the served answers out."""
+"""`resnet-classify` gives the results of the service."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(*arguments: object) -> Result:
 
 @pytest.fixture
 def folder(tmp_path: Path, photographs: Photographs, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The photographs at different depths below the working directory, beside files that are no images."""
+    """The photographs at different depths below the working directory, with other files."""
     monkeypatch.chdir(tmp_path)
     folders = [Path("images"), Path("images/a"), Path("images/b/c")]
     for place in folders:
@@ -70,7 +70,7 @@ def test_csv_has_a_line_for_each_image_and_class(folder: Path, tiny_repository: 
         assert row["error"] == ""
 
 
-def test_json_lines_hold_what_the_service_answers(
+def test_json_lines_equal_the_responses_of_the_service(
     folder: Path, tiny_repository: Path, eager: Eager, client: Client
 ) -> None:
     result = run(folder, "--repository", tiny_repository, "--format", "jsonl", "--top-k", 5)
@@ -90,7 +90,7 @@ def test_json_lines_hold_what_the_service_answers(
         )
 
 
-def test_the_table_for_people(folder: Path, tiny_repository: Path, eager: Eager) -> None:
+def test_table(folder: Path, tiny_repository: Path, eager: Eager) -> None:
     result = run(*found(folder), "--repository", tiny_repository)
     assert result.exit_code == 0, result.output
     for path in found(folder):
@@ -135,7 +135,7 @@ def test_bad_files_are_named_and_the_others_classified(
     assert answered == {str(path): int(eager(path.read_bytes()).argmax()) for path in good}
 
 
-def test_one_bad_file_alone(folder: Path, tiny_repository: Path) -> None:
+def test_single_bad_file(folder: Path, tiny_repository: Path) -> None:
     result = run(folder / "notes.txt", "--repository", tiny_repository, "--format", "jsonl")
     assert result.exit_code == 1
     (answer,) = lines(result.stdout)
@@ -144,7 +144,7 @@ def test_one_bad_file_alone(folder: Path, tiny_repository: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read(folder: Path, tiny_repository: Path) -> None:
-    """Even the superuser cannot: /proc/self/mem has nothing at address 0."""
+    """Also not for the superuser: /proc/self/mem has nothing at address 0."""
     good = found(folder)[0]
     result = run("/proc/self/mem", good, "--repository", tiny_repository, "--format", "jsonl")
     assert result.exit_code == 1
@@ -170,7 +170,7 @@ def test_more_files_than_are_in_flight_keep_their_order(
             assert prediction["probability"] == pytest.approx(expected[prediction["index"]], abs=1e-5)
 
 
-def test_what_cannot_begin_ends_with_2(folder: Path, tiny_repository: Path) -> None:
+def test_wrong_paths_exit_with_2(folder: Path, tiny_repository: Path) -> None:
     (folder / "b" / "none").mkdir()
     good, repository = found(folder)[0], ["--repository", tiny_repository]
     for arguments, message in (
@@ -188,11 +188,11 @@ def test_what_cannot_begin_ends_with_2(folder: Path, tiny_repository: Path) -> N
 
 
 @pytest.mark.parametrize("arguments", [[], ["--top-k", "0", "x"], ["--format", "xml", "x"], ["--nope", "x"]])
-def test_a_wrong_command_line_ends_with_2(arguments: list[str]) -> None:
+def test_wrong_command_line_exits_with_2(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
 
 
-def test_files_are_found_by_suffix_in_folders_and_taken_as_they_are_by_name(tmp_path: Path) -> None:
+def test_suffix_selects_files_in_folders_only(tmp_path: Path) -> None:
     (tmp_path / "deep" / "er").mkdir(parents=True)
     for name in ("z.jpg", "a.JPEG", "deep/m.Png", "deep/er/b.tiff", "deep/readme.md", "noext"):
         (tmp_path / name).touch()
@@ -200,7 +200,9 @@ def test_files_are_found_by_suffix_in_folders_and_taken_as_they_are_by_name(tmp_
     assert find_files([tmp_path / "noext", tmp_path / "z.jpg"]) == [tmp_path / "noext", tmp_path / "z.jpg"]
 
 
-def test_maps_are_kept_as_the_files_lie(folder: Path, tiny_repository: Path, tmp_path: Path, client: Client) -> None:
+def test_maps_are_written_to_the_folders_of_the_images(
+    folder: Path, tiny_repository: Path, tmp_path: Path, client: Client
+) -> None:
     result = run(folder, "--repository", tiny_repository, "--cam", tmp_path / "maps", "--top-k", 2, "--format", "jsonl")
     assert result.exit_code == 0, result.output
     assert "cam" not in result.stdout
@@ -222,7 +224,7 @@ def as_array(png: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
     return np.asarray(Image.open(io.BytesIO(png))).astype(np.int64)
 
 
-def test_embeddings_are_kept_with_their_files(
+def test_embeddings_are_written_with_their_files(
     folder: Path, tiny_repository: Path, tmp_path: Path, client: Client
 ) -> None:
     (folder / "broken.png").write_bytes(b"no image")
@@ -236,7 +238,7 @@ def test_embeddings_are_kept_with_their_files(
             np.testing.assert_allclose(row, served["results"][0]["embedding"], atol=1e-5)
 
 
-def test_where_nothing_can_be_kept(folder: Path, tiny_repository: Path) -> None:
+def test_unwritable_output_exits_with_2(folder: Path, tiny_repository: Path) -> None:
     for option in ("--cam", "--embedding"):
         result = run(folder, "--repository", tiny_repository, option, "images/notes.txt/x.npz")
         assert result.exit_code == 2

@@ -1,4 +1,4 @@
-"""What /openapi.json promises is kept, whatever is sent: schemathesis against a real server."""
+"""Responses follow /openapi.json: schemathesis with a real server."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.support.openapi import fuzz
 from tests.support.process import running
 
 
-def test_the_document_is_kept(tiny_repository: Path, tmp_path: Path) -> None:
+def test_responses_follow_the_document(tiny_repository: Path, tmp_path: Path) -> None:
     write_keys(tmp_path / "keys.toml", KEYS)
     flags = ["--executor", "simulated:0", "--admin", "--api-keys", tmp_path / "keys.toml"]
     with running("--repository", tiny_repository, *flags) as server:
-        # Without unloading: nothing would be left to ask.
+        # Without unload: no model would be left.
         options = ["--header", f"Authorization: Bearer {ROOT}", "--exclude-path-regex", "unload"]
         for parameters in ({"model": "tiny", "version": "1"}, {"model": "tiny-encoded"}):
             assert fuzz(server.url, 4, *options, parameters=parameters, folder=tmp_path) == ""

@@ -1,4 +1,4 @@
-"""What the service does when there is too much of something: images, bytes, requests, time, or clients that leave."""
+"""Overload: too many images, bytes, requests or connections, too little time, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Photographs = list[tuple[str, bytes]]
 
 
 class Gate:
-    """Holds the engine before each batch until the test lets it through."""
+    """Holds the engine before each batch until the test releases it."""
 
     def __init__(self, engine: Engine, patch: pytest.MonkeyPatch) -> None:
         self.images = 0
@@ -62,9 +62,7 @@ def gate(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     gate.let_through(1000)
 
 
-def test_who_finds_it_full_is_refused_before_the_body_is_read(
-    client: Client, photographs: Photographs, eager: Eager
-) -> None:
+def test_full_service_refuses_before_reading_the_body(client: Client, photographs: Photographs, eager: Eager) -> None:
     body = Chunks(100)
     with client.admit(512):
         response = client.post("/v1/classify", content=body)
@@ -74,14 +72,14 @@ def test_who_finds_it_full_is_refused_before_the_body_is_read(
     check_still_answers(client, photographs, eager)
 
 
-def test_all_images_of_a_request_count_before_they_are_decoded(client: Client, photographs: Photographs) -> None:
+def test_images_are_admitted_before_decoding(client: Client, photographs: Photographs) -> None:
     with client.admit(512 - 64 - 3):
         check_problem(client.post("/v1/classify", **as_form(*[photographs[0][1]] * 4)), 503, "waiting")
         assert client.post("/v1/classify", **as_form(*[photographs[0][1]] * 3)).status_code == 200
     assert client.images_in_flight() == 0
 
 
-def test_interactive_requests_find_room_where_bulk_ones_do_not(client: Client, photographs: Photographs) -> None:
+def test_interactive_requests_have_reserved_capacity(client: Client, photographs: Photographs) -> None:
     with client.admit(512 - 64, Priority.bulk):
         check_problem(client.post("/v1/classify?priority=bulk", content=photographs[0][1]), 503, "waiting")
         assert client.post("/v1/classify?priority=interactive", content=photographs[0][1]).status_code == 200
@@ -117,7 +115,7 @@ def test_bulk_waits_for_interactive_in_the_engine(
     assert answered == ["bulk", "interactive", "bulk"]
 
 
-def test_nothing_is_computed_for_a_client_that_has_hung_up(
+def test_cancelled_request_is_skipped(
     client: Client, engine: Engine, gate: Gate, photographs: Photographs, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = metrics(client)
@@ -147,9 +145,7 @@ def test_nothing_is_computed_for_a_client_that_has_hung_up(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-def test_a_client_that_hangs_up_while_its_image_is_computed(
-    client: Client, gate: Gate, photographs: Photographs, eager: Eager
-) -> None:
+def test_disconnect_during_inference(client: Client, gate: Gate, photographs: Photographs, eager: Eager) -> None:
     async def play() -> None:
         leaving = Exchange([photographs[0][1]])
         running = asyncio.create_task(leaving.run(client.app))
@@ -164,7 +160,7 @@ def test_a_client_that_hangs_up_while_its_image_is_computed(
     check_still_answers(client, photographs, eager)
 
 
-def test_lines_come_as_images_are_done(
+def test_lines_are_sent_as_images_are_computed(
     client: Client,
     engine: Engine,
     gate: Gate,
@@ -172,7 +168,7 @@ def test_lines_come_as_images_are_done(
     eager: Eager,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The engine goes on only when the line of the image before has been sent."""
+    """The engine computes the next image only after the line of the image before is sent."""
     monkeypatch.setattr(engine._queue, "max_batch", 1)
     files = [data for _, data in photographs]
     files.insert(2, b"bad")
@@ -186,7 +182,7 @@ def test_lines_come_as_images_are_done(
     client.portal.call(exchange.run, client.app)
     assert exchange.status == 200
     assert exchange.answer_headers["content-type"] == "application/x-ndjson"
-    assert exchange.answer_headers["x-accel-buffering"] == "no"  # nginx would keep the lines until the end
+    assert exchange.answer_headers["x-accel-buffering"] == "no"  # otherwise nginx buffers the lines until the end
     lines = [json.loads(line) for line in exchange.answer.splitlines()]
     assert sorted(line["index"] for line in lines) == list(range(len(files)))
     for line in lines:
@@ -198,7 +194,7 @@ def test_lines_come_as_images_are_done(
     assert client.images_in_flight() == 0
 
 
-def test_lines_of_a_client_that_hangs_up(
+def test_disconnect_cancels_the_remaining_lines(
     client: Client, engine: Engine, gate: Gate, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine._queue, "max_batch", 1)
@@ -217,7 +213,7 @@ def test_lines_of_a_client_that_hangs_up(
     assert client.images_in_flight() == 0
 
 
-def test_lines_are_refused_like_any_answer(client: Client, photographs: Photographs) -> None:
+def test_lines_are_refused_when_full(client: Client, photographs: Photographs) -> None:
     with client.admit(512 - 64 - 1):
         options = as_form(*[photographs[0][1]] * 2)
         check_problem(client.post("/v1/classify", headers={"accept": "application/x-ndjson"}, **options), 503)
@@ -271,9 +267,7 @@ def test_a_compressed_body_larger_than_a_piece(client: Client, photographs: Phot
         (gzip.compress(b"image", mtime=0), "gzip, gzip", 415, "not supported"),
     ],
 )
-def test_compressed_bodies_that_are_not_taken(
-    content: bytes, encoding: str, status: int, detail: str, narrow: Client
-) -> None:
+def test_invalid_compressed_bodies(content: bytes, encoding: str, status: int, detail: str, narrow: Client) -> None:
     response = narrow.post("/v1/classify", content=content, headers={"content-encoding": encoding})
     check_problem(response, status, detail)
 
@@ -284,7 +278,7 @@ async def dripping(parts: int) -> AsyncIterator[bytes]:
     await asyncio.Event().wait()
 
 
-def test_a_body_that_does_not_come(narrow: Client) -> None:
+def test_body_that_does_not_arrive_times_out(narrow: Client) -> None:
     exchange = Exchange(dripping(10))
     narrow.portal.call(exchange.run, narrow.app)
     assert exchange.status == 408
@@ -292,8 +286,8 @@ def test_a_body_that_does_not_come(narrow: Client) -> None:
     assert exchange.answer_headers["connection"] == "close"
 
 
-def test_bodies_of_all_requests_together_are_bounded(narrow: Client, photographs: Photographs, eager: Eager) -> None:
-    """What one request holds is free again when it ends, however it ends."""
+def test_memory_of_all_bodies_is_bounded(narrow: Client, photographs: Photographs, eager: Eager) -> None:
+    """The memory of a request is free after its end, also after an error."""
     check_problem(narrow.post("/v1/classify", content=bytes(300_001)), 503, "too many bytes")
     for _ in range(3):
         check_problem(narrow.post("/v1/classify", content=bytes(300_000)), 422)
@@ -301,7 +295,7 @@ def test_bodies_of_all_requests_together_are_bounded(narrow: Client, photographs
 
 
 @pytest.mark.parametrize("root_path", ["", "/vision"])
-def test_a_connection_too_many_gets_only_the_probes(root_path: str, client: Client, photographs: Photographs) -> None:
+def test_connection_above_the_limit_gets_only_probes(root_path: str, client: Client, photographs: Photographs) -> None:
     for path, status in (("/v1/classify", 503), ("/healthz", 405), ("/readyz", 405), ("/metrics", 405)):
         connection = ConnectionState(over_limit=True)
         exchange = Exchange([photographs[0][1]], path=path, root_path=root_path, connection=connection)
@@ -312,7 +306,7 @@ def test_a_connection_too_many_gets_only_the_probes(root_path: str, client: Clie
             assert exchange.answer_headers["retry-after"] == "1"
 
 
-def test_requests_a_caller_and_second(tiny_repository: Path, photographs: Photographs) -> None:
+def test_rate_limit_per_client(tiny_repository: Path, photographs: Photographs) -> None:
     with serve(Settings(repository=tiny_repository, rate_limit=0.001, rate_burst=3)) as client:
         for _ in range(3):
             assert client.post("/v1/classify", content=photographs[0][1]).status_code == 200
@@ -320,6 +314,6 @@ def test_requests_a_caller_and_second(tiny_repository: Path, photographs: Photog
         check_problem(response, 429, "more than 0.001 requests per second")
         assert int(response.headers["retry-after"]) > 900
         assert client.get("/healthz").status_code == 200
-        other = Exchange([photographs[0][1]])  # of another address
+        other = Exchange([photographs[0][1]])  # from another address
         client.portal.call(other.run, client.app)
         assert other.status == 200

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol: tritonclient against a real server, and every mistake on the wire."""
+"""The Open Inference Protocol: tritonclient with a real server, and invalid requests."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FILES = "/v2/models/tiny-encoded/infer"
 
 @pytest.fixture(scope="module")
 def server(tiny_repository: Path) -> Iterator[triton.InferenceServerClient]:
-    """NVIDIA's client, connected to a server process."""
+    """tritonclient, connected to a server process."""
     with running("--repository", tiny_repository) as server:
         client = triton.InferenceServerClient(server.url.removeprefix("http://"), concurrency=8)
         yield client
@@ -51,7 +51,7 @@ def files_input(files: list[bytes], shape: list[int]) -> triton.InferInput:
     return tensor
 
 
-def test_what_the_client_asks_of_the_server(server: triton.InferenceServerClient) -> None:
+def test_tritonclient_reads_the_server_metadata(server: triton.InferenceServerClient) -> None:
     assert server.is_server_live()
     assert server.is_server_ready()
     told = server.get_server_metadata()
@@ -69,7 +69,7 @@ def test_what_the_client_asks_of_the_server(server: triton.InferenceServerClient
     ("name", "tensor", "datatype", "shape"),
     [("tiny", "images", "UINT8", [32, 32, 3]), ("tiny-encoded", "image", "BYTES", [1])],
 )
-def test_what_the_client_asks_of_a_model(
+def test_tritonclient_reads_the_model_metadata(
     name: str, tensor: str, datatype: str, shape: list[int], version: str, server: triton.InferenceServerClient
 ) -> None:
     assert server.is_model_ready(name, version)
@@ -87,7 +87,7 @@ def test_what_the_client_asks_of_a_model(
     assert (counted["name"], counted["version"]) == (name, "1")
 
 
-def test_models_and_versions_that_are_not_there(server: triton.InferenceServerClient) -> None:
+def test_missing_models_and_versions(server: triton.InferenceServerClient) -> None:
     assert not server.is_model_ready("resnet")
     assert not server.is_model_ready("tiny", "2")
     with pytest.raises(InferenceServerException, match="no model resnet is served") as error:
@@ -140,7 +140,7 @@ def test_files(
     assert answer.get_response()["model_name"] == "tiny-encoded"
 
 
-def test_the_client_without_waiting(server: triton.InferenceServerClient, photographs: Photographs) -> None:
+def test_asynchronous_tritonclient(server: triton.InferenceServerClient, photographs: Photographs) -> None:
     files = [data for _, data in photographs]
     waiting = [
         server.async_infer("tiny-encoded", [files_input([data], [1])], model_version="1", timeout=60_000_000)
@@ -168,7 +168,7 @@ def test_classification(
             assert float(value) == pytest.approx(np.sort(expected)[-1 - rank], abs=2e-5)
 
 
-def test_the_same_bits_as_v1(client: Client, photographs: Photographs) -> None:
+def test_outputs_equal_those_of_v1(client: Client, photographs: Photographs) -> None:
     for _, data in photographs:
         predictions = client.post("/v1/classify", content=data).json()["results"][0]["predictions"]
         by_class = {prediction["index"]: np.float32(prediction["probability"]) for prediction in predictions}
@@ -199,7 +199,7 @@ def binary_request(images: np.ndarray[Any, Any], **changes: Any) -> dict[str, An
 
 
 def binary_values(response: httpx.Response) -> Float32Array:
-    """The only output, [N, ...], of an answer in bytes."""
+    """The only output, [N, ...], of a response in bytes."""
     assert response.status_code == 200, response.text
     length = int(response.headers["inference-header-content-length"])
     (output,) = json.loads(response.content[:length])["outputs"]
@@ -214,7 +214,7 @@ def test_outputs_that_the_metadata_does_not_list(client: Client, photographs: Ph
         name: binary_values(client.post(PIXELS, **binary_request(images, outputs=[{"name": name}])))
         for name in ("embedding", "feature_map")
     }
-    # The embedding is the average over places of the feature map.
+    # The embedding is the average over positions of the feature map.
     np.testing.assert_allclose(values["embedding"], values["feature_map"].mean((2, 3)), rtol=1e-4, atol=1e-5)
 
 
@@ -361,7 +361,7 @@ def test_mistakes(
     assert binary_values(client.post(PIXELS, **binary_request(IMAGE))).shape == (1, 5)
 
 
-def test_the_body_may_be_small_or_nothing_is_read(tiny_repository: Path) -> None:
+def test_body_above_the_limit_is_not_read(tiny_repository: Path) -> None:
     with serve(Settings(repository=tiny_repository, max_body_bytes=4000, max_decompressed_bytes=5000)) as client:
         assert client.post(PIXELS, **binary_request(IMAGE)).status_code == 200
         two = binary_request(np.concatenate([IMAGE, IMAGE]))
@@ -376,7 +376,7 @@ def test_the_body_may_be_small_or_nothing_is_read(tiny_repository: Path) -> None
         assert client.post(PIXELS, **compressed).status_code == 413
 
 
-def test_overload_and_time_limits_in_this_protocol(tiny_repository: Path) -> None:
+def test_overload_and_deadlines_in_v2(tiny_repository: Path) -> None:
     settings = Settings(
         repository=tiny_repository, executor="simulated:300", max_batch=1, max_in_flight_images=1, max_images=1
     )
@@ -394,8 +394,8 @@ def test_overload_and_time_limits_in_this_protocol(tiny_repository: Path) -> Non
         assert counted["inference_stats"]["fail"]["count"] == len(refused) + 1
 
 
-def test_a_picture_is_what_pillow_makes_of_it(client: Client, photographs: Photographs) -> None:
-    """Files that need decoding, and the pixels that Pillow makes of them, give the same answer."""
+def test_raw_body_gives_the_pixels_of_pillow(client: Client, photographs: Photographs) -> None:
+    """Image files, and their pixels decoded by Pillow, give the same response."""
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(photographs[0][1])) as image:
         image.save(buffer, "PNG")

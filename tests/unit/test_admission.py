@@ -1,4 +1,4 @@
-"""Who is let in, and what the others are told. Time is a number here."""
+"""Admission with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def clock() -> Clock:
 
 @contextmanager
 def admit(admission: Admission, images: int, seconds: float, priority: Priority) -> Iterator[None]:
-    """Images that are let in, and leave with the context."""
+    """Images in flight while the context is entered."""
     admission.check(images, seconds, priority)
     admission.enter(images, priority)
     try:
@@ -40,18 +40,18 @@ def refusal(admission: Admission, images: int, seconds: float, priority: Priorit
 
 
 def measure(admission: Admission, clock: Clock, seconds_an_image: float, images: int = 400) -> ExitStack:
-    """Serve images one by one while 4 are inside, which is two full batches of 2; leaves those 4 inside."""
-    inside = [ExitStack() for _ in range(4)]
-    for each in inside:
+    """Compute images one by one with 4 in flight, which is two full batches of 2; the result holds these 4."""
+    in_flight = [ExitStack() for _ in range(4)]
+    for each in in_flight:
         each.enter_context(admit(admission, 1, 1000.0, INTERACTIVE))
     for _ in range(images):
         coming = ExitStack()
         coming.enter_context(admit(admission, 1, 1e9, INTERACTIVE))
-        inside.append(coming)
+        in_flight.append(coming)
         clock.now += seconds_an_image
-        inside.pop(0).close()
+        in_flight.pop(0).close()
     rest = ExitStack()
-    for each in inside:
+    for each in in_flight:
         rest.push(each)
     return rest
 
@@ -69,7 +69,7 @@ def test_images_count_until_they_are_answered() -> None:
 
 
 @pytest.mark.parametrize("error", [DeadlineExceeded("late"), UnprocessableImage("bad"), KeyError("mistake")])
-def test_however_it_ends_the_place_is_free_again(error: Exception) -> None:
+def test_images_leave_after_any_error(error: Exception) -> None:
     admission = Admission(capacity=1, max_batch=1)
     with pytest.raises(type(error)), admit(admission, 1, 1.0, INTERACTIVE):
         raise error
@@ -77,7 +77,7 @@ def test_however_it_ends_the_place_is_free_again(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(("many", "few"), [(BULK, INTERACTIVE), (INTERACTIVE, BULK)])
-def test_each_priority_finds_room_beside_the_other(many: Priority, few: Priority) -> None:
+def test_each_priority_has_reserved_capacity(many: Priority, few: Priority) -> None:
     admission = Admission(capacity=80, max_batch=2)
     with admit(admission, 70, 1.0, many):
         assert refusal(admission, 1, 1.0, many).reason == "queue_full"
@@ -86,14 +86,14 @@ def test_each_priority_finds_room_beside_the_other(many: Priority, few: Priority
             assert refusal(admission, 1, 1.0, many).reason == "queue_full"
 
 
-def test_an_empty_service_takes_any_request_that_fits() -> None:
+def test_idle_service_admits_any_request_within_the_capacity() -> None:
     Admission(capacity=100, max_batch=2).check(100, 1.0, BULK)
 
 
-def test_who_would_be_late_is_refused_and_told_when_to_come_again(clock: Clock) -> None:
+def test_late_request_is_refused_with_retry_after(clock: Clock) -> None:
     admission = Admission(capacity=1000, max_batch=2, clock=clock)
     with measure(admission, clock, seconds_an_image=0.5), admit(admission, 16, 1000.0, INTERACTIVE):
-        # 20 images are before it: 10 seconds, and as it is the 21st, 10.5.
+        # 20 images are before the next one, which take 10 seconds; with the next one 10.5.
         admission.check(1, 13.0, INTERACTIVE)
         late = refusal(admission, 1, 10.4)
         assert late.reason == "would_be_late"
@@ -118,7 +118,7 @@ def test_bulk_images_wait_for_their_share_at_most(clock: Clock) -> None:
         assert refusal(admission, 1, 0.5 * 40, BULK).reason == "would_be_late"
 
 
-def test_the_pace_follows_the_recent_past(clock: Clock) -> None:
+def test_throughput_follows_the_recent_past(clock: Clock) -> None:
     admission = Admission(capacity=1000, max_batch=2, clock=clock)
     measure(admission, clock, seconds_an_image=5.0).close()
     with measure(admission, clock, seconds_an_image=0.01, images=2000), admit(admission, 96, 1000.0, INTERACTIVE):
@@ -126,15 +126,15 @@ def test_the_pace_follows_the_recent_past(clock: Clock) -> None:
         assert refusal(admission, 1, 0.9).reason == "would_be_late"
 
 
-def test_after_a_hiccup_it_is_tried_again(clock: Clock) -> None:
-    """A pace that was measured on a bad day must not keep everybody out: then it would never be measured again."""
+def test_few_images_are_admitted_after_a_disturbance(clock: Clock) -> None:
+    """A throughput measured during a disturbance must not refuse all images: then it would never be measured again."""
     admission = Admission(capacity=1000, max_batch=2, clock=clock)
     measure(admission, clock, seconds_an_image=100.0).close()
     with admit(admission, 3, 1.0, INTERACTIVE), admit(admission, 1, 1.0, INTERACTIVE):
         assert refusal(admission, 1, 1.0).reason == "would_be_late"
 
 
-def test_time_without_work_is_not_measured(clock: Clock) -> None:
+def test_idle_time_is_not_measured(clock: Clock) -> None:
     admission = Admission(capacity=1000, max_batch=2, clock=clock)
     measure(admission, clock, seconds_an_image=0.01).close()
     clock.now += 10_000.0
@@ -142,7 +142,7 @@ def test_time_without_work_is_not_measured(clock: Clock) -> None:
         admission.check(1, 1.0, INTERACTIVE)
 
 
-def test_images_that_were_given_up_are_no_progress(clock: Clock) -> None:
+def test_late_images_do_not_count_as_throughput(clock: Clock) -> None:
     admission = Admission(capacity=1000, max_batch=2, clock=clock)
     with measure(admission, clock, seconds_an_image=0.1), admit(admission, 96, 1000.0, INTERACTIVE):
         admission.check(1, 13.0, INTERACTIVE)

@@ -1,4 +1,4 @@
-"""Decoding in threads: Pillow's own pixels, in the order of the files, each bad file alone."""
+"""Decoding in threads: the pixels of Pillow in the order of the files; a bad file fails alone."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def test_photographs_are_cut_as_pillow_cuts_them(photographs: list[tuple[str, bytes]]) -> None:
+def test_exact_pixels_equal_pillow(photographs: list[tuple[str, bytes]]) -> None:
     for (name, data), decoded in zip(photographs, decode([data for _, data in photographs]), strict=True):
         assert isinstance(decoded, DecodedFile), name
         np.testing.assert_array_equal(decoded.pixels, cut(data), err_msg=name)
@@ -63,15 +63,15 @@ def distance(fast: UInt8Array, exact: UInt8Array) -> float:
     return float(np.abs(fast.astype(int) - exact).mean())
 
 
-def test_fast_pixels_are_nearly_pillows(photographs: list[tuple[str, bytes]]) -> None:
-    """Of photographs that are decoded at a half of their size or a quarter; a JPEG saved again differs by as much."""
+def test_fast_pixels_are_near_pillow(photographs: list[tuple[str, bytes]]) -> None:
+    """Photographs decoded at a half or a quarter of their size; a JPEG that is saved again differs by as much."""
     for (name, data), decoded in zip(photographs, decode([data for _, data in photographs], mode="fast"), strict=True):
         assert isinstance(decoded, DecodedFile), name
         assert 0 < distance(decoded.pixels, cut(data)) < 0.7, name
         assert (decoded.width, decoded.height, decoded.format) == (*Image.open(io.BytesIO(data)).size, "JPEG")
 
 
-def test_fast_is_exact_to_one_level_where_little_is_to_be_resized(photographs: list[tuple[str, bytes]]) -> None:
+def test_fast_is_exact_to_one_level_for_small_images(photographs: list[tuple[str, bytes]]) -> None:
     for name, data in photographs:
         image = Image.open(io.BytesIO(data)).convert("RGB").resize((61, 47))
         (decoded,) = decode([encode(image)], mode="fast")
@@ -81,7 +81,7 @@ def test_fast_is_exact_to_one_level_where_little_is_to_be_resized(photographs: l
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_fast_turns_photographs_upright(orientation: int, photographs: list[tuple[str, bytes]]) -> None:
-    """The file is turned while it is small; what comes out is near the exact pixels, and its size the whole file's."""
+    """The reduced image is rotated; the pixels are near the exact ones, and the size is that of the whole file."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(Image.open(io.BytesIO(photographs[1][1])).resize((399, 265)), "JPEG", exif=exif)
@@ -93,8 +93,8 @@ def test_fast_turns_photographs_upright(orientation: int, photographs: list[tupl
 
 
 @given(st.integers(1, 700), st.integers(1, 700), st.sampled_from(["JPEG", "PNG"]), st.sampled_from([36, None]))
-def test_fast_takes_every_size(width: int, height: int, kind: str, resize: int | None) -> None:
-    """A slope of grey from corner to corner looks alike at any scale."""
+def test_fast_decodes_every_size(width: int, height: int, kind: str, resize: int | None) -> None:
+    """A grey gradient from corner to corner is the same at any scale."""
     slope = np.add.outer(np.linspace(0, 120, height), np.linspace(0, 120, width)).astype(np.uint8)
     data = encode(Image.fromarray(slope).convert("RGB"), kind)
     preprocess = COLOUR.model_copy(update={"resize": resize})
@@ -107,8 +107,8 @@ def test_fast_takes_every_size(width: int, height: int, kind: str, resize: int |
         assert str(fast) == str(exact)
 
 
-def test_fast_leaves_the_limit_of_pixels_as_it_is() -> None:
-    """It is of the file, not of what is decoded of it."""
+def test_fast_keeps_the_pixel_limit() -> None:
+    """It applies to the file, not to the reduced image."""
     (answer,) = decode([encode(noise(300, 300), "JPEG")], max_pixels=300 * 300 - 1, mode="fast")
     assert isinstance(answer, PayloadTooLarge)
 
@@ -125,7 +125,7 @@ def test_grey_models_get_luma() -> None:
 
 def test_a_turned_photograph_is_described_upright() -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned clockwise by a quarter
+    exif[0x0112] = 6  # rotated clockwise by a quarter
     (decoded,) = decode([encode(noise(60, 40), "JPEG", exif=exif)])
     assert isinstance(decoded, DecodedFile)
     assert (decoded.width, decoded.height, decoded.format) == (40, 60, "JPEG")
@@ -140,7 +140,7 @@ def test_the_order_of_the_files_is_kept(files: int, threads: int) -> None:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A valid PNG header that announces a huge image, and next to no data."""
+    """A valid PNG header of a huge image, with nearly no data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -176,7 +176,7 @@ def test_an_elongated_image_is_refused_before_it_is_scaled_up(size: tuple[int, i
     assert isinstance(panorama, DecodedFile)
 
 
-def test_without_a_crop_any_shape_is_brought_to_the_size() -> None:
+def test_any_shape_is_resized_without_a_crop() -> None:
     preprocess = COLOUR.model_copy(update={"resize": None})
     (answer,) = decode([encode(Image.new("RGB", (1, 150_000), (7, 8, 9)))], preprocess)
     assert isinstance(answer, DecodedFile)
@@ -184,7 +184,7 @@ def test_without_a_crop_any_shape_is_brought_to_the_size() -> None:
 
 
 @pytest.mark.parametrize("raised", [RuntimeError("codec"), MemoryError(), OverflowError("too large")])
-def test_whatever_a_codec_raises_the_neighbours_are_decoded(raised: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_exception_of_a_codec_fails_one_image(raised: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Image.open
 
     def fail_on_gif(file: io.BytesIO, *arguments: object, **options: object) -> Image.Image:
@@ -212,7 +212,7 @@ SAMPLES = [encode(noise(40, 50), file_format) for file_format in ("JPEG", "PNG",
 
 
 @given(st.sampled_from(SAMPLES), st.floats(0, 1, exclude_max=True), st.integers(1, 255), st.booleans())
-def test_damage_gives_an_answer_in_any_case(data: bytes, place: float, change: int, truncate: bool) -> None:
+def test_damaged_file_gives_an_image_or_an_error(data: bytes, place: float, change: int, truncate: bool) -> None:
     position = int(place * len(data))
     rest = b"" if truncate else bytes([data[position] ^ change]) + data[position + 1 :]
     damaged, whole = decode([data[:position] + rest, data])

@@ -1,4 +1,4 @@
-"""Images as they really are: each kind gives the pixels of its plain twin, each bad one its error."""
+"""Image formats give the pixels of an equal plain image; invalid images give an error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def encode(image: Image.Image, file_format: str = "PNG", **options: Any) -> byte
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A valid PNG header that announces a huge image, and next to no data."""
+    """A valid PNG header of a huge image, with nearly no data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -146,7 +146,7 @@ def test_one_pixel() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"hello, this is text", b"\x00" * 1000, b"\xff\xd8\xff", b"%PDF-1.4"])
-def test_what_is_no_image(data: bytes) -> None:
+def test_data_without_an_image(data: bytes) -> None:
     with pytest.raises(NotAnImage):
         decode(data, "RGB")
 

@@ -1,4 +1,4 @@
-"""Plain PNG files without Pillow's reader: its pixels, or left to it."""
+"""The reader of plain PNG files gives the pixels of Pillow, or leaves the file to Pillow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin
 from models.imaging import images, png
 from models.imaging.images import ImageError
 
-MOST = 10_000
+MAX_PIXELS = 10_000
 
 
 def encode(image: Image.Image, **options: Any) -> bytes:
@@ -27,7 +27,7 @@ def encode(image: Image.Image, **options: Any) -> bytes:
 
 
 def noise(mode: str = "RGB", width: int = 9, height: int = 7, levels: int = 256) -> Image.Image:
-    """Of few levels, PNG predicts pixels in other ways than of many."""
+    """With few levels, PNG uses other filters than with many."""
     shape = (height, width) if mode == "L" else (height, width, 3)
     values = np.random.default_rng(width * height * levels).integers(0, levels, shape, dtype=np.uint8)
     return Image.fromarray(values)
@@ -53,9 +53,9 @@ def pillow(data: bytes) -> Image.Image:
     levels=st.sampled_from([1, 2, 16, 256]),
     level=st.integers(0, 9),
 )
-def test_pillows_pixels(mode: str, width: int, height: int, levels: int, level: int) -> None:
+def test_pixels_equal_pillow(mode: str, width: int, height: int, levels: int, level: int) -> None:
     data = encode(noise(mode, width, height, levels), compress_level=level)
-    image = png.decode(data, MOST)
+    image = png.decode(data, MAX_PIXELS)
     assert image is not None
     assert (image.mode, image.size, image.format) == (mode, (width, height), "PNG")
     np.testing.assert_array_equal(np.asarray(image), np.asarray(pillow(data)))
@@ -78,9 +78,9 @@ def _in_pieces(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_what_is_still_plain(name: str) -> None:
+def test_plain_variants(name: str) -> None:
     data = PLAIN[name]()
-    image = png.decode(data, MOST)
+    image = png.decode(data, MAX_PIXELS)
     assert image is not None
     np.testing.assert_array_equal(np.asarray(image), np.asarray(pillow(data)))
 
@@ -98,7 +98,7 @@ def _turned() -> bytes:
 
 
 def _interlaced() -> bytes:
-    """Says so, which is enough."""
+    """Raises, which is enough."""
     data = bytearray(encode(noise()))
     data[28] = 1
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
@@ -124,23 +124,23 @@ LEFT: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", LEFT)
-def test_what_is_left_to_pillow(name: str) -> None:
-    assert png.decode(LEFT[name](), MOST) is None
+def test_other_files_are_left_to_pillow(name: str) -> None:
+    assert png.decode(LEFT[name](), MAX_PIXELS) is None
 
 
 @given(st.binary(max_size=3), st.integers(0, 400), st.booleans())
-def test_damage_is_pillows_business(noise_: bytes, place: int, cut: bool) -> None:
-    """Whatever is wrong with a file, what comes out is what Pillow's reader gives of it, or says."""
+def test_damaged_file_is_left_to_pillow(noise_: bytes, place: int, cut: bool) -> None:
+    """A damaged file gives the result of Pillow, or its error."""
     whole = encode(noise(width=12, height=11))
     place %= len(whole)
     data = whole[:place] + noise_ + (b"" if cut else whole[place + len(noise_) :])
-    image = png.decode(data, MOST)
+    image = png.decode(data, MAX_PIXELS)
     if image is not None:
         np.testing.assert_array_equal(np.asarray(image), np.asarray(pillow(data)))
 
 
 @given(st.integers(0, 254))
-def test_decoding_says_the_same_with_it_and_without(place: int) -> None:
+def test_decoding_is_the_same_with_and_without_the_reader(place: int) -> None:
     data = encode(noise(width=12, height=11))[: place + 1]
 
     def outcome() -> object:

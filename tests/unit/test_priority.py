@@ -1,4 +1,4 @@
-"""Interactive work passes bulk, and bulk gets its tenth."""
+"""Interactive work is served before bulk work, and bulk work gets its share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def put(queue: BatchQueue, images: int, priority: Priority) -> None:
     queue.put(each)
 
 
-def test_interactive_images_pass_bulk_ones() -> None:
+def test_interactive_images_are_computed_before_bulk() -> None:
     queue = BatchQueue(capacity=100, max_batch=4)
     put(queue, 6, BULK)
     put(queue, 2, INTERACTIVE)
@@ -33,7 +33,7 @@ def test_interactive_images_pass_bulk_ones() -> None:
 
 @given(st.integers(1, 32), st.integers(1, 40), st.integers(1, 40))
 def test_bulk_gets_a_tenth_of_a_loaded_executor(max_batch: int, bulk_size: int, interactive_size: int) -> None:
-    """However large the batches and the requests: of any 1000 images, while both wait."""
+    """For all sizes of batches and requests: a tenth of any 1000 images, while both wait."""
     queue = BatchQueue(capacity=10_000, max_batch=max_batch)
     bulk, images = 0, 0
     while images < 1000:
@@ -70,7 +70,7 @@ def test_each_priority_keeps_its_order_and_nothing_is_lost(
     assert len(computed) == sum(images for images, _ in requests)
 
 
-def test_bulk_saves_up_nothing_while_it_is_alone() -> None:
+def test_bulk_share_does_not_add_up_without_interactive_work() -> None:
     queue = BatchQueue(capacity=10_000, max_batch=16)
     for _ in range(100):
         put(queue, 1, BULK)
@@ -83,7 +83,7 @@ def test_bulk_saves_up_nothing_while_it_is_alone() -> None:
     assert batch.shares[1].stop == 2
 
 
-def test_a_ticket_that_would_be_late_makes_room_for_others() -> None:
+def test_late_request_is_skipped_if_others_wait() -> None:
     queue = BatchQueue(capacity=100, max_batch=2, clock=lambda: 100.0)
     queue.batch_seconds = 1.0
     for owner, deadline in (("late", 100.9), ("a", 101.1), ("b", 105.0)):
@@ -92,8 +92,8 @@ def test_a_ticket_that_would_be_late_makes_room_for_others() -> None:
     assert contents(take_all(queue)) == [("a", 0), ("b", 0)]
 
 
-def test_a_ticket_that_may_be_late_is_computed_where_nobody_else_waits() -> None:
-    """Or an estimate that is too long would never be corrected."""
+def test_late_request_is_computed_if_no_other_waits() -> None:
+    """Otherwise an estimate that is too long would never be corrected."""
     queue = BatchQueue(capacity=100, max_batch=2, clock=lambda: 100.0)
     queue.batch_seconds = 1000.0
     queue.put(ticket(2, "hopeful", deadline=101.0))
@@ -102,7 +102,7 @@ def test_a_ticket_that_may_be_late_is_computed_where_nobody_else_waits() -> None
 
 
 def order(arrivals: list[Priority], leave: tuple[int, ...] = ()) -> list[int]:
-    """Numbers of the arrivals in the order in which a single place is given to them; some leave before."""
+    """Numbers of the waiters in the order in which they get a single place; some are cancelled before."""
 
     async def play() -> list[int]:
         turns, let_in = PrioritySemaphore(1), list[int]()
@@ -127,21 +127,21 @@ def order(arrivals: list[Priority], leave: tuple[int, ...] = ()) -> list[int]:
     return asyncio.run(play())
 
 
-def test_turns_are_first_come_first_served_within_a_priority() -> None:
+def test_waiters_of_a_priority_are_served_in_order() -> None:
     assert order([BULK, INTERACTIVE, BULK, INTERACTIVE]) == [1, 3, 0, 2]
 
 
-def test_every_eighth_turn_is_for_bulk() -> None:
+def test_every_eighth_place_is_for_bulk() -> None:
     let_in = order([BULK] * 4 + [INTERACTIVE] * 28)
     assert [place for place, number in enumerate(let_in, start=1) if number < 4] == [8, 16, 24, 32]
 
 
 @pytest.mark.parametrize("leave", [(0,), (1,), (0, 2), (0, 1, 2)])
-def test_who_leaves_is_skipped(leave: tuple[int, ...]) -> None:
+def test_cancelled_waiter_is_skipped(leave: tuple[int, ...]) -> None:
     assert order([INTERACTIVE, BULK, INTERACTIVE], leave) == [each for each in (0, 2, 1) if each not in leave]
 
 
-def test_a_turn_that_comes_with_the_cancellation_is_passed_on() -> None:
+def test_place_of_a_waiter_that_is_cancelled_is_passed_on() -> None:
     async def play() -> None:
         turns = PrioritySemaphore(1)
         await turns.acquire(INTERACTIVE)

@@ -1,4 +1,4 @@
-"""Slow and silent clients of the real process lose their connection, and only they."""
+"""A real process disconnects slow and silent clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: service\r\n"
 
 @pytest.fixture(scope="module")
 def url(tiny_repository: Path) -> Iterator[str]:
-    """A service with little patience."""
+    """A service with short timeouts."""
     flags = [
         "--client-timeout-seconds",
         "0.2",
@@ -42,7 +42,7 @@ def connect(url: str) -> socket.socket:
 
 
 def read_all(client: socket.socket) -> bytes:
-    """What comes until the service closes the connection; fails where it does not."""
+    """All bytes until the service closes the connection; fails if it does not."""
     received = b""
     try:
         while part := client.recv(65536):
@@ -67,7 +67,7 @@ def read_until(client: socket.socket, ending: bytes) -> bytes:
     [b"", b"POST /v1/cl", HEAD, HEAD + b"Content-Length: 10\r\n\r\nabc"],
     ids=["nothing", "part of a line", "part of a head", "part of a body"],
 )
-def test_who_does_not_go_on_is_disconnected(sent: bytes, url: str) -> None:
+def test_incomplete_request_times_out(sent: bytes, url: str) -> None:
     with connect(url) as client:
         client.sendall(sent)
         answer = read_all(client)
@@ -79,14 +79,14 @@ def test_who_does_not_go_on_is_disconnected(sent: bytes, url: str) -> None:
         assert answer == b""
 
 
-def test_who_stops_in_the_second_request_is_disconnected(url: str) -> None:
+def test_incomplete_second_request_times_out(url: str) -> None:
     with connect(url) as client:
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: service\r\n\r\nGET /hea")
         answer = read_all(client)
     assert answer.count(b"HTTP/1.1 200") == 1
 
 
-def test_who_goes_on_sending_what_is_not_wanted_is_disconnected(url: str) -> None:
+def test_endless_refused_body_is_disconnected(url: str) -> None:
     with connect(url) as client:
         client.sendall(HEAD + b"Content-Length: 9000000000\r\n\r\n")
         with pytest.raises(OSError, match=r"[Bb]roken pipe|reset"):
@@ -94,7 +94,7 @@ def test_who_goes_on_sending_what_is_not_wanted_is_disconnected(url: str) -> Non
                 client.sendall(bytes(1000))
 
 
-def test_who_does_not_read_the_answers_is_disconnected(url: str) -> None:
+def test_client_that_does_not_read_is_disconnected(url: str) -> None:
     with connect(url) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         with pytest.raises(OSError, match=r"[Bb]roken pipe|reset"):
@@ -103,7 +103,7 @@ def test_who_does_not_read_the_answers_is_disconnected(url: str) -> None:
 
 
 def test_a_refused_body_does_not_become_the_next_request(url: str, photographs: list[tuple[str, bytes]]) -> None:
-    """The same connection goes on after the body that nobody wanted."""
+    """The connection is used again after the refused body."""
     body = b"GET /healthz HTTP/1.1\r\n\r\n" * 100
     with connect(url) as client:
         client.sendall(
@@ -115,7 +115,7 @@ def test_a_refused_body_does_not_become_the_next_request(url: str, photographs: 
     assert re.findall(rb"HTTP/1.1 (\d+)", first + rest) == [b"404", b"200"]
 
 
-def test_a_body_that_was_announced_and_is_refused_may_be_left_out(url: str) -> None:
+def test_refused_body_may_be_left_out_with_expect_continue(url: str) -> None:
     with connect(url) as client:
         client.sendall(
             b"POST /v1/models/other/classify HTTP/1.1\r\nHost: service\r\nContent-Length: 1000\r\n"
@@ -125,7 +125,7 @@ def test_a_body_that_was_announced_and_is_refused_may_be_left_out(url: str) -> N
     assert answer.startswith(b"HTTP/1.1 404 ")
 
 
-def test_the_image_of_a_client_that_hangs_up_is_not_computed(
+def test_image_of_a_disconnected_client_is_not_computed(
     tiny_repository: Path, photographs: list[tuple[str, bytes]]
 ) -> None:
     _, data = photographs[0]
@@ -142,10 +142,10 @@ def test_the_image_of_a_client_that_hangs_up_is_not_computed(
         assert "ERROR" not in server.end()
 
 
-def test_a_connection_too_many_is_told_so(url: str, photographs: list[tuple[str, bytes]]) -> None:
+def test_connection_above_the_limit_gets_503(url: str, photographs: list[tuple[str, bytes]]) -> None:
     with ExitStack() as stack:
         others = [stack.enter_context(connect(url)) for _ in range(4)]
-        for other in others:  # each keeps its place with requests of its own
+        for other in others:  # each is in use
             other.sendall(b"GET /healthz HTTP/1.1\r\nHost: service\r\n\r\n")
             assert read_until(other, b"\r\n\r\nok\n").startswith(b"HTTP/1.1 200 ")
         refused = httpx.post(f"{url}/v1/classify", content=photographs[0][1])

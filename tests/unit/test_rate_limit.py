@@ -1,4 +1,4 @@
-"""Requests a caller and second. Time is a number here."""
+"""The rate limit with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def taken(limiter: RateLimiter, caller: str, attempts: int) -> int:
     return count
 
 
-def test_a_burst_and_then_the_rate() -> None:
+def test_burst_is_followed_by_the_rate() -> None:
     clock = Clock()
     limiter = RateLimiter(rate=4.0, burst=10, clock=clock)
     assert taken(limiter, "a", 100) == 10
@@ -32,14 +32,14 @@ def test_a_burst_and_then_the_rate() -> None:
     assert taken(limiter, "a", 100) == 10
 
 
-def test_one_caller_does_not_use_up_what_another_has() -> None:
+def test_clients_have_separate_rates() -> None:
     limiter = RateLimiter(rate=1.0, burst=3, clock=Clock())
     assert taken(limiter, "a", 100) == 3
     assert taken(limiter, "b", 100) == 3
 
 
 @pytest.mark.parametrize(("rate", "burst", "retry_after"), [(0.2, 1, 5), (4.0, 1, 1), (1.0, 5, 1), (0.01, 2, 100)])
-def test_when_to_come_again(rate: float, burst: int, retry_after: int) -> None:
+def test_retry_after_is_the_time_to_the_next_request(rate: float, burst: int, retry_after: int) -> None:
     clock = Clock()
     limiter = RateLimiter(rate, burst, clock)
     assert taken(limiter, "a", burst) == burst
@@ -51,7 +51,7 @@ def test_when_to_come_again(rate: float, burst: int, retry_after: int) -> None:
     limiter.take("a")
 
 
-def test_callers_who_have_not_come_for_a_while_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_clients_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rate_limit, "_MANY_CLIENTS", 100)
     clock = Clock()
     limiter = RateLimiter(rate=1.0, burst=2, clock=clock)

@@ -1,4 +1,4 @@
-"""One definition of the settings: defaults, environment and flags, and what each of them refuses."""
+"""Settings: defaults, environment variables and flags, and invalid values."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
     assert {name: str(value) for name, value in from_environment.model_dump().items()} == values
 
 
-def test_a_flag_beats_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flag_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESNET_SERVE_PORT", "9001")
     assert parse().port == 9001
     assert parse("--port", "9002").port == 9002
@@ -135,19 +135,19 @@ def test_current_flags_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
         (["--ssl-certfile", "/missing.pem"], "ssl_certfile"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(flags: list[str], field: str) -> None:
+def test_invalid_value_is_refused_by_name(flags: list[str], field: str) -> None:
     with pytest.raises(ValidationError) as refused:
         parse(*flags)
     (error,) = refused.value.errors()
     assert error["loc"] == (field,)
 
 
-def test_a_request_must_fit_in_the_queue() -> None:
+def test_max_images_is_at_most_max_in_flight_images() -> None:
     with pytest.raises(ValidationError, match=r"max_images \(20\).*\(10\): raise max_in_flight_images"):
         parse("--max-in-flight-images", "10", "--max-images", "20")
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1
 
@@ -174,7 +174,7 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     ("quota", "expected"),
     [("max 100000\n", 6), ("250000 100000\n", 2), ("50000 100000\n", 1), ("900000 100000\n", 6), ("", 6), (None, 6)],
 )
-def test_processors_are_those_of_the_affinity_and_the_quota(
+def test_cpus_follow_the_affinity_and_the_quota(
     quota: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read_text(path: Path) -> str:

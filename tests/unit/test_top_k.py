@@ -1,4 +1,4 @@
-"""The best classes against sorting in plain Python."""
+"""The most probable classes compared with sorting in plain Python."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from service.inference.top_k import top_k
 LABELS = ("cat", "dog", "owl")
 
 
-def test_best_first_with_label_index_and_probability() -> None:
+def test_most_probable_class_comes_first() -> None:
     (predictions,) = top_k(np.array([[0.25, 0.125, 0.625]], np.float32), LABELS, 2)
     assert [(p.label, p.index, p.probability) for p in predictions] == [("owl", 2, 0.625), ("cat", 0, 0.25)]
 
 
-def test_more_than_there_are_gives_all() -> None:
+def test_k_above_the_classes_gives_all_classes() -> None:
     (predictions,) = top_k(np.array([[0.25, 0.125, 0.625]], np.float32), LABELS, 1_000_000)
     assert [p.index for p in predictions] == [2, 0, 1]
 
@@ -26,7 +26,7 @@ def test_equal_probabilities_keep_the_order_of_the_classes() -> None:
     assert [p.index for p in predictions] == [1, 0, 2]
 
 
-def test_no_image_gives_no_answer() -> None:
+def test_no_image_gives_an_empty_result() -> None:
     assert top_k(np.empty((0, 3), np.float32), LABELS, 2) == []
 
 
