@@ -1,4 +1,4 @@
-"""Gives freed memory back to the system."""
+"""Returns freed memory to the system."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import ctypes
 
 
 def trim() -> None:
-    """Return to the system what has been freed; where the C library has no malloc_trim (musl, macOS), do nothing.
+    """Return freed memory to the system. Does nothing if the C library has no malloc_trim (musl, macOS).
 
-    glibc keeps what a closed runtime session has freed for later: after ten reloads of a ResNet-18 under load the
-    process held 770 MB instead of 260. Takes milliseconds; runs in a thread.
+    glibc keeps the memory of a closed runtime session for later: after ten reloads of a ResNet-18 under load the
+    process held 770 MB instead of 260 MB. Takes milliseconds, so call it in a thread.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)

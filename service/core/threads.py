@@ -1,7 +1,8 @@
-"""Threads that compute give way to those that answer.
+"""Priorities and CPUs of threads.
 
-Were they equals, the event loop would wait for a processor while images that it has not handed over yet wait for it,
-and the executors wait for those. It is never on a processor for long, so that they lose nothing.
+Threads that compute have a lower priority than the event loop. With equal priorities, the event loop would wait for a
+CPU while the instances wait for images that it has not submitted yet. The loop runs for short times only, so the
+instances lose nothing.
 """
 
 from __future__ import annotations
@@ -14,25 +15,25 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-_NICER = 5
+_NICENESS = 5
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
 def lower_priority() -> None:
-    """Have the calling thread, and those that it starts, give way to the others. Only Linux can do that."""
-    if sys.platform == "linux":  # elsewhere the whole process would
-        os.nice(_NICER)
+    """Lower the priority of the calling thread, and of threads that it starts later. Does nothing except on Linux."""
+    if sys.platform == "linux":  # on other systems the call would affect the whole process
+        os.nice(_NICENESS)
 
 
-def pin_to_cpu(processor: int) -> None:
-    """Have the calling thread, and those that it starts, run on one processor."""
-    os.sched_setaffinity(0, {processor})  # 0 is the calling thread
+def pin_to_cpu(cpu: int) -> None:
+    """Pin the calling thread, and threads that it starts later, to one CPU."""
+    os.sched_setaffinity(0, {cpu})  # 0 is the calling thread
 
 
 async def run_in_background(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Call a function in a thread of its own that gives way, as do those that a runtime starts there."""
+    """Call a function in its own thread with a lower priority, which threads of a runtime inherit."""
     pool = ThreadPoolExecutor(1, "background", lower_priority)
     try:
         return await asyncio.get_running_loop().run_in_executor(pool, partial(function, *args, **kwargs))

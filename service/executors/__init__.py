@@ -1,8 +1,10 @@
-"""Executors compute batches: one file a runtime, found by its name and imported only when it is chosen.
+"""Executors compute batches. There is one file per runtime; it is imported only if its executor is chosen.
 
-A file `some_runtime.py` here is the executor `some-runtime`. It holds `Executor`, which makes one of a `Source`;
-`ARTIFACTS`, from which artifact (format, precision) of a version it computes each precision; and `DEVICES`, where it
-computes (cpu, gpu), with the argument that chooses it. Nothing else lists it: tests and benchmarks find it here too.
+The file `some_runtime.py` is the executor `some-runtime`. It defines `EXECUTOR`, which makes an executor from a
+`Source`; `ARTIFACTS`, the artifact (format, precision) of a version that each precision is computed from; and
+`DEVICES`, the kinds of device (cpu, gpu, simulated) with the argument that selects each. If the default argument
+depends on the machine, it also defines `default_argument`. No other file lists the executor: the service, tests and
+benchmarks find it here.
 """
 
 from __future__ import annotations
@@ -11,69 +13,84 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from models.artifact.manifest import Artifact, Manifest, Precision
 from service.executors.base import Executor, ExecutorError, Source, closed_on_error
 
+DeviceKind = Literal["cpu", "gpu", "simulated"]
+
 
 @dataclass(frozen=True)
 class Runtime:
-    """An executor that can be had here."""
+    """An executor that is available here, with its argument."""
 
     name: str
     argument: str
-    """One for each executor that is to be made, with commas between them."""
+    """The part after the colon of the executor's name, with a comma between devices."""
     make: Callable[[Source], Executor]
-    """Loads one. Raises ExecutorError where it cannot be."""
+    """Loads an instance. Raises ExecutorError if it cannot be loaded."""
     artifacts: Mapping[Precision, tuple[str, Precision]]
-    """The artifact (format, precision) that it computes each precision from. One format serves several runtimes, and
-    some compute in less than what the file holds."""
-    devices: Mapping[str, str]
-    """Where it computes, cpu or gpu, and the argument that chooses it."""
+    """The artifact (format, precision) that each precision is computed from. Several runtimes share a format, and some
+    compute with less precision than the file has."""
+    devices: Mapping[DeviceKind, str]
+    """Kinds of device that the runtime supports, each with the argument that selects it."""
 
-    def choose(self, manifest: Manifest, precision: Precision) -> Artifact:
-        """The artifact of a version that is computed in this precision.
+    @property
+    def device(self) -> DeviceKind:
+        """Kind of device that the argument selects."""
+        for kind, argument in self.devices.items():
+            if len(self.devices) == 1 or argument == self.argument:
+                return kind
+        return "gpu"  # another number than that of the first GPU
+
+    def select_artifact(self, manifest: Manifest, precision: Precision) -> Artifact:
+        """The artifact of a version that a precision is computed from.
 
         Raises:
-            ExecutorError: the runtime has no such precision, or the version no such artifact.
+            ExecutorError: the runtime does not support the precision, or the version has no such artifact.
         """
         if precision not in self.artifacts:
             raise ExecutorError(f"{self.name} does not compute in {precision}; it does in: {', '.join(self.artifacts)}")
         for artifact in manifest.artifacts:
             if (artifact.format, artifact.precision) == self.artifacts[precision]:
                 return artifact
-        there = ", ".join(artifact.file for artifact in manifest.artifacts)
+        files = ", ".join(artifact.file for artifact in manifest.artifacts)
         how = "again" if precision in ("float32", "bfloat16") else f"again with --{precision}"
         raise ExecutorError(
-            f"{manifest.name} version {manifest.version} has nothing that {self.name} computes {precision} from, only "
-            f"{there}: export it {how}"
+            f"{manifest.name} version {manifest.version} has no file that {self.name} computes {precision} from, only "
+            f"{files}: export it {how}"
         )
 
-    def load(self, source: Source, copies: int = 1) -> list[Executor]:
-        """So many executors of a source for each of the runtime's arguments.
+    def load(self, source: Source, instances: int = 1) -> list[Executor]:
+        """Load instances of a source on each device that the argument names.
+
+        Args:
+            source: the version; its argument is replaced by that of each device.
+            instances: number of instances per device.
 
         Raises:
-            ExecutorError: one of them cannot be loaded.
+            ExecutorError: an instance cannot be loaded; those that were loaded are closed.
         """
         loaded: list[Executor] = []
         with closed_on_error(loaded):
-            for argument in self.argument.split(",") * copies:
+            for argument in self.argument.split(",") * instances:
                 loaded.append(self.make(replace(source, argument=argument)))
         return loaded
 
 
 def names() -> list[str]:
-    """Of all executors, installed or not."""
+    """Names of all executors, installed or not."""
     return sorted(
         _name(module.name) for module in pkgutil.iter_modules(__path__) if not module.ispkg and module.name != "base"
     )
 
 
 def find(name: str) -> Runtime:
-    """The executor of a name `NAME[:ARGUMENT[,ARGUMENT...]]`.
+    """The executor with a name `NAME[:ARGUMENT[,ARGUMENT...]]`.
 
     Raises:
-        ExecutorError: no such executor, or its runtime is not installed, or is and cannot be loaded.
+        ExecutorError: there is no such executor, its runtime is not installed, or it is installed but cannot be loaded.
     """
     name, _, argument = name.partition(":")
     if name not in names():
@@ -86,7 +103,9 @@ def find(name: str) -> Runtime:
         raise ExecutorError(f"executor {name!r} needs the package {error.name!r}: install it") from error
     except ImportError as error:
         raise ExecutorError(f"the runtime of executor {name!r} is installed but cannot be loaded: {error}") from error
-    return Runtime(name, argument, module.Executor, module.ARTIFACTS, module.DEVICES)
+    if not argument and hasattr(module, "default_argument"):
+        argument = module.default_argument()
+    return Runtime(name, argument, module.EXECUTOR, module.ARTIFACTS, module.DEVICES)
 
 
 def _name(module: str) -> str:

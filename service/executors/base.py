@@ -1,4 +1,4 @@
-"""What every executor is: the contract, what it is loaded from, and helpers for those that use one."""
+"""The contract of executors, the description of what they load, and helpers for their users."""
 
 from __future__ import annotations
 
@@ -23,112 +23,93 @@ class ExecutorError(Exception):
 
 
 class DeviceLost(Exception):
-    """A device computes nothing more until the process is started again."""
+    """A device fails until the process is restarted."""
 
 
 class Executor(Protocol):
-    """One runtime with one model loaded, on one device."""
+    """One runtime with one model loaded on one device: an instance of the model."""
 
     computes: bool
-    """Whether the answers are the model's, to be checked against its golden images."""
+    """Whether the outputs are those of the model, so that golden images can verify them."""
     device: str
-    """Where it computes, such as cpu or cuda:0."""
-    lanes: int
-    """Threads that may use it at the same time. Each has a lane to itself from `acquire` to the end of `run`."""
+    """Name of the device, such as cpu or cuda:0."""
+    concurrent_batches: int
+    """Threads that may use the executor at the same time, each from `acquire` to the end of `run`."""
     buckets: Sequence[int]
-    """Sizes that batches are filled up to, ascending; none larger can be computed. Empty: any size, as it is."""
+    """Sizes that batches are padded to, ascending; larger batches are not possible. Empty: any size, without
+    padding."""
+    pinnable: bool
+    """Whether the thread that calls `run` may be pinned to a CPU: not if the runtime starts its threads from there."""
 
     def prepare(self, max_batch: int) -> None:
-        """Make ready, before the first request, what is made for batches of certain sizes; may be called again.
+        """Prepare for batches of certain sizes before the first request; may be called again.
 
         Args:
-            max_batch: most images that a batch will have.
+            max_batch: largest batch, in images.
         """
         ...
 
     def acquire(self, n: int) -> UInt8Array:
-        """A buffer [n, H, W, C] to write images into, which the runtime can use as it is."""
+        """A buffer [n, H, W, C] to write images into, which the runtime can use without a conversion."""
         ...
 
     def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
-        """Compute the buffer that `acquire` gave to this thread.
+        """Compute the buffer that `acquire` returned to this thread.
 
         Args:
             images: uint8 [n, H, W, C].
             outputs: names out of logits, probabilities, embedding, feature_map.
 
         Returns:
-            Arrays [n, ...] that the executor does not touch again, one for each name.
+            An array [n, ...] per name, which the executor does not write to again.
 
         Raises:
-            DeviceLost: this and every later batch fails; any other exception is of this batch alone.
+            DeviceLost: this and every later batch fails. Any other exception affects this batch only.
         """
         ...
 
     def close(self) -> None:
-        """Free what the runtime holds."""
+        """Free the resources of the runtime."""
         ...
 
 
 class HostExecutor:
-    """What executors that compute in the host's memory have in common."""
+    """Base of the executors that compute in host memory."""
 
     computes = True
     device = "cpu"
-    lanes = 1
+    concurrent_batches = 1
     buckets: Sequence[int] = ()
+    pinnable = True
 
     def __init__(self, source: Source) -> None:
         self._shape = source.manifest.preprocess.shape
 
     def prepare(self, max_batch: int) -> None:
-        """Nothing: the runtime takes any size as it comes."""
+        """Do nothing: the runtime takes batches of any size."""
 
     def acquire(self, n: int) -> UInt8Array:
         return np.empty((n, *self._shape), np.uint8)
 
 
-class Wrapper:
-    """An executor that hands on to another whatever it does not do itself."""
-
-    def __init__(self, executor: Executor) -> None:
-        self.computes = executor.computes
-        self.device = executor.device
-        self.lanes = executor.lanes
-        self.buckets = executor.buckets
-        self._executor = executor
-
-    def prepare(self, max_batch: int) -> None:
-        self._executor.prepare(max_batch)
-
-    def acquire(self, n: int) -> UInt8Array:
-        return self._executor.acquire(n)
-
-    def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
-        return self._executor.run(images, outputs)
-
-    def close(self) -> None:
-        self._executor.close()
-
-
 @dataclass(frozen=True)
 class Source:
-    """What an executor is to load, and how."""
+    """The version that an executor loads, and how."""
 
     version: Path
-    """Folder that the artifact is in."""
+    """Folder of the version."""
     manifest: Manifest
     artifact: Artifact
     precision: Precision
-    """What to compute in; the artifact may hold more."""
+    """Precision of the arithmetic; the artifact may have more."""
     threads: int
-    """Processors to use."""
+    """Threads that compute a batch, on a CPU."""
     argument: str = ""
-    """What stood behind the colon of the executor's name: for GPUs, the number of the device."""
+    """The part after the colon of the executor's name: for GPUs, the number of the device."""
     cache: Path = field(default_factory=default_folder)
-    """Folder of the engines that fit this machine only."""
-    alone: bool = False
-    """Whether nothing else uses the processors meanwhile, so that threads may spin for work instead of sleeping."""
+    """Folder of the engine cache."""
+    spin: bool = False
+    """Whether threads may spin while they wait for work within a run: only if no other thread needs the CPUs then."""
 
     @property
     def path(self) -> Path:
@@ -136,12 +117,15 @@ class Source:
 
 
 def compute(executor: Executor, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
-    """One batch: a buffer belongs to one run, so each has to be asked for and filled.
+    """Compute one batch, in a buffer of the executor.
 
     Args:
-        executor: computes it.
+        executor: the executor.
         images: uint8 [n, H, W, C].
         outputs: names, as for `Executor.run`.
+
+    Returns:
+        float32 [n, ...] per name.
     """
     buffer = executor.acquire(len(images))
     buffer[:] = images
@@ -150,7 +134,7 @@ def compute(executor: Executor, images: UInt8Array, outputs: frozenset[str]) -> 
 
 @contextmanager
 def closed_on_error(executors: Sequence[Executor]) -> Iterator[None]:
-    """Free what executors hold if what is done with them within fails."""
+    """Close executors if the body of the context fails."""
     try:
         yield
     except BaseException:
@@ -159,11 +143,11 @@ def closed_on_error(executors: Sequence[Executor]) -> Iterator[None]:
 
 
 def close_all(executors: Iterable[Executor]) -> None:
-    """Free what executors hold."""
+    """Close executors."""
     for executor in executors:
         executor.close()
 
 
-def fill_up(n: int, buckets: Sequence[int]) -> int:
-    """The size that n images are computed as: the smallest bucket that holds them, which wastes least."""
+def padded_size(n: int, buckets: Sequence[int]) -> int:
+    """The size that n images are computed as: the smallest bucket that holds them, or n without buckets."""
     return next(bucket for bucket in buckets if bucket >= n) if buckets else n

@@ -19,8 +19,12 @@ DEVICES: Mapping[str, str] = {"cpu": ""}
 _FATAL = 4
 
 
-class Executor(HostExecutor):
-    """Runs a graph on `threads` processors."""
+class OnnxRuntimeCpuExecutor(HostExecutor):
+    """Computes a graph with `threads` threads.
+
+    Raises:
+        ExecutorError: the source has an argument, or ONNX Runtime cannot load the file.
+    """
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
@@ -29,14 +33,14 @@ class Executor(HostExecutor):
         options = ort.SessionOptions()
         options.intra_op_num_threads = source.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = _FATAL  # errors come as exceptions
-        # Threads that spin for work take the processor away from decoding and HTTP. Where there is none of these, to
-        # sleep and wake within a run takes a small network half as long again, but between runs they sleep there, too.
-        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(source.alone)))
+        options.log_severity_level = _FATAL  # errors are raised as exceptions
+        # Threads that spin while they wait for work take CPU time from decoding and HTTP. If neither is active,
+        # sleeping within a run makes a small network half as slow again. Between runs threads sleep in any case.
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(source.spin)))
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session = ort.InferenceSession(str(source.path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the runtime's exceptions have no common base
+        except Exception as error:  # the exceptions of the runtime have no common base
             raise ExecutorError(f"{source.path.name}: ONNX Runtime cannot load it: {error}") from error
 
     def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
@@ -45,3 +49,6 @@ class Executor(HostExecutor):
 
     def close(self) -> None:
         del self._session
+
+
+EXECUTOR = OnnxRuntimeCpuExecutor

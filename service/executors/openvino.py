@@ -19,20 +19,25 @@ ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
 }
 DEVICES: Mapping[str, str] = {"cpu": ""}
 
-# What is not computed with integers: "float32" would otherwise be bfloat16 on processors that have it. Beside the
-# rounding to eight bits that of the few float layers in an int8 graph is nothing, and it is a few per cent faster.
+# Arithmetic of the layers in floating point. Without a hint OpenVINO computes "float32" in bfloat16 on CPUs that
+# support it. In an int8 graph the error of bfloat16 is far below that of the rounding to eight bits, and it is a few
+# per cent faster.
 _FLOATS: Mapping[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 
 _HEAD = frozenset({"logits", "probabilities"})
 
-_MOST_SIZES = 8
-_MOST_BYTES = 16 * 1024 * 1024
-"""Of weights in the graphs of fixed size together: each has them rearranged for itself, and a large network gains
-nothing."""
+_MAX_FIXED_GRAPHS = 8
+_MAX_FIXED_BYTES = 16 * 1024 * 1024
+"""Bytes of weights in all graphs of fixed size: each graph has its own reordered weights, and a large network gains
+nothing from a fixed size."""
 
 
-class Executor(HostExecutor):
-    """Runs a portable graph on `threads` processors."""
+class OpenVinoExecutor(HostExecutor):
+    """Computes a portable graph with `threads` threads.
+
+    Raises:
+        ExecutorError: the source has an argument, the CPU does not support the precision, or the file cannot be loaded.
+    """
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
@@ -41,13 +46,13 @@ class Executor(HostExecutor):
         precision = source.precision
         has_bfloat16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bfloat16" and not has_bfloat16:
-            raise ExecutorError("this processor does not compute in bfloat16: choose float32 or int8")
+            raise ExecutorError("this CPU does not compute in bfloat16: choose float32 or int8")
         self._options = {
             "INFERENCE_PRECISION_HINT": _FLOATS[precision] if has_bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": source.threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
-            # Executors of one thread each would all be bound to the same processor.
+            # Several instances of one thread each would all be pinned to the same CPU.
             "ENABLE_CPU_PINNING": False,
         }
         try:
@@ -58,12 +63,12 @@ class Executor(HostExecutor):
         except (OSError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise ExecutorError(f"{source.path.name}: OpenVINO cannot load it: {reason}") from error
-        self._whole: openvino.InferRequest | None = None
+        self._all_outputs: openvino.InferRequest | None = None
 
     def prepare(self, max_batch: int) -> None:
-        # A graph of any size plans anew whenever the size changes: a tenth of the time of a small network. That of one
-        # image takes 2 to 6 % less with its size fixed, too.
-        sizes = [1, max_batch, *range(2, max_batch)][: max(1, min(_MOST_SIZES, _MOST_BYTES // self._bytes))]
+        # A graph of any size plans again whenever the size changes, which takes a tenth of the time of a small network.
+        # With a fixed size of one image the graph takes 2 to 6 % less, too.
+        sizes = [1, max_batch, *range(2, max_batch)][: max(1, min(_MAX_FIXED_GRAPHS, _MAX_FIXED_BYTES // self._bytes))]
         self._fixed = {size: self._fixed.get(size) or self._compile_fixed(size) for size in sizes}
 
     def acquire(self, n: int) -> UInt8Array:
@@ -74,27 +79,28 @@ class Executor(HostExecutor):
         if outputs <= _HEAD:
             fixed = self._fixed.get(len(images))
             if fixed is not None:
-                return fixed.run(images, outputs)
+                fixed.request.infer(share_outputs=True)
+                return _copied(fixed.request, outputs)
             request = self._any_size
         else:
-            # All outputs of a graph are computed, and the feature map costs 3 to 5 % at ResNet-50: who never asks for
-            # it does not pay for it, and the first who does waits for a second graph to be compiled.
-            self._whole = request = self._whole or self._compile(None)
+            # All outputs of a graph are computed, and the feature map costs 3 to 5 % of a ResNet-50. So the graph with
+            # all outputs is compiled when a request needs it for the first time.
+            self._all_outputs = request = self._all_outputs or self._compile(None)
         request.infer({INPUT: images}, share_inputs=True, share_outputs=True)
         return _copied(request, outputs)
 
     def close(self) -> None:
-        del self._any_size, self._fixed, self._whole, self._model
+        del self._any_size, self._fixed, self._all_outputs, self._model
 
-    def _compile_fixed(self, size: int) -> _Fixed:
+    def _compile_fixed(self, size: int) -> _FixedGraph:
         images = super().acquire(size)
         request = self._compile(_HEAD, size)
         request.set_tensor(INPUT, openvino.Tensor(images, shared_memory=True))
-        return _Fixed(request, images)
+        return _FixedGraph(request, images)
 
     def _compile(self, outputs: frozenset[str] | None, images: int | None = None) -> openvino.InferRequest:
-        """A graph that gives these outputs, or all for None, of so many images, or any number for None."""
-        model = self._model.clone()  # the weights are shared
+        """Compile the graph for some outputs, None for all, and a number of images, None for any number."""
+        model = self._model.clone()  # shares the weights
         if outputs is not None:
             kept = [result for result in model.get_results() if result.input_value(0).get_names() & outputs]
             model = openvino.Model(kept, model.get_parameters())
@@ -104,18 +110,15 @@ class Executor(HostExecutor):
 
 
 @dataclass(frozen=True)
-class _Fixed:
-    """A graph for one size of batch, with its input: what is found out anew for each call otherwise takes 30 µs."""
+class _FixedGraph:
+    """A graph for one batch size, with its input tensor: binding a tensor for each call takes 30 µs."""
 
     request: openvino.InferRequest
     images: UInt8Array
 
-    def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
-        if images is not self.images:  # of another executor
-            self.images[:] = images
-        self.request.infer(share_outputs=True)
-        return _copied(self.request, outputs)
-
 
 def _copied(request: openvino.InferRequest, outputs: frozenset[str]) -> dict[str, Float32Array]:
     return {name: request.get_tensor(name).data.copy() for name in outputs}
+
+
+EXECUTOR = OpenVinoExecutor

@@ -1,6 +1,6 @@
-"""Computes nothing, and takes a fixed time for it: to try out a deployment, or what overload does, without a model.
+"""Computes nothing and takes a fixed time per batch: to try a deployment, or the effect of overload, without a model.
 
-The first class is the mean of the pixel values modulo the number of classes, so answers can be told apart.
+The first class is the mean of the pixel values modulo the number of classes, so that outputs differ between images.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from models.imaging.preprocess import UInt8Array
 from service.executors.base import ExecutorError, Float32Array, HostExecutor, Source
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {"float32": ("onnx", "float32")}
-DEVICES: Mapping[str, str] = {"cpu": "0"}
+DEVICES: Mapping[str, str] = {"simulated": "0"}
 
 
-class Executor(HostExecutor):
-    """Takes `argument` milliseconds for each batch, of whatever size."""
+class SimulatedExecutor(HostExecutor):
+    """Takes `argument` milliseconds per batch of any size; 10 by default.
+
+    Raises:
+        ExecutorError: the argument is not a number.
+    """
 
     computes = False
 
@@ -28,7 +32,7 @@ class Executor(HostExecutor):
         try:
             self._seconds = float(source.argument or 10) / 1000
         except ValueError:
-            raise ExecutorError(f"simulated:MS takes milliseconds a batch, not {source.argument!r}") from None
+            raise ExecutorError(f"simulated:MS takes milliseconds per batch, not {source.argument!r}") from None
         self._classes = source.manifest.architecture.num_classes
 
     def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
@@ -46,4 +50,7 @@ class Executor(HostExecutor):
         return {name: values[name] for name in outputs}
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: the executor holds no resources."""
+
+
+EXECUTOR = SimulatedExecutor

@@ -1,9 +1,9 @@
-"""TensorRT, or TensorRT for RTX where only that is installed: engines out of the engine cache, on one GPU.
+"""TensorRT, or TensorRT for RTX if only that is installed: engines from the engine cache, on one GPU.
 
     manifest ──► driver ──► version and GPU ──► engine cache ──► runtime ──► contexts ──► graphs
 
-Each step is only reached if those before it hold: a TensorRT runtime that meets no driver, or a plan from elsewhere,
-ends the process or says nothing of use.
+Each step checks its condition before the next one: without a driver, or with a plan for another GPU, a TensorRT runtime
+ends the process or reports an unhelpful error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from models.runtime.engine_cache import EngineCacheError
 from models.runtime.engine_plan import BatchRange, Plan
 from models.runtime.tensorrt_runtime import NoTensorRT
 from service.executors.base import Source
-from service.executors.cuda.streams import LaneExecutor, opened
+from service.executors.cuda.streams import CudaExecutor, opened
 
 if TYPE_CHECKING:
     from service.executors.cuda.device import Device
@@ -32,11 +32,15 @@ DEVICES: Mapping[str, str] = {"gpu": "0"}
 
 
 class TensorRTError(Exception):
-    """TensorRT said no: it gave None or False, and the log the reason."""
+    """A function of TensorRT returned None or False; the message has the reason from its log."""
 
 
-class Executor(LaneExecutor):
-    """Runs an engine that was built for this machine; `argument` is the number of the GPU."""
+class TensorRtExecutor(CudaExecutor):
+    """Runs an engine that was built for this machine; `argument` is the number of the GPU.
+
+    Raises:
+        ExecutorError: there is no GPU, TensorRT or engine for it, or TensorRT cannot load the engine.
+    """
 
     def __init__(self, source: Source) -> None:
         refusals = NoDevice, NoTensorRT, EngineCacheError, TensorRTError
@@ -48,14 +52,15 @@ class Executor(LaneExecutor):
     def _load(self, trt: Any, plan: Plan, content: bytes, source: Source) -> None:
         log = _make_log(trt)
         self._runtime = log.given(trt.Runtime(log), "a runtime")
-        # A version-compatible plan brings a runtime of its own, which is code. It was built here: the hash was checked.
+        # A version-compatible plan contains a runtime, which is code. The hash shows that the plan is the one built
+        # here.
         self._runtime.engine_host_code_allowed = plan.version_compatible
         self._engine = log.given(self._runtime.deserialize_cuda_engine(content), f"an engine from {plan.name}")
         outputs = source.manifest.outputs
         _check_signature(trt, self._engine, outputs)
         image = source.manifest.preprocess.shape
-        self._add_lanes(
-            image, lambda stream: _Program(trt, log, self._engine, plan, self._cuda, stream, image, outputs)
+        self._open_streams(
+            image, lambda stream: _TensorRtProgram(trt, log, self._engine, plan, self._cuda, stream, image, outputs)
         )
 
     def close(self) -> None:
@@ -63,10 +68,10 @@ class Executor(LaneExecutor):
         self._engine = self._runtime = None
 
 
-class _Program:
-    """A context a bucket, which share the memory of one lane: only one of them computes at a time."""
+class _TensorRtProgram:
+    """One context per bucket. The contexts of a stream share memory, because only one of them computes at a time."""
 
-    records = True
+    capturable = True
 
     def __init__(
         self,
@@ -112,7 +117,8 @@ class _Program:
 
 
 def buckets(batches: tuple[BatchRange, ...]) -> tuple[int, ...]:
-    """Batch sizes to compute in: those that the engine's kernels were chosen for, and the powers of two between."""
+    """Batch sizes to compute in: those that the kernels of the engine were selected for, and the powers of two
+    between."""
     largest = max(batch.max for batch in batches)
     chosen = {size for batch in batches for size in (batch.opt, batch.max)}
     chosen |= {size for size in (1 << power for power in range(largest.bit_length())) if _covered(batches, size)}
@@ -124,13 +130,13 @@ def _covered(batches: tuple[BatchRange, ...], size: int) -> bool:
 
 
 def _profile(batches: tuple[BatchRange, ...], rows: int) -> int:
-    """Of the profiles that take so many rows, the one that was made for the nearest number."""
+    """Index of the profile that takes this number of rows and is optimised for the nearest one."""
     fitting = [index for index, batch in enumerate(batches) if batch.min <= rows <= batch.max]
     return min(fitting, key=lambda index: abs(batches[index].opt - rows))
 
 
 def _find(source: Source, index: int) -> tuple[Any, Plan, bytes]:
-    """TensorRT's module, and the plan that it can run on a GPU."""
+    """The TensorRT module, and the plan that it can run on a GPU."""
     trt = tensorrt_runtime.load()
     here = tensorrt_runtime.platform_of(trt, cuda_driver.device(index))
     plan, content = engine_cache.find(source.cache, source.artifact.sha256, source.precision, here)
@@ -143,12 +149,14 @@ def _check_signature(trt: Any, engine: Any, outputs: Sequence[str]) -> None:
         for name in (engine.get_tensor_name(index) for index in range(engine.num_io_tensors))
     }
     if found != {INPUT: trt.DataType.UINT8, **dict.fromkeys(outputs, trt.DataType.FLOAT)}:
-        raise TensorRTError(f"the engine has other inputs and outputs than the version's graph: {', '.join(found)}")
+        raise TensorRTError(
+            f"the engine has other inputs and outputs than the graph of the version: {', '.join(found)}"
+        )
 
 
 def _make_log(trt: Any) -> Any:
     class Log(trt.ILogger):  # type: ignore[misc]
-        """Keeps what went wrong: TensorRT's functions only answer that it did."""
+        """Keeps error messages: the functions of TensorRT only return that they failed."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -164,8 +172,11 @@ def _make_log(trt: Any) -> Any:
 
         def check(self, holds: bool, what: str) -> None:
             if not holds:
-                reason = self._errors[0] if self._errors else "the log does not say why"
+                reason = self._errors[0] if self._errors else "its log has no reason"
                 self._errors = []
-                raise TensorRTError(f"TensorRT does not give {what}: {reason}")
+                raise TensorRTError(f"TensorRT does not return {what}: {reason}")
 
     return Log()
+
+
+EXECUTOR = TensorRtExecutor

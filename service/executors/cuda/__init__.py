@@ -1,4 +1,4 @@
-"""What executors on NVIDIA GPUs share: the CUDA runtime, and lanes over it."""
+"""Shared by the executors on NVIDIA GPUs: the CUDA runtime, streams over it, and the JPEG decoder."""
 
 
 class CudaError(Exception):

@@ -1,7 +1,7 @@
-"""CUDA, as far as it is needed: memory, streams, graphs and kernels, through cuda-python.
+"""The part of CUDA that the executors use: memory, streams, graphs and kernels, through cuda-python.
 
-Every function of `cuda.bindings` gives a tuple whose first member is a status. Here it becomes an exception, and what
-was allocated is freed together.
+Every function of `cuda.bindings` returns a tuple whose first member is a status. Here an error status becomes an
+exception, and all allocations are freed together.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _THREAD_LOCAL = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
 
 
 class Device:
-    """One GPU. What is made with it is freed by `close`.
+    """One GPU, and every object that was made on it; `close` frees them.
 
     Args:
-        index: number of the GPU, in the driver's order.
+        index: number of the GPU, in the order of the driver.
 
     Raises:
         CudaError: there is no such GPU, or no driver.
@@ -41,64 +41,68 @@ class Device:
         self.use()
 
     def use(self) -> None:
-        """Make it the calling thread's device, which is a setting of each thread."""
+        """Select the device in the calling thread; the selection belongs to the thread."""
         _call(runtime.cudaSetDevice, self.index)
-        # So is this: what other threads record, for a model that is being loaded, does not forbid this one anything.
-        # ONNX Runtime records so that it otherwise would.
+        # The capture mode belongs to the thread, too. In this mode captures in other threads, for a model that is being
+        # loaded, do not restrict this thread; the mode in which ONNX Runtime captures otherwise would.
         _call(runtime.cudaThreadExchangeStreamCaptureMode, _THREAD_LOCAL)
 
     def make_stream(self) -> int:
-        """A stream that does not wait for the default one."""
+        """A stream that does not wait for the default stream."""
         stream = int(_call(runtime.cudaStreamCreateWithFlags, runtime.cudaStreamNonBlocking))
         self._undo.append((runtime.cudaStreamDestroy, stream))
         return stream
 
     def allocate(self, size: int) -> int:
-        """Address of so many bytes on the device."""
+        """Allocate bytes on the device.
+
+        Returns:
+            Their address.
+        """
         address = int(_call(runtime.cudaMalloc, size))
         self._undo.append((runtime.cudaFree, address))
         return address
 
     def allocate_pinned(self, size: int) -> UInt8Array:
-        """So many bytes of the host that the device copies from and to without the processor, uint8 [size]."""
-        # cudaHostAllocPortable: pinned for every device, so that whichever computes can copy.
+        """Allocate bytes of the host that the device copies from and to without the CPU, uint8 [size]."""
+        # cudaHostAllocPortable: pinned for every device.
         address = int(_call(runtime.cudaHostAlloc, size, runtime.cudaHostAllocPortable))
         self._undo.append((runtime.cudaFreeHost, address))
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
     def copy_in(self, target: int, source: np.ndarray[Any, Any], stream: int) -> None:
-        """Begin to copy pinned memory, contiguous, to the device."""
+        """Enqueue a copy of contiguous pinned memory to the device."""
         kind = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         _call(runtime.cudaMemcpyAsync, target, source.ctypes.data, source.nbytes, kind, stream)
 
     def copy_out(self, target: np.ndarray[Any, Any], source: int, stream: int) -> None:
-        """Begin to copy from the device to pinned memory, contiguous."""
+        """Enqueue a copy from the device to contiguous pinned memory."""
         kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         _call(runtime.cudaMemcpyAsync, target.ctypes.data, source, target.nbytes, kind, stream)
 
     def fill(self, target: int, value: int, size: int, stream: int) -> None:
-        """Begin to set bytes on the device."""
+        """Enqueue setting bytes on the device."""
         _call(runtime.cudaMemsetAsync, target, value, size, stream)
 
     def synchronise(self, stream: int) -> None:
-        """Wait until all that was begun on a stream is done."""
+        """Wait until all work on a stream is done."""
         _call(runtime.cudaStreamSynchronize, stream)
 
     def capture(self, stream: int, enqueue: Callable[[], None]) -> Callable[[], None]:
-        """Record what `enqueue` begins on a stream, without doing it.
+        """Capture the work that `enqueue` puts on a stream as a CUDA graph, without running it.
 
         Returns:
-            What begins the same again, at the cost of one call.
+            A function that launches the graph on the stream.
 
         Raises:
-            Exception: it cannot be recorded; the stream is as it was.
+            Exception: the work cannot be captured; the stream is unchanged.
         """
-        # Or other threads could not allocate meanwhile, as some decoders of images do.
+        # In the default mode other threads could not allocate meanwhile, as the JPEG decoder does.
         _call(runtime.cudaStreamBeginCapture, stream, _THREAD_LOCAL)
         try:
             enqueue()
         except BaseException:
-            runtime.cudaStreamEndCapture(stream)  # or the stream stays in its recording state
+            runtime.cudaStreamEndCapture(stream)  # otherwise the stream stays in capture mode
             raise
         graph = _call(runtime.cudaStreamEndCapture, stream)
         executable = _call(runtime.cudaGraphInstantiate, graph, 0)
@@ -110,13 +114,13 @@ class Device:
         """Compile CUDA C++ for this device, and load it.
 
         Args:
-            name: of the source, for messages.
-            source: holds `extern "C" __global__` functions that take one address.
-            kernels: their names.
-            options: for the compiler, NVRTC.
+            name: name of the source, for messages.
+            source: `extern "C" __global__` functions that take one address.
+            kernels: names of the functions.
+            options: options of the compiler, NVRTC.
 
         Raises:
-            CudaError: it cannot be compiled; the message has the compiler's log.
+            CudaError: the source cannot be compiled; the message has the log of the compiler.
         """
         self.use()
         library = _call(
@@ -129,25 +133,25 @@ class Device:
         attribute = runtime.cudaDeviceAttr
         return ComputeCapability(
             *(
-                _call(runtime.cudaDeviceGetAttribute, wanted, self.index)
-                for wanted in (attribute.cudaDevAttrComputeCapabilityMajor, attribute.cudaDevAttrComputeCapabilityMinor)
+                _call(runtime.cudaDeviceGetAttribute, name, self.index)
+                for name in (attribute.cudaDevAttrComputeCapabilityMajor, attribute.cudaDevAttrComputeCapabilityMinor)
             )
         )
 
     def check(self, error: Exception, stream: int) -> None:
-        """After an error of what was begun on a stream: whether others can follow.
+        """Check, after an error of work on a stream, whether the device still works.
 
         Raises:
-            DeviceLost: every later call fails too, as it does after an illegal address.
+            DeviceLost: every later call fails too, for example after an illegal address.
         """
         try:
-            # Not the whole device: that fails while another thread records, too.
+            # Not the whole device: synchronising it fails while another thread captures.
             self.synchronise(stream)
         except CudaError as lost:
             raise DeviceLost(str(lost)) from error
 
     def close(self) -> None:
-        """Free all that was made, the last first. On a lost device that fails, and is not needed."""
+        """Free all objects, the last first. On a lost device this fails, and is not needed."""
         failures = []
         while self._undo:
             function, value = self._undo.pop()
@@ -157,30 +161,31 @@ class Device:
             except CudaError as error:
                 failures.append(str(error))
         if failures:
-            log.warning("%s: not everything was freed: %s", self.name, failures[0])
+            log.warning("%s: some objects were not freed: %s", self.name, failures[0])
 
 
 class Kernels:
-    """Functions of a library that is loaded on a device."""
+    """Functions of a library on a device."""
 
     def __init__(self, functions: Mapping[str, Any]) -> None:
         self._functions = functions
 
     def launch(self, name: str, grid: tuple[int, int], threads: int, argument: int, stream: int) -> None:
-        """Begin to compute a kernel on a stream.
+        """Enqueue a kernel on a stream.
 
         Args:
-            name: of the kernel.
+            name: name of the kernel.
             grid: blocks in x and y.
-            threads: of each block.
+            threads: threads per block.
             argument: an address on the device.
+            stream: the stream.
         """
         parameters = (argument,), (ctypes.c_void_p,)
         _call(driver.cuLaunchKernel, self._functions[name], *grid, 1, threads, 1, 1, 0, stream, parameters, 0)
 
 
 def _compile(name: str, source: str, capability: ComputeCapability, options: Sequence[str]) -> bytes:
-    """Machine code for one kind of GPU."""
+    """Compile to machine code for one compute capability."""
     program = _call(nvrtc.nvrtcCreateProgram, source.encode(), name.encode(), 0, [], [])
     try:
         flags = [f"--gpu-architecture=sm_{capability.major}{capability.minor}", *options]

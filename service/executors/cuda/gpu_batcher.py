@@ -1,6 +1,6 @@
-"""Files of many requests decoded together: while the GPU decodes some, those that come meanwhile gather.
+"""Batches of image files from many requests: while the GPU decodes one batch, the next one forms.
 
-As with an engine's batches, nobody waits for a timer. One file at a time a GPU decodes about a quarter as many.
+As in the batch queue of an engine, no timer delays a batch. One file at a time, a GPU decodes about a quarter as many.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from service.core.threads import lower_priority
 from service.executors.cuda.gpu_jpeg import JpegDecoder
 from service.messages.decoding import DecodedImage
 
-_LANES = 2
-"""While one thread has files decoded, the other reads the headers of the next ones, or takes pixels back."""
-_MOST = 32
-"""Files that are decoded together: with more there is little to gain, and the lanes have less to overlap."""
+_THREADS = 2
+"""While one thread waits for the GPU, the other reads the headers of the next files, or copies pixels back."""
+_MAX_FILES = 32
+"""Files per batch: larger batches gain little, and the two threads overlap less."""
 
 
 @dataclass(eq=False, slots=True)
 class _Part:
-    """Files of one request."""
+    """Files of one request, at most `_MAX_FILES`."""
 
     files: Sequence[bytes]
     preprocess: Preprocess
@@ -34,45 +34,45 @@ class _Part:
 
 
 class DecodeBatcher:
-    """Used on the event loop only.
+    """Decodes the files of many requests in batches. Used on the event loop only.
 
     Args:
-        jpeg: decodes, in threads of its own; closed with this.
+        jpeg: decodes a batch, in the threads of this object; closed with it.
     """
 
     def __init__(self, jpeg: JpegDecoder) -> None:
         self._jpeg = jpeg
-        self._idle = _LANES
+        self._idle = _THREADS
         self._interactive: deque[_Part] = deque()
         self._bulk: deque[_Part] = deque()
         self._bulk_share = BulkShare()
-        self._pool = ThreadPoolExecutor(_LANES, "decode-gpu", lower_priority)
+        self._pool = ThreadPoolExecutor(_THREADS, "decode-gpu", lower_priority)
 
     async def decode(
         self, files: Sequence[bytes], preprocess: Preprocess, priority: Priority
     ) -> list[DecodedImage | None]:
-        """As `JpegDecoder.decode`."""
+        """Decode image files; None in place of a file that the GPU does not take. Raises as `JpegDecoder.decode`."""
         loop = asyncio.get_running_loop()
         parts = [
-            _Part(files[first : first + _MOST], preprocess, loop.create_future())
-            for first in range(0, len(files), _MOST)
+            _Part(files[first : first + _MAX_FILES], preprocess, loop.create_future())
+            for first in range(0, len(files), _MAX_FILES)
         ]
         (self._interactive if priority is Priority.interactive else self._bulk).extend(parts)
         self._start()
         try:
-            return [cut for part in parts for cut in await part.done]
+            return [image for part in parts for image in await part.done]
         finally:
-            for part in parts:  # nobody waits for the others any more
+            for part in parts:  # after an error or a cancellation, drop the other parts
                 if not part.done.cancel() and not part.done.cancelled():
-                    part.done.exception()  # or asyncio complains that nobody has seen it
+                    part.done.exception()  # mark it as retrieved, otherwise asyncio logs it
 
     def close(self) -> None:
-        """Wait for what is being decoded, and free everything."""
+        """Wait for the files that are being decoded, then free the device."""
         self._pool.shutdown()
         self._jpeg.close()
 
     def _start(self) -> None:
-        while self._idle and (parts := self._gather()):
+        while self._idle and (parts := self._next_batch()):
             self._idle -= 1
             files = [file for part in parts for file in part.files]
             loop = asyncio.get_running_loop()
@@ -93,23 +93,23 @@ class DecodeBatcher:
                     part.done.set_exception(error)
             first = end
 
-    def _gather(self) -> list[_Part]:
-        """The next parts, as many as are decoded together."""
+    def _next_batch(self) -> list[_Part]:
+        """The parts of the next batch."""
         parts: list[_Part] = []
         waiting = _files(self._bulk)
-        # What bulk has coming, then interactive files, then whatever there is room for.
-        self._take(self._bulk, min(self._bulk_share.places(_MOST, waiting), _MOST), parts)
-        self._take(self._interactive, _MOST - _files(parts), parts)
-        self._take(self._bulk, _MOST - _files(parts), parts)
+        # The share of bulk files, then interactive files, then bulk files that still fit.
+        self._take(self._bulk, min(self._bulk_share.places(_MAX_FILES, waiting), _MAX_FILES), parts)
+        self._take(self._interactive, _MAX_FILES - _files(parts), parts)
+        self._take(self._bulk, _MAX_FILES - _files(parts), parts)
         self._bulk_share.took(waiting - _files(self._bulk), _files(self._bulk))
         return parts
 
-    def _take(self, lane: deque[_Part], room: int, parts: list[_Part]) -> None:
-        """Parts for one network, of together no more files than there is room for."""
-        while lane and len(lane[0].files) <= room:
-            if parts and lane[0].preprocess != parts[0].preprocess:
+    def _take(self, waiting: deque[_Part], room: int, parts: list[_Part]) -> None:
+        """Move parts into a batch: with the same preprocessing, and with at most `room` files."""
+        while waiting and len(waiting[0].files) <= room:
+            if parts and waiting[0].preprocess != parts[0].preprocess:
                 return
-            part = lane.popleft()
+            part = waiting.popleft()
             if not part.done.done():
                 parts.append(part)
                 room -= len(part.files)

@@ -1,7 +1,7 @@
-"""Decoded images resized and cropped on the GPU that decoded them, to the pixels that Pillow would give.
+"""Resizes and crops decoded images on the GPU that decoded them, to exactly the pixels that Pillow computes.
 
-A photograph is several times what the network takes of it, and a copy of all of it to the host takes longer than
-decoding it.
+A photograph has several times the pixels that the network takes, and copying all of them to the host takes longer than
+decoding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from models.imaging.preprocess import Geometry, UInt8Array
 from service.executors.cuda.device import Device, Kernels
 
 FILTERS = {"bilinear": (1, 1.0), "bicubic": (2, 2.0), "lanczos": (3, 3.0)}
-"""Number of each filter in `resize.cu`, and its support in pixels. Nearest neighbours are found in another way."""
+"""Number of each filter in `resize.cu`, and its support in pixels. Nearest-neighbour resizing is left to the host."""
 
 _ADDRESSES = ("source", "rows", "across", "down", "output")
 _NUMBERS = (
@@ -31,7 +31,7 @@ JOB = np.dtype(
 
 _KERNELS = ("weigh", "resize_across", "resize_down")
 _BLOCKS, _THREADS = 64, 256
-"""Of each image. A few images fill a GPU."""
+"""Blocks per image, and threads per block. A few images fill a GPU."""
 _ALIGNMENT = 256
 
 
@@ -46,7 +46,7 @@ class DeviceImage:
 
     @classmethod
     def of(cls, image: Any) -> DeviceImage:
-        """What nvImageCodec decoded; valid as long as that is."""
+        """An image of nvImageCodec; valid as long as that image."""
         interface = image.__cuda_array_interface__
         height, width, channels = interface["shape"]
         strides = interface.get("strides")
@@ -54,10 +54,10 @@ class DeviceImage:
 
 
 def takes(width: int, height: int, geometry: Geometry) -> bool:
-    """Whether images of that size are resized here as Pillow does it, whatever its version.
+    """Whether images of this size are resized exactly as by Pillow, in all of its versions.
 
-    From version 13 on it shrinks what loses more than twice as many rows as columns down first, and then across, which
-    rounds otherwise. Few photographs are so narrow.
+    From version 13 on, Pillow resizes an image that loses more than twice as many rows as columns first down, then
+    across, which rounds in another way. Few photographs are so narrow.
     """
     (wide, high), _ = geometry.cut(width, height)
     return geometry.interpolation in FILTERS and (height <= high or height - high <= 2 * (width - wide))
@@ -67,19 +67,19 @@ def load(device: Device) -> Kernels:
     """The kernels, compiled for a device.
 
     Raises:
-        CudaError: the compiler is not there.
+        CudaError: the compiler, NVRTC, is missing.
     """
     source = resources.files("service.executors.cuda").joinpath("resize.cu").read_text(encoding="utf-8")
-    # With contraction, weights would be rounded otherwise than Pillow rounds them.
+    # With contraction, weights would be rounded in another way than by Pillow.
     return device.compile("resize.cu", source, _KERNELS, ("--fmad=false",))
 
 
 class Resizer:
-    """Resizes on a stream of its own; for one thread at a time.
+    """Resizes on its own stream; used by one thread at a time.
 
     Args:
-        device: where the images are.
-        kernels: what `load` gave.
+        device: device that has the images.
+        kernels: kernels of `load`.
     """
 
     def __init__(self, device: Device, kernels: Kernels) -> None:
@@ -91,10 +91,10 @@ class Resizer:
         self._pixels = _Memory(device.allocate_pinned)
 
     def apply(self, images: Sequence[DeviceImage], geometry: Geometry) -> UInt8Array:
-        """What `geometry.apply` gives of each image, uint8 [n, H, W, 3]. The memory is used again by the next call.
+        """Resize and crop images as `geometry.apply`, to uint8 [n, H, W, 3]. The next call uses the memory again.
 
         Raises:
-            CudaError: the device fails, or has too little memory.
+            CudaError: the device fails, or is out of memory.
         """
         layout = Layout()
         jobs = np.array([_job(image, geometry, layout) for image in images], JOB)
@@ -116,20 +116,25 @@ class Resizer:
 
 
 class Layout:
-    """Places in a piece of memory, one behind the other."""
+    """Consecutive regions of a block of memory."""
 
     def __init__(self) -> None:
         self.size = 0
 
     def place(self, size: int) -> int:
-        """The offset of so many bytes."""
+        """Add a region of `size` bytes.
+
+        Returns:
+            Its offset in bytes.
+        """
         offset = self.size
         self.size += -(-size // _ALIGNMENT) * _ALIGNMENT
         return offset
 
 
 class _Memory:
-    """A piece of memory that grows. What it has outgrown stays with the device: together no more than there is now."""
+    """A block of memory that grows. Smaller blocks are freed with the device; together they are no larger than the
+    last."""
 
     def __init__(self, allocate: Any) -> None:
         self._allocate = allocate
@@ -144,7 +149,7 @@ class _Memory:
 
 
 def _job(image: DeviceImage, geometry: Geometry, layout: Layout) -> tuple[float, ...]:
-    """One row of `JOB`, with offsets in the place of addresses."""
+    """One row of `JOB`, with offsets instead of addresses."""
     number, support = FILTERS[geometry.interpolation]
     height, width, channels = geometry.shape
     (wide, high), (left, top) = geometry.cut(image.width, image.height)
@@ -161,7 +166,7 @@ def _job(image: DeviceImage, geometry: Geometry, layout: Layout) -> tuple[float,
 
 
 def window(index: int, size: int, resized: int, support: float) -> tuple[int, int]:
-    """First and end of the pixels that one of a resized row is made of, as in Pillow's Resample.c."""
+    """First and end of the source pixels of one pixel of a resized row, as in Resample.c of Pillow."""
     scale = size / resized
     reach = support * max(scale, 1.0)
     centre = (index + 0.5) * scale
@@ -169,5 +174,5 @@ def window(index: int, size: int, resized: int, support: float) -> tuple[int, in
 
 
 def most_taps(size: int, resized: int, support: float) -> int:
-    """No window holds more pixels."""
+    """Upper bound of the number of pixels in a window."""
     return 2 * math.ceil(support * max(size / resized, 1.0)) + 1

@@ -1,10 +1,10 @@
-// Resizing as Pillow does it, bit by bit: libImaging/Resample.c, with eight bits a channel.
+// Resizing as Pillow does it, bit by bit: libImaging/Resample.c, with eight bits per channel.
 //
 // Each output is a weighted mean of the inputs around it, first across, then down. Weights are computed in double
-// precision, made to add up to one, and rounded to 22 bits; what stands between the two passes is rounded to 8 bits.
-// Only what is left after the crop is computed. Compiled without contraction (--fmad=false), or weights differ.
+// precision, normalised to a sum of one, and rounded to 22 bits; the rows between the two passes are rounded to 8 bits.
+// Only the pixels inside the crop are computed. Compiled without contraction (--fmad=false), otherwise weights differ.
 
-struct Job {                    // one image; the same layout as `JOB` in resize.py
+struct Job {                    // one image; the same layout as `JOB` in gpu_resize.py
     unsigned long long source;  // uint8 [height][pitch], of which 3 * width bytes are a row
     unsigned long long rows;    // uint8 [row_count][crop_width][3]: between the passes
     unsigned long long across;  // int [crop_width][taps_across]: weights

@@ -1,8 +1,7 @@
-"""Lanes: a stream with its own buffers each, so that one copies while another computes.
+"""CUDA streams with their own buffers: one stream copies while another computes.
 
-A batch goes through a lane in three steps that follow each other on its stream: pinned memory to the device, the
-network, outputs back to pinned memory. Everything is allocated, and every bucket's graph recorded, before the first
-batch is served.
+A batch takes three steps in order on its stream: pinned memory to the device, the network, outputs back to pinned
+memory. All memory is allocated, and the graph of every bucket captured, before the first batch is served.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from models.artifact.manifest import INPUT
 from models.imaging.preprocess import UInt8Array
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import NoDevice
-from service.executors.base import ExecutorError, Float32Array, fill_up
+from service.executors.base import ExecutorError, Float32Array, padded_size
 from service.executors.cuda import CudaError
 
 if TYPE_CHECKING:
@@ -29,44 +28,44 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LANES = 2
-"""Enough: with two, the device copies for one while it computes for the other."""
+STREAMS = 2
+"""Streams per device: with two, the device copies for one while it computes for the other."""
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
-"""Batch sizes of executors that can compute any; each takes a graph. On an H100 batches of 128 gave a ResNet-50 no more
-images, and cuDNN chose kernels for them whose float32 was out of bounds."""
+"""Batch sizes of executors that can compute any size; each has a CUDA graph. On an H100, batches of 128 gave a
+ResNet-50 no higher throughput, and the float32 kernels that cuDNN selected for them were out of bounds."""
 
-_RECORDING = threading.Lock()
-"""Runtimes wait for the whole device before they record, which fails while another thread records; PyTorch records one
-graph at a time in a process."""
+_CAPTURE_LOCK = threading.Lock()
+"""Held while graphs are captured. Runtimes wait for the whole device before they capture, which fails while another
+thread captures; PyTorch captures one graph at a time per process."""
 
 _NAN = 0xFF
-"""A float32 of these bytes is no number: what a kernel leaves unwritten fails the check of the golden images."""
+"""A float32 of these bytes is not a number: an element that a kernel leaves unwritten fails the golden images."""
 
 
 class Program(Protocol):
-    """A network on one lane of a device."""
+    """A network on one stream of a device."""
 
     outputs: Mapping[str, tuple[int, ...]]
     """Shape of one row of each output, float32."""
-    records: bool
-    """Whether the lane may record what it enqueues: not where the runtime has graphs of its own."""
+    capturable: bool
+    """Whether its kernels may be captured as a CUDA graph; not if the runtime has graphs of its own."""
 
     def bind(self, rows: int, addresses: Mapping[str, int]) -> Callable[[], None]:
-        """Fix the size of a batch and where its tensors lie on the device, by name.
+        """Fix the size of a batch and the device addresses of its tensors, by name.
 
         Returns:
-            What enqueues the network on the lane's stream.
+            A function that enqueues the network on the stream.
         """
         ...
 
 
 class CudaStreamContext:
-    """One batch at a time, in buckets of fixed sizes.
+    """A stream with its buffers: one batch at a time, in buckets of fixed sizes.
 
     Args:
-        device: to allocate on.
-        stream: that `program` enqueues on.
+        device: device to allocate on.
+        stream: the stream that `program` enqueues on.
         program: the network.
         image: height, width and channels of an image.
         buckets: batch sizes, ascending.
@@ -91,7 +90,7 @@ class CudaStreamContext:
         arrays = {INPUT: self._images, **self._outputs}
         self._addresses = {name: device.allocate(array.nbytes) for name, array in arrays.items()}
         device.fill(self._addresses[INPUT], 0, self._images.nbytes, stream)
-        # From the largest: what a runtime allocates for it is enough for the others.
+        # From the largest: memory that a runtime allocates for it is enough for the others.
         self._enqueue = {bucket: self._prepare(program, bucket) for bucket in reversed(buckets)}
         for name, array in self._outputs.items():
             device.fill(self._addresses[name], _NAN, array.nbytes, stream)
@@ -102,15 +101,15 @@ class CudaStreamContext:
         return self._images[:n]
 
     def run(self, n: int, outputs: frozenset[str]) -> dict[str, Float32Array]:
-        """Compute the first n images of the buffer. Outputs that are not asked for stay on the device.
+        """Compute the first n images of the buffer, and copy only the given outputs to the host.
 
         Raises:
-            DeviceLost: the device computes nothing more.
+            DeviceLost: the device fails until the process is restarted.
         """
         try:
             self._device.use()
             self._device.copy_in(self._addresses[INPUT], self._images[:n], self._stream)
-            self._enqueue[fill_up(n, self._buckets)]()
+            self._enqueue[padded_size(n, self._buckets)]()
             for name in outputs:
                 self._device.copy_out(self._outputs[name][:n], self._addresses[name], self._stream)
             self._device.synchronise(self._stream)
@@ -120,85 +119,86 @@ class CudaStreamContext:
         return {name: self._outputs[name][:n].copy() for name in outputs}
 
     def _prepare(self, program: Program, bucket: int) -> Callable[[], None]:
-        """What enqueues a bucket: a graph, or where that cannot be recorded the kernels one by one."""
+        """A function that enqueues a bucket: a CUDA graph, or the single kernels if they cannot be captured."""
         enqueue = program.bind(bucket, self._addresses)
-        enqueue()  # the first call plans and allocates, which cannot be recorded
+        enqueue()  # the first call plans and allocates, which cannot be captured
         self._device.synchronise(self._stream)
-        if not program.records:
+        if not program.capturable:
             return enqueue
         try:
             return self._device.capture(self._stream, enqueue)
         except Exception as error:
-            log.warning("%s: batches of %d go without a CUDA graph: %s", self._device.name, bucket, error)
+            log.warning("%s: batches of %d run without a CUDA graph: %s", self._device.name, bucket, error)
             return enqueue
 
 
-class LaneExecutor:
-    """What executors over lanes have in common: a thread has a lane to itself from `acquire` to the end of `run`.
+class CudaExecutor:
+    """Base of the executors on a GPU: a thread has a stream to itself from `acquire` to the end of `run`.
 
     Args:
-        device: to compute on; closed with the executor.
+        device: device to compute on; closed with the executor.
         buckets: batch sizes, ascending.
     """
 
     computes = True
-    lanes = LANES
+    concurrent_batches = STREAMS
+    pinnable = False
 
     def __init__(self, device: Device, buckets: Sequence[int]) -> None:
         self.device = device.name
         self.buckets = buckets
         self._cuda = device
         self._free: SimpleQueue[CudaStreamContext] = SimpleQueue()
-        self._mine = threading.local()
+        self._local = threading.local()
 
     def prepare(self, max_batch: int) -> None:
-        """Nothing: the buckets are there from the beginning."""
+        """Do nothing: every bucket was prepared when the executor was loaded."""
 
     def acquire(self, n: int) -> UInt8Array:
-        lane: CudaStreamContext | None = getattr(self._mine, "lane", None)
-        if lane is None:  # otherwise this thread filled a buffer and did not run it
-            lane = self._mine.lane = self._free.get()
-        return lane.acquire(n)
+        context: CudaStreamContext | None = getattr(self._local, "context", None)
+        if context is None:  # otherwise this thread filled a buffer and did not run it
+            context = self._local.context = self._free.get()
+        return context.acquire(n)
 
     def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
-        lane: CudaStreamContext = self._mine.lane
+        context: CudaStreamContext = self._local.context
         try:
-            return lane.run(len(images), outputs)
+            return context.run(len(images), outputs)
         finally:
-            self._mine.lane = None
-            self._free.put(lane)
+            self._local.context = None
+            self._free.put(context)
 
     def close(self) -> None:
-        with contextlib.suppress(CudaError):  # of a lost device
+        with contextlib.suppress(CudaError):  # raised on a lost device
             self._cuda.use()
-        while not self._free.empty():  # what the runtime holds goes before the memory that it uses
+        while not self._free.empty():  # objects of the runtime are freed before the memory that they use
             self._free.get()
         self._cuda.close()
 
-    def _add_lanes(self, image: tuple[int, int, int], make_program: Callable[[int], Program]) -> None:
-        """Make the lanes.
+    def _open_streams(self, image: tuple[int, int, int], make_program: Callable[[int], Program]) -> None:
+        """Make the streams.
 
         Args:
             image: height, width and channels of an image.
-            make_program: gives the network on a stream.
+            make_program: returns the network on a stream.
         """
-        with _RECORDING:
-            streams = [self._cuda.make_stream() for _ in range(self.lanes)]
-            lanes = [
+        with _CAPTURE_LOCK:
+            streams = [self._cuda.make_stream() for _ in range(self.concurrent_batches)]
+            contexts = [
                 CudaStreamContext(self._cuda, stream, make_program(stream), image, self.buckets) for stream in streams
             ]
-        for lane in lanes:
-            self._free.put(lane)
+        for context in contexts:
+            self._free.put(context)
 
 
 @contextlib.contextmanager
 def opened(executor: str, argument: str, *refusals: type[Exception]) -> Iterator[Device]:
-    """A GPU to load a network on, which is closed again if that fails.
+    """A GPU to load a network on, which is closed again if loading fails.
 
     Args:
-        executor: its name, for messages.
+        executor: name of the executor, for messages.
         argument: number of the GPU; empty is 0.
-        refusals: what the runtime raises where it cannot load a network.
+        refusals: exceptions that the runtime raises if it cannot load a network.
 
     Raises:
         ExecutorError: there is no such GPU, or the runtime or CUDA cannot load the network on it.
@@ -217,13 +217,13 @@ def opened(executor: str, argument: str, *refusals: type[Exception]) -> Iterator
 
 
 def _open(executor: str, argument: str) -> Device:
-    """The driver is asked before anything else is touched."""
+    """Open a device, after the driver has listed it."""
     if not re.fullmatch("[0-9]{0,3}", argument):
         raise ExecutorError(f"{executor}:N takes the number of a GPU, or several with commas, not {argument!r}")
     index = int(argument or 0)
     try:
         cuda_driver.device(index)
-        from service.executors.cuda.device import Device  # its bindings need not be there where there is no GPU
+        from service.executors.cuda.device import Device  # its bindings need not be installed without a GPU
 
         return Device(index)
     except ModuleNotFoundError as error:

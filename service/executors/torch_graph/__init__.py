@@ -1,0 +1,1 @@
+"""An interpreter of exported ONNX graphs in PyTorch: `network` runs the nodes, `operators` computes them."""
