@@ -1,7 +1,7 @@
-"""The queue in front of an executor, which forms the batches.
+"""The queue in front of the instances of a model, which forms the batches.
 
-Callers put tickets in; executor threads take batches out, as large as there are images waiting. So while a batch is
-computed the next one forms, nobody waits for a timer, and the executor never waits while somebody waits for it.
+Requests are put in; worker threads take batches out, as large as the number of waiting images. While one batch is
+computed, the next one forms: no timer delays a batch, and no instance is idle while images wait.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from typing import Any, NamedTuple
 
 from models.imaging.preprocess import UInt8Array
 from service.core.priority import BulkShare, Priority
-from service.engine.lifo_condition import LifoCondition
 
 
 class QueueClosed(Exception):
-    """Nothing more is accepted."""
+    """The queue accepts no more requests."""
 
 
 class QueueFull(Exception):
-    """No room; `waiting` images are before this one."""
+    """There is no room; `waiting` images are in the queue."""
 
     def __init__(self, waiting: int) -> None:
         super().__init__(f"{waiting} images are waiting")
@@ -33,87 +32,90 @@ class QueueFull(Exception):
 
 @dataclass(eq=False, slots=True)
 class QueuedRequest:
-    """The images of one request, on their way through batches: it may share one, or spread over several."""
+    """The images of one request, which may share a batch with others, or be split into several batches."""
 
     images: Sequence[UInt8Array]
     outputs: frozenset[str]
     deadline: float
-    """`time.monotonic` seconds after which nobody waits for the answer."""
+    """`time.monotonic` seconds after which the images are not computed."""
     owner: Any
-    """Who is to be told; the queue does not look at it."""
+    """Receives the results; the queue does not use it."""
     queued_at: float = field(default_factory=time.monotonic)
     priority: Priority = Priority.interactive
+    only_in_flight: bool = False
+    """As `InferenceRequest.only_in_flight`."""
     taken: int = 0
-    """Images that are already in a batch."""
+    """Number of images that are in a batch already."""
     abandoned: bool = False
-    """The caller has gone, see `BatchQueue.abandon`."""
+    """Whether the result is not needed any more; see `BatchQueue.abandon`."""
 
 
 class RequestSlice(NamedTuple):
-    """The part [start, stop) of a ticket's images that is in one batch."""
+    """The images [start, stop) of a request, which are in one batch."""
 
-    ticket: QueuedRequest
+    request: QueuedRequest
     start: int
     stop: int
 
 
 class Batch(NamedTuple):
-    """What one call of the executor computes."""
+    """The images of one call of an executor."""
 
-    shares: Sequence[RequestSlice]
+    slices: Sequence[RequestSlice]
     size: int
     outputs: frozenset[str]
 
 
-class _Lane:
-    """Tickets of one priority, first in, first out."""
+class _Fifo:
+    """Requests of one priority, first in, first out."""
 
     def __init__(self) -> None:
-        self.tickets: deque[QueuedRequest] = deque()
+        self.requests: deque[QueuedRequest] = deque()
         self.waiting = 0
+        """Images that are in no batch yet."""
         self._first_deadline = math.inf
-        """No ticket has an earlier one."""
+        """Lower bound of the deadlines."""
 
-    def append(self, ticket: QueuedRequest) -> None:
-        self.tickets.append(ticket)
-        self.waiting += len(ticket.images)
-        self._first_deadline = min(self._first_deadline, ticket.deadline)
+    def append(self, request: QueuedRequest) -> None:
+        self.requests.append(request)
+        self.waiting += len(request.images)
+        self._first_deadline = min(self._first_deadline, request.deadline)
 
     def take(self, room: int) -> list[RequestSlice]:
-        """Up to `room` images; a ticket that does not fit as a whole keeps its rest."""
-        shares = []
-        while room and self.tickets:
-            ticket = self.tickets[0]
-            images = len(ticket.images)
-            start, stop = ticket.taken, min(images, ticket.taken + room)
-            ticket.taken = stop
+        """Take up to `room` images; a request that does not fit as a whole keeps the others."""
+        slices = []
+        while room and self.requests:
+            request = self.requests[0]
+            images = len(request.images)
+            start, stop = request.taken, min(images, request.taken + room)
+            request.taken = stop
             room -= stop - start
             self.waiting -= stop - start
             if stop == images:
-                self.tickets.popleft()
-            shares.append(RequestSlice(ticket, start, stop))
-        return shares
+                self.requests.popleft()
+            slices.append(RequestSlice(request, start, stop))
+        return slices
 
     def drop_expired(self, horizon: float, abandoned: bool) -> None:
-        """Forget tickets whose caller has gone, if any has, and those whose deadline is not after the horizon."""
+        """Drop abandoned requests, if there may be any, and those with a deadline up to the horizon."""
         if abandoned or self._first_deadline <= horizon:
-            self.tickets = deque(
-                ticket for ticket in self.tickets if not ticket.abandoned and ticket.deadline > horizon
+            self.requests = deque(
+                request for request in self.requests if not request.abandoned and request.deadline > horizon
             )
-            self.waiting = sum(len(ticket.images) - ticket.taken for ticket in self.tickets)
-            self._first_deadline = min((ticket.deadline for ticket in self.tickets), default=math.inf)
+            self.waiting = sum(len(request.images) - request.taken for request in self.requests)
+            self._first_deadline = min((request.deadline for request in self.requests), default=math.inf)
 
 
 class BatchQueue:
-    """Bounded queue of tickets, first in, first out within a priority; thread-safe.
+    """Bounded queue of requests, first in, first out within a priority; thread-safe.
 
     Args:
-        capacity: images that may wait.
+        capacity: most images in the queue.
         max_batch: most images in one batch.
-        max_delay: seconds that the first image of a batch may wait for it to fill; 0 never waits.
-        split: leave idle executor threads their share of what waits, where half a batch takes half the time; and wake
-            the thread that was busy last. Devices of their own are better off in turn: one that is lost is found out.
-        clock: seconds, monotonic.
+        max_delay: seconds that the first image of a batch may wait for the batch to fill; 0 never waits.
+        split: leave idle worker threads their part of the waiting images: for instances on CPUs, where half a batch
+            takes half the time.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -131,36 +133,36 @@ class BatchQueue:
         self._max_delay = max_delay
         self._split = split
         self._idle = 0
-        """Threads that wait for a batch."""
+        """Worker threads that wait for a batch."""
         self._clock = clock
-        self._lanes = {priority: _Lane() for priority in Priority}
-        self._interactive, self._bulk = self._lanes[Priority.interactive], self._lanes[Priority.bulk]
+        self._fifos = {priority: _Fifo() for priority in Priority}
+        self._interactive, self._bulk = self._fifos[Priority.interactive], self._fifos[Priority.bulk]
         self._bulk_share = BulkShare()
         self._abandoned = False
-        """Whether a caller has gone whose images may wait."""
+        """Whether a request with waiting images may be abandoned."""
         self._closed = False
         self._lock = Lock()
-        self._changed = LifoCondition(self._lock) if split else Condition(self._lock)
+        self._changed = Condition(self._lock)
 
     def __len__(self) -> int:
         """Images that wait."""
         return self._interactive.waiting + self._bulk.waiting
 
-    def put(self, ticket: QueuedRequest) -> None:
-        """Append a ticket.
+    def put(self, request: QueuedRequest) -> None:
+        """Append a request.
 
         Raises:
             QueueClosed: after `close`.
-            QueueFull: its images do not all fit.
+            QueueFull: not all of its images fit.
         """
         with self._lock:
             if self._closed:
                 raise QueueClosed
-            if len(self) + len(ticket.images) > self.capacity:
+            if len(self) + len(request.images) > self.capacity:
                 self._drop_expired()
-                if len(self) + len(ticket.images) > self.capacity:
+                if len(self) + len(request.images) > self.capacity:
                     raise QueueFull(len(self))
-            self._lanes[ticket.priority].append(ticket)
+            self._fifos[request.priority].append(request)
             self._changed.notify()
 
     def take(self) -> Batch | None:
@@ -174,47 +176,47 @@ class BatchQueue:
                     self._idle += 1
                     self._changed.wait()
                     self._idle -= 1
-                elif (patience := self._patience()) > 0:
-                    self._changed.wait(patience)
+                elif (delay := self._remaining_delay()) > 0:
+                    self._changed.wait(delay)
                 else:
-                    return self._fill()
+                    return self._form_batch()
 
-    def abandon(self, ticket: QueuedRequest) -> None:
-        """The caller has gone, or has its answer: images that still wait are dropped before they cost anything."""
-        ticket.abandoned = True
-        if ticket.taken < len(ticket.images):
+    def abandon(self, request: QueuedRequest) -> None:
+        """Mark a request whose result is not needed any more: its waiting images are dropped instead of computed."""
+        request.abandoned = True
+        if request.taken < len(request.images):
             self._abandoned = True
 
     def close(self) -> None:
-        """Accept nothing more; what waits is still given out."""
+        """Accept no more requests; waiting images can still be taken."""
         with self._lock:
             self._closed = True
             self._changed.notify_all()
 
-    def _patience(self) -> float:
-        """Seconds that the batch may still wait to fill."""
+    def _remaining_delay(self) -> float:
+        """Seconds that the next batch may still wait to fill."""
         if self._max_delay == 0 or self._closed or len(self) >= self.max_batch:
             return 0.0
-        first = min(lane.tickets[0].queued_at for lane in self._lanes.values() if lane.tickets)
+        first = min(fifo.requests[0].queued_at for fifo in self._fifos.values() if fifo.requests)
         return first + self._max_delay - self._clock()
 
-    def _fill(self) -> Batch:
+    def _form_batch(self) -> Batch:
         room = self.max_batch
         if self._split:
             room = min(room, math.ceil(len(self) / (1 + self._idle)))
         for_bulk = self._bulk_share.places(room, self._bulk.waiting)
-        shares = self._interactive.take(room - for_bulk)
-        interactive = _size(shares)
+        slices = self._interactive.take(room - for_bulk)
+        interactive = _images(slices)
         bulk = self._bulk.take(room - interactive)
-        self._bulk_share.took(_size(bulk), self._bulk.waiting)
-        shares += bulk
+        self._bulk_share.took(_images(bulk), self._bulk.waiting)
+        slices += bulk
         if len(self):
-            self._changed.notify()  # another executor thread can take the rest
-        outputs = shares[0].ticket.outputs.union(*[share.ticket.outputs for share in shares[1:]])
-        return Batch(shares, interactive + _size(bulk), outputs)
+            self._changed.notify()  # another worker thread can take the remaining images
+        outputs = slices[0].request.outputs.union(*[part.request.outputs for part in slices[1:]])
+        return Batch(slices, interactive + _images(bulk), outputs)
 
     def _drop_expired(self) -> None:
-        # The executor is not left idle for a prediction: an image that may be late is computed when no other waits.
+        # An instance is not left idle because of a prediction: without other images, a late image is computed.
         late = self.batch_seconds if len(self) > self.max_batch else 0.0
         horizon = self._clock() + late
         abandoned, self._abandoned = self._abandoned, False
@@ -222,5 +224,5 @@ class BatchQueue:
         self._bulk.drop_expired(horizon, abandoned)
 
 
-def _size(shares: Sequence[RequestSlice]) -> int:
-    return sum([share.stop - share.start for share in shares])
+def _images(slices: Sequence[RequestSlice]) -> int:
+    return sum([part.stop - part.start for part in slices])

@@ -1,6 +1,6 @@
-"""The engine: what a request sees of inference. A queue, and threads that run its batches on executors.
+"""The engine of a version: a queue, and worker threads that compute its batches on instances.
 
-It takes an `InferenceRequest` and gives an `InferenceResult`; nothing else is shared with those who ask.
+It takes an `InferenceRequest` and returns an `InferenceResult`; both are plain values.
 """
 
 from __future__ import annotations
@@ -26,25 +26,26 @@ from service.telemetry.statistics import Statistics
 
 @dataclass(eq=False, slots=True)
 class _Pending:
-    """A request that waits in `submit`."""
+    """A request in `submit` that has no result yet."""
 
     future: asyncio.Future[InferenceResult]
     parts: list[tuple[int, InferenceResult]] = field(default_factory=list)
-    """Of a request that is in several batches: where each begins, and its answer. No shares: they lead back here, and
-    only the garbage collector would free them."""
+    """Of a request in several batches: the first image and the result of each part. Slices would refer back to this
+    object, and only the garbage collector would free them."""
     done: int = 0
     """Images that are computed."""
 
 
 class Engine:
-    """Computes the images of many requests: a thread for each lane of its executors.
+    """Computes the images of many requests in batches.
 
     Args:
-        executors: one a device, used by the engine's threads only.
-        queue: where requests wait.
-        metrics: told of each batch, on the event loop.
-        name: of the model, for logs and metrics.
-        processors: that the executors' threads stay on, one for each executor, if any.
+        executors: the instances, used by the threads of the engine only; closed with it.
+        queue: the queue of requests.
+        metrics: counts batches, on the event loop.
+        name: name of the model, for logs and metrics.
+        single_image: an instance for a single image while no other request is in flight, or None.
+        cpus: the CPU that the threads of each instance are pinned to; empty if they are not pinned.
     """
 
     def __init__(
@@ -53,40 +54,41 @@ class Engine:
         queue: BatchQueue,
         metrics: Metrics,
         name: str,
-        processors: Sequence[int] = (),
+        single_image: Executor | None = None,
+        cpus: Sequence[int] = (),
     ) -> None:
         self.executors = executors
         self._queue = queue
         self._name = name
         self._metrics = metrics.model(name)
         self.statistics = Statistics()
-        self._in_flight = 0
         deliver, fail = partial(self._call, self._deliver), partial(self._call, self._fail)
-        self._workers = Workers(executors, queue, self._metrics, name, deliver, fail, processors)
+        self._workers = Workers(executors, queue, self._metrics, name, deliver, fail, single_image, cpus)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
-        """Begin to compute; answers are delivered on the running event loop."""
+        """Start the threads; results are delivered on the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._workers.start()
 
     async def close(self) -> None:
-        """Refuse what comes, compute what waits, then free the executors."""
+        """Refuse new requests, compute the waiting ones, then close the executors."""
         self._queue.close()
         await asyncio.to_thread(self._workers.join)
 
     @property
     def alive(self) -> bool:
+        """Whether batches can be computed."""
         return self._workers.alive
 
     @property
     def devices(self) -> int:
-        """Devices that compute."""
+        """Number of devices that are not lost."""
         return self._workers.devices
 
     @property
     def lost(self) -> list[str]:
-        """Each device that was taken out, and why."""
+        """A sentence per lost device, with the reason."""
         return self._workers.lost
 
     @property
@@ -95,17 +97,13 @@ class Engine:
         return len(self._queue)
 
     @property
-    def in_flight(self) -> int:
-        """Images that were submitted and are not computed."""
-        return self._in_flight
-
-    @property
-    def lanes(self) -> int:
-        """Batches that are computed at the same time."""
+    def concurrent_batches(self) -> int:
+        """Batches that can be computed at the same time."""
         return len(self._workers)
 
     @property
     def max_batch(self) -> int:
+        """Most images per batch."""
         return self._queue.max_batch
 
     async def submit(self, request: InferenceRequest) -> InferenceResult:
@@ -118,14 +116,11 @@ class Engine:
             Unavailable: the engine is closed.
         """
         started = time.monotonic() - request.decode_seconds
-        self._in_flight += len(request.images)
         try:
             result = await self._compute(request)
         except ServiceError:
             self.statistics.failed(time.monotonic() - started)
             raise
-        finally:
-            self._in_flight -= len(request.images)
         self.statistics.succeeded(
             len(request.images),
             request.decode_seconds,
@@ -139,12 +134,19 @@ class Engine:
         if self._loop is None or not self.alive:
             raise Unavailable("; ".join([f"model {self._name!r} is not running", *self.lost]))
         pending = _Pending(self._loop.create_future())
-        queued = QueuedRequest(request.images, request.outputs, request.deadline, pending, priority=request.priority)
+        queued = QueuedRequest(
+            request.images,
+            request.outputs,
+            request.deadline,
+            pending,
+            priority=request.priority,
+            only_in_flight=request.only_in_flight,
+        )
         try:
             self._queue.put(queued)
         except QueueClosed:
             raise Unavailable(f"model {self._name!r} is shutting down") from None
-        except QueueFull as full:  # only requests that were not admitted come this far
+        except QueueFull as full:  # raised only for requests that were not admitted
             batches = math.ceil(full.waiting / self.max_batch) / max(1, len(self._workers))
             raise Overloaded(max(1, math.ceil(batches * self._queue.batch_seconds))) from None
         try:
@@ -155,42 +157,42 @@ class Engine:
                 "the time limit passed before the image was computed: try again, or raise timeout_ms"
             ) from None
         finally:
-            self._queue.abandon(queued)  # nothing waits for the images any more, whatever ended the wait
+            self._queue.abandon(queued)  # after a result, an error, a timeout or a cancellation
 
     def _deliver(self, batch: Batch, computed: Computed) -> None:
         inference = computed.finished - computed.assembled
         self._metrics.batch(batch.size, inference, computed.wasted)
         self.statistics.batch(batch.size, inference)
         row = 0
-        for share in batch.shares:
-            ticket, count = share.ticket, share.stop - share.start
-            pending: _Pending = ticket.owner
+        for part in batch.slices:
+            queued, count = part.request, part.stop - part.start
+            pending: _Pending = queued.owner
             result = InferenceResult(
-                {name: computed.outputs[name][row : row + count] for name in ticket.outputs},
-                computed.started - ticket.queued_at,
+                {name: computed.outputs[name][row : row + count] for name in queued.outputs},
+                computed.started - queued.queued_at,
                 computed.assembled - computed.started,
                 inference,
                 batch.size,
             )
             row += count
-            if count < len(ticket.images):
-                pending.parts.append((share.start, result))
+            if count < len(queued.images):
+                pending.parts.append((part.start, result))
                 pending.done += count
-                if pending.done < len(ticket.images):
+                if pending.done < len(queued.images):
                     continue
-                result = _put_together(pending.parts)
+                result = _join(pending.parts)
             if not pending.future.done():
                 pending.future.set_result(result)
 
     def _fail(self, batch: Batch, error: Exception) -> None:
-        for share in batch.shares:
-            self._queue.abandon(share.ticket)
-            pending: _Pending = share.ticket.owner
+        for part in batch.slices:
+            self._queue.abandon(part.request)
+            pending: _Pending = part.request.owner
             if not pending.future.done():
                 pending.future.set_exception(_failure(error))
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
-        """Run a function on the event loop; nobody is left to be told when that is closed."""
+        """Run a function on the event loop; do nothing if the loop is closed."""
         assert self._loop is not None
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *arguments)
@@ -206,12 +208,13 @@ def _failure(error: Exception) -> ServiceError:
     return failure
 
 
-def _put_together(parts: Iterable[tuple[int, InferenceResult]]) -> InferenceResult:
-    ordered = [part for _, part in sorted(parts, key=itemgetter(0))]
+def _join(parts: Iterable[tuple[int, InferenceResult]]) -> InferenceResult:
+    """Join the results of the parts of a request."""
+    results = [result for _, result in sorted(parts, key=itemgetter(0))]
     return InferenceResult(
-        {name: np.concatenate([part.outputs[name] for part in ordered]) for name in ordered[0].outputs},
-        min(part.queue_seconds for part in ordered),
-        sum(part.assembly_seconds for part in ordered),
-        sum(part.inference_seconds for part in ordered),
-        max(part.batch_size for part in ordered),
+        {name: np.concatenate([result.outputs[name] for result in results]) for name in results[0].outputs},
+        min(result.queue_seconds for result in results),
+        sum(result.assembly_seconds for result in results),
+        sum(result.inference_seconds for result in results),
+        max(result.batch_size for result in results),
     )

@@ -1,7 +1,8 @@
-"""The threads that compute an engine's batches: one for each lane of each executor.
+"""The threads that compute batches, and the scheduler that selects the instance of each batch.
 
-While one lane copies, another computes. A device that is lost is taken out, and the batch that it had is tried once
-more on another; when the last is gone, whoever waits is told so.
+There is one thread per concurrent batch of each instance. A batch runs on the instance of its thread, with two
+exceptions: a single image while no other request is in flight runs on the single-image instance, and a batch whose
+device is lost runs once more on another device.
 """
 
 from __future__ import annotations
@@ -18,26 +19,26 @@ from typing import NamedTuple
 from models.imaging.preprocess import UInt8Array
 from service.core.threads import lower_priority, pin_to_cpu
 from service.engine.batch_queue import Batch, BatchQueue
-from service.executors.base import DeviceLost, Executor, Float32Array, close_all, fill_up
+from service.executors.base import DeviceLost, Executor, Float32Array, close_all, padded_size
 from service.telemetry.metrics import ModelMetrics
 
 log = logging.getLogger(__name__)
 
 
 _SMALL_BYTES = 64 * 1024
-"""An image of so much is copied without numpy, which gives the interpreter's lock away for every copy of 500 values
-and has to wait for it again: longer than the copy takes."""
+"""Images up to this size are copied without numpy, which releases the interpreter lock for every copy of 500 values or
+more, and has to wait for it again: longer than the copy takes."""
 
 
 class Computed(NamedTuple):
-    """A batch's outputs, and when what was done; times in `time.monotonic` seconds."""
+    """The outputs of a batch, and times in `time.monotonic` seconds."""
 
     outputs: dict[str, Float32Array]
     started: float
     assembled: float
     finished: float
     wasted: int
-    """Rows that were computed beyond the images, to fill a bucket."""
+    """Rows that were computed to pad the batch to a bucket."""
 
 
 class NoDevice(Exception):
@@ -46,28 +47,29 @@ class NoDevice(Exception):
 
 @dataclass(eq=False, slots=True)
 class _Instance:
-    """An executor and its lanes."""
+    """An executor, and the state of its device."""
 
     executor: Executor
     free: SimpleQueue[None]
-    """As long as there are lanes without a batch; a semaphore, but in C."""
-    processor: int | None = None
-    """That its threads stay on."""
+    """An item per batch that the executor can compute in addition; a semaphore implemented in C."""
+    cpu: int | None = None
+    """CPU that its threads are pinned to."""
     lost: str | None = None
-    """Why it is taken out."""
+    """Why its device is lost."""
 
 
 class Workers:
-    """Takes batches out of a queue until that is closed and empty.
+    """Computes the batches of a queue until the queue is closed and empty.
 
     Args:
-        executors: one a device.
-        queue: where the batches come from.
-        metrics: told of devices that are lost.
-        name: of the model, for logs.
-        deliver: called in a worker's thread with each batch that was computed.
-        fail: called likewise with each batch that was not, and why.
-        processors: that the executors' threads stay on, one for each executor; none if they may go anywhere.
+        executors: the instances.
+        queue: the queue.
+        metrics: counts lost devices.
+        name: name of the model, for logs.
+        deliver: called in a worker thread with each batch and its outputs.
+        fail: called in a worker thread with each batch that failed, and the error.
+        single_image: an instance for a single image while no other request is in flight.
+        cpus: the CPU that each instance is pinned to; empty if they are not pinned.
     """
 
     def __init__(
@@ -78,109 +80,129 @@ class Workers:
         name: str,
         deliver: Callable[[Batch, Computed], None],
         fail: Callable[[Batch, Exception], None],
-        processors: Sequence[int] = (),
+        single_image: Executor | None = None,
+        cpus: Sequence[int] = (),
     ) -> None:
         self._queue = queue
         self._metrics = metrics
         self._name = name
         self._deliver = deliver
         self._fail = fail
-        self._seats = [
-            _Instance(executor, SimpleQueue(), processor) for executor, processor in zip_longest(executors, processors)
-        ]
-        for seat in self._seats:
-            for _ in range(seat.executor.lanes):
-                seat.free.put(None)
-        self._lanes = sum(executor.lanes for executor in executors)
-        """Of devices that are not lost."""
+        self._instances = [_make_instance(executor, cpu) for executor, cpu in zip_longest(executors, cpus)]
+        self._single_image = None if single_image is None else _make_instance(single_image)
+        self._concurrent_batches = sum(executor.concurrent_batches for executor in executors)
+        """Of the devices that are not lost."""
         self._running = 0
         """Threads."""
-        self._counting = Lock()
+        self._computing = 0
+        """Batches."""
+        self._lock = Lock()
         self._threads = [
-            Thread(target=self._work, args=(seat,), name=f"engine-{name}-{seat.executor.device}-{lane}", daemon=True)
-            for seat in self._seats
-            for lane in range(seat.executor.lanes)
+            Thread(target=self._work, args=(each,), name=f"engine-{name}-{each.executor.device}-{number}", daemon=True)
+            for each in self._instances
+            for number in range(each.executor.concurrent_batches)
         ]
 
     def __len__(self) -> int:
         """Batches that can be computed at the same time."""
-        return self._lanes
+        return self._concurrent_batches
 
     def start(self) -> None:
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
-            with self._counting:
+            with self._lock:
                 self._running += 1
 
     def join(self) -> None:
-        """Wait for the threads, then free the executors."""
+        """Wait for the threads, then close the executors."""
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join()
-        close_all(seat.executor for seat in self._seats)
+        close_all(each.executor for each in self._instances)
+        if self._single_image is not None:
+            self._single_image.executor.close()
 
     @property
     def alive(self) -> bool:
-        """Whether batches are being computed."""
-        return self._running > 0 and self._lanes > 0
+        """Whether batches can be computed."""
+        return self._running > 0 and self._concurrent_batches > 0
 
     @property
     def devices(self) -> int:
-        """Devices that compute; several executors may share one."""
-        return len({seat.executor.device for seat in self._seats if seat.lost is None})
+        """Number of devices that are not lost; several instances may share one."""
+        return len({each.executor.device for each in self._instances if each.lost is None})
 
     @property
     def lost(self) -> list[str]:
-        """Each device that is taken out, and why."""
-        return [f"{seat.executor.device} is lost: {seat.lost}" for seat in self._seats if seat.lost is not None]
+        """A sentence per lost device, with the reason."""
+        return [f"{each.executor.device} is lost: {each.lost}" for each in self._instances if each.lost is not None]
 
-    def _work(self, seat: _Instance) -> None:
+    def _work(self, instance: _Instance) -> None:
         try:
-            self._run_loop(seat)
+            self._run_loop(instance)
         finally:
-            with self._counting:
+            with self._lock:
                 self._running -= 1
 
-    def _run_loop(self, seat: _Instance) -> None:
-        if seat.executor.device == "cpu":
+    def _run_loop(self, instance: _Instance) -> None:
+        if instance.executor.device == "cpu":
             lower_priority()
-        if seat.processor is not None:
-            pin_to_cpu(seat.processor)
-        while seat.lost is None and (batch := self._queue.take()) is not None:
-            self._compute(seat, batch)
+        if instance.cpu is not None:
+            pin_to_cpu(instance.cpu)
+        while instance.lost is None and (batch := self._queue.take()) is not None:
+            with self._lock:
+                self._computing += 1
+            try:
+                self._compute(instance, batch)
+            finally:
+                with self._lock:
+                    self._computing -= 1
         if not self.devices:
             self._queue.close()
             while (batch := self._queue.take()) is not None:
                 self._fail(batch, NoDevice("; ".join(self.lost)))
 
-    def _compute(self, seat: _Instance, batch: Batch) -> None:
-        """Compute a batch here; where the device is lost, once more on another."""
+    def _compute(self, own: _Instance, batch: Batch) -> None:
+        """Compute a batch; if its device is lost, once more on another device."""
         try:
             try:
-                computed = self._run(self._failover_target(seat), batch)
+                computed = self._run(self._select(own, batch), batch)
             except DeviceLost:
-                other = self._failover_target(seat)
+                other = self._failover_target(own)
                 self._metrics.retried()
                 computed = self._run(other, batch)
-        except Exception as error:  # whatever a native runtime raises must reach the callers, not end the thread
+        except Exception as error:  # every exception of a native runtime must reach the requests, not end the thread
             log.exception("model %s: a batch of %d failed", self._name, batch.size)
             self._fail(batch, error)
         else:
-            self._expect(computed.finished - computed.started)
+            self._update_expectation(computed.finished - computed.started)
             self._deliver(batch, computed)
 
-    def _failover_target(self, seat: _Instance) -> _Instance:
-        """The seat itself, or if its device is lost another one."""
-        if seat.lost is None:
-            return seat
-        for other in self._seats:
+    def _select(self, own: _Instance, batch: Batch) -> _Instance:
+        """The instance that computes a batch: that of the thread, the single-image instance, or a failover target."""
+        if (
+            self._single_image is not None
+            and batch.size == 1
+            and batch.slices[0].request.only_in_flight
+            and self._computing == 1
+            and not len(self._queue)
+        ):
+            return self._single_image
+        return self._failover_target(own)
+
+    def _failover_target(self, own: _Instance) -> _Instance:
+        """The instance itself, or another one if its device is lost."""
+        if own.lost is None:
+            return own
+        for other in self._instances:
             if other.lost is None:
                 return other
         raise NoDevice("; ".join(self.lost))
 
-    def _run(self, seat: _Instance, batch: Batch) -> Computed:
-        executor = seat.executor
-        seat.free.get()  # a thread whose own device is lost comes in addition
+    def _run(self, instance: _Instance, batch: Batch) -> Computed:
+        executor = instance.executor
+        instance.free.get()  # threads of lost devices use it in addition to its own
         try:
             started = time.monotonic()
             buffer = executor.acquire(batch.size)
@@ -188,30 +210,38 @@ class Workers:
             assembled = time.monotonic()
             outputs = executor.run(buffer, batch.outputs)
         except DeviceLost as error:
-            self._take_out(seat, error)
+            self._mark_lost(instance, error)
             raise
         finally:
-            seat.free.put(None)
+            instance.free.put(None)
         finished = time.monotonic()
-        return Computed(outputs, started, assembled, finished, fill_up(batch.size, executor.buckets) - batch.size)
+        return Computed(outputs, started, assembled, finished, padded_size(batch.size, executor.buckets) - batch.size)
 
-    def _take_out(self, seat: _Instance, error: DeviceLost) -> None:
-        with self._counting:  # several lanes find out at the same time
-            if seat.lost is not None:
+    def _mark_lost(self, instance: _Instance, error: DeviceLost) -> None:
+        with self._lock:  # several threads detect it at the same time
+            if instance.lost is not None:
                 return
-            seat.lost = str(error)
-            self._lanes -= seat.executor.lanes
-        log.error("model %s: %s is taken out: %s", self._name, seat.executor.device, error)
+            instance.lost = str(error)
+            self._concurrent_batches -= instance.executor.concurrent_batches
+        log.error("model %s: %s is not used any more: %s", self._name, instance.executor.device, error)
         self._metrics.device_lost()
 
-    def _expect(self, seconds: float) -> None:
-        """Tell the queue how long a batch takes: a slow average, over about the last ten."""
+    def _update_expectation(self, seconds: float) -> None:
+        """Update the expected time of a batch: an average over about the last ten."""
         known = self._queue.batch_seconds
         self._queue.batch_seconds = known + (seconds - known) * (0.1 if known else 1.0)
 
 
+def _make_instance(executor: Executor, cpu: int | None = None) -> _Instance:
+    instance = _Instance(executor, SimpleQueue(), cpu)
+    for _ in range(executor.concurrent_batches):
+        instance.free.put(None)
+    return instance
+
+
 def _assemble(batch: Batch, buffer: UInt8Array) -> None:
-    images = (image for share in batch.shares for image in share.ticket.images[share.start : share.stop])
+    """Copy the images of a batch into a buffer [n, H, W, C]."""
+    images = (image for part in batch.slices for image in part.request.images[part.start : part.stop])
     size = buffer[0].nbytes
     if size > _SMALL_BYTES:
         for row, image in enumerate(images):

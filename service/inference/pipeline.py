@@ -117,8 +117,9 @@ class Pipeline:
             ServiceError: as `Backend.submit`.
         """
         submitted = time.monotonic()
+        only_in_flight = len(self.admission.of(model)) == 1
         result = await self.backend.submit(
-            model.key, InferenceRequest(images, outputs, deadline, priority, decode_seconds)
+            model.key, InferenceRequest(images, outputs, deadline, priority, decode_seconds, only_in_flight)
         )
         _record_stages(result, submitted)
         return result

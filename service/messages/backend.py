@@ -7,7 +7,7 @@ from typing import Protocol
 
 from service.messages.inference import InferenceRequest, InferenceResult
 from service.messages.model import ServedModel
-from service.messages.status import EngineStatus, ModelStatus, VersionStatus
+from service.messages.status import ModelStatus, PlanStatus, VersionStatus
 from service.telemetry.statistics import Statistics
 
 
@@ -47,7 +47,7 @@ class Backend(Protocol):
             Overloaded: the queue is full.
             DeadlineExceeded: the deadline passed.
             InferenceFailed: the executor raised.
-            Unavailable: the version computes nothing any more.
+            Unavailable: the version cannot compute any more.
         """
         ...
 
@@ -67,8 +67,8 @@ class Backend(Protocol):
         """Counts of a version since it was loaded."""
         ...
 
-    def engine_status(self, key: int) -> EngineStatus | None:
-        """State of the TensorRT engine of a version; None if there is none and none is needed."""
+    def plan_status(self, key: int) -> PlanStatus | None:
+        """State of the TensorRT engine of a version; None if none is needed and none was built."""
         ...
 
     def versions(self, name: str) -> list[VersionStatus]:
@@ -84,15 +84,15 @@ class Backend(Protocol):
         ...
 
     def degraded(self) -> list[str]:
-        """Devices that are lost although the service answers."""
+        """Limitations of models that are served: lost devices, and TensorRT engines that are missing or unusable."""
         ...
 
     async def load(self, name: str) -> None:
-        """Serve a model that was unloaded, and try again the versions that failed.
+        """Serve a model that was unloaded, and load again versions that failed or that have no TensorRT engine yet.
 
         Raises:
-            NotFound: the repository holds no such model.
-            Unavailable: a version that should be served cannot be.
+            NotFound: the repository has no such model.
+            Unavailable: a version that should be served cannot be loaded.
         """
         ...
 
@@ -100,6 +100,6 @@ class Backend(Protocol):
         """Serve no version of a model until it is loaded again.
 
         Raises:
-            NotFound: the repository holds no such model.
+            NotFound: the repository has no such model.
         """
         ...

@@ -13,7 +13,7 @@ from service.core.priority import Priority
 
 @dataclass(frozen=True, slots=True)
 class InferenceRequest:
-    """The images of one request, decoded."""
+    """The decoded images of one request."""
 
     images: Sequence[UInt8Array]
     """uint8 [H, W, C] each."""
@@ -24,6 +24,8 @@ class InferenceRequest:
     priority: Priority = Priority.interactive
     decode_seconds: float = 0.0
     """Time that decoding took, for the statistics of the version."""
+    only_in_flight: bool = False
+    """Whether no other image of the version is in flight: an instance with all CPUs may then compute a single image."""
 
 
 class InferenceResult(NamedTuple):

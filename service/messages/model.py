@@ -14,14 +14,14 @@ Origin = Literal["set", "tuned", "default rule"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigProvenance:
-    """Where each setting comes from: from the settings, from measurements on this machine, or from the default rule."""
+    """The origin of each value of the execution config: the settings, a tuned profile, or the default rule."""
 
     executor: Origin
     precision: Origin
     threads: Origin
     max_batch: Origin
     reason: str
-    """What was measured, or why no measurement is used."""
+    """The measurement that is used, or why none is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
@@ -46,7 +46,7 @@ class ServedModel:
     accuracy: Accuracy | None
     threads: int
     """Threads of each instance."""
-    lone_threads: int
+    single_image_threads: int
     """Threads of the instance for a single image; 0 without such an instance."""
     concurrent_batches: int
     """Batches that are computed at the same time."""

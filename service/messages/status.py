@@ -1,13 +1,25 @@
-"""States of models and versions."""
+"""States of models, versions and TensorRT engines."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Literal
 
 from models.artifact.manifest import Accuracy
 
-State = Literal["READY", "LOADING", "UNLOADING", "UNAVAILABLE"]
+
+class VersionState(StrEnum):
+    """State of a version, under the names of the Open Inference Protocol."""
+
+    READY = "READY"
+    """Takes requests."""
+    LOADING = "LOADING"
+    """Is being loaded, verified and warmed up."""
+    UNLOADING = "UNLOADING"
+    """Takes no new requests, and finishes those in flight."""
+    UNAVAILABLE = "UNAVAILABLE"
+    """Is not loaded, or cannot compute; there is a reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,9 +27,9 @@ class VersionStatus:
     """One version that is in the repository or still in memory."""
 
     version: str
-    state: State
+    state: VersionState
     reason: str | None = None
-    """Why the version is not served."""
+    """Why the version does not take requests, or what limits it."""
     accuracy: Accuracy | None = None
 
 
@@ -30,10 +42,13 @@ class ModelStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineStatus:
-    """The TensorRT engine of a version in the engine cache."""
+class PlanStatus:
+    """State of the TensorRT engine (plan) of a version in the engine cache.
 
-    state: Literal["READY", "BUILDING", "UNUSABLE", "FAILED"]
-    """It fits this machine; does not, and another is being built; cannot be built here; or could not be."""
+    READY: an engine fits this machine. MISSING: this machine can run TensorRT, and no engine fits it. UNUSABLE: this
+    machine cannot run TensorRT, or TensorRT does not load the engine.
+    """
+
+    state: Literal["READY", "MISSING", "UNUSABLE"]
     reason: str | None = None
-    """Why TensorRT does not serve the version: what the engine was built for, and what is here."""
+    """Why TensorRT does not serve the version, and the command that builds a missing engine."""
