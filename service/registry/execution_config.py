@@ -1,7 +1,7 @@
-"""What a version is computed with: what the settings say, else what was measured as best here, else the default rule.
+"""The execution config of a version: from the settings, a tuned profile, or the default rule, in this order.
 
-The default rule is that of the settings' own defaults: ONNX Runtime on the CPU, in float32, with the threads and the
-largest batch that are measured when the version is loaded. It is right everywhere, and the fastest hardly anywhere.
+By default a version is computed with ONNX Runtime on the CPU in float32, which works on every machine; the rule for
+instances, threads and batches is in `engine.instance_group`.
 """
 
 from __future__ import annotations
@@ -23,35 +23,40 @@ log = logging.getLogger(__name__)
 _NAMES = frozenset({"executor", "precision", "threads", "max_batch"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionConfig:
-    """What computes a version, and why."""
+    """How a version is computed. None: by the rule of `engine.instance_group`."""
 
     executor: str
+    """`NAME[:ARGUMENT]`."""
     precision: Precision
-    threads: int | None
-    """None where it is to be measured, as for `max_batch`."""
-    copies: int | None
-    """Executors for each device; None for as many as there are processors for."""
-    max_batch: int | None
-    chosen: ConfigProvenance
+    threads: int | None = None
+    """Threads of each instance."""
+    instances: int | None = None
+    """Instances per device."""
+    single_image_threads: int | None = None
+    """Threads of the instance for a single image; 0 for none."""
+    max_batch: int | None = None
+    """Most images per batch."""
+    provenance: ConfigProvenance
 
 
-def choose(settings: Settings, described: Manifest) -> ExecutionConfig:
-    """What to compute a version with. What is set is not looked at twice: it is used, or loading fails."""
-    said = _NAMES & settings.model_fields_set
-    measured, reason = _measured(settings, described, said)
+def resolve_execution_config(settings: Settings, described: Manifest) -> ExecutionConfig:
+    """Resolve the execution config of a version. Values that are set are used as they are, or loading fails."""
+    names = _NAMES & settings.model_fields_set
+    measured, reason = _find_measurement(settings, described, names)
 
     def origin(name: str) -> Origin:
-        return "set" if name in said else "default rule" if measured is None else "tuned"
+        return "set" if name in names else "default rule" if measured is None else "tuned"
 
     return ExecutionConfig(
-        settings.executor if measured is None else measured.executor,
-        settings.precision if measured is None else measured.precision,
-        settings.threads if measured is None else measured.threads,
-        settings.instances or (None if measured is None else measured.instances),
-        settings.max_batch if measured is None or settings.max_batch else measured.batch,
-        ConfigProvenance(
+        executor=settings.executor if measured is None else measured.executor,
+        precision=settings.precision if measured is None else measured.precision,
+        threads=settings.threads if measured is None else measured.threads,
+        instances=settings.instances or (None if measured is None else measured.instances),
+        single_image_threads=settings.single_image_threads,
+        max_batch=settings.max_batch if measured is None or settings.max_batch else measured.batch,
+        provenance=ConfigProvenance(
             executor=origin("executor"),
             precision=origin("precision"),
             threads=origin("threads"),
@@ -61,29 +66,31 @@ def choose(settings: Settings, described: Manifest) -> ExecutionConfig:
     )
 
 
-def _measured(settings: Settings, described: Manifest, said: AbstractSet[str]) -> tuple[Measurement | None, str]:
-    """The best measurement that agrees with what is set, and why it is that, or why there is none."""
-    if said == _NAMES:
-        return None, "all is set"
+def _find_measurement(
+    settings: Settings, described: Manifest, names: AbstractSet[str]
+) -> tuple[Measurement | None, str]:
+    """The best measurement of the profile that agrees with the settings `names`, and the reason for the result."""
+    if names == _NAMES:
+        return None, "all values are set"
     try:
-        found = tuning.read(settings.cache, described, Host.here(available_cpus()))
+        profile = tuning.read(settings.cache, described, Host.here(available_cpus()))
     except NotTuned as error:
         return None, str(error)
     except TuningError as error:
-        log.warning("%s version %d: measurements are not used: %s", described.name, described.version, error)
+        log.warning("%s version %d: the profile is not used: %s", described.name, described.version, error)
         return None, str(error)
-    best = found.best(
-        settings.executor if "executor" in said else None,
-        settings.precision if "precision" in said else None,
+    best = profile.best(
+        settings.executor if "executor" in names else None,
+        settings.precision if "precision" in names else None,
         settings.threads,
         settings.max_batch,
     )
     if best is None:
-        return None, "no measurement agrees with what is set and keeps within its bounds"
+        return None, "no measurement agrees with the settings and keeps within its bounds"
     try:
-        executors.find(best.executor).choose(described, best.precision)
+        executors.find(best.executor).select_artifact(described, best.precision)
     except ExecutorError as error:
-        log.warning("%s version %d: measurements are not used: %s", described.name, described.version, error)
+        log.warning("%s version %d: the profile is not used: %s", described.name, described.version, error)
         return None, str(error)
-    rate = f"{best.images_per_second:,.1f} images/s with {best.latency_ms:.1f} ms a batch of {best.batch}"
-    return best, f"measured on {found.created:%Y-%m-%d}: {rate}"
+    rate = f"{best.images_per_second:,.1f} images/s with {best.latency_ms:.1f} ms per batch of {best.batch}"
+    return best, f"measured on {profile.created:%Y-%m-%d}: {rate}"

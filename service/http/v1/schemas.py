@@ -17,7 +17,7 @@ from models.artifact.manifest import Accuracy, Precision
 from service.http.problem_details import Problem, problem
 from service.inference.results import Classification, ImageResult, Prediction, Timing
 from service.messages.model import ConfigProvenance
-from service.messages.status import EngineStatus, ModelStatus, VersionStatus
+from service.messages.status import ModelStatus, PlanStatus, VersionStatus
 
 
 class _V1Schema(BaseModel):
@@ -149,7 +149,7 @@ class ModelInfo(_V1Schema):
     accuracy: Accuracy | None
     cam: bool
     """Whether the model has class activation maps."""
-    engine: EngineStatus | None = None
+    engine: PlanStatus | None = None
     """State of the TensorRT engine; absent if none was built and none is needed."""
     versions: list[VersionStatus]
     lone_threads: int = Field(deprecated="is now single_image_threads")  # words: allow

@@ -1,0 +1,190 @@
+"""Loads one version: reads its manifest, verifies its files, resolves its execution config, and makes its engine."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from models.artifact import manifest
+from models.artifact.manifest import Artifact, Manifest, ManifestError
+from service import executors
+from service.core.naming import ENCODED
+from service.core.settings import Settings, available_cpus
+from service.engine.batch_queue import BatchQueue
+from service.engine.engine import Engine
+from service.engine.instance_group import InstancePlan, estimate_multiply_adds, pinned_cpus, plan_instances
+from service.executors.base import Executor, ExecutorError, Source, closed_on_error
+from service.messages.model import ServedModel
+from service.messages.status import PlanStatus
+from service.registry import tensorrt
+from service.registry.execution_config import ExecutionConfig, resolve_execution_config
+from service.registry.repository import LoadError
+from service.registry.verification import check_files, check_inside, load_verified, read_classifier
+from service.registry.version import LoadedVersion
+from service.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+_KEYS = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Instances:
+    """The loaded instances of a version."""
+
+    plan: InstancePlan
+    executors: Sequence[Executor]
+    single_image: Executor | None
+
+
+class Loader:
+    """Loads versions. Used in threads, for several versions at the same time.
+
+    Args:
+        settings: the repository, the engine cache, the execution config and limits.
+        metrics: counts loads, and is passed to the engines.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+
+    def load(self, version: Path) -> LoadedVersion:
+        """Load a version and verify it with its golden images. Takes seconds.
+
+        Args:
+            version: folder of the version.
+
+        Raises:
+            LoadError: a file is missing or altered, the executor cannot be used, or its outputs are wrong.
+        """
+        with self._metrics.loading():
+            try:
+                return self._load(version)
+            except (ManifestError, ExecutorError) as error:
+                raise LoadError(str(error)) from error
+
+    def _load(self, version: Path) -> LoadedVersion:
+        described = self._read_manifest(version)
+        config = resolve_execution_config(self._settings, described)
+        plan_status = tensorrt.find_plan_status(self._settings.cache, version, described, config)
+        if plan_status is not None and plan_status.reason is not None:
+            log.warning("%s version %d: no TensorRT: %s", described.name, described.version, plan_status.reason)
+        if plan_status is None or not tensorrt.is_tensorrt(config.executor):
+            return self._load_with(version, described, config, plan_status)
+        if plan_status.state == "READY":
+            try:
+                return self._load_with(version, described, config, plan_status)
+            except (ExecutorError, LoadError) as error:
+                log.error("%s version %d: no TensorRT: %s", described.name, described.version, error)
+                plan_status = PlanStatus(state="UNUSABLE", reason=str(error))
+        loaded = self._load_with(version, described, tensorrt.fallback_config(described, config), plan_status)
+        return replace(loaded, fallback_reason=plan_status.reason)
+
+    def _read_manifest(self, version: Path) -> Manifest:
+        if version.parent.name.endswith(ENCODED):
+            raise LoadError(f"names that end in {ENCODED} are reserved for the second name of each model under /v2")
+        check_inside(self._settings.repository, version / manifest.FILE_NAME)
+        return manifest.read(version)
+
+    def _load_with(
+        self, version: Path, described: Manifest, config: ExecutionConfig, plan_status: PlanStatus | None
+    ) -> LoadedVersion:
+        """Load a version with an execution config."""
+        started = time.monotonic()
+        runtime = executors.find(config.executor)
+        artifact = runtime.select_artifact(described, config.precision)
+        check_files(self._settings.repository, version, described, artifact)
+        classifier = read_classifier(version, described)
+        instances = self._load_instances(version, described, artifact, config)
+        engine = self._make_engine(described.name, instances)
+        plan, computes = instances.plan, instances.executors[0].computes
+        log.info(
+            "%s version %d ready in %.1f s: %s on %s, %s, threads %d%s, batches of up to %d",
+            described.name,
+            described.version,
+            time.monotonic() - started,
+            config.executor,
+            ", ".join(executor.device for executor in instances.executors),
+            config.precision,
+            plan.threads,
+            f", {plan.single_image_threads} for a single image" if plan.single_image_threads else "",
+            plan.max_batch,
+        )
+        served = ServedModel(
+            key=next(_KEYS),
+            name=described.name,
+            version=str(described.version),
+            labels=described.labels,
+            architecture=described.architecture.name,
+            preprocess=described.preprocess,
+            outputs=described.outputs,
+            classifier=classifier if computes else None,
+            executor=config.executor,
+            precision=config.precision,
+            artifact_format=artifact.format,
+            accuracy=artifact.accuracy,
+            threads=plan.threads,
+            single_image_threads=plan.single_image_threads,
+            concurrent_batches=engine.concurrent_batches,
+            max_batch=plan.max_batch,
+            provenance=config.provenance,
+        )
+        return LoadedVersion(served, engine, plan_status)
+
+    def _load_instances(
+        self, version: Path, described: Manifest, artifact: Artifact, config: ExecutionConfig
+    ) -> _Instances:
+        """Plan, load and verify the instances of a version."""
+        runtime = executors.find(config.executor)
+        if runtime.device == "gpu" and config.single_image_threads:
+            raise ExecutorError(f"single_image_threads is for executors on the CPU, and {config.executor} is not")
+        plan = plan_instances(
+            runtime.device,
+            available_cpus(),
+            multiply_adds(version, described),
+            instances=config.instances,
+            threads=config.threads,
+            single_image_threads=config.single_image_threads,
+            max_batch=config.max_batch,
+        )
+        source = Source(version, described, artifact, config.precision, plan.threads, cache=self._settings.cache)
+        loaded = load_verified(runtime, source, plan.instances)
+        with closed_on_error(loaded):
+            plan = replace(plan, max_batch=_fit_max_batch(plan.max_batch, config.max_batch, loaded[0].buckets))
+            for executor in loaded:
+                executor.prepare(plan.max_batch)
+            single_image = None
+            if plan.single_image_threads:
+                (single_image,) = load_verified(runtime, replace(source, threads=plan.single_image_threads, spin=True))
+        return _Instances(plan, loaded, single_image)
+
+    def _make_engine(self, name: str, instances: _Instances) -> Engine:
+        settings, plan, loaded = self._settings, instances.plan, instances.executors
+        multi_instance = len(loaded) > 1 and loaded[0].device == "cpu"
+        queue = BatchQueue(
+            settings.max_in_flight_images, plan.max_batch, settings.max_delay_ms / 1000, split=multi_instance
+        )
+        return Engine(loaded, queue, self._metrics, name, instances.single_image, pinned_cpus(loaded, plan.threads))
+
+
+def multiply_adds(version: Path, described: Manifest) -> int:
+    """Multiply-adds per image: from the manifest, or estimated for a version that was exported before it had them."""
+    if described.architecture.multiply_adds is not None:
+        return described.architecture.multiply_adds
+    artifacts = described.artifacts
+    artifact = next((item for item in artifacts if item.precision == "float32"), artifacts[0])
+    return estimate_multiply_adds((version / artifact.file).stat().st_size // 4, *described.preprocess.size)
+
+
+def _fit_max_batch(planned: int, configured: int | None, buckets: Sequence[int]) -> int:
+    """The largest batch, within the buckets of the executor."""
+    if not buckets or planned <= buckets[-1]:
+        return planned
+    if configured is not None:
+        raise LoadError(f"max_batch is {configured}, and the executor computes at most {buckets[-1]} images per batch")
+    return buckets[-1]

@@ -1,0 +1,111 @@
+"""One version of a model, with its state."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from service.core.errors import Unavailable
+from service.engine.engine import Engine
+from service.messages.model import ServedModel
+from service.messages.status import PlanStatus, VersionState, VersionStatus
+from service.registry.repository import Fingerprint, VersionDir
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedVersion:
+    """A version in memory, as the loader returns it."""
+
+    served: ServedModel
+    """The version as the answering side knows it."""
+    engine: Engine
+    plan_status: PlanStatus | None
+    """State of its TensorRT engine; None if none is needed and none was built."""
+    fallback_reason: str | None = None
+    """Why another runtime serves a version for which TensorRT is configured."""
+
+
+@dataclass(eq=False, slots=True)
+class Version:
+    """One content of a version's folder. Used on the event loop only.
+
+        UNAVAILABLE ──► LOADING ──► READY ──► UNLOADING ──► UNAVAILABLE
+             ▲             │ fails
+             └─────────────┘
+
+    A folder whose content changes gets another object for the new content.
+    """
+
+    number: int
+    directory: VersionDir
+    state: VersionState = VersionState.UNAVAILABLE
+    reason: str | None = None
+    """Why the version is UNAVAILABLE or UNLOADING, or what limits it when it is READY."""
+    failed: Fingerprint | None = None
+    """Content of the folder that could not be loaded; it is tried again when it changes."""
+    loaded: LoadedVersion | None = None
+    """Set in the states READY and UNLOADING."""
+    users: int = 0
+    """Requests that hold the version."""
+    unused: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when an UNLOADING version is not held any more."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the version takes requests."""
+        return self.state is VersionState.READY
+
+    @property
+    def engine(self) -> Engine:
+        """The engine.
+
+        Raises:
+            Unavailable: the version is not in memory.
+        """
+        return self._loaded().engine
+
+    @property
+    def served(self) -> ServedModel:
+        """The version as the answering side knows it; raises as `engine`."""
+        return self._loaded().served
+
+    def _loaded(self) -> LoadedVersion:
+        if self.loaded is None:
+            raise Unavailable(f"version {self.number} is not loaded: {self.reason}")
+        return self.loaded
+
+    def hold(self) -> None:
+        """Count a request that the version is kept in memory for."""
+        self.users += 1
+
+    def release(self) -> None:
+        """End one `hold`."""
+        self.users -= 1
+        if not self.users:
+            self.unused.set()
+
+    def set_ready(self, loaded: LoadedVersion) -> None:
+        """Enter READY."""
+        self.state, self.reason, self.failed, self.loaded = VersionState.READY, None, None, loaded
+
+    def set_unavailable(self, reason: str, failed: Fingerprint | None = None) -> None:
+        """Enter UNAVAILABLE, because of a failure if `failed` is given."""
+        self.state, self.reason, self.failed, self.loaded = VersionState.UNAVAILABLE, reason, failed, None
+
+    def set_unloading(self) -> None:
+        """Enter UNLOADING."""
+        self.state, self.reason = VersionState.UNLOADING, "requests are being finished"
+        if self.users:
+            self.unused.clear()
+        else:
+            self.unused.set()
+
+    def status(self) -> VersionStatus:
+        """The state and the reason, with the state of the engine."""
+        state, reason = self.state, self.reason
+        if self.ready:
+            reason = "; ".join(self.engine.lost) or reason
+            if not self.engine.alive:
+                state, reason = VersionState.UNAVAILABLE, reason or "its engine has stopped"
+        accuracy = None if self.loaded is None else self.served.accuracy
+        return VersionStatus(version=str(self.number), state=state, reason=reason, accuracy=accuracy)
