@@ -60,7 +60,7 @@ def _load(version: Path, described: Manifest, threads: int) -> Iterator[tuple[st
             continue
         for precision in runtime.artifacts if "cpu" in runtime.devices else ():
             try:
-                artifact = runtime.choose(described, precision)
+                artifact = runtime.select_artifact(described, precision)
                 source = Source(version, described, artifact, precision, threads, runtime.devices["cpu"])
                 engine = runtime.make(source)
             except ExecutorError:

@@ -177,7 +177,7 @@ def find_kinds(versions: Sequence[Path], report: GpuReport) -> Iterator[Kind]:
             for precision in runtime.artifacts if "gpu" in runtime.devices else ():
                 kind = Kind(version, name, precision)
                 try:
-                    runtime.choose(described, precision)
+                    runtime.select_artifact(described, precision)
                 except ExecutorError as error:
                     report.missing.append(f"{kind}: {error}")
                 else:

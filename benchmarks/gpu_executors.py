@@ -24,7 +24,7 @@ from models.imaging.preprocess import UInt8Array
 from models.runtime.engine_cache import default_folder
 from service import executors
 from service.executors.base import Executor, Source, compute
-from service.registry.repository import check_golden
+from service.registry.verification import check_golden
 
 BATCHES = (1, 8, 32, 64)
 _ANSWER = frozenset({"probabilities"})
@@ -63,7 +63,7 @@ class GpuRow:
 def load(kind: Kind) -> Executor:
     """Load an executor on the first GPU."""
     runtime, described = executors.find(kind.executor), manifest.read(kind.version)
-    artifact = runtime.choose(described, kind.precision)
+    artifact = runtime.select_artifact(described, kind.precision)
     gpu, cache = runtime.devices["gpu"], default_folder()
     return runtime.make(Source(kind.version, described, artifact, kind.precision, 1, gpu, cache))
 
@@ -93,7 +93,7 @@ def measure(executor: Executor, pixels: UInt8Array, kind: Kind) -> GpuRow:
     batch = len(pixels)
     seconds = float(np.median(interleave({"one": run}, f"{kind} {batch}", rounds=3)["one"]))
     count = max(20, int(0.7 / seconds))
-    with ThreadPoolExecutor(executor.lanes) as pool:
+    with ThreadPoolExecutor(executor.concurrent_batches) as pool:
         started = time.perf_counter()
         for done in [pool.submit(run) for _ in range(count)]:
             done.result()

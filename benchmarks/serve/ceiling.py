@@ -53,13 +53,13 @@ class Engines:
     def __init__(self, version: Path, settings: Settings, cpus: int) -> None:
         described = manifest.read(version)
         runtime = executors.find(settings.executor)
-        artifact = runtime.choose(described, settings.precision)
+        artifact = runtime.select_artifact(described, settings.precision)
         source = Source(version, described, artifact, settings.precision, cpus, cache=settings.cache)
         self._images, _ = golden.read(version / manifest.GOLDEN_FILE)
         self.arrangements = {"together": runtime.load(source)}
         (first, *_) = self.arrangements["together"]
         if first.computes and first.device == "cpu" and cpus > 1:
-            self.arrangements["apart"] = runtime.load(replace(source, threads=1), copies=cpus)
+            self.arrangements["apart"] = runtime.load(replace(source, threads=1), instances=cpus)
 
     def batches(self, max_batch: int, wanted: Sequence[int]) -> list[int]:
         """Batch sizes to measure: 1, the service's largest batch, and the wanted sizes that the engine takes.
@@ -74,7 +74,7 @@ class Engines:
     def measure(self, arrangement: str, batch: int, seconds: float) -> Rate:
         """Compute batches on all instances at the same time."""
         pixels = self._images[np.arange(batch) % len(self._images)]
-        lanes = [executor for executor in self.arrangements[arrangement] for _ in range(executor.lanes)]
+        lanes = [executor for executor in self.arrangements[arrangement] for _ in range(executor.concurrent_batches)]
         for executor in lanes:
             _compute(executor, pixels, 0.0)
         taken: list[list[float]] = [[] for _ in lanes]

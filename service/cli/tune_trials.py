@@ -23,9 +23,11 @@ from models.runtime.tuning import Bounds, Host, Measurement, TuningProfile
 from service import executors
 from service.cli.tune_timing import time_calls
 from service.core.settings import available_cpus
-from service.engine.arrangement import arrange
+from service.engine.instance_group import plan_instances
 from service.executors.base import Executor, ExecutorError, Source, close_all, compute
-from service.registry.repository import LoadError, checked
+from service.registry.loader import multiply_adds
+from service.registry.repository import LoadError
+from service.registry.verification import load_verified
 
 BATCHES = (1, 2, 4, 8, 16, 32)
 _MAX_BATCH_SECONDS = 1.0
@@ -138,9 +140,12 @@ def load_candidates(
         for precision in runtime.artifacts:
             for count in sorted(threads, reverse=True):
                 try:
-                    artifact = runtime.choose(described, precision)
+                    artifact = runtime.select_artifact(described, precision)
                     source = Source(version, described, artifact, precision, count, cache=cache)
-                    loaded, _ = arrange(checked(runtime, source, images, logits), images, count, None, available_cpus())
+                    plan = plan_instances(
+                        runtime.device, available_cpus(), multiply_adds(version, described), threads=count
+                    )
+                    loaded = load_verified(runtime, source, plan.instances)
                 except ExecutorError:
                     break
                 except LoadError as error:

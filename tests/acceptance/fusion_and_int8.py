@@ -90,7 +90,7 @@ def line_2() -> tuple[bool, str]:
 
 def _top1(name: str, precision: Precision, images: np.typing.NDArray[np.uint8], labels: object) -> float:
     described, runtime = manifest.read(SHIPPED), executors.find(name)
-    executor = runtime.make(Source(SHIPPED, described, runtime.choose(described, precision), precision, 2))
+    executor = runtime.make(Source(SHIPPED, described, runtime.select_artifact(described, precision), precision, 2))
     found = []
     for first in range(0, len(images), 50):
         found.append(compute(executor, images[first : first + 50], frozenset({"logits"}))["logits"].argmax(1))

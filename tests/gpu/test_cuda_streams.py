@@ -127,7 +127,7 @@ def test_what_another_thread_records_forbids_nothing(fake: FakeRuntime) -> None:
 def test_what_cannot_be_recorded_is_enqueued(fake: FakeRuntime, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         lane, program, _ = make_lane(fake, recordable=False)
-    assert "batches of 4 go without a CUDA graph" in caplog.text
+    assert "batches of 4 run without a CUDA graph" in caplog.text
     fake.calls.clear()
     np.testing.assert_array_equal(compute(lane, images(3)), images(3).reshape(3, 4) * 2.0)
     assert "cudaGraphLaunch" not in fake.calls
@@ -135,7 +135,7 @@ def test_what_cannot_be_recorded_is_enqueued(fake: FakeRuntime, caplog: pytest.L
 
 
 def test_a_runtime_with_graphs_of_its_own_is_not_recorded(fake: FakeRuntime) -> None:
-    lane, program, _ = make_lane(fake, records=False)
+    lane, program, _ = make_lane(fake, capturable=False)
     assert program.enqueued == len(BUCKETS)
     compute(lane, images(2))
     assert program.enqueued == len(BUCKETS) + 1
@@ -169,7 +169,7 @@ def test_closing_frees_everything(fake: FakeRuntime) -> None:
 
 
 def test_a_failure_of_one_batch_is_not_the_loss_of_the_device(fake: FakeRuntime) -> None:
-    lane, program, _ = make_lane(fake, records=False)
+    lane, program, _ = make_lane(fake, capturable=False)
     enqueue, program.bound = lane._enqueue[4], []
 
     def fail() -> None:
@@ -189,7 +189,7 @@ def test_a_lost_device_is_told_from_that(fake: FakeRuntime, caplog: pytest.LogCa
         compute(lane, images(3))
     assert isinstance(lost.value.__cause__, CudaError)
     device.close()  # cannot free, and says so
-    assert "cuda:0: not everything was freed" in caplog.text
+    assert "cuda:0: some objects were not freed" in caplog.text
 
 
 def test_threads_take_turns_on_the_lanes(fake: FakeRuntime) -> None:

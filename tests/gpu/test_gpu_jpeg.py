@@ -124,7 +124,7 @@ def test_files_of_several_shapes_together(decoder: JpegDecoder, photographs: Pho
 def test_no_more_pixels_at_a_time_than_the_device_is_to_hold(
     decoder: JpegDecoder, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_jpeg, "_MOST_PIXELS", 2 * 37 * 53)
+    monkeypatch.setattr(gpu_jpeg, "_MAX_PIXELS_TOGETHER", 2 * 37 * 53)
     files = [jpeg(), b"", jpeg(), jpeg(), jpeg((100, 100)), jpeg()]
     cuts = decoder.decode(files, Geometry(size=(16, 16)))
     assert [cut is None for cut in cuts] == [False, True, False, False, False, False]

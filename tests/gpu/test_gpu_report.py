@@ -70,7 +70,7 @@ def test_every_executor_that_is_there_is_checked_and_measured(versions: list[Pat
     assert (tmp_path / "engines.png").read_bytes().startswith(b"\x89PNG")
     text = report.text()
     assert text.startswith(f"# GPU report: {fake_gpu.NAME}")
-    assert "- tiny, tensorrt int8: tiny version 1 has nothing that tensorrt computes int8 from" in text
+    assert "- tiny, tensorrt int8: tiny version 1 has no file that tensorrt computes int8 from" in text
 
 
 def test_wrong_answers_are_told_and_not_measured(

@@ -30,7 +30,7 @@ def load(repository: Path) -> Executor:
 
 def test_each_lane_has_a_stream_and_float32_is_float32(gpu: FakeGpu, tiny_repository: Path) -> None:
     executor = load(tiny_repository)
-    assert len({options["user_compute_stream"] for options in gpu.onnxruntime.options}) == executor.lanes
+    assert len({options["user_compute_stream"] for options in gpu.onnxruntime.options}) == executor.concurrent_batches
     for options in gpu.onnxruntime.options:
         assert (options["device_id"], options["enable_cuda_graph"], options["use_tf32"]) == ("0", "1", "0")
     executor.close()
@@ -41,7 +41,7 @@ def test_every_graph_is_recorded_before_the_first_batch_whichever_thread_serves(
 ) -> None:
     executor = load(tiny_repository)
     recorded = gpu.onnxruntime.recorded
-    assert sorted(recorded) == sorted(str(bucket) for bucket in [*executor.buckets] * executor.lanes)
+    assert sorted(recorded) == sorted(str(bucket) for bucket in [*executor.buckets] * executor.concurrent_batches)
     before = len(recorded)
     for _ in range(3):
         with ThreadPoolExecutor(4) as pool:
@@ -62,7 +62,7 @@ def test_without_graphs_kernels_are_enqueued(
     vars(gpu.onnxruntime).update(refused)
     with caplog.at_level(logging.WARNING):
         executor = load(tiny_repository)
-    assert "model.onnx goes without CUDA graphs" in caplog.text
+    assert "model.onnx runs without CUDA graphs" in caplog.text
     assert gpu.onnxruntime.recorded == []
     np.testing.assert_allclose(compute(executor, golden[0], LOGITS)["logits"], golden[1], atol=1e-4)
     executor.close()

@@ -56,7 +56,7 @@ def test_buckets_are_what_the_profiles_cover() -> None:
 def test_a_context_a_bucket_and_lane(gpu: FakeGpu, version: Path, tmp_path: Path) -> None:
     gpu.build_engines(version, tmp_path)
     (executor,) = load(version, tmp_path)
-    assert len(gpu.tensorrt.contexts) == executor.lanes * len(executor.buckets)
+    assert len(gpu.tensorrt.contexts) == executor.concurrent_batches * len(executor.buckets)
     executor.close()
     assert gpu.cuda.allocations == 0
 
@@ -86,9 +86,9 @@ def test_a_damaged_plan_is_not_given_to_the_runtime(gpu: FakeGpu, version: Path,
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("deserialize_cuda_engine", "does not give an engine from float32-.*: Version tag does not match"),
-        ("create_execution_context", "does not give a context"),
-        ("execute_async_v3", "does not give a batch of 32"),
+        ("deserialize_cuda_engine", "does not return an engine from float32-.*: Version tag does not match"),
+        ("create_execution_context", "does not return a context"),
+        ("execute_async_v3", "does not return a batch of 32"),
     ],
 )
 def test_no_is_a_typed_error(gpu: FakeGpu, function: str, message: str, version: Path, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ async def ask():
         image = np.zeros(model.preprocess.shape, np.uint8)
         request = InferenceRequest([image], frozenset({"logits"}), time.monotonic() + 60)
         result = await service.registry.submit(model.key, request)
-        print(model.executor, result.outputs["logits"].shape, service.registry.engine_status(model.key))
+        print(model.executor, result.outputs["logits"].shape, service.registry.plan_status(model.key))
     await service.close()
 
 if pretend:

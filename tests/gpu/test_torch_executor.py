@@ -69,7 +69,7 @@ def test_without_an_argument_a_gpu_where_pytorch_can_use_one(
 
 def test_a_graph_a_bucket_and_lane_and_nothing_in_tf32(gpu: FakeGpu, tiny_repository: Path) -> None:
     executor = load(tiny_repository)
-    assert len(gpu.torch.graphs) == executor.lanes * len(executor.buckets)
+    assert len(gpu.torch.graphs) == executor.concurrent_batches * len(executor.buckets)
     assert gpu.torch.backends.cudnn.allow_tf32 is False
     executor.close()
 
@@ -88,7 +88,7 @@ def test_every_residual_addition_is_in_a_convolution(gpu: FakeGpu, repository: P
     passes = gpu.torch.fused["add_relu"] // 9
     # The stem, and the first convolution of each block.
     assert gpu.torch.fused == {"add_relu": 9 * passes, "relu": 10 * passes}
-    assert passes > executor.lanes * len(executor.buckets)
+    assert passes > executor.concurrent_batches * len(executor.buckets)
     executor.close()
 
 

@@ -29,10 +29,9 @@ from service import executors
 from service.core.errors import Unavailable
 from service.engine.batch_queue import BatchQueue
 from service.engine.engine import Engine
-from service.engine.sizing import choose_max_batch
 from service.executors.base import Executor, ExecutorError, Source, compute
 from service.messages.inference import InferenceRequest, InferenceResult
-from service.registry.repository import check_golden
+from service.registry.verification import check_golden
 from service.telemetry.metrics import Metrics
 from tests.support import fake_gpu
 from tests.support.gpu import needs_gpu
@@ -117,7 +116,7 @@ def executor(
 def load(kind: Kind, version: Path, cache: Path) -> Executor:
     described, runtime = manifest.read(version), executors.find(f"{kind.name}:{kind.argument}")
     try:
-        artifact = runtime.choose(described, kind.precision)
+        artifact = runtime.select_artifact(described, kind.precision)
         return runtime.make(Source(version, described, artifact, kind.precision, 2, kind.argument, cache))
     except ExecutorError as error:
         if any(reason in str(error) for reason in NOT_HERE):
@@ -148,13 +147,6 @@ def test_golden_images(kind: Kind, executor: Executor, golden: Golden) -> None:
     """As the service checks them before a version takes requests: every bucket, on every lane."""
     check_golden(executor, *golden, "model.onnx", kind.precision)
     check(compute(executor, golden[0], LOGITS)["logits"], golden[1], kind, executor)
-
-
-def test_batches_are_measured_as_they_are_served(kind: Kind, executor: Executor, golden: Golden) -> None:
-    """What a version without `max_batch` goes through when it is loaded; every lane is free again afterwards."""
-    chosen = choose_max_batch(executor, golden[0])
-    assert chosen in (executor.buckets or range(1, 65))
-    check_golden(executor, *golden, "model.onnx", kind.precision)
 
 
 def test_odd_sizes_and_those_around_buckets(kind: Kind, executor: Executor, golden: Golden) -> None:
@@ -212,7 +204,7 @@ def test_a_poisoned_output_buffer(kind: Kind, executor: Executor, golden: Golden
     """Callers may do what they like with answers, and an executor does not touch them again."""
     first = compute(executor, golden[0], ALL)
     before = {name: values.copy() for name, values in first.items()}
-    for _ in range(executor.lanes):
+    for _ in range(executor.concurrent_batches):
         for values in first.values():
             values.fill(np.nan)
         second = compute(executor, golden[0], ALL)
@@ -228,8 +220,9 @@ class Kept:
 
     def __init__(self, executor: Executor) -> None:
         self.computes, self.device = executor.computes, executor.device
-        self.lanes, self.buckets = executor.lanes, executor.buckets
+        self.concurrent_batches, self.buckets = executor.concurrent_batches, executor.buckets
         self.prepare, self.acquire, self.run = executor.prepare, executor.acquire, executor.run
+        self.pinnable = executor.pinnable
 
     def close(self) -> None:
         """Later."""

@@ -23,7 +23,7 @@ def load(name: str, repository: Path, precision: Precision = "float32") -> Execu
     version = repository / "tiny" / "1"
     described = manifest.read(version)
     runtime = executors.find(name)
-    artifact = runtime.choose(described, precision)
+    artifact = runtime.select_artifact(described, precision)
     return runtime.make(Source(version, described, artifact, precision, 2, runtime.argument))
 
 
@@ -89,7 +89,9 @@ def test_a_precision_that_cannot_be_had(name: str, precision: Precision, message
 
 def test_each_int8_artifact_goes_to_the_runtime_that_it_was_made_for(full_repository: Path) -> None:
     described = manifest.read(full_repository / "tiny" / "1")
-    files = {name: executors.find(name).choose(described, "int8").file for name in ("onnxruntime-cpu", "openvino")}
+    files = {
+        name: executors.find(name).select_artifact(described, "int8").file for name in ("onnxruntime-cpu", "openvino")
+    }
     assert files == {"onnxruntime-cpu": "model.int8-ort.onnx", "openvino": "model.int8.onnx"}
 
 
@@ -110,7 +112,7 @@ from service import executors
 version = Path(sys.argv[1])
 described = manifest.read(version)
 runtime = executors.find("openvino")
-source = executors.Source(version, described, runtime.choose(described, "float32"), "float32", 1)
+source = executors.Source(version, described, runtime.select_artifact(described, "float32"), "float32", 1)
 old, new = (runtime.make(source) for _ in range(2))
 old.close()
 del old

@@ -18,14 +18,16 @@ import numpy as np
 import pytest
 
 from models.artifact import manifest
+from service.core.choices import Watch
 from service.core.errors import NotFound, ServiceError, Unavailable
 from service.core.settings import Settings
 from service.core.version_policy import Policies
-from service.executors.onnxruntime_cpu import Executor
+from service.executors.onnxruntime_cpu import OnnxRuntimeCpuExecutor
 from service.messages.inference import InferenceRequest
-from service.registry import repository, watcher
+from service.registry import watcher
+from service.registry.loader import Loader
 from service.registry.registry import Registry
-from service.registry.repository import LoadedModel
+from service.registry.version import LoadedVersion
 from service.telemetry.metrics import Metrics
 from tests.support.service import TIMEOUT, Client, serve
 
@@ -69,7 +71,7 @@ def wrong_golden(version: Path) -> None:
 FAULTS: dict[Callable[[Path], None], str] = {
     wrong_hash: "not what the manifest describes",
     half_a_manifest: "Invalid JSON",
-    wrong_golden: "wrong answers for the golden images",
+    wrong_golden: "wrong outputs for the golden images",
 }
 
 
@@ -311,13 +313,13 @@ def test_a_request_ends_on_the_version_that_it_began_with(repo: Path) -> None:
 
 def test_the_old_version_serves_while_the_new_one_loads(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entered, leave = Event(), Event()
-    load = repository.load
+    load = Loader.load
 
-    def slow(folder: Path, *arguments: Any) -> LoadedModel:
+    def slow(loader: Loader, folder: Path) -> LoadedVersion:
         if folder.name == "2":
             entered.set()
             assert leave.wait(TIMEOUT)
-        return load(folder, *arguments)
+        return load(loader, folder)
 
     async def scenario(registry: Registry, repo: Path) -> None:
         add(repo, 2)
@@ -332,24 +334,24 @@ def test_the_old_version_serves_while_the_new_one_loads(repo: Path, monkeypatch:
         await refreshing
         assert registry.find().version == "2"
 
-    monkeypatch.setattr("service.registry.repository.load", slow)
+    monkeypatch.setattr(Loader, "load", slow)
     play(repo, scenario)
 
 
 def test_a_failed_load_frees_what_it_had_loaded(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed: list[Executor] = []
+    closed: list[OnnxRuntimeCpuExecutor] = []
 
     async def scenario(registry: Registry, repo: Path) -> None:
         wrong_golden(add(repo, 2))
         await registry.refresh()
         assert len(closed) == 1
 
-    def close(executor: Executor) -> None:
+    def close(executor: OnnxRuntimeCpuExecutor) -> None:
         closed.append(executor)
         real(executor)
 
-    real = Executor.close
-    monkeypatch.setattr(Executor, "close", close)
+    real = OnnxRuntimeCpuExecutor.close
+    monkeypatch.setattr(OnnxRuntimeCpuExecutor, "close", close)
     play(repo, scenario, executor="onnxruntime-cpu", max_batch=1, threads=1, instances=1)
     assert len(closed) == 2
 
@@ -394,14 +396,14 @@ def test_links_lead_nowhere_out_of_the_repository(repo: Path, tmp_path: Path) ->
 def test_the_second_face_of_another_model_is_no_name(repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
         assert list(registry.current()) == ["tiny"]
-        assert "second face" in str(registry.versions("tiny-encoded")[0].reason)
+        assert "reserved for the second name" in str(registry.versions("tiny-encoded")[0].reason)
 
     add(repo, 1, name="tiny-encoded")
     play(repo, scenario)
 
 
 @pytest.mark.parametrize("how", ["auto", "poll"])
-def test_changes_are_noticed(how: watcher.Watch, tmp_path: Path) -> None:
+def test_changes_are_noticed(how: Watch, tmp_path: Path) -> None:
     async def scenario() -> None:
         stop = asyncio.Event()
         bursts = watcher.changes(tmp_path, how, stop)

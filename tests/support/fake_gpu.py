@@ -20,6 +20,7 @@ from models.runtime.engine_plan import BatchRange, ComputeCapability, Plan, Plat
 from service.executors import onnxruntime_cuda
 from service.executors import torch as torch_executor
 from service.executors.cuda import device as cuda
+from service.executors.torch_graph import network, operators
 from tests.support.fake_cuda import FakeRuntime, Work, as_array
 from tests.support.fake_tensorrt_runtime import FakeTensorRT
 from tests.support.fake_torch import FakeTorch
@@ -67,7 +68,8 @@ def install(patch: pytest.MonkeyPatch, devices: int = 1) -> FakeGpu:
     patch.setattr("models.runtime.cuda_driver.devices", lambda: [Device(NAME, CAPABILITY)] * devices)
     patch.setattr("models.runtime.tensorrt_runtime.load", lambda flavour=None: trt)
     patch.setattr(onnxruntime_cuda, "ort", fake.onnxruntime)
-    patch.setattr(torch_executor, "torch", fake.torch)
+    for module in (torch_executor, network, operators):
+        patch.setattr(module, "torch", fake.torch)
     patch.setattr(ort, "get_available_providers", fake.onnxruntime.get_available_providers)
     return fake
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from models.imaging.preprocess import UInt8Array
 from service.executors.cuda import device as cuda
-from service.executors.cuda.streams import LANES, LaneExecutor
+from service.executors.cuda.streams import STREAMS, CudaExecutor
 from tests.support.fake_cuda import FakeRuntime, Kind, Timeline, Work, as_array
 
 IMAGE = (2, 2, 1)
@@ -20,9 +20,9 @@ LOGITS = frozenset({"logits"})
 class Doubling:
     """A network whose logits are an image's values, doubled; an embedding that nobody asks for."""
 
-    def __init__(self, fake: FakeRuntime, stream: int, records: bool = True) -> None:
+    def __init__(self, fake: FakeRuntime, stream: int, capturable: bool = True) -> None:
         self.outputs: Mapping[str, tuple[int, ...]] = {"logits": (4,), "embedding": (1,)}
-        self.records = records
+        self.capturable = capturable
         self.bound: list[int] = []
         self.enqueued = 0
         self.recordable = True
@@ -49,11 +49,11 @@ def images(n: int, first: int = 0) -> UInt8Array:
     return (np.arange(n * 4, dtype=np.uint8) + first).reshape(n, *IMAGE)
 
 
-class Executor(LaneExecutor):
-    def __init__(self, fake: FakeRuntime, count: int = LANES) -> None:
+class Executor(CudaExecutor):
+    def __init__(self, fake: FakeRuntime, count: int = STREAMS) -> None:
         super().__init__(cuda.Device(0), BUCKETS)
-        self.lanes = count
-        self._add_lanes(IMAGE, lambda stream: Doubling(fake, stream))
+        self.concurrent_batches = count
+        self._open_streams(IMAGE, lambda stream: Doubling(fake, stream))
 
 
 def virtual_seconds(fake: FakeRuntime, count: int, batches: int, work: dict[Kind, float]) -> float:

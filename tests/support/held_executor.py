@@ -25,8 +25,9 @@ class HeldExecutor:
     """Gives value + 0.5 as the logit and -value as the embedding, once the test releases the batch."""
 
     computes = False
+    pinnable = False
     device = "held"
-    lanes = 1
+    concurrent_batches = 1
     buckets: Sequence[int] = ()
 
     def __init__(self) -> None:

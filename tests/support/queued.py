@@ -27,10 +27,10 @@ def ticket(
 def contents(batches: Sequence[Batch]) -> list[tuple[Any, int]]:
     """(owner, number of the image) of every image, in the order in which they are computed."""
     return [
-        (share.ticket.owner, image)
+        (part.request.owner, image)
         for batch in batches
-        for share in batch.shares
-        for image in range(share.start, share.stop)
+        for part in batch.slices
+        for image in range(part.start, part.stop)
     ]
 
 

@@ -66,7 +66,9 @@ def copy_repository(destination: Path, precisions: Collection[Precision]) -> Pat
 def source_of(version: Path, runtime: Runtime, precision: Precision = "float32", cache: Path = Path("no")) -> Source:
     """What an executor of a runtime loads of a version, with one thread."""
     described = manifest.read(version)
-    return Source(version, described, runtime.choose(described, precision), precision, 1, runtime.argument, cache)
+    return Source(
+        version, described, runtime.select_artifact(described, precision), precision, 1, runtime.argument, cache
+    )
 
 
 def cut(data: bytes) -> UInt8Array:

@@ -39,7 +39,7 @@ def test_every_image_is_in_exactly_one_full_batch_in_order(sizes: list[int], max
     assert contents(batches) == [(owner, image) for owner, images in enumerate(sizes) for image in range(images)]
     assert all(batch.size == max_batch for batch in batches[:-1])
     assert 1 <= batches[-1].size <= max_batch
-    assert all(batch.size == sum(share.stop - share.start for share in batch.shares) for batch in batches)
+    assert all(batch.size == sum(part.stop - part.start for part in batch.slices) for batch in batches)
     assert len(queue) == 0
 
 
@@ -188,8 +188,7 @@ def make_queue(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> MakeQueue:
             made.append(ScriptedCondition(lock, steps))
             return made[-1]
 
-        for kind in ("Condition", "LifoCondition"):
-            monkeypatch.setattr(f"service.engine.batch_queue.{kind}", scripted)
+        monkeypatch.setattr("service.engine.batch_queue.Condition", scripted)
         queue = BatchQueue(capacity=100, clock=clock, **options)
         (condition,) = made
         condition.queue = queue

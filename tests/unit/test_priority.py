@@ -45,7 +45,7 @@ def test_bulk_gets_a_tenth_of_a_loaded_executor(max_batch: int, bulk_size: int, 
         assert batch is not None
         assert batch.size == max_batch
         images += batch.size
-        bulk += sum(share.stop - share.start for share in batch.shares if share.ticket.priority is BULK)
+        bulk += sum(part.stop - part.start for part in batch.slices if part.request.priority is BULK)
     assert 0.1 * images - 1 <= bulk <= 0.15 * images + max_batch
 
 
@@ -79,8 +79,8 @@ def test_bulk_share_does_not_add_up_without_interactive_work() -> None:
     put(queue, 16, INTERACTIVE)
     batch = queue.take()
     assert batch is not None
-    assert [share.ticket.priority for share in batch.shares] == [INTERACTIVE, BULK]
-    assert batch.shares[1].stop == 2
+    assert [part.request.priority for part in batch.slices] == [INTERACTIVE, BULK]
+    assert batch.slices[1].stop == 2
 
 
 def test_late_request_is_skipped_if_others_wait() -> None:

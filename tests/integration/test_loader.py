@@ -1,4 +1,4 @@
-"""What is served of a repository, and what is wrong with what is not."""
+"""Loading a version: which content is accepted, and the error of each fault."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 
 from models.artifact import manifest
 from service.core.settings import Settings
-from service.registry import repository
-from service.registry.repository import LoadError, find_versions
+from service.registry.loader import Loader
+from service.registry.repository import LoadError
+from service.registry.version import LoadedVersion
 from service.telemetry.metrics import Metrics
 from tests.support.geometry import preprocess_for
 
@@ -26,9 +27,8 @@ def copy(tiny_repository: Path, tmp_path: Path) -> Path:
     return tmp_path / "repository" / "tiny" / "1"
 
 
-def load(version: Path, **options: Any) -> repository.LoadedModel:
-    settings = Settings(repository=version.parent.parent, **options)
-    return repository.load(version, repository.choose(version, settings), settings, Metrics())
+def load(version: Path, **options: Any) -> LoadedVersion:
+    return Loader(Settings(repository=version.parent.parent, **options), Metrics()).load(version)
 
 
 def edit(version: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -48,40 +48,22 @@ def rehash(version: Path) -> None:
     edit(version, change)
 
 
-def test_exported_version_is_ready_to_serve(copy: Path) -> None:
-    model = load(copy)
-    assert (model.name, model.version, model.executor) == ("tiny", "1", "onnxruntime-cpu")
-    assert model.manifest.labels == tuple(f"class {index}" for index in range(5))
-    assert model.manifest.preprocess == preprocess_for(32, 3)
-    assert model.engine.max_batch in (1, 2, 4, 8, 16, 32)
-    assert not model.engine.alive
+def test_exported_version_can_be_served(copy: Path) -> None:
+    loaded = load(copy)
+    served = loaded.served
+    assert (served.name, served.version, served.executor) == ("tiny", "1", "onnxruntime-cpu")
+    assert served.labels == tuple(f"class {index}" for index in range(5))
+    assert served.preprocess == preprocess_for(32, 3)
+    assert (loaded.engine.max_batch, served.max_batch) == (8, 8)
+    assert not loaded.engine.alive
 
 
-def test_what_a_repository_holds(tmp_path: Path) -> None:
-    def add(path: str) -> Path:
-        folder = tmp_path / path
-        folder.mkdir(parents=True)
-        (folder / "manifest.json").touch()
-        return folder
-
-    odd = ("b/.partial-x", "b/draft", "b/-11", "b/11.5", "b/0", "b/012", "b/1\u0663", ".hidden/1", "__pycache__/1")
-    for path in ("b/1", "b/9", "a/3", *odd):
-        add(path)
-    newest = add("b/10")
-    (tmp_path / "b" / "12").mkdir()  # without a manifest it does not exist yet
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "README.md").touch()
-    found = find_versions(tmp_path)
-    assert {name: sorted(versions) for name, versions in found.items()} == {"a": [3], "b": [1, 9, 10]}
-    assert found["b"][10].folder == newest
-    assert list(found) == ["a", "b"]
-
-
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    for missing in (tmp_path / "missing", tmp_path / "file"):
-        (tmp_path / "file").touch()
-        with pytest.raises(LoadError, match=rf"{missing}: there is no such folder"):
-            find_versions(missing)
+def test_version_without_multiply_adds_is_planned_by_its_size(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.registry.loader.available_cpus", lambda: 2)
+    edit(copy, lambda content: content["architecture"].pop("multiply_adds", None))
+    assert load(copy).served.threads == 1
+    monkeypatch.setattr("service.engine.instance_group.SMALL_NETWORK", 100)
+    assert load(copy).served.threads == 2
 
 
 def remove(name: str) -> Callable[[Path], None]:
@@ -189,22 +171,20 @@ def golden_not_a_number(version: Path) -> None:
         (alter_golden_logits, "model.onnx", "differ .* more than the 1e-04 allowed for float32"),
         (swap_golden_channels, "model.onnx", "differ .* more than the 1e-04 allowed for float32"),
         (golden_of_another_model, "model.onnx", r"shape \[16, 5\], expected \[16, 4\]"),
-        (golden_not_a_number, "model.onnx", "wrong answers"),
+        (golden_not_a_number, "model.onnx", "wrong outputs"),
     ],
 )
-def test_what_is_wrong_is_said_and_not_served(
-    spoil: Callable[[Path], None], file: str, reason: str, copy: Path
-) -> None:
+def test_fault_is_reported(spoil: Callable[[Path], None], file: str, reason: str, copy: Path) -> None:
     spoil(copy)
     with pytest.raises(LoadError, match=rf"{file}: .*{reason}"):
         load(copy)
 
 
-def test_an_unknown_executor(copy: Path) -> None:
+def test_unknown_executor_lists_the_others(copy: Path) -> None:
     with pytest.raises(LoadError, match="onnxruntime-cpu, onnxruntime-cuda, openvino, simulated"):
         load(copy, executor="abacus")
 
 
-def test_what_computes_nothing_is_not_checked(copy: Path) -> None:
+def test_simulated_executor_is_not_verified(copy: Path) -> None:
     alter_golden_logits(copy)
     assert load(copy, executor="simulated:0", max_batch=3).engine.max_batch == 3
