@@ -159,7 +159,7 @@ def golden_not_a_number(version: Path) -> None:
         (half_a_manifest, "manifest.json", "Invalid JSON"),
         (drop_a_label, "manifest.json", "4 labels for 5 classes"),
         (schema_of_the_future, "manifest.json", "schema"),
-        (another_name, "manifest.json", "is of another version 1, but lies in tiny/1"),
+        (another_name, "manifest.json", "describes another version 1, but lies in tiny/1"),
         (no_artifact, "manifest.json", "no artifact"),
         (path_out_of_the_version, "manifest.json", "artifacts.0.file"),
         (remove("model.onnx"), "model.onnx", "cannot be read: No such file"),

@@ -10,7 +10,7 @@ import pytest
 from models.artifact import manifest
 from models.runtime import cuda_driver, engine_cache, tensorrt_runtime
 from models.runtime.cuda_driver import Device, NoDevice
-from models.runtime.engine_cache import BatchRange, ComputeCapability, Machine, Plan
+from models.runtime.engine_plan import BatchRange, ComputeCapability, Plan, Platform
 from models.runtime.tensorrt_runtime import NoTensorRT
 from service.core.settings import Settings
 from service.executors import simulated, tensorrt
@@ -18,34 +18,34 @@ from service.executors.base import Executor, ExecutorError, Source
 from tests.support.service import Client, serve
 from tests.support.tiny import Eager, Photographs
 
-H100 = Machine("tensorrt", "11.4.0.106", ComputeCapability(9, 0), "NVIDIA H100")
-A100 = Machine("tensorrt", "11.4.0.106", ComputeCapability(8, 0), "NVIDIA A100")
-OLDER = Machine("tensorrt", "10.16.1.11", ComputeCapability(9, 0), "NVIDIA H100")
+H100 = Platform("tensorrt", "11.4.0.106", ComputeCapability(9, 0), "NVIDIA H100")
+A100 = Platform("tensorrt", "11.4.0.106", ComputeCapability(8, 0), "NVIDIA A100")
+OLDER = Platform("tensorrt", "10.16.1.11", ComputeCapability(9, 0), "NVIDIA H100")
 BUILT_FOR = "float32-sm90-trt10.16.plan: built for TensorRT 10.16.1.11 and compute capability 9.0 (NVIDIA H100), "
 
 
-def put_engine(cache: Path, repository: Path, machine: Machine) -> Path:
+def put_engine(cache: Path, repository: Path, platform: Platform) -> Path:
     """Put an engine of `tiny` into the cache."""
     artifact = manifest.read(repository / "tiny" / "1").artifacts[0]
-    plan = Plan.of(b"a plan", artifact, machine, (BatchRange(min=1, opt=1, max=8),))
+    plan = Plan.of(b"a plan", artifact, platform, (BatchRange(min=1, opt=1, max=8),))
     return engine_cache.write(cache, plan, b"a plan")
 
 
 @pytest.fixture
-def machines(monkeypatch: pytest.MonkeyPatch) -> list[Machine | Exception]:
-    """The machines that TensorRT finds, or the error; by default an H100, whose GPU ONNX Runtime cannot use."""
-    found: list[Machine | Exception] = [H100]
+def platforms(monkeypatch: pytest.MonkeyPatch) -> list[Platform | Exception]:
+    """The platforms that TensorRT finds, or the error; by default an H100, whose GPU ONNX Runtime cannot use."""
+    found: list[Platform | Exception] = [H100]
 
-    def here() -> list[Machine]:
-        for machine in found:
-            if isinstance(machine, Exception):
-                raise machine
-        return [machine for machine in found if isinstance(machine, Machine)]
+    def find() -> list[Platform]:
+        for platform in found:
+            if isinstance(platform, Exception):
+                raise platform
+        return [platform for platform in found if isinstance(platform, Platform)]
 
     def none() -> list[Device]:
         raise NoDevice("no NVIDIA driver: libcuda.so.1 is not there")
 
-    monkeypatch.setattr(tensorrt_runtime, "here", here)
+    monkeypatch.setattr(tensorrt_runtime, "platforms", find)
     monkeypatch.setattr(cuda_driver, "devices", none)
     return found
 
@@ -74,7 +74,7 @@ def check_served(client: Client, photographs: Photographs, eager: Eager) -> None
 def test_without_engines_the_machine_is_not_read(
     tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tensorrt_runtime, "here", lambda: pytest.fail("the machine was read"))
+    monkeypatch.setattr(tensorrt_runtime, "platforms", lambda: pytest.fail("the machine was read"))
     with serve(Settings(repository=tiny_repository, cache=tmp_path)) as client:
         assert model(client)["engine"] is None
 
@@ -83,7 +83,7 @@ def test_other_runtimes_have_no_engine_status(
     tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_engine(tmp_path, tiny_repository, OLDER)
-    monkeypatch.setattr(tensorrt_runtime, "here", lambda: pytest.fail("the machine was read"))
+    monkeypatch.setattr(tensorrt_runtime, "platforms", lambda: pytest.fail("the machine was read"))
     with serve(Settings(repository=tiny_repository, cache=tmp_path, executor="simulated:0")) as client:
         assert model(client)["engine"] is None
 
@@ -102,14 +102,14 @@ def test_other_runtimes_have_no_engine_status(
 def test_machine_without_tensorrt_states_its_reason(
     error: Exception,
     here: str,
-    machines: list[Machine | Exception],
+    platforms: list[Platform | Exception],
     tiny_repository: Path,
     tmp_path: Path,
     photographs: Photographs,
     eager: Eager,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    machines[:] = [error]
+    platforms[:] = [error]
     put_engine(tmp_path, tiny_repository, OLDER)
     with serve(Settings(repository=tiny_repository, cache=tmp_path)) as client:
         assert model(client)["engine"] == {"state": "UNUSABLE", "reason": BUILT_FOR + here}
@@ -120,8 +120,8 @@ def test_machine_without_tensorrt_states_its_reason(
 
 @pytest.mark.parametrize("built_for", [None, OLDER, A100], ids=["none", "older", "other GPU"])
 def test_missing_engine_states_the_command_and_a_fallback_serves(
-    built_for: Machine | None,
-    machines: list[Machine | Exception],
+    built_for: Platform | None,
+    platforms: list[Platform | Exception],
     tiny_repository: Path,
     tmp_path: Path,
     photographs: Photographs,
@@ -143,7 +143,9 @@ def test_missing_engine_states_the_command_and_a_fallback_serves(
     assert command in caplog.text
 
 
-def test_damaged_engine_is_missing(machines: list[Machine | Exception], tiny_repository: Path, tmp_path: Path) -> None:
+def test_damaged_engine_is_missing(
+    platforms: list[Platform | Exception], tiny_repository: Path, tmp_path: Path
+) -> None:
     path = put_engine(tmp_path, tiny_repository, H100)
     path.write_bytes(path.read_bytes()[:-1])
     with serve(Settings(repository=tiny_repository, cache=tmp_path)) as client:
@@ -153,22 +155,22 @@ def test_damaged_engine_is_missing(machines: list[Machine | Exception], tiny_rep
 
 
 def test_fallback_takes_no_value_that_was_set_for_tensorrt(
-    machines: list[Machine | Exception], tiny_repository: Path, tmp_path: Path
+    platforms: list[Platform | Exception], tiny_repository: Path, tmp_path: Path
 ) -> None:
     settings = Settings(
         repository=tiny_repository, cache=tmp_path, executor="tensorrt", max_batch=100, threads=7, instances=3
     )
     with serve(settings) as client, serve(Settings(repository=tiny_repository, cache=tmp_path)) as default:
-        for name in ("executor", "threads", "lanes", "max_batch"):
+        for name in ("executor", "threads", "concurrent_batches", "max_batch"):
             assert model(client)[name] == model(default)[name]
-        assert model(client)["chosen"]["max_batch"] == "default rule"
+        assert model(client)["config"]["max_batch"] == "default rule"
 
 
 @pytest.mark.parametrize(("precision", "fallback"), [("float16", "float32"), ("int8", "int8")])
 def test_fallback_keeps_a_precision_that_it_supports(
-    precision: Any, fallback: str, machines: list[Machine | Exception], tmp_path: Path
+    precision: Any, fallback: str, platforms: list[Platform | Exception], tmp_path: Path
 ) -> None:
-    machines[:] = [NoDevice("no NVIDIA driver")]
+    platforms[:] = [NoDevice("no NVIDIA driver")]
     with serve(Settings(cache=tmp_path, executor="tensorrt", precision=precision)) as client:
         served = client.get("/v1/models/fashion-mnist-resnet20").json()
         assert (served["executor"], served["precision"]) == ("onnxruntime-cpu", fallback)
@@ -176,7 +178,7 @@ def test_fallback_keeps_a_precision_that_it_supports(
 
 
 def test_new_engine_is_used_when_the_model_is_loaded_again(
-    loads: None, machines: list[Machine | Exception], tiny_repository: Path, tmp_path: Path
+    loads: None, platforms: list[Platform | Exception], tiny_repository: Path, tmp_path: Path
 ) -> None:
     with serve(Settings(repository=tiny_repository, cache=tmp_path, executor="tensorrt")) as client:
         assert model(client)["executor"] == "onnxruntime-cpu"
@@ -193,7 +195,7 @@ def test_new_engine_is_used_when_the_model_is_loaded_again(
 
 
 def test_engine_that_tensorrt_refuses_is_unusable(
-    machines: list[Machine | Exception],
+    platforms: list[Platform | Exception],
     tiny_repository: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -186,7 +186,7 @@ def test_the_service_uses_the_best(here: TuningProfile, tmp_path: Path, reposito
     assert used(answer) == ("onnxruntime-cpu", "int8", 1, 4)
     reason = answer["config"].pop("reason")
     assert set(answer["config"].values()) == {"tuned"}
-    assert reason == "measured on 2026-01-02: 300.0 images/s with 13.3 ms a batch of 4"
+    assert reason == "measured on 2026-01-02: 300.0 images/s with 13.3 ms per batch of 4"
 
 
 def test_what_is_set_wins(here: TuningProfile, tmp_path: Path, repository: Path) -> None:
@@ -202,7 +202,7 @@ def test_what_is_set_and_was_not_measured(here: TuningProfile, tmp_path: Path, r
     assert used(answer)[:3] == ("onnxruntime-cpu", "float32", 7)
     assert answer["config"]["threads"] == "set"
     assert answer["config"]["executor"] == answer["config"]["max_batch"] == "default rule"
-    assert answer["config"]["reason"] == "no measurement agrees with what is set and keeps within its bounds"
+    assert answer["config"]["reason"] == "no measurement agrees with the settings and keeps within its bounds"
 
 
 def test_measurements_from_elsewhere_are_ignored_and_said(
