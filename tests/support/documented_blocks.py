@@ -63,8 +63,8 @@ README: Blocks = (
     ),
     Reduced(
         ".venv/bin/resnet-serve tune",
-        "one second instead of three minutes",
-        {"--max-latency": "--seconds 1 --max-latency"},
+        "one second and one thread instead of three minutes",
+        {"--max-latency": "--seconds 1 --threads 1 --max-latency"},
     ),
     NotRun(".venv/bin/resnet-serve --repository repository --executor torch", GPU),
     NotRun(".venv/bin/resnet-export engines", GPU),
@@ -80,7 +80,7 @@ API: Blocks = (
     Reduced(
         "resnet-serve tune",
         "the shipped model, for one second",
-        {"REPOSITORY/NAME": "models/pretrained/repository/fashion-mnist-resnet20 --seconds 1"},
+        {"REPOSITORY/NAME": "models/pretrained/repository/fashion-mnist-resnet20 --seconds 1 --threads 1"},
     ),
     Printed("import numpy as np"),
     Output("[[b'0.986249:1:Trouser']]"),
