@@ -69,9 +69,10 @@ def documents() -> list[str]:
 
 
 def blocks(text: str) -> list[Block]:
-    """The fenced blocks of a document, in their order."""
+    """The fenced blocks of a document, in their order, without drawings in Mermaid."""
     found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [Block(text.count("\n", 0, block.start()) + 1, block[1], block[2]) for block in found]
+    fenced = [Block(text.count("\n", 0, block.start()) + 1, block[1], block[2]) for block in found]
+    return [block for block in fenced if block.language != "mermaid"]
 
 
 def indented_blocks(text: str) -> list[int]:
