@@ -1,4 +1,4 @@
-"""Former name of `service.cli.healthcheck`; goes with the next release."""
+"""Former name of `service.cli.healthcheck`; goes with the next release."""  # words: allow
 
 from __future__ import annotations
 

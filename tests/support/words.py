@@ -3,7 +3,8 @@
     python -m tests.support.words [PATH...]
 
 prints a line for each finding, with the better word, and ends with 1 if there is one. Without a path it checks the
-whole project. `# words: allow` at the end of a line of Python allows the names of that line.
+whole project. `# words: allow` at the end of a line of Python allows the names of that line, on the
+first line that of the module.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ def names(path: Path) -> Iterator[Name]:
     """The name of a module, and of its classes, functions, annotated fields and constants."""
     text = path.read_text()
     allowed = {number for number, line in enumerate(text.splitlines(), 1) if ALLOWED.search(line)}
-    yield Name("module", path.parent.name if path.stem == "__init__" else path.stem, 1)
+    if 1 not in allowed:
+        yield Name("module", path.parent.name if path.stem == "__init__" else path.stem, 1)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ClassDef):
             found = [Name("class", node.name, node.lineno), *_fields(node)]
