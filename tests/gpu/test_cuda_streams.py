@@ -1,7 +1,7 @@
-"""Lanes on a fake GPU: buffers, buckets, graphs, double buffering, and what happens when the device fails.
+"""CUDA streams on a fake GPU: buffers, buckets, graphs, overlapping copies, and failures of the device.
 
-The fakes are checked against what they stand for: the signatures of the real CUDA bindings, and the classes of two
-versions of TensorRT as they were recorded.
+The fakes are compared with the signatures of the real CUDA bindings, and with the recorded classes of two versions of
+TensorRT.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
     return runtime
 
 
-def make_lane(fake: FakeRuntime, **options: bool) -> tuple[CudaStreamContext, Doubling, cuda.Device]:
+def make_context(fake: FakeRuntime, **options: bool) -> tuple[CudaStreamContext, Doubling, cuda.Device]:
     device = cuda.Device(0)
     stream = device.make_stream()
     program = Doubling(fake, stream)
@@ -48,12 +48,12 @@ def make_lane(fake: FakeRuntime, **options: bool) -> tuple[CudaStreamContext, Do
     return CudaStreamContext(device, stream, program, IMAGE, BUCKETS), program, device
 
 
-def compute(lane: CudaStreamContext, batch: UInt8Array) -> np.ndarray[Any, Any]:
-    lane.acquire(len(batch))[:] = batch
-    return lane.run(len(batch), LOGITS)["logits"]
+def compute(context: CudaStreamContext, batch: UInt8Array) -> np.ndarray[Any, Any]:
+    context.acquire(len(batch))[:] = batch
+    return context.run(len(batch), LOGITS)["logits"]
 
 
-def test_the_fake_has_the_signatures_of_the_real_runtime() -> None:
+def test_fake_has_the_signatures_of_the_real_runtime() -> None:
     functions = [name for name in vars(FakeRuntime) if name.startswith("cuda")]
     assert len(functions) > 15
     for name in functions:
@@ -61,7 +61,7 @@ def test_the_fake_has_the_signatures_of_the_real_runtime() -> None:
         assert mine == list(inspect.signature(getattr(real, name)).parameters), name
 
 
-def test_the_real_runtime_answers_as_the_fake_does() -> None:
+def test_real_runtime_returns_what_the_fake_returns() -> None:
     """A tuple whose first member is a status, also where there is no driver."""
     for answer in (real.cudaMalloc(16), real.cudaStreamCreateWithFlags(real.cudaStreamNonBlocking)):
         assert isinstance(answer[0], real.cudaError_t)
@@ -70,7 +70,7 @@ def test_the_real_runtime_answers_as_the_fake_does() -> None:
 
 
 @pytest.mark.parametrize("version", ["10.16.1", "11.4.0"])
-def test_the_fake_tensorrt_has_only_what_the_real_one_has(version: str) -> None:
+def test_fake_tensorrt_has_only_names_of_the_real_one(version: str) -> None:
     recorded = json.loads((API / f"tensorrt-{version}.json").read_text())
     fake = FakeTensorRT(FakeRuntime(), ((1, 8),))
     classes = {
@@ -82,7 +82,7 @@ def test_the_fake_tensorrt_has_only_what_the_real_one_has(version: str) -> None:
             assert attribute in recorded[name], f"TensorRT {version} has no {name}.{attribute}"
 
 
-def test_the_fake_onnxruntime_has_the_signatures_of_the_real_one() -> None:
+def test_fake_onnxruntime_has_the_signatures_of_the_real_one() -> None:
     fake = FakeOnnxRuntime(FakeRuntime())
     session = ["get_providers", "disable_fallback", "get_outputs", "io_binding", "run_with_iobinding"]
     for name in session:
@@ -98,59 +98,59 @@ def test_the_fake_onnxruntime_has_the_signatures_of_the_real_one() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8])
-def test_a_batch_of_any_size_up_to_the_largest_bucket(fake: FakeRuntime, n: int) -> None:
-    lane, _, _ = make_lane(fake)
-    compute(lane, images(8, 100))
-    np.testing.assert_array_equal(compute(lane, images(n)), images(n).reshape(n, 4) * 2.0)
+def test_batches_of_any_size_up_to_the_largest_bucket(fake: FakeRuntime, n: int) -> None:
+    context, _, _ = make_context(fake)
+    compute(context, images(8, 100))
+    np.testing.assert_array_equal(compute(context, images(n)), images(n).reshape(n, 4) * 2.0)
 
 
-def test_every_bucket_is_recorded_before_the_first_batch_and_then_launched(fake: FakeRuntime) -> None:
-    lane, program, _ = make_lane(fake)
+def test_every_bucket_is_captured_before_the_first_batch(fake: FakeRuntime) -> None:
+    context, program, _ = make_context(fake)
     assert program.bound == sorted(BUCKETS, reverse=True)
     prepared, memory = program.enqueued, fake.allocations
-    assert prepared == 2 * len(BUCKETS)  # once to plan, once to record
+    assert prepared == 2 * len(BUCKETS)  # once to plan, once to capture
     fake.calls.clear()
     for n in (1, 3, 8):
-        compute(lane, images(n))
+        compute(context, images(n))
     assert program.enqueued == prepared
     assert fake.allocations == memory
-    # A batch is three calls: copy in, launch, copy out of what was asked for.
+    # A batch is three calls: copy in, launch, copy the outputs.
     assert fake.calls == ["cudaMemcpyAsync", "cudaGraphLaunch", "cudaMemcpyAsync"] * 3
 
 
-def test_what_another_thread_records_forbids_nothing(fake: FakeRuntime) -> None:
+def test_capture_in_another_thread_does_not_block_allocation(fake: FakeRuntime) -> None:
     fake.recorded_elsewhere = True
-    lane, _, _ = make_lane(fake)
-    np.testing.assert_array_equal(compute(lane, images(3)), images(3).reshape(3, 4) * 2.0)
+    context, _, _ = make_context(fake)
+    np.testing.assert_array_equal(compute(context, images(3)), images(3).reshape(3, 4) * 2.0)
 
 
-def test_what_cannot_be_recorded_is_enqueued(fake: FakeRuntime, caplog: pytest.LogCaptureFixture) -> None:
+def test_kernels_that_cannot_be_captured_are_enqueued(fake: FakeRuntime, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        lane, program, _ = make_lane(fake, recordable=False)
+        context, program, _ = make_context(fake, recordable=False)
     assert "batches of 4 run without a CUDA graph" in caplog.text
     fake.calls.clear()
-    np.testing.assert_array_equal(compute(lane, images(3)), images(3).reshape(3, 4) * 2.0)
+    np.testing.assert_array_equal(compute(context, images(3)), images(3).reshape(3, 4) * 2.0)
     assert "cudaGraphLaunch" not in fake.calls
     assert program.enqueued > 0
 
 
-def test_a_runtime_with_graphs_of_its_own_is_not_recorded(fake: FakeRuntime) -> None:
-    lane, program, _ = make_lane(fake, capturable=False)
+def test_runtime_with_its_own_graphs_is_not_captured(fake: FakeRuntime) -> None:
+    context, program, _ = make_context(fake, capturable=False)
     assert program.enqueued == len(BUCKETS)
-    compute(lane, images(2))
+    compute(context, images(2))
     assert program.enqueued == len(BUCKETS) + 1
     assert "cudaGraphLaunch" not in fake.calls
 
 
-def test_what_no_kernel_writes_is_no_number(fake: FakeRuntime) -> None:
+def test_unwritten_outputs_are_not_numbers(fake: FakeRuntime) -> None:
     """Neither rubbish nor what an earlier batch left: the check of the golden images then fails."""
-    lane, _, _ = make_lane(fake)
-    lane.acquire(2)[:] = images(2)
-    assert np.isnan(lane.run(2, frozenset({"embedding"}))["embedding"]).all()
+    context, _, _ = make_context(fake)
+    context.acquire(2)[:] = images(2)
+    assert np.isnan(context.run(2, frozenset({"embedding"}))["embedding"]).all()
     assert RUBBISH != 0xFF
 
 
-def test_copies_are_checked_by_the_fake(fake: FakeRuntime) -> None:
+def test_fake_checks_the_bounds_of_copies(fake: FakeRuntime) -> None:
     """Or a mistake in an address would go unnoticed in every other test."""
     device = cuda.Device(0)
     stream, memory, pinned = device.make_stream(), device.allocate(8), device.allocate_pinned(8)
@@ -162,37 +162,37 @@ def test_copies_are_checked_by_the_fake(fake: FakeRuntime) -> None:
 
 
 def test_closing_frees_everything(fake: FakeRuntime) -> None:
-    _, _, device = make_lane(fake)
+    _, _, device = make_context(fake)
     assert fake.allocations > 0
     device.close()
     assert fake.allocations == 0
 
 
-def test_a_failure_of_one_batch_is_not_the_loss_of_the_device(fake: FakeRuntime) -> None:
-    lane, program, _ = make_lane(fake, capturable=False)
-    enqueue, program.bound = lane._enqueue[4], []
+def test_failure_of_one_batch_does_not_lose_the_device(fake: FakeRuntime) -> None:
+    context, program, _ = make_context(fake, capturable=False)
+    enqueue, program.bound = context._enqueue[4], []
 
     def fail() -> None:
         raise RuntimeError("no kernel for this")
 
-    lane._enqueue[4] = fail
+    context._enqueue[4] = fail
     with pytest.raises(RuntimeError, match="no kernel"):
-        compute(lane, images(3))
-    lane._enqueue[4] = enqueue
-    np.testing.assert_array_equal(compute(lane, images(3)), images(3).reshape(3, 4) * 2.0)
+        compute(context, images(3))
+    context._enqueue[4] = enqueue
+    np.testing.assert_array_equal(compute(context, images(3)), images(3).reshape(3, 4) * 2.0)
 
 
-def test_a_lost_device_is_told_from_that(fake: FakeRuntime, caplog: pytest.LogCaptureFixture) -> None:
-    lane, _, device = make_lane(fake)
+def test_lost_device_is_detected(fake: FakeRuntime, caplog: pytest.LogCaptureFixture) -> None:
+    context, _, device = make_context(fake)
     fake.lost.add(0)
     with pytest.raises(DeviceLost, match="illegal memory access") as lost:
-        compute(lane, images(3))
+        compute(context, images(3))
     assert isinstance(lost.value.__cause__, CudaError)
     device.close()  # cannot free, and says so
     assert "cuda:0: some objects were not freed" in caplog.text
 
 
-def test_threads_take_turns_on_the_lanes(fake: FakeRuntime) -> None:
+def test_threads_share_the_streams(fake: FakeRuntime) -> None:
     executor = Executor(fake)
     buffers = [executor.acquire(1).ctypes.data]
     other: list[int] = []
@@ -204,7 +204,7 @@ def test_threads_take_turns_on_the_lanes(fake: FakeRuntime) -> None:
     assert executor.acquire(1).ctypes.data == buffers[0]
 
 
-def test_a_buffer_that_was_not_run_does_not_cost_a_lane(fake: FakeRuntime) -> None:
+def test_buffer_that_was_not_run_keeps_its_stream(fake: FakeRuntime) -> None:
     executor = Executor(fake, count=1)
     first = executor.acquire(2)
     buffer = executor.acquire(3)
@@ -214,14 +214,14 @@ def test_a_buffer_that_was_not_run_does_not_cost_a_lane(fake: FakeRuntime) -> No
 
 
 @pytest.mark.parametrize("copies", [0.1, 0.3, 0.45])
-def test_two_lanes_hide_the_copies(fake: FakeRuntime, copies: float) -> None:
+def test_two_streams_overlap_copies_and_computation(fake: FakeRuntime, copies: float) -> None:
     """The device computes for one while it copies for the other."""
     work: dict[Kind, float] = {"in": copies, "compute": 1.0, "out": copies}
     assert virtual_seconds(fake, 1, 100, work) == pytest.approx(100 * (1 + 2 * copies))
     assert 100 / virtual_seconds(fake, 2, 100, work) >= 0.95
 
 
-def test_where_copying_takes_longest_that_is_the_bound(fake: FakeRuntime) -> None:
+def test_throughput_is_bounded_by_slow_copies(fake: FakeRuntime) -> None:
     work: dict[Kind, float] = {"in": 1.0, "compute": 0.5, "out": 0.25}
     assert 100 / virtual_seconds(fake, 2, 100, work) >= 0.95
 
@@ -230,11 +230,11 @@ def test_where_copying_takes_longest_that_is_the_bound(fake: FakeRuntime) -> Non
     ("argument", "message"),
     [
         ("one", "takes the number of a GPU"),
-        ("1", "needs an NVIDIA GPU: there is none with the number 1, only 0"),
+        ("1", "needs an NVIDIA GPU: there is no GPU 1, only 0"),
         ("-1", "takes the number of a GPU"),
     ],
 )
-def test_a_gpu_that_is_not_there(argument: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gpu_is_an_error(argument: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_gpu.install(monkeypatch)
     with pytest.raises(ExecutorError, match=message), streams.opened("tensorrt", argument):
         pass
@@ -250,7 +250,7 @@ def test_a_gpu_that_is_not_there(argument: str, message: str, monkeypatch: pytes
         (ValueError("a mistake"), ValueError),
     ],
 )
-def test_a_device_is_closed_when_nothing_can_be_loaded_on_it(
+def test_device_is_closed_after_a_failed_load(
     error: Exception, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpu = fake_gpu.install(monkeypatch)

@@ -1,4 +1,4 @@
-"""Several executors behind one queue: what is computed where, and what happens when a device is lost."""
+"""Several executors behind one queue: which device computes a batch, and the loss of a device."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOGITS = frozenset({"logits"})
 
 
 class Device:
-    """Doubles the value of an image of one pixel; is lost at the batches that a test names."""
+    """Doubles the value of an image of one pixel; it is lost at a given batch."""
 
     computes = False
     pinnable = False
@@ -48,12 +48,12 @@ class Device:
         self.closed = False
         self.together = Barrier(1)
         self.meetings = 0
-        """How many of the first batches wait for those of other devices."""
+        """Number of first batches that wait for those of other devices."""
         self._lost_at = lost_at
         self._lock = Lock()
 
     def prepare(self, max_batch: int) -> None:
-        """There is nothing to be made."""
+        """Do nothing."""
 
     def acquire(self, n: int) -> UInt8Array:
         return np.empty((n, 1, 1, 1), np.uint8)
@@ -96,7 +96,7 @@ def counted(metrics: Metrics) -> dict[str, float]:
     }
 
 
-def test_each_lane_of_each_device_computes_at_the_same_time() -> None:
+def test_all_streams_of_all_devices_compute_at_the_same_time() -> None:
     devices = [Device("cuda:0", concurrent=2), Device("cuda:1", concurrent=2)]
     together = Barrier(4)
     for device in devices:
@@ -105,7 +105,7 @@ def test_each_lane_of_each_device_computes_at_the_same_time() -> None:
     async def play() -> list[InferenceResult]:
         engine = Engine(devices, BatchQueue(100, 1), Metrics(), "model")
         engine.start()
-        # Batches of one image: none is answered before four are computed at once.
+        # Batches of one image: no batch ends before four are computed at the same time.
         results = await asyncio.gather(*(submit(engine, value) for value in range(8)))
         await engine.close()
         return results
@@ -115,10 +115,10 @@ def test_each_lane_of_each_device_computes_at_the_same_time() -> None:
     assert all(device.closed for device in devices)
 
 
-def test_a_lost_device_is_taken_out_and_its_batch_computed_on_another(caplog: pytest.LogCaptureFixture) -> None:
+def test_batch_of_a_lost_device_is_computed_on_another(caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics()
     broken, sound = Device("cuda:0", lost_at=0), Device("cuda:1")
-    # Neither answers before both have a batch.
+    # No batch ends before both devices have one.
     broken.together = sound.together = Barrier(2)
     broken.meetings = sound.meetings = 1
 
@@ -144,7 +144,7 @@ def test_a_lost_device_is_taken_out_and_its_batch_computed_on_another(caplog: py
     assert "cuda:0 is not used any more" in caplog.text
 
 
-def test_a_batch_is_retried_once() -> None:
+def test_batch_is_retried_once() -> None:
     devices = [Device(f"cuda:{index}", lost_at=0) for index in range(3)]
 
     async def play() -> None:
@@ -159,7 +159,7 @@ def test_a_batch_is_retried_once() -> None:
     assert sum(len(device.batches) for device in devices) == 2
 
 
-def test_when_the_last_device_is_lost_who_waits_is_told() -> None:
+def test_requests_fail_when_the_last_device_is_lost() -> None:
     device = Device("cuda:0", lost_at=0)
 
     async def play() -> None:
@@ -182,7 +182,7 @@ def test_when_the_last_device_is_lost_who_waits_is_told() -> None:
     ("n", "buckets", "size"),
     [(1, (1, 8), 1), (2, (1, 8), 8), (8, (1, 8), 8), (3, (2, 4, 8), 4), (5, (), 5), (33, (32, 64), 64)],
 )
-def test_a_batch_is_filled_up_to_the_bucket_that_wastes_least(n: int, buckets: tuple[int, ...], size: int) -> None:
+def test_batch_is_padded_to_the_smallest_bucket(n: int, buckets: tuple[int, ...], size: int) -> None:
     assert padded_size(n, buckets) == size
     assert all(bucket - n >= size - n for bucket in buckets if bucket >= n)
 
@@ -203,7 +203,7 @@ def test_wasted_rows_are_counted() -> None:
 
 @pytest.fixture
 def two_devices(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Client, list[str]]]:
-    """The service with two simulated devices, of which a test loses those that it names."""
+    """The service with two simulated devices; a test loses those in the list."""
     lost: list[str] = []
     numbers = count()
 
@@ -222,7 +222,7 @@ def two_devices(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield client, lost
 
 
-def test_readiness_tells_of_a_lost_device(
+def test_readiness_reports_a_lost_device(
     two_devices: tuple[Client, list[str]], photographs: list[tuple[str, bytes]]
 ) -> None:
     client, lost = two_devices
@@ -249,7 +249,7 @@ def test_readiness_tells_of_a_lost_device(
     assert client.post("/v1/classify", content=photograph).status_code == 503
 
 
-def test_an_argument_for_each_device(tiny_repository: Path) -> None:
+def test_argument_per_device(tiny_repository: Path) -> None:
     version = tiny_repository / "tiny" / "1"
     two, wrong = executors.find("simulated:1,2"), executors.find("simulated:1,soon")
     assert len(two.load(source_of(version, two))) == 2

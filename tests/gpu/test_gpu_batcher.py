@@ -1,4 +1,4 @@
-"""Files of many requests, decoded together by a decoder that a test holds back."""
+"""Batches of files from many requests, with a decoder that a test holds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BULK, INTERACTIVE = Priority.bulk, Priority.interactive
 
 
 class HeldBack:
-    """Decodes a file into one pixel, its first byte, when it is let."""
+    """Decodes a file into one pixel, its first byte, when the test allows it."""
 
     def __init__(self) -> None:
         self.begun: SimpleQueue[bytes] = SimpleQueue()
@@ -64,7 +64,7 @@ class Stage:
         return await asyncio.to_thread(self.jpeg.begun.get, timeout=TIMEOUT)
 
     async def occupy(self) -> list[asyncio.Task[list[DecodedImage | None]]]:
-        """Have both lanes busy."""
+        """Make both threads busy."""
         tasks = []
         for name in (b"1", b"2"):
             tasks.append(self.ask(name))
@@ -90,7 +90,7 @@ def values(cuts: Sequence[DecodedImage | None]) -> bytes:
     return bytes(int(cut.pixels[0, 0, 0]) for cut in cuts if cut is not None)
 
 
-def test_what_comes_meanwhile_is_decoded_together() -> None:
+def test_files_that_arrive_during_a_batch_share_the_next() -> None:
     async def scene(stage: Stage) -> None:
         first = await stage.occupy()
         later = [stage.ask(name) for name in (b"a", b"bc", b"d")]
@@ -103,7 +103,7 @@ def test_what_comes_meanwhile_is_decoded_together() -> None:
     play(scene)
 
 
-def test_a_large_request_is_shared_by_the_lanes() -> None:
+def test_large_request_is_split_between_the_threads() -> None:
     async def scene(stage: Stage) -> None:
         names = bytes(range(64, 64 + 80))
         task = stage.ask(names)
@@ -116,7 +116,7 @@ def test_a_large_request_is_shared_by_the_lanes() -> None:
     play(scene)
 
 
-def test_networks_with_other_geometries_are_kept_apart() -> None:
+def test_batch_has_files_of_one_geometry() -> None:
     async def scene(stage: Stage) -> None:
         await stage.occupy()
         for name, preprocess in ((b"a", SMALL), (b"b", SMALL), (b"c", LARGE), (b"d", SMALL)):
@@ -128,7 +128,7 @@ def test_networks_with_other_geometries_are_kept_apart() -> None:
     play(scene)
 
 
-def test_interactive_files_pass_bulk_ones_which_get_their_share() -> None:
+def test_interactive_files_pass_bulk_files_that_get_their_share() -> None:
     async def scene(stage: Stage) -> None:
         await stage.occupy()
         stage.ask(b"B" * 20, priority=BULK)
@@ -157,7 +157,7 @@ def test_bulk_never_starves() -> None:
     play(scene)
 
 
-def test_nothing_is_decoded_for_those_who_have_gone() -> None:
+def test_cancelled_files_are_not_decoded() -> None:
     async def scene(stage: Stage) -> None:
         await stage.occupy()
         gone, stays = stage.ask(b"g"), stage.ask(b"s")
@@ -172,7 +172,7 @@ def test_nothing_is_decoded_for_those_who_have_gone() -> None:
     play(scene)
 
 
-def test_a_failure_is_told_to_all_whom_it_concerns_and_only_to_them(caplog: pytest.LogCaptureFixture) -> None:
+def test_failure_reaches_the_requests_of_its_batch_only(caplog: pytest.LogCaptureFixture) -> None:
     async def scene(stage: Stage) -> None:
         first = await stage.occupy()
         later = [stage.ask(b"!"), stage.ask(b"y"), stage.ask(b"x" * 32)]
@@ -185,5 +185,5 @@ def test_a_failure_is_told_to_all_whom_it_concerns_and_only_to_them(caplog: pyte
 
     with caplog.at_level(logging.ERROR):
         play(scene)
-        gc.collect()  # asyncio complains of a failure that nobody has seen when its future is freed
+        gc.collect()  # asyncio logs an error of a future that was not retrieved when the future is freed
     assert not caplog.records

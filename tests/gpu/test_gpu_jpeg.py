@@ -1,7 +1,7 @@
-"""JPEG by nvImageCodec: what it takes, and how far its pixels are from the host's.
+"""JPEG files decoded by nvImageCodec: which files it takes, and the difference of its pixels to those of the host.
 
-On the processor, where the library decodes with libjpeg-turbo; on a fake GPU, whose kernels the processor computes; and
-on a real one.
+On the CPU, where the library decodes with libjpeg-turbo; on a fake GPU, whose kernels run on the CPU; and on a real
+GPU.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ pytest.importorskip("nvidia.nvimgcodec", reason="nvidia-nvimgcodec-cu13 is not i
 
 MAX_PIXELS = 1_000_000
 BOUND = {"cpu": 0, "fake": 0, "gpu": 4}
-"""Levels of 255 by which a pixel may differ from the host's. On the processor the library is the same, libjpeg-turbo;
-nvJPEG rounds its transform otherwise."""
+"""Levels of 255 by which a pixel may differ from the host. On the CPU the library is the same, libjpeg-turbo; nvJPEG
+rounds its transform in another way."""
 
 Photographs = list[tuple[str, bytes]]
 
@@ -50,7 +50,7 @@ def place(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[dict[str, JpegDecoder]]:
-    """Decoders by real libraries, each made once: on a GPU it takes seconds."""
+    """Decoders with the real libraries, each made once: on a GPU this takes seconds."""
     kept: dict[str, JpegDecoder] = {}
     yield kept
     for decoder in kept.values():
@@ -84,13 +84,13 @@ def jpeg(size: tuple[int, int] = (37, 53), mode: str = "RGB", **options: Any) ->
 
 
 def whole(data: bytes) -> Geometry:
-    """Leaves an image as it is."""
+    """Does not change an image."""
     width, height = Image.open(io.BytesIO(data)).size
     return Geometry(size=(height, width))
 
 
 def difference(decoder: JpegDecoder, data: bytes, geometry: Geometry) -> int:
-    """The largest, to the host's pixels."""
+    """Largest difference to the pixels of the host."""
     (cut,) = decoder.decode([data], geometry)
     assert cut is not None
     image = Image.open(io.BytesIO(data))
@@ -100,14 +100,16 @@ def difference(decoder: JpegDecoder, data: bytes, geometry: Geometry) -> int:
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_the_difference_is_bounded(decoder: JpegDecoder, place: str, subsampling: str, progressive: bool) -> None:
+def test_difference_to_the_host_is_bounded(
+    decoder: JpegDecoder, place: str, subsampling: str, progressive: bool
+) -> None:
     for size in ((37, 53), (64, 64), (200, 16)):
         data = jpeg(size, subsampling=subsampling, progressive=progressive)
         assert difference(decoder, data, whole(data)) <= BOUND[place]
 
 
 @pytest.mark.parametrize("geometry", [preprocess_for(224, 3), Geometry(size=(40, 60), interpolation="bicubic")])
-def test_photographs(decoder: JpegDecoder, place: str, photographs: Photographs, geometry: Geometry) -> None:
+def test_shipped_photographs(decoder: JpegDecoder, place: str, photographs: Photographs, geometry: Geometry) -> None:
     for name, data in photographs:
         assert difference(decoder, data, geometry) <= BOUND[place], name
 
@@ -121,9 +123,7 @@ def test_files_of_several_shapes_together(decoder: JpegDecoder, photographs: Pho
         np.testing.assert_array_equal(cut.pixels, alone.pixels)
 
 
-def test_no_more_pixels_at_a_time_than_the_device_is_to_hold(
-    decoder: JpegDecoder, place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pixels_per_batch_are_bounded(decoder: JpegDecoder, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_jpeg, "_MAX_PIXELS_TOGETHER", 2 * 37 * 53)
     files = [jpeg(), b"", jpeg(), jpeg(), jpeg((100, 100)), jpeg()]
     cuts = decoder.decode(files, Geometry(size=(16, 16)))
@@ -139,14 +139,14 @@ def with_exif(orientation: int) -> bytes:
 
 
 def without_jfif() -> bytes:
-    """As cameras write: what the three components are is to be guessed, and is always luminance and chrominance."""
+    """A file as cameras write it: its components are luminance and chrominance without a marker that says so."""
     data = jpeg()
     length = 2 + int.from_bytes(data[4:6], "big")
     return data[:2] + data[2 + length :]
 
 
 @pytest.mark.parametrize("make", [lambda: with_exif(1), without_jfif])
-def test_photographs_as_cameras_write_them(decoder: JpegDecoder, place: str, make: Callable[[], bytes]) -> None:
+def test_photographs_with_exif_data(decoder: JpegDecoder, place: str, make: Callable[[], bytes]) -> None:
     assert difference(decoder, make(), whole(make())) <= BOUND[place]
 
 
@@ -165,7 +165,7 @@ def test_photographs_as_cameras_write_them(decoder: JpegDecoder, place: str, mak
     ],
     ids=["grey", "CMYK", "turned", "red, green and blue", "cut short", "too large", "tiny", "empty", "no image"],
 )
-def test_what_is_left_to_the_host(decoder: JpegDecoder, make: Callable[[], bytes]) -> None:
+def test_other_files_are_left_to_the_host(decoder: JpegDecoder, make: Callable[[], bytes]) -> None:
     good = jpeg()
     first, second, third = decoder.decode([good, make(), good], whole(good))
     assert second is None
@@ -173,12 +173,12 @@ def test_what_is_left_to_the_host(decoder: JpegDecoder, make: Callable[[], bytes
 
 
 @pytest.mark.parametrize("place", ["fake", pytest.param("gpu", marks=needs_gpu())], indirect=True)
-def test_so_are_images_that_pillow_resizes_in_another_order(decoder: JpegDecoder) -> None:
+def test_images_that_pillow_resizes_in_another_order_are_left_to_the_host(decoder: JpegDecoder) -> None:
     assert decoder.decode([jpeg((20, 90))], Geometry(size=(10, 10))) == [None]
 
 
 @pytest.mark.parametrize("priority", list(Priority))
-def test_the_pipeline_gives_the_same_with_it(
+def test_decoder_returns_the_same_images_with_it(
     decoder: JpegDecoder, place: str, photographs: Photographs, priority: Priority
 ) -> None:
     long = jpeg((3300, 16))
@@ -200,10 +200,10 @@ class Broken:
         raise RuntimeError("the device is gone")
 
     def close(self) -> None:
-        """Nothing is there."""
+        """Do nothing."""
 
 
-def test_a_decoder_that_fails_leaves_it_to_the_host(photographs: Photographs) -> None:
+def test_failing_decoder_leaves_files_to_the_host(photographs: Photographs) -> None:
     broken: Any = Broken()
     (decoded,) = decode([photographs[0][1]], preprocess_for(64, 3), broken)
     assert isinstance(decoded, DecodedFile)
@@ -223,7 +223,7 @@ def decode(
         decoder.close()
 
 
-def test_without_the_compiler_it_is_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compiler_is_an_error_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> None:
         raise RuntimeError("libnvrtc.so is not there")
 
@@ -234,7 +234,7 @@ def test_without_the_compiler_it_is_refused_at_start(monkeypatch: pytest.MonkeyP
         open_decoder(0, MAX_PIXELS)
 
 
-def test_without_a_gpu_it_is_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_gpu_is_an_error_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
     def none() -> list[object]:
         raise NoDevice("no NVIDIA driver")
 
@@ -243,5 +243,5 @@ def test_without_a_gpu_it_is_refused_at_start(monkeypatch: pytest.MonkeyPatch) -
         open_decoder(0, MAX_PIXELS)
     assert open_decoder(None, MAX_PIXELS) is None
     monkeypatch.setattr("models.runtime.cuda_driver.devices", lambda: [object()])
-    with pytest.raises(ExecutorError, match="there is none with the number 1, only 0"):
+    with pytest.raises(ExecutorError, match="there is no GPU 1, only 0"):
         open_decoder(1, MAX_PIXELS)

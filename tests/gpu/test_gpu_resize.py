@@ -1,4 +1,4 @@
-"""Resizing on a GPU: the kernels, compiled for the processor, give what Pillow gives, bit by bit."""
+"""Resizing on a GPU: the kernels, compiled for the CPU, compute exactly the pixels of Pillow."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def on_device(device: cuda.Device, image: UInt8Array, padding: int = 0) -> Devic
     interpolation=st.sampled_from(["bilinear", "bicubic", "lanczos"]),
     padding=st.integers(0, 9),
 )
-def test_pillows_pixels(
+def test_pixels_equal_those_of_pillow(
     device: cuda.Device,
     resizer: Resizer,
     sizes: list[tuple[int, int]],
@@ -87,17 +87,17 @@ def test_pillows_pixels(
 
 
 @pytest.mark.parametrize("size", [(500, 375), (375, 500), (640, 640), (4000, 3000), (100, 75)])
-def test_photographs_of_usual_shapes_are_taken(size: tuple[int, int]) -> None:
+def test_photographs_of_usual_shapes_are_resized_here(size: tuple[int, int]) -> None:
     for kind in ("bilinear", "bicubic", "lanczos"):
         assert gpu_resize.takes(*size, Geometry(size=(224, 224), resize=256, interpolation=kind))
 
 
-def test_what_is_left_to_the_host() -> None:
+def test_other_images_are_left_to_the_host() -> None:
     assert not gpu_resize.takes(500, 375, Geometry(size=(224, 224), resize=256, interpolation="nearest"))
     assert not gpu_resize.takes(300, 900, Geometry(size=(224, 224), resize=256))
 
 
-def test_the_compiler_is_told_not_to_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_are_compiled_without_contraction(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or weights differ in the last of their 22 bits, now and then."""
     fake_kernels.install(monkeypatch, FakeRuntime())
     device = cuda.Device(0)
@@ -108,7 +108,7 @@ def test_the_compiler_is_told_not_to_contract(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 9), (9, 0), (12, 0)])
-def test_the_real_compiler_takes_the_kernels(capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_compiler_accepts_the_kernels(capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "nvrtc", real_nvrtc)
     source = Path(gpu_resize.__file__).with_name("resize.cu").read_text()
     try:
@@ -118,7 +118,7 @@ def test_the_real_compiler_takes_the_kernels(capability: tuple[int, int], monkey
     assert code.startswith(b"\x7fELF")
 
 
-def test_what_does_not_compile_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile_error_has_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_kernels.install(monkeypatch, FakeRuntime())
     device = cuda.Device(0)
     with pytest.raises(CudaError, match=r"nothing\.cu cannot be compiled: .*error"):
@@ -129,7 +129,7 @@ def test_what_does_not_compile_says_why(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(("fake", "real"), [(FakeDriver, real_driver), (FakeNvrtc, real_nvrtc)])
-def test_the_fakes_have_the_signatures_of_the_real_ones(fake: Any, real: Any) -> None:
+def test_fakes_have_the_signatures_of_the_real_ones(fake: Any, real: Any) -> None:
     names = [name for name in vars(fake) if name.startswith(("cu", "nvrtc"))]
     assert len(names) > 3
     for name in names:

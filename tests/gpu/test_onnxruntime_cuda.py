@@ -1,4 +1,4 @@
-"""ONNX Runtime on a fake GPU: its options, where its graphs are recorded, and what is done where it cannot record."""
+"""ONNX Runtime on a fake GPU: its options, the capture of its graphs, and batches without graphs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load(repository: Path) -> Executor:
     return runtime.make(source_of(repository / "tiny" / "1", runtime))
 
 
-def test_each_lane_has_a_stream_and_float32_is_float32(gpu: FakeGpu, tiny_repository: Path) -> None:
+def test_each_session_has_a_stream_and_no_tf32(gpu: FakeGpu, tiny_repository: Path) -> None:
     executor = load(tiny_repository)
     assert len({options["user_compute_stream"] for options in gpu.onnxruntime.options}) == executor.concurrent_batches
     for options in gpu.onnxruntime.options:
@@ -36,7 +36,7 @@ def test_each_lane_has_a_stream_and_float32_is_float32(gpu: FakeGpu, tiny_reposi
     executor.close()
 
 
-def test_every_graph_is_recorded_before_the_first_batch_whichever_thread_serves(
+def test_graphs_are_captured_before_the_first_batch_for_every_thread(
     gpu: FakeGpu, tiny_repository: Path, golden: Golden
 ) -> None:
     executor = load(tiny_repository)
@@ -69,7 +69,7 @@ def test_without_graphs_kernels_are_enqueued(
     assert gpu.cuda.allocations == 0
 
 
-def test_what_the_runtime_refuses_is_a_typed_error(
+def test_error_of_the_runtime_is_an_executor_error(
     gpu: FakeGpu, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -81,14 +81,14 @@ def test_what_the_runtime_refuses_is_a_typed_error(
     assert gpu.cuda.allocations == 0
 
 
-def test_without_cudnn_it_does_not_go_to_the_processor(gpu: FakeGpu, tiny_repository: Path) -> None:
+def test_missing_cudnn_is_an_error(gpu: FakeGpu, tiny_repository: Path) -> None:
     gpu.onnxruntime.loads_cuda = False
     with pytest.raises(ExecutorError, match="CUDA 13 or cuDNN 9 is missing"):
         load(tiny_repository)
     assert gpu.cuda.allocations == 0
 
 
-def test_the_package_for_processors_is_told_from_that_for_gpus(gpu: FakeGpu, tiny_repository: Path) -> None:
+def test_package_without_cuda_is_an_error(gpu: FakeGpu, tiny_repository: Path) -> None:
     gpu.onnxruntime.providers = ("CPUExecutionProvider",)
     with pytest.raises(ExecutorError, match="'onnxruntime-gpu' instead of 'onnxruntime'"):
         load(tiny_repository)

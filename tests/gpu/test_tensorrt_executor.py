@@ -1,6 +1,6 @@
-"""The TensorRT executor on a fake GPU: engines out of the cache, several GPUs, and every way in which it can say no.
+"""The TensorRT executor on a fake GPU: engines from the cache, several GPUs, and every error.
 
-What cannot be faked, that no native runtime ends the process, is tried in processes of their own.
+That no native runtime ends the process cannot be faked, so it is tested in other processes.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def load(version: Path, cache: Path, name: str = "tensorrt:0", precision: Precis
     return runtime.load(source_of(version, runtime, precision, cache))
 
 
-def test_buckets_are_what_the_profiles_cover() -> None:
+def test_buckets_cover_the_profiles() -> None:
     assert buckets(BATCHES) == (1, 2, 4, 8, 16, 32)
     assert buckets((BatchRange(min=1, opt=24, max=48),)) == (1, 2, 4, 8, 16, 24, 32, 48)
     assert buckets((BatchRange(min=8, opt=8, max=8),)) == (8,)
 
 
-def test_a_context_a_bucket_and_lane(gpu: FakeGpu, version: Path, tmp_path: Path) -> None:
+def test_one_context_per_bucket_and_stream(gpu: FakeGpu, version: Path, tmp_path: Path) -> None:
     gpu.build_engines(version, tmp_path)
     (executor,) = load(version, tmp_path)
     assert len(gpu.tensorrt.contexts) == executor.concurrent_batches * len(executor.buckets)
@@ -61,20 +61,20 @@ def test_a_context_a_bucket_and_lane(gpu: FakeGpu, version: Path, tmp_path: Path
     assert gpu.cuda.allocations == 0
 
 
-def test_without_an_engine_it_says_so(gpu: FakeGpu, version: Path, tmp_path: Path) -> None:
+def test_missing_engine_is_an_error(gpu: FakeGpu, version: Path, tmp_path: Path) -> None:
     with pytest.raises(ExecutorError, match=r"no engine in float32 has been built for TensorRT 11\.4"):
         load(version, tmp_path)
     assert gpu.cuda.allocations == 0
 
 
-def test_a_plan_of_another_gpu_is_not_given_to_the_runtime(gpu: FakeGpu, version: Path, tmp_path: Path) -> None:
+def test_engine_of_another_gpu_is_not_loaded(gpu: FakeGpu, version: Path, tmp_path: Path) -> None:
     gpu.build_engines(version, tmp_path, compute_capability=ComputeCapability(8, 6), device="Another GPU")
     gpu.tensorrt.Runtime = None  # type: ignore[assignment]
     with pytest.raises(ExecutorError, match=r"built for .*8\.6.*, this machine has .*9\.0"):
         load(version, tmp_path)
 
 
-def test_a_damaged_plan_is_not_given_to_the_runtime(gpu: FakeGpu, version: Path, tmp_path: Path) -> None:
+def test_damaged_engine_is_not_loaded(gpu: FakeGpu, version: Path, tmp_path: Path) -> None:
     gpu.build_engines(version, tmp_path)
     (plan,) = tmp_path.glob("*/float32-*.plan")
     plan.write_bytes(plan.read_bytes()[:-1])
@@ -91,7 +91,9 @@ def test_a_damaged_plan_is_not_given_to_the_runtime(gpu: FakeGpu, version: Path,
         ("execute_async_v3", "does not return a batch of 32"),
     ],
 )
-def test_no_is_a_typed_error(gpu: FakeGpu, function: str, message: str, version: Path, tmp_path: Path) -> None:
+def test_refusal_of_tensorrt_is_an_executor_error(
+    gpu: FakeGpu, function: str, message: str, version: Path, tmp_path: Path
+) -> None:
     gpu.build_engines(version, tmp_path)
     gpu.tensorrt.refuse.add(function)
     with pytest.raises(ExecutorError, match=message):
@@ -99,7 +101,7 @@ def test_no_is_a_typed_error(gpu: FakeGpu, function: str, message: str, version:
     assert gpu.cuda.allocations == 0
 
 
-def test_without_graphs_batches_are_enqueued(gpu: FakeGpu, version: Path, tmp_path: Path) -> None:
+def test_batches_are_enqueued_without_graphs(gpu: FakeGpu, version: Path, tmp_path: Path) -> None:
     gpu.build_engines(version, tmp_path)
     gpu.tensorrt.recordable = False
     (executor,) = load(version, tmp_path)
@@ -110,7 +112,7 @@ def test_without_graphs_batches_are_enqueued(gpu: FakeGpu, version: Path, tmp_pa
     assert "cudaGraphLaunch" not in gpu.cuda.calls
 
 
-def test_several_gpus_and_the_loss_of_one(
+def test_service_continues_on_one_of_two_gpus(
     gpu: FakeGpu, tiny_repository: Path, version: Path, tmp_path: Path, photographs: list[tuple[str, bytes]]
 ) -> None:
     gpu.build_engines(version, tmp_path)
@@ -128,7 +130,7 @@ def test_several_gpus_and_the_loss_of_one(
         ]
 
 
-def test_a_batch_larger_than_the_engine_takes(
+def test_max_batch_above_the_engine_falls_back(
     gpu: FakeGpu, tiny_repository: Path, version: Path, tmp_path: Path
 ) -> None:
     gpu.build_engines(version, tmp_path)
@@ -138,7 +140,7 @@ def test_a_batch_larger_than_the_engine_takes(
         assert "max_batch is 33, and the executor computes at most 32" in model["engine"]["reason"]
 
 
-def test_a_lost_device_raises_what_the_engine_waits_for(gpu: FakeGpu, version: Path, tmp_path: Path) -> None:
+def test_lost_device_raises_device_lost(gpu: FakeGpu, version: Path, tmp_path: Path) -> None:
     gpu.build_engines(version, tmp_path)
     (executor,) = load(version, tmp_path)
     gpu.cuda.lost.add(0)
@@ -181,7 +183,7 @@ NEEDS_RTX = pytest.mark.skipif(find_spec("tensorrt_rtx") is None, reason="tensor
 
 
 def put_plan(cache: Path, version: Path, content: bytes, capability: tuple[int, int] = (8, 9)) -> None:
-    """A plan as TensorRT for RTX would have been asked for it, with a description that is right but for the content."""
+    """Put an engine for TensorRT for RTX into the cache, with a valid description of any content."""
     artifact = manifest.read(version).artifacts[0]
     plan = Plan(
         schema=1,
@@ -212,7 +214,7 @@ def put_plan(cache: Path, version: Path, content: bytes, capability: tuple[int, 
 def test_no_native_runtime_ends_the_process(
     plan: str, pretend: str, message: str, tiny_repository: Path, version: Path, tmp_path: Path
 ) -> None:
-    """With the real TensorRT for RTX, without a driver or with one that is only said to be there."""
+    """With the real TensorRT for RTX, without a driver or with a driver that only seems to exist."""
     if plan == "garbage":
         put_plan(tmp_path, version, b"ftrt" + bytes(range(256)) * 64)
     elif plan != "none":

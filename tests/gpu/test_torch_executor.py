@@ -1,4 +1,4 @@
-"""PyTorch on a fake GPU: which device is chosen, what is recorded, in which order it is let go, and what it refuses."""
+"""PyTorch on a fake GPU: the default device, captured graphs, the order in which objects are freed, and errors."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_fake_has_the_signatures_of_the_real_one() -> None:
 
 
 @pytest.mark.parametrize(("available", "device"), [(True, "cuda:0"), (False, "cpu")])
-def test_without_an_argument_a_gpu_where_pytorch_can_use_one(
+def test_default_device_is_a_gpu_if_pytorch_can_use_one(
     available: bool, device: str, gpu: FakeGpu, tiny_repository: Path
 ) -> None:
     gpu.torch.cuda.is_available = lambda: available
@@ -67,7 +67,7 @@ def test_without_an_argument_a_gpu_where_pytorch_can_use_one(
     executor.close()
 
 
-def test_a_graph_a_bucket_and_lane_and_nothing_in_tf32(gpu: FakeGpu, tiny_repository: Path) -> None:
+def test_one_graph_per_bucket_and_stream_and_no_tf32(gpu: FakeGpu, tiny_repository: Path) -> None:
     executor = load(tiny_repository)
     assert len(gpu.torch.graphs) == executor.concurrent_batches * len(executor.buckets)
     assert gpu.torch.backends.cudnn.allow_tf32 is False
@@ -83,7 +83,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "repository"
 
 
-def test_every_residual_addition_is_in_a_convolution(gpu: FakeGpu, repository: Path) -> None:
+def test_every_residual_addition_is_fused(gpu: FakeGpu, repository: Path) -> None:
     executor = load(repository)
     passes = gpu.torch.fused["add_relu"] // 9
     # The stem, and the first convolution of each block.
@@ -92,7 +92,7 @@ def test_every_residual_addition_is_in_a_convolution(gpu: FakeGpu, repository: P
     executor.close()
 
 
-def test_a_convolution_that_cudnn_has_no_such_kernel_for_is_computed_without(gpu: FakeGpu, repository: Path) -> None:
+def test_convolution_without_a_fused_kernel_is_computed(gpu: FakeGpu, repository: Path) -> None:
     gpu.torch.fuses = False
     executor = load(repository)
     images, logits = golden_of(repository / "tiny" / "1" / GOLDEN_FILE)
@@ -101,7 +101,7 @@ def test_a_convolution_that_cudnn_has_no_such_kernel_for_is_computed_without(gpu
     executor.close()
 
 
-def test_graphs_go_before_the_memory_that_they_use(
+def test_graphs_are_freed_before_their_memory(
     gpu: FakeGpu, tiny_repository: Path, golden: Golden, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     executor = load(tiny_repository)
@@ -120,13 +120,13 @@ def test_graphs_go_before_the_memory_that_they_use(
     assert gpu.cuda.allocations == 0
 
 
-def test_a_pytorch_without_cuda_says_what_is_missing(gpu: FakeGpu, tiny_repository: Path) -> None:
+def test_pytorch_without_cuda_is_an_error(gpu: FakeGpu, tiny_repository: Path) -> None:
     gpu.torch.version.cuda = None
     with pytest.raises(ExecutorError, match="torch:0 needs a PyTorch that is built for CUDA"):
         load(tiny_repository)
 
 
-def test_what_pytorch_refuses_is_a_typed_error(
+def test_error_of_pytorch_is_an_executor_error(
     gpu: FakeGpu, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -138,7 +138,9 @@ def test_what_pytorch_refuses_is_a_typed_error(
     assert gpu.cuda.allocations == 0
 
 
-def test_a_lost_device(gpu: FakeGpu, tiny_repository: Path, golden: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_device_raises_device_lost(
+    gpu: FakeGpu, tiny_repository: Path, golden: Golden, monkeypatch: pytest.MonkeyPatch
+) -> None:
     executor = load(tiny_repository)
     gpu.cuda.lost.add(0)
     with pytest.raises(DeviceLost, match="illegal memory access"):

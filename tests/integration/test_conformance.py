@@ -1,7 +1,7 @@
-"""The same tests for every executor there is, wherever it computes: the right answers, whatever is asked of it and how.
+"""The contract of executors: the same tests for every executor, on every device.
 
-Executors are found, not listed. Those that need a GPU are skipped without one; those whose runtime can be faked compute
-on a fake GPU as well, so that everything of theirs but the runtime is tested anywhere.
+Executors are found, not listed. Those that need a GPU are skipped without one. Executors whose runtime can be faked
+also run on a fake GPU, so that all of their code except the runtime is tested on every machine.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from tests.support.service import TIMEOUT
 from tests.support.tiny import Golden
 
 FAKED = ("onnxruntime-cuda", "tensorrt", "torch")
-NOT_HERE = ("needs the package", "is not installed", "this processor does not compute in")
-"""Of what an executor says, that is no fault of its own."""
+NOT_HERE = ("needs the package", "is not installed", "this CPU does not compute in")
+"""Errors of executors that cannot run on this machine."""
 LOGITS = frozenset({"logits"})
 ALL = frozenset(OUTPUTS)
 
@@ -136,23 +136,23 @@ def check(logits: Float32Array, golden: Float32Array, kind: Kind, executor: Exec
 
 
 @pytest.mark.parametrize("n", [1, 5])
-def test_a_buffer_to_write_into(executor: Executor, n: int, golden: Golden) -> None:
+def test_buffer_is_writable_and_contiguous(executor: Executor, n: int, golden: Golden) -> None:
     buffer = executor.acquire(n)
     assert buffer.dtype == np.uint8
     assert buffer.shape == (n, *golden[0].shape[1:])
     assert buffer.flags.writeable and buffer.flags.c_contiguous
 
 
-def test_golden_images(kind: Kind, executor: Executor, golden: Golden) -> None:
-    """As the service checks them before a version takes requests: every bucket, on every lane."""
+def test_golden_images_pass(kind: Kind, executor: Executor, golden: Golden) -> None:
+    """Computed as the service computes them before a version takes requests: in every bucket on every stream."""
     check_golden(executor, *golden, "model.onnx", kind.precision)
     check(compute(executor, golden[0], LOGITS)["logits"], golden[1], kind, executor)
 
 
-def test_odd_sizes_and_those_around_buckets(kind: Kind, executor: Executor, golden: Golden) -> None:
-    """Whatever fills a batch up has no part in the answers, and is not among them."""
+def test_sizes_around_buckets(kind: Kind, executor: Executor, golden: Golden) -> None:
+    """The padding of a batch does not affect the outputs, and is not part of them."""
     around = {size + step for size in executor.buckets for step in (-1, 0, 1)} & set(range(1, 33))
-    for size in sorted(around | {1, 3, 17, 31}, reverse=True):  # what a larger batch left behind is still there
+    for size in sorted(around | {1, 3, 17, 31}, reverse=True):  # a larger batch leaves its rows in the buffers
         logits = compute(executor, take(golden[0], size), LOGITS)["logits"]
         assert len(logits) == size
         if size > 1:
@@ -166,15 +166,15 @@ def test_odd_sizes_and_those_around_buckets(kind: Kind, executor: Executor, gold
                 assert np.abs(logits - reference).max() / spread <= bound
 
 
-def test_sizes_that_it_was_prepared_for_and_others(kind: Kind, executor: Executor, golden: Golden) -> None:
+def test_sizes_with_and_without_preparation(kind: Kind, executor: Executor, golden: Golden) -> None:
     executor.prepare(4)
-    for size in (4, 16, 3, 1, 2, 5):  # what one leaves behind must not be another's
+    for size in (4, 16, 3, 1, 2, 5):  # rows of one batch must not appear in another
         logits = [compute(executor, take(golden[0], size, first), LOGITS)["logits"] for first in range(0, 16, size)]
         check(np.concatenate(logits), golden[1], kind, executor)
 
 
 @pytest.mark.parametrize("size", [1, 17])
-def test_a_row_for_each_image_in_float32(executor: Executor, size: int, golden: Golden) -> None:
+def test_outputs_have_one_float32_row_per_image(executor: Executor, size: int, golden: Golden) -> None:
     answers = compute(executor, take(golden[0], size), ALL)
     assert {name: (len(value), str(value.dtype)) for name, value in answers.items()} == {
         name: (size, "float32") for name in OUTPUTS
@@ -184,7 +184,7 @@ def test_a_row_for_each_image_in_float32(executor: Executor, size: int, golden: 
     assert answers["feature_map"].ndim == 4
 
 
-def test_outputs_belong_together(kind: Kind, executor: Executor, golden: Golden) -> None:
+def test_outputs_are_consistent(kind: Kind, executor: Executor, golden: Golden) -> None:
     answers = compute(executor, golden[0], ALL)
     exponentials = np.exp(answers["logits"].astype(np.float64))
     softmax = exponentials / exponentials.sum(1, keepdims=True)
@@ -196,12 +196,12 @@ def test_outputs_belong_together(kind: Kind, executor: Executor, golden: Golden)
 
 
 @pytest.mark.parametrize("outputs", [[name] for name in OUTPUTS] + [["embedding", "probabilities"]])
-def test_only_what_was_asked_for(executor: Executor, outputs: list[str], golden: Golden) -> None:
+def test_only_the_given_outputs_are_returned(executor: Executor, outputs: list[str], golden: Golden) -> None:
     assert sorted(compute(executor, golden[0][:2], frozenset(outputs))) == outputs
 
 
-def test_a_poisoned_output_buffer(kind: Kind, executor: Executor, golden: Golden) -> None:
-    """Callers may do what they like with answers, and an executor does not touch them again."""
+def test_returned_arrays_are_not_written_again(kind: Kind, executor: Executor, golden: Golden) -> None:
+    """Callers may write to returned arrays, and an executor does not write to them again."""
     first = compute(executor, golden[0], ALL)
     before = {name: values.copy() for name, values in first.items()}
     for _ in range(executor.concurrent_batches):
@@ -216,7 +216,7 @@ def test_a_poisoned_output_buffer(kind: Kind, executor: Executor, golden: Golden
 
 
 class Kept:
-    """An executor that an engine leaves open when it closes: the fixture closes it."""
+    """An executor that the engine does not close: the fixture closes it."""
 
     def __init__(self, executor: Executor) -> None:
         self.computes, self.device = executor.computes, executor.device
@@ -225,15 +225,15 @@ class Kept:
         self.pinnable = executor.pinnable
 
     def close(self) -> None:
-        """Later."""
+        """Do nothing."""
 
 
 async def ask(engine: Engine, images: UInt8Array) -> InferenceResult:
     return await engine.submit(InferenceRequest(list(images), LOGITS, time.monotonic() + TIMEOUT))
 
 
-def test_concurrent_callers(kind: Kind, executor: Executor, golden: Golden) -> None:
-    """Each gets the answers to its own images, however these are put together and on whichever lane."""
+def test_concurrent_requests(kind: Kind, executor: Executor, golden: Golden) -> None:
+    """Each request gets the outputs of its own images, in whichever batch and on whichever stream."""
     sizes = [1 + index * 7 % 9 for index in range(32)]
     firsts = [sum(sizes[:index]) for index in range(len(sizes))]
 
@@ -251,7 +251,7 @@ def test_concurrent_callers(kind: Kind, executor: Executor, golden: Golden) -> N
 
 
 def test_closing_under_load(kind: Kind, executor: Executor, golden: Golden) -> None:
-    """What was accepted is answered, and what comes later is refused."""
+    """Requests that were accepted are answered, and later ones are refused."""
 
     async def play() -> tuple[list[InferenceResult | BaseException], list[InferenceResult | BaseException]]:
         engine = Engine([Kept(executor)], BatchQueue(1000, 4), Metrics(), "model")
@@ -273,8 +273,8 @@ def test_closing_under_load(kind: Kind, executor: Executor, golden: Golden) -> N
         check(result.outputs["logits"], golden[1], kind, executor)
 
 
-def test_less_precision_is_really_used(kind: Kind, executor: Executor, golden: Golden) -> None:
-    """Or a runtime that goes back to float32 would pass for a fast one, and "float32" would be something else."""
+def test_lower_precision_is_used(kind: Kind, executor: Executor, golden: Golden) -> None:
+    """A runtime that silently computes in float32 would pass as an accurate one of lower precision, and vice versa."""
     if executor.computes:
         error = parity.compare(compute(executor, golden[0], LOGITS)["logits"], golden[1]).logit_error
         assert (error > 1e-3) == (kind.precision != "float32")

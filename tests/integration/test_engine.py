@@ -1,4 +1,4 @@
-"""The engine over an executor that counts, and that a test can hold in the middle of a batch."""
+"""The engine over an executor that a test can hold in the middle of a batch."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def submit(
 
 
 async def turn() -> None:
-    """Let every task that can run take a step: those just created have then put their images into the queue."""
+    """Let every task that can run take a step: new tasks have then put their images into the queue."""
     loop = asyncio.get_running_loop()
     done = loop.create_future()
     loop.call_soon(done.set_result, None)
@@ -64,7 +64,7 @@ def logits(result: InferenceResult) -> list[float]:
     return [float(value) for value in result.outputs["logits"][:, 0]]
 
 
-def test_who_comes_while_a_batch_runs_shares_the_next() -> None:
+def test_requests_during_a_batch_share_the_next() -> None:
     async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         first = submit(engine, [1])
         await executor.started()
@@ -80,7 +80,7 @@ def test_who_comes_while_a_batch_runs_shares_the_next() -> None:
     assert run(scenario).batches == [[1], [2, 3, 4, 5]]
 
 
-def test_a_request_larger_than_a_batch_is_put_together_again() -> None:
+def test_large_request_is_split_and_joined() -> None:
     async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         executor.release(100)
         small, large = submit(engine, [1, 2]), submit(engine, range(100, 107))
@@ -95,7 +95,7 @@ def test_a_request_larger_than_a_batch_is_put_together_again() -> None:
     assert max(len(batch) for batch in executor.batches) == 3
 
 
-def test_everyone_gets_the_outputs_they_asked_for() -> None:
+def test_each_request_gets_its_own_outputs() -> None:
     async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         hold = submit(engine, [1])
         await executor.started()
@@ -114,7 +114,7 @@ def test_everyone_gets_the_outputs_they_asked_for() -> None:
     assert run(scenario).batches == [[1], [2, 3, 4]]
 
 
-def test_three_hundred_callers_at_once() -> None:
+def test_three_hundred_concurrent_requests() -> None:
     rng = random.Random(0)
     sizes = [rng.randint(1, 20) for _ in range(300)]
     firsts = [sum(sizes[:position]) for position in range(len(sizes))]
@@ -130,7 +130,7 @@ def test_three_hundred_callers_at_once() -> None:
     assert [value for batch in executor.batches for value in batch] == list(range(10_000, 10_000 + sum(sizes)))
 
 
-def test_overload_is_answered_at_once_with_the_time_that_the_queue_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_queue_is_refused_with_the_time_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr("service.engine.workers.time", SimpleNamespace(monotonic=lambda: clock.now))
 
@@ -164,7 +164,7 @@ def test_overload_is_answered_at_once_with_the_time_that_the_queue_needs(monkeyp
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.01])
-def test_a_deadline_that_passes_in_the_queue(seconds: float) -> None:
+def test_deadline_in_the_queue(seconds: float) -> None:
     async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         first = submit(engine, [1])
         await executor.started()
@@ -178,7 +178,7 @@ def test_a_deadline_that_passes_in_the_queue(seconds: float) -> None:
     assert run(scenario).batches == [[1], [3]]
 
 
-def test_a_deadline_that_passes_in_the_executor() -> None:
+def test_deadline_in_the_executor() -> None:
     async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         late = submit(engine, [1], seconds=0.01)
         patient = submit(engine, [2])
@@ -191,7 +191,7 @@ def test_a_deadline_that_passes_in_the_executor() -> None:
     run(scenario)
 
 
-def test_who_has_gone_is_not_computed() -> None:
+def test_cancelled_request_is_skipped() -> None:
     async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         first = submit(engine, [1])
         await executor.started()
@@ -206,7 +206,7 @@ def test_who_has_gone_is_not_computed() -> None:
     assert run(scenario).batches == [[1], [3]]
 
 
-def test_who_goes_while_being_computed_disturbs_nobody() -> None:
+def test_request_cancelled_during_its_batch_does_not_affect_others() -> None:
     async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         hold = submit(engine, [1])
         await executor.started()
@@ -223,7 +223,7 @@ def test_who_goes_while_being_computed_disturbs_nobody() -> None:
     assert run(scenario).batches == [[1], [2, 3]]
 
 
-def test_a_failing_batch_fails_its_callers_and_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_batch_fails_its_own_requests_only(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         first = submit(engine, [1])
         await executor.started()
@@ -247,7 +247,7 @@ def test_a_failing_batch_fails_its_callers_and_nobody_else(caplog: pytest.LogCap
     assert "no kernel for this" in caplog.text
 
 
-def test_a_request_of_which_one_batch_fails_fails_as_a_whole() -> None:
+def test_request_fails_if_one_of_its_batches_fails() -> None:
     async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         executor.release(100)
         with pytest.raises(InferenceFailed):
@@ -257,7 +257,7 @@ def test_a_request_of_which_one_batch_fails_fails_as_a_whole() -> None:
     run(scenario, max_batch=2)
 
 
-def test_closing_computes_what_waits_and_refuses_what_comes() -> None:
+def test_closing_computes_waiting_requests_and_refuses_new_ones() -> None:
     async def scenario(engine: Engine, executor: HeldExecutor) -> None:
         accepted = [submit(engine, [1])]
         await executor.started()
@@ -279,7 +279,7 @@ def test_closing_computes_what_waits_and_refuses_what_comes() -> None:
     assert run(scenario).batches == [[1], [2, 3]]
 
 
-def test_nothing_runs_before_it_is_started() -> None:
+def test_engine_refuses_requests_before_it_is_started() -> None:
     async def scenario() -> None:
         engine = Engine([HeldExecutor()], BatchQueue(1, 1), Metrics(), "model")
         assert not engine.alive
@@ -289,7 +289,7 @@ def test_nothing_runs_before_it_is_started() -> None:
     asyncio.run(scenario())
 
 
-def test_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_and_metrics_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=time.monotonic())
     monkeypatch.setattr("service.engine.workers.time", SimpleNamespace(monotonic=lambda: clock.now))
     metrics = Metrics()

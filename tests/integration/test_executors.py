@@ -1,4 +1,4 @@
-"""How an executor is found and chosen. What all of them must do is in `test_conformance`."""
+"""How an executor is found and selected. `test_conformance` tests the contract of all executors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load(name: str, repository: Path, precision: Precision = "float32") -> Execu
 
 
 @pytest.mark.parametrize("size", [1, 3, 16])
-def test_simulated_answers_can_be_told_apart(size: int, tiny_repository: Path, golden: Golden) -> None:
+def test_simulated_outputs_differ_between_images(size: int, tiny_repository: Path, golden: Golden) -> None:
     executor = load("simulated:0", tiny_repository)
     assert not executor.computes
     images = golden[0][:size]
@@ -36,19 +36,19 @@ def test_simulated_answers_can_be_told_apart(size: int, tiny_repository: Path, g
     assert answer.argmax(1).tolist() == [int(np.floor(np.mean(image))) % 5 for image in images]
 
 
-def test_an_unknown_name_lists_the_choices() -> None:
+def test_unknown_name_lists_the_choices() -> None:
     with pytest.raises(ExecutorError, match=r"'tensorflow'.*onnxruntime-cpu.*simulated"):
         executors.find("tensorflow:1")
 
 
 @pytest.mark.parametrize("name", ["simulated:soon", "onnxruntime-cpu:3", "openvino:GPU"])
-def test_an_argument_that_means_nothing_is_refused(name: str, tiny_repository: Path) -> None:
+def test_invalid_argument_is_refused(name: str, tiny_repository: Path) -> None:
     with pytest.raises(ExecutorError, match=name.partition(":")[2]):
         load(name, tiny_repository)
 
 
 class Unloadable(MetaPathFinder):
-    """An `onnxruntime` that is missing, or that is there and whose shared library is not."""
+    """Makes `onnxruntime` missing, or installed without its shared library."""
 
     def __init__(self, error: ImportError) -> None:
         self._error = error
@@ -65,7 +65,9 @@ class Unloadable(MetaPathFinder):
         (ImportError("libgomp.so.1: cannot open"), "installed but cannot be loaded: libgomp.so.1"),
     ],
 )
-def test_not_installed_is_told_from_broken(error: ImportError, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_and_broken_packages_have_different_errors(
+    error: ImportError, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     finders: list[Any] = [Unloadable(error), *sys.meta_path]
     monkeypatch.setattr(sys, "meta_path", finders)
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
@@ -82,12 +84,12 @@ def test_not_installed_is_told_from_broken(error: ImportError, message: str, mon
         ("onnxruntime-cpu", "bfloat16", "does not compute in bfloat16; it does in: float32, int8"),
     ],
 )
-def test_a_precision_that_cannot_be_had(name: str, precision: Precision, message: str, tiny_repository: Path) -> None:
+def test_unavailable_precision_is_refused(name: str, precision: Precision, message: str, tiny_repository: Path) -> None:
     with pytest.raises(ExecutorError, match=message):
         load(name, tiny_repository, precision)
 
 
-def test_each_int8_artifact_goes_to_the_runtime_that_it_was_made_for(full_repository: Path) -> None:
+def test_each_runtime_gets_its_int8_artifact(full_repository: Path) -> None:
     described = manifest.read(full_repository / "tiny" / "1")
     files = {
         name: executors.find(name).select_artifact(described, "int8").file for name in ("onnxruntime-cpu", "openvino")
@@ -95,14 +97,14 @@ def test_each_int8_artifact_goes_to_the_runtime_that_it_was_made_for(full_reposi
     assert files == {"onnxruntime-cpu": "model.int8-ort.onnx", "openvino": "model.int8.onnx"}
 
 
-def test_a_file_that_openvino_cannot_load(tiny_repository: Path, tmp_path: Path) -> None:
+def test_openvino_error_names_the_file(tiny_repository: Path, tmp_path: Path) -> None:
     version = Path(shutil.copytree(tiny_repository / "tiny" / "1", tmp_path / "tiny" / "1"))
     (version / "model.onnx").write_bytes((version / "model.onnx").read_bytes()[:-1000])
     with pytest.raises(ExecutorError, match=r"model\.onnx: OpenVINO cannot load it"):
         load("openvino", tmp_path)
 
 
-def test_a_signal_after_one_openvino_executor_replaced_another(tiny_repository: Path) -> None:
+def test_signal_handlers_survive_the_close_of_openvino_executors(tiny_repository: Path) -> None:
     code = """
 import os, signal, sys
 from pathlib import Path
@@ -125,7 +127,7 @@ os.kill(os.getpid(), signal.SIGTERM)
     assert subprocess.run(arguments, capture_output=True, text=True, check=True).stdout == "handled\n"
 
 
-def test_runtimes_are_imported_when_chosen_and_torch_never() -> None:
+def test_runtimes_are_imported_only_if_chosen() -> None:
     code = (
         "import sys, service.app, service.cli.classify, service.executors as e; e.find('simulated');"
         "print(sorted({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)));"

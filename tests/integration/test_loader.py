@@ -22,7 +22,7 @@ from tests.support.geometry import preprocess_for
 
 @pytest.fixture
 def copy(tiny_repository: Path, tmp_path: Path) -> Path:
-    """Version 1 of `tiny` in a repository of its own, to be spoilt."""
+    """Version 1 of `tiny` in its own repository, which a test may damage."""
     shutil.copytree(tiny_repository, tmp_path / "repository")
     return tmp_path / "repository" / "tiny" / "1"
 
@@ -39,7 +39,7 @@ def edit(version: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def rehash(version: Path) -> None:
-    """Have the manifest vouch for what the files are now."""
+    """Update the hashes in the manifest."""
 
     def change(content: dict[str, Any]) -> None:
         content["golden_sha256"] = manifest.sha256(version / "golden.npz")

@@ -1,4 +1,4 @@
-"""What ships: the checkpoint, its export and the examples agree with each other and with the README."""
+"""The shipped checkpoint, its export and the examples agree with each other and with the README."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def documented() -> dict[str, tuple[str, str]]:
     return {name: (label, probability) for name, label, probability in rows}
 
 
-def test_the_readme_shows_what_the_examples_give() -> None:
+def test_readme_shows_the_results_of_the_examples() -> None:
     assert documented() == ANSWERS
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_an_example_has_its_answer_in_pytorch(name: str) -> None:
+def test_pytorch_gives_the_documented_result(name: str) -> None:
     trained = checkpoint.load(PRETRAINED / "fashion-mnist-resnet20.safetensors")
     pixels = np.array(Image.open(PRETRAINED / "examples" / name))[None, ..., None]
     temperature = manifest.read(shipped_repository() / "fashion-mnist-resnet20" / "1").temperature
@@ -50,7 +50,7 @@ def test_an_example_has_its_answer_in_pytorch(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_an_example_has_its_answer_in_the_service(name: str) -> None:
+def test_service_gives_the_documented_result(name: str) -> None:
     async def classify() -> tuple[str, str]:
         service = Service(Settings())
         await service.start()
@@ -67,7 +67,7 @@ def test_an_example_has_its_answer_in_the_service(name: str) -> None:
     assert asyncio.run(classify()) == ANSWERS[name]
 
 
-def test_the_manifest_describes_the_checkpoint() -> None:
+def test_manifest_describes_the_checkpoint() -> None:
     version = shipped_repository() / "fashion-mnist-resnet20" / "1"
     described = manifest.read(version)
     path = PRETRAINED / "fashion-mnist-resnet20.safetensors"

@@ -1,4 +1,4 @@
-"""Versions that come, fail, take over and go while requests are answered."""
+"""Versions that are added, fail, replace others and are removed while requests are answered."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Scenario = Callable[[Registry, Path], Awaitable[None]]
 
 
 def add(repo: Path, number: int, name: str = "tiny") -> Path:
-    """One more version: version 1 under another number, put in place in one step."""
+    """Add a version atomically: version 1 under another number."""
     (repo / name).mkdir(exist_ok=True)
     staging = repo / name / ".partial"
     shutil.copytree(repo / ".original", staging)
@@ -77,14 +77,14 @@ FAULTS: dict[Callable[[Path], None], str] = {
 
 @pytest.fixture
 def repo(tiny_repository: Path, tmp_path: Path) -> Path:
-    """A repository with `tiny` version 1, to be changed."""
+    """A repository with `tiny` version 1, which a test may change."""
     repo = shutil.copytree(tiny_repository, tmp_path / "repository")
     shutil.copytree(repo / "tiny" / "1", repo / ".original")
     return repo
 
 
 def play(repo: Path, scenario: Scenario, **options: Any) -> None:
-    """Play a scenario on a registry that has loaded the repository and looks again when it is told to."""
+    """Play a scenario on a registry that has loaded the repository; only `refresh` reads it again."""
 
     async def run() -> None:
         options.setdefault("executor", "simulated:0")
@@ -124,12 +124,12 @@ def refused(registry: Registry, version: str) -> ServiceError:
         ("a=2 all", "b", {1, 2}, [2, 1]),
     ],
 )
-def test_candidates_of_a_policy(text: str, model: str, found: set[int], expected: list[int]) -> None:
+def test_policy_selects_candidates(text: str, model: str, found: set[int], expected: list[int]) -> None:
     assert Policies(text).of(model).candidates(found) == expected
 
 
 @pytest.mark.parametrize("text", ["newest", "1,", "0", "1 ,2", "a=", "../a=all", "a=latest,1", "\u0661"])
-def test_a_policy_that_is_none(text: str) -> None:
+def test_invalid_policy_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"not latest, all, or version numbers|not a valid model name"):
         Settings(versions=text)
 
@@ -137,7 +137,7 @@ def test_a_policy_that_is_none(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"), [("latest", ["4"]), ("all", ["1", "2", "4"]), ("1,2", ["1", "2"]), ("tiny=2,3", ["2"])]
 )
-def test_what_each_policy_serves(text: str, expected: list[str], repo: Path) -> None:
+def test_policy_selects_the_served_versions(text: str, expected: list[str], repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
         assert served(registry) == expected
         assert registry.find().version == expected[-1]
@@ -153,7 +153,7 @@ def test_what_each_policy_serves(text: str, expected: list[str], repo: Path) -> 
     play(repo, scenario, versions=text)
 
 
-def test_a_newer_version_takes_over_and_a_removed_one_gives_way(repo: Path) -> None:
+def test_newer_version_replaces_an_older_one(repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
         assert served(registry) == ["1"]
         add(repo, 2)
@@ -175,7 +175,7 @@ def test_a_newer_version_takes_over_and_a_removed_one_gives_way(repo: Path) -> N
     play(repo, scenario)
 
 
-def test_the_metric_of_versions_follows_them(repo: Path) -> None:
+def test_metric_shows_the_served_versions(repo: Path) -> None:
     metrics = Metrics()
 
     def shown() -> set[str]:
@@ -194,7 +194,7 @@ def test_the_metric_of_versions_follows_them(repo: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_models_come_and_go_and_the_default_stays(repo: Path) -> None:
+def test_default_model_stays_while_it_is_served(repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
         assert registry.find().name == "tiny"
         add(repo, 1, name="another")
@@ -209,7 +209,7 @@ def test_models_come_and_go_and_the_default_stays(repo: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", FAULTS)
-def test_a_version_that_fails_leaves_the_old_one_serving(
+def test_old_version_continues_if_the_new_one_fails(
     spoil: Callable[[Path], None], repo: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_version_that_fails_leaves_the_old_one_serving(
 
         caplog.clear()
         await registry.refresh()
-        assert caplog.text == "", "it is tried again only when its files change"
+        assert caplog.text == "", "a failed version is tried again only when its files change"
 
         shutil.rmtree(newer)
         add(repo, 2)
@@ -239,7 +239,7 @@ def test_a_version_that_fails_leaves_the_old_one_serving(
     play(repo, scenario, executor="onnxruntime-cpu", max_batch=1)
 
 
-def test_an_older_version_serves_where_the_newest_cannot_be_loaded_at_start(repo: Path) -> None:
+def test_older_version_serves_if_the_newest_fails_at_start(repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
         assert served(registry) == ["2"]
         assert states(registry) == {"1": "UNAVAILABLE", "2": "READY", "3": "UNAVAILABLE"}
@@ -249,7 +249,7 @@ def test_an_older_version_serves_where_the_newest_cannot_be_loaded_at_start(repo
     play(repo, scenario)
 
 
-def test_what_serves_goes_on_while_all_that_is_left_fails(repo: Path) -> None:
+def test_removed_version_continues_if_all_others_fail(repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
         wrong_hash(add(repo, 2))
         remove(repo, 1)
@@ -262,7 +262,7 @@ def test_what_serves_goes_on_while_all_that_is_left_fails(repo: Path) -> None:
     play(repo, scenario)
 
 
-def test_a_repository_that_is_away_for_a_moment(repo: Path) -> None:
+def test_versions_continue_while_the_repository_is_missing(repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
         repo.rename(repo.with_name("away"))
         await registry.refresh()
@@ -274,7 +274,7 @@ def test_a_repository_that_is_away_for_a_moment(repo: Path) -> None:
     play(repo, scenario)
 
 
-def test_a_version_that_is_put_in_place_anew_is_loaded_anew(repo: Path) -> None:
+def test_version_with_new_content_is_loaded_again(repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
         old = registry.find()
         path = repo / "tiny" / "1" / "manifest.json"
@@ -291,7 +291,7 @@ def test_a_version_that_is_put_in_place_anew_is_loaded_anew(repo: Path) -> None:
     play(repo, scenario)
 
 
-def test_a_request_ends_on_the_version_that_it_began_with(repo: Path) -> None:
+def test_request_keeps_its_version_until_the_end(repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
         image = np.zeros((32, 32, 3), np.uint8)
         request = InferenceRequest([image], frozenset({"logits"}), time.monotonic() + TIMEOUT)
@@ -311,7 +311,7 @@ def test_a_request_ends_on_the_version_that_it_began_with(repo: Path) -> None:
     play(repo, scenario)
 
 
-def test_the_old_version_serves_while_the_new_one_loads(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_version_serves_while_the_new_one_loads(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entered, leave = Event(), Event()
     load = Loader.load
 
@@ -338,7 +338,7 @@ def test_the_old_version_serves_while_the_new_one_loads(repo: Path, monkeypatch:
     play(repo, scenario)
 
 
-def test_a_failed_load_frees_what_it_had_loaded(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_load_closes_its_executors(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[OnnxRuntimeCpuExecutor] = []
 
     async def scenario(registry: Registry, repo: Path) -> None:
@@ -356,7 +356,7 @@ def test_a_failed_load_frees_what_it_had_loaded(repo: Path, monkeypatch: pytest.
     assert len(closed) == 2
 
 
-def test_unloading_and_loading_by_name(repo: Path) -> None:
+def test_unload_and_load_by_name(repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
         await registry.unload("tiny")
         assert served(registry) == []
@@ -376,7 +376,7 @@ def test_unloading_and_loading_by_name(repo: Path) -> None:
     play(repo, scenario)
 
 
-def test_links_lead_nowhere_out_of_the_repository(repo: Path, tmp_path: Path) -> None:
+def test_links_out_of_the_repository_are_refused(repo: Path, tmp_path: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
         assert served(registry) == ["2"]
         for number in ("3", "4"):
@@ -393,7 +393,7 @@ def test_links_lead_nowhere_out_of_the_repository(repo: Path, tmp_path: Path) ->
     play(repo, scenario)
 
 
-def test_the_second_face_of_another_model_is_no_name(repo: Path) -> None:
+def test_name_with_the_suffix_encoded_is_refused(repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
         assert list(registry.current()) == ["tiny"]
         assert "reserved for the second name" in str(registry.versions("tiny-encoded")[0].reason)
@@ -403,7 +403,7 @@ def test_the_second_face_of_another_model_is_no_name(repo: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["auto", "poll"])
-def test_changes_are_noticed(how: Watch, tmp_path: Path) -> None:
+def test_changes_are_reported(how: Watch, tmp_path: Path) -> None:
     async def scenario() -> None:
         stop = asyncio.Event()
         bursts = watcher.changes(tmp_path, how, stop)
@@ -421,7 +421,7 @@ def test_changes_are_noticed(how: Watch, tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_the_file_system_of_a_folder() -> None:
+def test_file_system_of_a_folder() -> None:
     assert watcher.file_system(Path("/proc/self")) == "proc"
     assert watcher.file_system(Path(os.devnull)) != "proc"
 
@@ -432,8 +432,8 @@ def following(repo: Path) -> Iterator[Client]:
         yield client
 
 
-def test_no_request_is_lost_while_versions_change(repo: Path, photographs: Photographs) -> None:
-    """The service notices by itself; requests come without a pause until each version has answered."""
+def test_no_request_fails_while_versions_change(repo: Path, photographs: Photographs) -> None:
+    """The service watches the repository; requests are sent without a pause until each version has answered."""
     content = photographs[0][1]
     with following(repo) as client:
 

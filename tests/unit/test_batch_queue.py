@@ -1,4 +1,4 @@
-"""The queue: what is in a batch, in which order, and what never gets into one. Time is a number here."""
+"""The queue: the contents and the order of batches, and requests that are dropped. The clock is a number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.queued import IMAGE, LOGITS, contents, take_all, ticket
 from tests.support.service import TIMEOUT
 
 
-def test_first_in_first_out_and_all_that_fits_in_one_batch() -> None:
+def test_requests_share_a_batch_in_order() -> None:
     queue = BatchQueue(capacity=10, max_batch=8)
     for owner, images in (("a", 1), ("b", 2), ("c", 1)):
         queue.put(ticket(images, owner))
@@ -43,7 +43,7 @@ def test_every_image_is_in_exactly_one_full_batch_in_order(sizes: list[int], max
     assert len(queue) == 0
 
 
-def test_a_batch_computes_what_any_of_its_tickets_asks_for() -> None:
+def test_batch_has_the_outputs_of_all_its_requests() -> None:
     queue = BatchQueue(capacity=10, max_batch=2)
     queue.put(ticket(1, outputs=frozenset({"logits"})))
     queue.put(ticket(1, outputs=frozenset({"embedding"})))
@@ -52,7 +52,7 @@ def test_a_batch_computes_what_any_of_its_tickets_asks_for() -> None:
     assert [batch.outputs for batch in take_all(queue)] == [{"logits", "embedding"}, {"feature_map"}]
 
 
-def test_a_full_queue_refuses_whole_tickets() -> None:
+def test_full_queue_refuses_whole_requests() -> None:
     queue = BatchQueue(capacity=4, max_batch=3)
     queue.put(ticket(3, "a"))
     with pytest.raises(QueueFull) as refused:
@@ -80,7 +80,7 @@ ENDINGS = pytest.mark.parametrize("end", [abandon, expire])
 
 
 @ENDINGS
-def test_who_has_stopped_waiting_is_not_computed(end: Ending) -> None:
+def test_abandoned_and_expired_requests_are_skipped(end: Ending) -> None:
     clock = Clock()
     queue = BatchQueue(capacity=10, max_batch=8, clock=clock)
     gone = [ticket(2, "first", deadline=101.0), ticket(3, "middle", deadline=102.0)]
@@ -93,7 +93,7 @@ def test_who_has_stopped_waiting_is_not_computed(end: Ending) -> None:
 
 
 @ENDINGS
-def test_who_has_stopped_waiting_makes_room(end: Ending) -> None:
+def test_abandoned_and_expired_requests_make_room(end: Ending) -> None:
     clock = Clock()
     queue = BatchQueue(capacity=4, max_batch=8, clock=clock)
     gone = ticket(4, "gone", deadline=101.0)
@@ -106,7 +106,7 @@ def test_who_has_stopped_waiting_makes_room(end: Ending) -> None:
 
 
 @ENDINGS
-def test_the_rest_of_a_ticket_is_dropped_too(end: Ending) -> None:
+def test_remaining_images_of_a_request_are_dropped(end: Ending) -> None:
     clock = Clock()
     queue = BatchQueue(capacity=10, max_batch=2, clock=clock)
     gone = ticket(5, "gone", deadline=101.0)
@@ -121,7 +121,7 @@ def test_the_rest_of_a_ticket_is_dropped_too(end: Ending) -> None:
     assert contents(take_all(queue)) == [("next", 0)]
 
 
-def test_only_images_that_still_wait_are_counted() -> None:
+def test_only_waiting_images_are_counted() -> None:
     queue = BatchQueue(capacity=8, max_batch=2)
     gone = ticket(3, "gone")
     queue.put(ticket(5, "a"))
@@ -136,7 +136,7 @@ def test_only_images_that_still_wait_are_counted() -> None:
         queue.put(ticket(1, "c"))
 
 
-def test_a_closed_queue_gives_out_what_waits_and_accepts_nothing() -> None:
+def test_closed_queue_empties_and_refuses_new_requests() -> None:
     queue = BatchQueue(capacity=10, max_batch=2)
     queue.put(ticket(3, "a"))
     queue.close()
@@ -150,7 +150,7 @@ Step = Callable[[BatchQueue], object]
 
 
 class ScriptedCondition(Condition):
-    """Instead of waiting it does the next step of a script, so that a test decides what happens meanwhile."""
+    """Runs the next step of a script instead of waiting."""
 
     queue: BatchQueue
 
@@ -197,7 +197,7 @@ def make_queue(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> MakeQueue:
     return make
 
 
-def test_nobody_waits_for_a_timer_by_default(make_queue: MakeQueue) -> None:
+def test_batch_is_not_delayed_by_default(make_queue: MakeQueue) -> None:
     queue, condition = make_queue([], max_batch=8)
     queue.put(ticket(1, "a"))
     batch = queue.take()
@@ -207,11 +207,11 @@ def test_nobody_waits_for_a_timer_by_default(make_queue: MakeQueue) -> None:
 
 
 @pytest.mark.parametrize(("max_batch", "sizes"), [(8, [4, 3]), (3, [3, 3])])
-def test_a_batch_leaves_an_idle_thread_its_share(make_queue: MakeQueue, max_batch: int, sizes: list[int]) -> None:
+def test_batch_leaves_images_for_idle_threads(make_queue: MakeQueue, max_batch: int, sizes: list[int]) -> None:
     taken: list[Batch | None] = []
 
     def come(queue: BatchQueue) -> None:
-        """One thread waits; seven images come, and another thread takes first."""
+        """One thread waits; seven images arrive, and another thread takes a batch first."""
         queue.put(ticket(7))
         taken.append(queue.take())
 
@@ -220,7 +220,7 @@ def test_a_batch_leaves_an_idle_thread_its_share(make_queue: MakeQueue, max_batc
     assert [batch and batch.size for batch in taken] == sizes
 
 
-def test_an_empty_queue_waits_without_end_until_somebody_comes(make_queue: MakeQueue) -> None:
+def test_empty_queue_waits_for_a_request(make_queue: MakeQueue) -> None:
     queue, condition = make_queue([lambda queue: queue.put(ticket(1, "a"))], max_batch=8)
     batch = queue.take()
     assert batch is not None
@@ -228,7 +228,7 @@ def test_an_empty_queue_waits_without_end_until_somebody_comes(make_queue: MakeQ
     assert condition.waits == [None]
 
 
-def test_the_delay_counts_from_the_first_image(make_queue: MakeQueue, clock: Clock) -> None:
+def test_delay_counts_from_the_first_image(make_queue: MakeQueue, clock: Clock) -> None:
     def arrive(queue: BatchQueue) -> None:
         clock.now = 100.5
         queue.put(ticket(1, "c", queued_at=100.5))
@@ -246,7 +246,7 @@ def test_the_delay_counts_from_the_first_image(make_queue: MakeQueue, clock: Clo
     assert condition.waits == [0.75, 0.5]
 
 
-def test_a_full_batch_does_not_wait(make_queue: MakeQueue) -> None:
+def test_full_batch_is_not_delayed(make_queue: MakeQueue) -> None:
     queue, condition = make_queue([], max_batch=4, max_delay=1.0)
     queue.put(ticket(3, "a"))
     queue.put(ticket(3, "b"))
@@ -256,7 +256,7 @@ def test_a_full_batch_does_not_wait(make_queue: MakeQueue) -> None:
     assert condition.waits == []
 
 
-def test_a_batch_that_fills_up_goes_at_once(make_queue: MakeQueue) -> None:
+def test_batch_that_fills_up_is_taken_at_once(make_queue: MakeQueue) -> None:
     queue, condition = make_queue([lambda queue: queue.put(ticket(3, "b"))], max_batch=4, max_delay=1.0)
     queue.put(ticket(1, "a"))
     batch = queue.take()
@@ -272,7 +272,7 @@ def test_closing_ends_the_delay(make_queue: MakeQueue) -> None:
     assert condition.waits == [1.0]
 
 
-def test_who_gives_up_during_the_delay_is_not_computed(make_queue: MakeQueue, clock: Clock) -> None:
+def test_request_that_expires_during_the_delay_is_skipped(make_queue: MakeQueue, clock: Clock) -> None:
     def pass_time(queue: BatchQueue) -> None:
         clock.now = 100.5
 
@@ -287,7 +287,7 @@ def test_who_gives_up_during_the_delay_is_not_computed(make_queue: MakeQueue, cl
 
 
 @pytest.mark.parametrize("max_delay", [0.0, 0.001])
-def test_two_takers_and_three_givers_lose_nothing(max_delay: float) -> None:
+def test_two_takers_and_three_givers_lose_no_image(max_delay: float) -> None:
     queue = BatchQueue(capacity=10_000, max_batch=7, max_delay=max_delay)
     lock = Lock()
     batches: list[Batch] = []
@@ -320,7 +320,7 @@ def test_two_takers_and_three_givers_lose_nothing(max_delay: float) -> None:
     assert sorted(contents(batches)) == expected
 
 
-def test_closing_lets_a_waiting_taker_go() -> None:
+def test_closing_wakes_a_waiting_taker() -> None:
     queue = BatchQueue(capacity=1, max_batch=1)
     taken: list[Batch | None] = []
     taker = Thread(target=lambda: taken.append(queue.take()), daemon=True)

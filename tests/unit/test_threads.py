@@ -1,4 +1,4 @@
-"""Threads that compute give way to those that answer: by the priorities that the system tells."""
+"""Priorities and CPUs of threads, as the system reports them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from service.core.settings import Settings
 from service.core.threads import run_in_background
 from tests.support.service import serve
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives threads priorities of their own")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority per thread")
 
 
 def niceness() -> int:
-    """Of the calling thread; more is less priority."""
+    """Niceness of the calling thread; a higher value is a lower priority."""
     return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
-def test_work_in_the_background_gives_way_with_the_threads_that_it_starts() -> None:
+def test_background_work_and_its_threads_have_a_lower_priority() -> None:
     def work() -> tuple[int, int]:
         with ThreadPoolExecutor(1) as pool:
             return niceness(), pool.submit(niceness).result()
@@ -34,12 +34,12 @@ def test_work_in_the_background_gives_way_with_the_threads_that_it_starts() -> N
     assert niceness() == before
 
 
-def test_its_errors_reach_the_caller() -> None:
+def test_error_in_background_work_reaches_the_caller() -> None:
     with pytest.raises(ValueError, match="invalid literal"):
         asyncio.run(run_in_background(int, "none"))
 
 
-def test_executors_give_way_to_the_event_loop(tiny_repository: Path) -> None:
+def test_instances_have_a_lower_priority_than_the_event_loop(tiny_repository: Path) -> None:
     with serve(Settings(repository=tiny_repository)) as client:
         assert client.get("/readyz").status_code == 200
         engine = {
@@ -51,15 +51,15 @@ def test_executors_give_way_to_the_event_loop(tiny_repository: Path) -> None:
     assert min(engine.values()) > niceness()
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processors")
-def test_executors_of_one_thread_stay_on_a_processor_each(tiny_repository: Path) -> None:
-    processors, others = os.sched_getaffinity(0), threading.enumerate()
-    with serve(Settings(repository=tiny_repository, threads=1, instances=len(processors))) as client:
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_instances_of_one_thread_are_pinned_to_a_cpu_each(tiny_repository: Path) -> None:
+    cpus, others = os.sched_getaffinity(0), threading.enumerate()
+    with serve(Settings(repository=tiny_repository, threads=1, instances=len(cpus))) as client:
         assert client.get("/readyz").status_code == 200
         kept = [
             os.sched_getaffinity(thread.native_id)
             for thread in threading.enumerate()
             if thread.name.startswith("engine-") and thread not in others and thread.native_id is not None
         ]
-    assert sorted(kept, key=min) == [{processor} for processor in sorted(processors)]
-    assert os.sched_getaffinity(0) == processors
+    assert sorted(kept, key=min) == [{cpu} for cpu in sorted(cpus)]
+    assert os.sched_getaffinity(0) == cpus
