@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from models.imaging.preprocess import Preprocess, UInt8Array
 from service.core.errors import DeadlineExceeded, ServiceError
@@ -12,7 +13,6 @@ from service.core.priority import Priority
 from service.core.settings import Settings
 from service.decoding.decoder import DecodedFile, Decoder
 from service.inference.admission import AdmissionTable
-from service.inference.leases import AdmittedImages, AdmittedVersion, VersionLease
 from service.inference.optional_outputs import NONE, OptionalOutputs
 from service.inference.results import Classification, ImageInfo, ImageResult, Timing
 from service.inference.top_k import top_k
@@ -48,9 +48,20 @@ class Pipeline:
         """End the decoder threads."""
         self._decoder.close()
 
-    def lease(self, name: str | None = None, version: str | None = None) -> VersionLease:
-        """Hold a version while the lease is entered; by default the current version of the default model."""
-        return VersionLease(self.backend, name, version)
+    @contextmanager
+    def lease(self, name: str | None = None, version: str | None = None) -> Iterator[ServedModel]:
+        """Hold a version while the lease is entered; by default the current version of the default model.
+
+        Raises:
+            NotFound: there is no such model or version.
+            Unavailable: the version is not served.
+        """
+        model = self.backend.hold(name, version)
+        request_context.current().version = model.version
+        try:
+            yield model
+        finally:
+            self.backend.release(model.key)
 
     def check_admission(self, model: ServedModel, images: int, seconds: float, priority: Priority) -> None:
         """Check whether images can be admitted; arguments are those of `admit_images`.
@@ -60,7 +71,8 @@ class Pipeline:
         """
         self.admission.of(model).check(images, seconds, priority)
 
-    def admit_images(self, model: ServedModel, images: int, seconds: float, priority: Priority) -> AdmittedImages:
+    @contextmanager
+    def admit_images(self, model: ServedModel, images: int, seconds: float, priority: Priority) -> Iterator[None]:
         """Count images as in flight while the result is entered.
 
         Args:
@@ -68,12 +80,33 @@ class Pipeline:
             images: number of images.
             seconds: time limit of the request.
             priority: priority of the request.
-        """
-        return AdmittedImages(self.backend, self.admission, model, images, seconds, priority)
 
-    def admit(self, name: str, version: str | None, images: int, seconds: float, priority: Priority) -> AdmittedVersion:
+        Raises:
+            Overloaded: the images are above the capacity, or would not be computed in time.
+        """
+        admission = self.admission.of(model)
+        try:
+            admission.check(images, seconds, priority)
+        except ServiceError:
+            self.backend.count_refused(model.key)
+            raise
+        admission.enter(images, priority)
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            admission.leave(images, priority, error)
+
+    @contextmanager
+    def admit(
+        self, name: str, version: str | None, images: int, seconds: float, priority: Priority
+    ) -> Iterator[ServedModel]:
         """Hold a version and count images as in flight; arguments are those of `lease` and `admit_images`."""
-        return AdmittedVersion(self.backend, self.admission, name, version, images, seconds, priority)
+        with self.lease(name, version) as model, self.admit_images(model, images, seconds, priority):
+            yield model
 
     async def decode(
         self, files: Sequence[bytes], preprocess: Preprocess, deadline: float, priority: Priority

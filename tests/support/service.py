@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from threading import Event
@@ -18,7 +18,6 @@ from service.app import Service, create_app
 from service.core.priority import Priority
 from service.core.settings import Settings
 from service.engine.engine import Engine
-from service.inference.leases import AdmittedImages
 from service.inference.pipeline import Pipeline
 from service.registry.registry import Registry
 
@@ -53,7 +52,7 @@ class Client:
         """Images of a model that were admitted and are not answered."""
         return self.pipeline.admission.images()[name]
 
-    def admit(self, images: int, priority: Priority = Priority.interactive) -> AdmittedImages:
+    def admit(self, images: int, priority: Priority = Priority.interactive) -> AbstractContextManager[None]:
         """Have images of `tiny` in flight while the context is entered."""
         return self.pipeline.admit_images(self.registry.find("tiny"), images, 1000.0, priority)
 
