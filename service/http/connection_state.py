@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
 
 from starlette.types import Scope
 
@@ -30,4 +29,5 @@ def connection_state(scope: Scope) -> ConnectionState:
     state = values.get(_KEY)
     if state is None:
         state = values[_KEY] = ConnectionState()
-    return cast(ConnectionState, state)
+    assert isinstance(state, ConnectionState)
+    return state

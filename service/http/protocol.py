@@ -59,7 +59,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._stop_send_timer()
-        connection_state(self.scope).over_limit = self._over_limit  # type: ignore[arg-type]
+        if self._over_limit:
+            connection_state(self.scope).over_limit = True  # type: ignore[arg-type]
         super().on_headers_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
