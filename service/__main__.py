@@ -17,7 +17,7 @@ from pydantic_settings import CliApp
 
 from service import executors
 from service.app import create_app
-from service.core.former_names import rename_flags
+from service.core.former_names import replace_former_flags
 from service.core.settings import Settings
 from service.executors.base import ExecutorError
 from service.http.api_keys import KeyFileError
@@ -43,7 +43,7 @@ def run() -> None:
     signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGINT, _exit)
     try:
-        settings = CliApp.run(Settings, cli_args=rename_flags(sys.argv[1:]))
+        settings = CliApp.run(Settings, cli_args=replace_former_flags(sys.argv[1:]))
         found = find_versions(settings.repository)
         if found and settings.model not in (None, *found):
             raise LoadError(f"the repository has no model {settings.model!r}; there are: {', '.join(found)}")

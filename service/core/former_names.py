@@ -1,4 +1,4 @@
-"""Former names of settings, which work for one release."""
+"""Former settings, which are accepted for one release."""
 
 from __future__ import annotations
 
@@ -22,20 +22,24 @@ RENAMED = {
 }
 """Current name of each setting that was renamed."""
 
-
-def rename_flags(arguments: Sequence[str]) -> list[str]:
-    """Replace former flags, such as `--queue-size`, in the arguments of a command line."""
-    return [_rename_flag(argument) for argument in arguments]
+ISOLATE_FLAGS = ("--isolate", "--no-isolate")
+_ISOLATE = "%s has no effect: executors in processes of their own will come back with --workers"
 
 
-def _rename_flag(argument: str) -> str:
-    flag, equals, value = argument.partition("=")
-    current = RENAMED.get(flag.removeprefix("--").replace("-", "_"))
-    if not flag.startswith("--") or current is None:
-        return argument
-    renamed = "--" + current.replace("_", "-")
-    _warn(flag, renamed)
-    return renamed + equals + value
+def replace_former_flags(arguments: Sequence[str]) -> list[str]:
+    """Rename former flags, such as `--queue-size`, in the arguments of a command line, and remove `--isolate`."""
+    current = []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        renamed = RENAMED.get(flag.removeprefix("--").replace("-", "_"))
+        if flag in ISOLATE_FLAGS:
+            log.warning(_ISOLATE, flag)
+        elif flag.startswith("--") and renamed is not None:
+            _warn(flag, "--" + renamed.replace("_", "-"))
+            current.append("--" + renamed.replace("_", "-") + equals + value)
+        else:
+            current.append(argument)
+    return current
 
 
 class FormerEnvironment(PydanticBaseSettingsSource):
@@ -49,6 +53,8 @@ class FormerEnvironment(PydanticBaseSettingsSource):
             if (value := os.environ.get(variable)) is not None:
                 _warn(variable, prefix + current.upper())
                 values[current] = value
+        if prefix + "ISOLATE" in os.environ:
+            log.warning(_ISOLATE, prefix + "ISOLATE")
         return values
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:

@@ -133,9 +133,6 @@ class Settings(BaseSettings):
     Lowers the latency of single requests and takes the memory of one more instance. Default: all CPUs, at most 8, for a
     network of up to 100 million multiply-adds; otherwise 0."""
 
-    isolate: bool = False
-    """Has no effect: executors in processes of their own will come back as another setting."""
-
     decode: DecodeMode = "exact"
     """exact: the pixels of Pillow, bit by bit, as in training. fast: nearly the same pixels in less time; photographs
     much larger than the input of the network are decoded at a fraction of their size."""

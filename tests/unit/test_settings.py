@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from service.core.former_names import RENAMED, rename_flags
+from service.core.former_names import RENAMED, replace_former_flags
 from service.core.settings import Settings, available_cpus
 
 
@@ -56,7 +56,6 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "threads": "3",
         "instances": "2",
         "single_image_threads": "4",
-        "isolate": "True",
         "decode": "fast",
         "decode_threads": "4",
         "decode_gpu": "1",
@@ -101,8 +100,8 @@ def test_former_names_work_with_a_warning(
     former: str, current: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     flag, variable = f"--{former.replace('_', '-')}", f"RESNET_SERVE_{former.upper()}"
-    assert getattr(parse(*rename_flags([flag, "300"])), current) == 300
-    assert getattr(parse(*rename_flags([f"{flag}=300"])), current) == 300
+    assert getattr(parse(*replace_former_flags([flag, "300"])), current) == 300
+    assert getattr(parse(*replace_former_flags([f"{flag}=300"])), current) == 300
     monkeypatch.setenv(variable, "301")
     assert getattr(parse(), current) == 301
     monkeypatch.setenv(f"RESNET_SERVE_{current.upper()}", "302")
@@ -112,9 +111,17 @@ def test_former_names_work_with_a_warning(
     ]  # fmt: skip
 
 
+def test_isolate_is_accepted_without_effect(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    assert replace_former_flags(["--port", "1", "--isolate", "--no-isolate"]) == ["--port", "1"]
+    monkeypatch.setenv("RESNET_SERVE_ISOLATE", "true")
+    assert parse() == Settings()
+    assert all("--workers" in record.getMessage() for record in caplog.records)
+    assert len(caplog.records) == 4
+
+
 def test_current_flags_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     arguments = ["--max-images", "2", "--port=1", "copies", "--"]
-    assert rename_flags(arguments) == arguments
+    assert replace_former_flags(arguments) == arguments
     assert not caplog.records
 
 
