@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from service.core.settings import Settings
 from tests.support import tiny
 from tests.support.service import Client, serve
 from tests.support.tiny import Eager, Golden, Photographs
+
+# Several test processes share the CPUs: threads of PyTorch that wait for each other take up to three times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples on every run, however slow the machine.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, database=None)

@@ -39,6 +39,7 @@ def test_everything_that_is_compared_runs_as_often() -> None:
     assert min(min(values) for values in seconds.values()) >= 0
 
 
+@pytest.mark.slow
 def test_engines(version: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["engines", str(version), "--batches", "1,2", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
@@ -52,6 +53,7 @@ def test_engines(version: Path, tmp_path: Path) -> None:
     assert (tmp_path / "engines.svg").exists()
 
 
+@pytest.mark.slow
 def test_fusion(version: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["fusion", str(version), "--batches", "1", "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
@@ -74,6 +76,7 @@ def test_batches_that_are_none(batches: str, version: Path) -> None:
     assert "--batches takes numbers" in result.output
 
 
+@pytest.mark.slow
 def test_serve(tiny_repository: Path, tmp_path: Path) -> None:
     options = ["--repository", str(tiny_repository), "--executor", "simulated:1", "--connections", "1,2"]
     quick = ["--open", "30", "--rounds", "1", "--seconds", "0.05", "--starts", "1", "--retries", "0"]
@@ -104,6 +107,7 @@ def test_serve(tiny_repository: Path, tmp_path: Path) -> None:
         assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_compare(tmp_path: Path) -> None:
     checkout = str(compare.ROOT)
     quick = ["--loads", "resnet20:2", "--rounds", "2", "--seconds", "0.05", "--retries", "0"]
@@ -117,6 +121,7 @@ def test_compare(tmp_path: Path) -> None:
     assert result.output.count("other load") == 2
 
 
+@pytest.mark.slow
 def test_compare_reports_failed_requests() -> None:
     checkout = str(compare.ROOT)
     flags = [checkout, checkout, "--loads", "resnet20:1", "--seconds", "0.05", "--before-options", "--max-pixels 1"]

@@ -17,7 +17,10 @@ from service.core.settings import shipped_repository
 from tests.support.browser import CHROMIUM, Watched, chromium, visit
 from tests.support.process import ServerProcess, running
 
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed (apt install chromium)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed (apt install chromium)"),
+]
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "models" / "pretrained" / "examples").glob("*.png"))
 BOOT = EXAMPLES[0]

@@ -54,6 +54,7 @@ def versions(tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert fake.cuda.allocations == 0
 
 
+@pytest.mark.slow
 def test_every_executor_that_is_there_is_checked_and_measured(versions: list[Path], tmp_path: Path) -> None:
     report = GpuReport(cuda_driver.devices())
     lines = list(gpu.examine_all(versions, tmp_path, report))
@@ -85,6 +86,7 @@ def test_wrong_answers_are_told_and_not_measured(
     assert not (tmp_path / "engines.json").exists()
 
 
+@pytest.mark.slow
 def test_a_runtime_that_crashes_leaves_the_others_their_turn(
     versions: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,12 +100,14 @@ def test_a_runtime_that_crashes_leaves_the_others_their_turn(
     assert "- tiny, onnxruntime-cuda float32: BrokenProcessPool: " in report.text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(why_not() is None, reason="this machine has a GPU")
 def test_what_another_process_says_comes_back(tiny_repository: Path) -> None:
     with pytest.raises(ExecutorError, match="torch needs an NVIDIA GPU: no NVIDIA driver"):
         gpu_executors.in_own_process(gpu_executors.load, Kind(tiny_repository / "tiny" / "1", "torch", "float32"))
 
 
+@pytest.mark.slow
 def test_a_service_is_loaded_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_service, "_SECONDS", 0.3)
     monkeypatch.setattr(gpu_service, "_CLIENTS", (2,))

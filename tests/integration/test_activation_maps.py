@@ -29,6 +29,7 @@ from models.training.checkpoint import Checkpoint
 from models.training.evaluate import normalise
 from service.core.settings import Settings
 from service.inference import activation_maps
+from tests.support.marks import slow_except
 from tests.support.networks import make_checkpoint
 from tests.support.service import TIMEOUT, Client, serve
 from tests.support.tiny import cut
@@ -36,7 +37,7 @@ from tests.support.tiny import cut
 Photographs = list[tuple[str, bytes]]
 
 
-@pytest.fixture(scope="module", params=["tiny", "preact-resnet20", "linear-join-resnet20"])
+@pytest.fixture(scope="module", params=slow_except("tiny", ["tiny", "preact-resnet20", "linear-join-resnet20"]))
 def network(request: pytest.FixtureRequest) -> Checkpoint:
     """Five classes; the input of the pooling differs: after ReLU, after normalisation and ReLU, after neither."""
     return make_checkpoint(request.param, classes=5)

@@ -69,10 +69,15 @@ def parameters() -> Iterator[object]:
         for precision in runtime.artifacts:
             for place, argument in runtime.devices.items():
                 kind = Kind(name, precision, place, argument)
-                yield pytest.param(kind, marks=needs_gpu() if place == "gpu" else (), id=str(kind))
+                yield pytest.param(kind, marks=needs_gpu() if place == "gpu" else speed(kind), id=str(kind))
             if name in FAKED:
                 kind = Kind(name, precision, "fake", "0")
-                yield pytest.param(kind, id=str(kind))
+                yield pytest.param(kind, marks=speed(kind), id=str(kind))
+
+
+def speed(kind: Kind) -> tuple[pytest.MarkDecorator, ...]:
+    """PyTorch computes narrow precisions on a CPU without vector instructions for them."""
+    return (pytest.mark.slow,) if kind.name == "torch" and kind.precision != "float32" else ()
 
 
 @pytest.fixture(scope="module", params=parameters())

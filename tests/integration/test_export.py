@@ -33,6 +33,7 @@ from models.artifact.parity import ParityError
 from models.imaging.preprocess import Preprocess, UInt8Array
 from models.training.checkpoint import Checkpoint
 from models.training.evaluate import normalise, predict
+from tests.support.marks import slow_except
 from tests.support.networks import make_checkpoint
 
 ADDS = {
@@ -60,7 +61,7 @@ def eager(checkpoint: Checkpoint, images: UInt8Array) -> np.ndarray[tuple[int, .
     return predict(checkpoint.model(), images, checkpoint.preprocess).numpy()
 
 
-@pytest.mark.parametrize("arch", ADDS)
+@pytest.mark.parametrize("arch", slow_except("tiny", ADDS))
 def test_onnx_runtime_agrees_and_fuses_every_addition(arch: str, tmp_path: Path) -> None:
     checkpoint = make_checkpoint(arch, channels=1 if arch == "resnet20" else 3)
     images = write(checkpoint, tmp_path / "model.onnx")
@@ -159,7 +160,9 @@ def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "first.onnx").read_bytes() == (tmp_path / "second.onnx").read_bytes()
 
 
-@pytest.mark.parametrize("arch", ["resnet20", "resnet50", "preact-resnet20", "linear-join-resnet50"])
+@pytest.mark.parametrize(
+    "arch", slow_except("resnet20", ["resnet20", "resnet50", "preact-resnet20", "linear-join-resnet50"])
+)
 def test_folding_keeps_the_function_and_leaves_no_normalisation_that_it_can_remove(arch: str) -> None:
     model = make_checkpoint(arch).model()
     folded = fold(model).double()

@@ -15,6 +15,7 @@ from export.formats import onnx as onnx_format
 from export.fusion import onnxruntime, openvino, tensorrt
 from export.graph import ServingGraph
 from models.artifact import manifest
+from tests.support.marks import slow_except
 from tests.support.networks import make_checkpoint
 
 ADDS = {"tiny": 2, "resnet20": 9, "plain20": 0, "preact-resnet20": 9, "linear-join-resnet20": 9, "resnet50": 16}
@@ -25,13 +26,14 @@ def write(arch: str, path: Path) -> None:
     onnx_format.write(ServingGraph(checkpoint.model(), checkpoint.preprocess), checkpoint.preprocess, path)
 
 
-@pytest.mark.parametrize("arch", ADDS)
+@pytest.mark.parametrize("arch", slow_except("tiny", ADDS))
 def test_openvino_fuses_every_addition(arch: str, tmp_path: Path) -> None:
     write(arch, tmp_path / "model.onnx")
     report = openvino.report(tmp_path / "model.onnx")
     assert (report.residual_adds, report.fused, report.unfused) == (ADDS[arch], ADDS[arch], ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", [onnxruntime.report, openvino.report], ids=["onnxruntime", "openvino"])
 def test_additions_that_cannot_be_fused_are_reported(reader: fusion.Reader, tmp_path: Path) -> None:
     write("resnet20", tmp_path / "model.onnx")
@@ -51,6 +53,7 @@ def test_tensorrt_rtx_fuses_every_addition(arch: str, tmp_path: Path) -> None:
     assert (report.residual_adds, report.fused, report.unfused) == (ADDS[arch], ADDS[arch], ())
 
 
+@pytest.mark.slow
 def test_int8_is_reported_as_what_it_is(tmp_path: Path) -> None:
     make_checkpoint("tiny").save(tmp_path / "checkpoint.safetensors")
     version = build(tmp_path / "checkpoint.safetensors", tmp_path / "repository", "tiny", int8=True)
@@ -69,6 +72,7 @@ TENSORRT_10: dict[str, object] = {"Bindings": ["images", "logits"]}
 TENSORRT_11: dict[str, object] = {"I/O Tensors": [{"Name": "images", "IOMode": "Input", "DataType": "UInt8"}]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tensors", [TENSORRT_10, TENSORRT_11], ids=["TensorRT 10", "TensorRT 11"])
 def test_an_engine_inspectors_text(tensors: dict[str, object], tmp_path: Path) -> None:
     """Layers in the form of TensorRT issues 3583 and 4020: by metadata, by name, and one that is not fused."""

@@ -25,6 +25,7 @@ from export.errors import ForeignWeights
 from export.importing import LAYOUTS, Imported, ImportOverrides, import_weights, labels
 from models.imaging.preprocess import Preprocess
 from models.training import checkpoint
+from tests.support.marks import slow_except
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -120,7 +121,9 @@ def write_json(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(values))
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".wrapped.pth", ".legacy.pth", ".parallel.safetensors"])
+@pytest.mark.parametrize(
+    "suffix", slow_except(".pth", [".safetensors", ".pth", ".wrapped.pth", ".legacy.pth", ".parallel.safetensors"])
+)
 def test_torchvisions_names(suffix: str, resnet50: ResNet50, names: Path, tmp_path: Path) -> None:
     path, state = tmp_path / f"weights{suffix}", resnet50.state_dict()
     if suffix == ".parallel.safetensors":
@@ -136,6 +139,7 @@ def test_torchvisions_names(suffix: str, resnet50: ResNet50, names: Path, tmp_pa
     check_logits(imported, resnet50)
 
 
+@pytest.mark.slow
 def test_transformers_names(hugging: ResNetForImageClassification, tmp_path: Path) -> None:
     hugging.config.id2label = {0: "cat", 1: "rocket", 2: "coffee"}
     hugging.save_pretrained(tmp_path)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.support.api_keys import KEYS, ROOT, write_keys
 from tests.support.openapi import fuzz
 from tests.support.process import running
 
 
+@pytest.mark.slow
 def test_responses_follow_the_document(tiny_repository: Path, tmp_path: Path) -> None:
     write_keys(tmp_path / "keys.toml", KEYS)
     flags = ["--executor", "simulated:0", "--admin", "--api-keys", tmp_path / "keys.toml"]

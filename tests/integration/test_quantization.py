@@ -25,6 +25,7 @@ from models.artifact import manifest, parity
 from models.artifact.parity import Float32Array
 from models.imaging.preprocess import UInt8Array
 from models.training.evaluate import predict
+from tests.support.marks import slow_except
 from tests.support.networks import make_checkpoint
 
 Exported = tuple[Path, UInt8Array, Float32Array]
@@ -54,6 +55,7 @@ def calibrated(exported: Exported, method: Method = "minmax") -> dict[str, Range
     return ranges_of(exported)[method]
 
 
+@pytest.mark.slow
 def test_minmax_is_the_range_of_the_values(resnet20: Exported) -> None:
     path, images, _ = resnet20
     model = onnx.load(path)
@@ -96,14 +98,17 @@ def test_nothing_but_zeros() -> None:
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
 @pytest.mark.parametrize(
     ("arch", "options"),
-    [
-        ("resnet20", {"channels": 1}),
+    slow_except(
         ("tiny", {"shortcut": "none"}),
-        ("preact-resnet20", {}),
-        ("linear-join-resnet20", {}),
-        ("resnet18", {"size": 64}),
-        ("resnet20", {"shortcut": "C", "norm": "none"}),
-    ],
+        [
+            ("resnet20", {"channels": 1}),
+            ("tiny", {"shortcut": "none"}),
+            ("preact-resnet20", {}),
+            ("linear-join-resnet20", {}),
+            ("resnet18", {"size": 64}),
+            ("resnet20", {"shortcut": "C", "norm": "none"}),
+        ],
+    ),
 )
 def test_int8_stays_near_the_eager_network(
     arch: str, options: dict[str, object], scheme: Scheme, tmp_path: Path
@@ -116,6 +121,7 @@ def test_int8_stays_near_the_eager_network(
     assert found.logit_rms_error > 1e-3  # else nothing was rounded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
 def test_mistakes_are_caught_in_int8_too(scheme: Scheme, tmp_path: Path) -> None:
     exported = export("resnet18", tmp_path, size=64)
@@ -178,6 +184,7 @@ def test_onnx_runtime_computes_its_file_with_integers(resnet20: Exported, tmp_pa
     assert kinds.count("Softmax") == kinds.count("ReduceMean") == 1  # the head stays in float
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
 def test_layers_that_stay_in_float_are_not_touched(scheme: Scheme, resnet20: Exported) -> None:
     model = onnx.load(resnet20[0])
@@ -195,6 +202,7 @@ def test_layers_that_stay_in_float_are_not_touched(scheme: Scheme, resnet20: Exp
     )
 
 
+@pytest.mark.slow
 def test_the_search_keeps_the_layer_in_float_that_costs_accuracy(resnet20: Exported) -> None:
     """One layer is spoiled on purpose: its input's range is a hundredth of what it should be."""
     path, images, logits = resnet20
@@ -210,6 +218,7 @@ def test_the_search_keeps_the_layer_in_float_that_costs_accuracy(resnet20: Expor
     assert report.trials <= 3 + 32 + 4
 
 
+@pytest.mark.slow
 def test_the_search_takes_the_method_that_costs_least(resnet20: Exported) -> None:
     path, images, logits = resnet20
     ranges = ranges_of(resnet20)
@@ -220,6 +229,7 @@ def test_the_search_takes_the_method_that_costs_least(resnet20: Exported) -> Non
     assert report.selection_images == len(images)
 
 
+@pytest.mark.slow
 def test_a_build_in_every_precision(tmp_path: Path) -> None:
     make_checkpoint("tiny").save(tmp_path / "checkpoint.safetensors")
     versions = [

@@ -180,6 +180,7 @@ def test_the_gradient_along_the_input_is_the_slope(layers: int) -> None:
     torch.testing.assert_close(gradient, slope, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_deep_plain_gradients_are_shattered_and_residual_ones_are_not(data: Path, tmp_path: Path) -> None:
     settings = shattered_gradients.ShatteredGradientsSettings(seeds=3, width=100)
     names = {"plain, 2 layers", "plain, 50 layers", "residual, 50 layers"}
@@ -189,6 +190,7 @@ def test_deep_plain_gradients_are_shattered_and_residual_ones_are_not(data: Path
     assert shallow > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", list(signal_growth.CASES))
 def test_signal_growth_is_the_theorys(case: str) -> None:
     settings = signal_growth.SignalGrowthSettings(width=256, blocks=6, images=128)
@@ -246,6 +248,7 @@ def test_a_direction_is_as_long_as_the_network_filter_by_filter() -> None:
             assert not torch.allclose(drawn, own)
 
 
+@pytest.mark.slow
 def test_the_loss_in_the_middle_is_the_trained_networks(data: Path, work: Path, tmp_path: Path) -> None:
     settings = loss_surface.LossSurfaceSettings(**SMALL["loss-surface"])
     result = run("loss-surface", data, work, tmp_path)

@@ -25,6 +25,7 @@ from models.training.evaluate import evaluate, normalise
 from models.training.optim import learning_rate, make_optimizer
 from models.training.recipe import Recipe
 from models.training.train import Interrupted, measure_preprocess, split, train
+from tests.support.marks import slow_except
 
 
 def stripes(count: int = 96, channels: int = 1) -> ArrayDataset:
@@ -50,6 +51,7 @@ def assert_same(first: Path, second: Path) -> None:
         torch.testing.assert_close(weights(second)[key], value, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_it_learns_and_leaves_a_run(tmp_path: Path) -> None:
     recipe = Recipe("tiny", epochs=6, batch_size=16, validation=24, crop_padding=1, compute="float32")
     result = train(recipe, stripes(), stripes(48), tmp_path)
@@ -64,7 +66,10 @@ def test_it_learns_and_leaves_a_run(tmp_path: Path) -> None:
     assert evaluate(loaded.model(), stripes(48), loaded.preprocess).top1 == result.training["test"]["top1"]
 
 
-@pytest.mark.parametrize("name", [name for name in VARIANTS if VARIANTS[name].input_size <= 32 and "1" not in name])
+@pytest.mark.parametrize(
+    "name",
+    slow_except("tiny", (name for name in VARIANTS if VARIANTS[name].input_size <= 32 and "1" not in name)),
+)
 def test_a_real_step_with_every_small_architecture(name: str, tmp_path: Path) -> None:
     recipe = Recipe(name, epochs=1, batch_size=8, compute="float32")
     data = stripes(8, channels=3)
@@ -82,6 +87,7 @@ def _fresh(recipe: Recipe, data: ArrayDataset) -> dict[str, torch.Tensor]:
     return train_module.start(recipe, architecture, torch.device("cpu")).model.state_dict()
 
 
+@pytest.mark.slow
 def test_stopped_in_mid_epoch_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(RECIPE, stripes(), None, tmp_path / "straight")
     original = train_module.step
@@ -104,6 +110,7 @@ def test_stopped_in_mid_epoch_and_resumed_equals_uninterrupted(tmp_path: Path, m
     assert (tmp_path / "straight" / "metrics.jsonl").read_text().count("\n") == 2
 
 
+@pytest.mark.slow
 def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(RECIPE, stripes(), None, tmp_path / "straight")
     original = train_module.step
@@ -124,6 +131,7 @@ def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(tmp_path: Path, mo
     assert_same(tmp_path / "straight", tmp_path / "broken")
 
 
+@pytest.mark.slow
 def test_the_seed_decides(tmp_path: Path) -> None:
     train(RECIPE, stripes(), None, tmp_path / "a")
     train(RECIPE, stripes(), None, tmp_path / "b")
@@ -184,6 +192,7 @@ def test_schedule_in_steps() -> None:
     assert [rate(step) for step in (50, 74, 75, 99)] == pytest.approx([0.04, 0.04, 0.004, 0.004])
 
 
+@pytest.mark.slow
 def test_watched_data_sets_are_among_the_figures_and_change_nothing(tmp_path: Path) -> None:
     recipe = Recipe("tiny", epochs=2, batch_size=16, compute="float32")
     watched = {"test": stripes(48), "training": stripes()}
@@ -257,6 +266,7 @@ def test_command_line_errors_are_one_line(tmp_path: Path) -> None:
     assert "--shortcut takes A, B, C, none" in fail("--arch", "tiny", "--data", "x", "--shortcut", "D")
 
 
+@pytest.mark.slow
 def test_the_table_of_architectures() -> None:
     result = CliRunner().invoke(app, ["train", "--list"])
     assert result.exit_code == 0

@@ -11,6 +11,7 @@ from export.importing.transformers import rename
 from models.architectures import VARIANTS, build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet50-v1"])
 def test_the_same_weights_give_the_same_logits(name: str) -> None:
     torch.manual_seed(0)

@@ -76,7 +76,10 @@ def test_plain_twins_have_no_shortcut() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", ["tiny", "resnet20", "preact-resnet20", "linear-join-resnet50", "plain18"])
+@pytest.mark.parametrize(
+    "name",
+    ["tiny", "resnet20", "preact-resnet20", pytest.param("linear-join-resnet50", marks=pytest.mark.slow), "plain18"],
+)
 def test_shapes(name: str, channels: int) -> None:
     model = build(name, num_classes=7, in_channels=channels).eval()
     images = torch.zeros(2, channels, 64, 64)

@@ -600,6 +600,7 @@ def write_pictures(folder: Path, damaged: bool = False) -> Path:
     return write_files(folder, files)
 
 
+@pytest.mark.slow
 def test_an_epoch_on_image_files(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "pictures")
     data, test = load(folder, "train", SMALL), load(folder, "test", SMALL)
@@ -622,6 +623,7 @@ def test_training_names_the_file_that_is_damaged(tmp_path: Path) -> None:
         train(replace(RECIPE, validation=2), load(folder, "train", SMALL), None, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_commands_on_image_files(tmp_path: Path) -> None:
     folder, out = write_pictures(tmp_path / "pictures"), tmp_path / "run"
     options = ["--data", str(folder), "--out", str(out), "--epochs", "1", "--size", "28", "--batch-size", "4"]

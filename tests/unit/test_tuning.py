@@ -246,6 +246,7 @@ def run(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     shutil.rmtree(cache)
 
 
+@pytest.mark.slow
 def test_tune_measures_every_engine_there_is(run: tuple[str, Path], described: Manifest) -> None:
     found = tuning.read(run[1], described, Host.here(available_cpus()))
     kinds = {(row.executor, row.precision) for row in found.measurements}
@@ -266,6 +267,7 @@ def test_tune_measures_every_engine_there_is(run: tuple[str, Path], described: M
         )
 
 
+@pytest.mark.slow
 def test_tune_says_what_is_best_and_plots(run: tuple[str, Path], described: Manifest) -> None:
     output, cache = run
     best = tuning.read(cache, described, Host.here(available_cpus())).best()
@@ -276,6 +278,7 @@ def test_tune_says_what_is_best_and_plots(run: tuple[str, Path], described: Mani
     assert all(name in file.with_suffix(".svg").read_text() for name in ("openvino int8", "onnxruntime-cpu float32"))
 
 
+@pytest.mark.slow
 def test_the_accuracy_loss_is_the_manifests(run: tuple[str, Path], described: Manifest) -> None:
     """No accuracy was measured of `tiny`, so it is the share of images with another first class."""
     found = tuning.read(run[1], described, Host.here(available_cpus()))
