@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 from benchmarks.timing import interleave
@@ -48,7 +49,7 @@ def measure(version: Path, batches: tuple[int, ...], threads: int) -> Iterator[F
         for artifact in manifest.read(version).artifacts:
             kind = (artifact.format, artifact.precision)
             path, without = version / artifact.file, Path(folder) / artifact.file
-            onnx_format.save(unfuse(onnx_format.read(path)), without)
+            onnx_format.save(unfuse(onnx.load(path)), without)
             for runtime, load in _LOADERS.items():
                 if not fusion.RUNTIMES[runtime].fuses.get(kind):
                     continue

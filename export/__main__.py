@@ -21,36 +21,36 @@ from models.runtime.engine_cache import ENVIRONMENT, default_folder
 from models.runtime.engine_plan import Flavour, Hardware
 from models.runtime.tensorrt_runtime import NoTensorRT
 
-app = typer.Typer(help="From checkpoints to model repositories.", no_args_is_help=True)
+app = typer.Typer(help="Export checkpoints to model repositories.", no_args_is_help=True)
 
 
 def _check_name(name: str) -> None:
     if not re.match(MODEL_NAME, name):
-        fail(f"{name!r} cannot be a model name: letters, digits, '.', '_' and '-', the first a letter or digit")
+        fail(f"{name!r} is no model name: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
 
 
 @app.command("build")
 def build_command(
-    path: Annotated[Path, typer.Argument(help="Checkpoint that resnet-train wrote.", metavar="CHECKPOINT")],
-    repository: Annotated[Path, typer.Option(help="Folder of models; made if it is not there.")],
-    name: Annotated[str, typer.Option(help="Name of the model, as it will stand in URLs.")],
+    path: Annotated[Path, typer.Argument(help="Checkpoint of resnet-train.", metavar="CHECKPOINT")],
+    repository: Annotated[Path, typer.Option(help="Folder of models; created if it does not exist.")],
+    name: Annotated[str, typer.Option(help="Name of the model, as used in URLs.")],
     data: Annotated[
-        Path | None, typer.Option(help="Data set to compare and measure accuracy on; else shipped photographs.")
+        Path | None, typer.Option(help="Data set for comparison and accuracy. Default: shipped photographs.")
     ] = None,
     float16: Annotated[bool, typer.Option("--float16", help="Also write a file in half precision, for GPUs.")] = False,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Also write int8 files: three times as fast on CPUs, calibrated on --data.")
+        bool, typer.Option("--int8", help="Also write int8 files, calibrated on --data: three times as fast on CPUs.")
     ] = False,
     allow_unfused: Annotated[
-        bool, typer.Option("--allow-unfused", help="Write the version even where an addition is not fused.")
+        bool, typer.Option("--allow-unfused", help="Write the version even if a residual addition is not fused.")
     ] = False,
     triton: Annotated[
-        bool, typer.Option("--triton", help="Also write config.pbtxt: the model's folder then loads in Triton.")
+        bool, typer.Option("--triton", help="Also write config.pbtxt, with which Triton loads the model's folder.")
     ] = False,
 ) -> None:
-    """Export a checkpoint as the next version of a model, checked against it."""
+    """Export a checkpoint as the next version of a model, and compare the two."""
     _check_name(name)
-    # torch takes seconds to import, which `inspect` and `--help` need not wait for.
+    # Importing torch takes seconds, which `inspect` and `--help` do not need.
     from export.build import build
     from export.errors import BuildError
     from export.triton import write_configuration
@@ -69,32 +69,37 @@ def build_command(
 @app.command("import")
 def import_command(
     path: Annotated[Path, typer.Argument(help="Weights: safetensors, or a state dict (.pth).", metavar="FILE")],
-    arch: Annotated[str | None, typer.Option(help="Their architecture, such as resnet50.")] = None,
+    arch: Annotated[str | None, typer.Option(help="Architecture of the weights, such as resnet50.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Checkpoint to write.", metavar="CHECKPOINT")
     ] = None,
     layout: Annotated[
-        str | None, typer.Option(help="Whose names the file has: torchvision, timm, transformers. Default: found out.")
+        str | None, typer.Option(help="Naming of the tensors: torchvision, timm, transformers. Default: detected.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Names of the classes: one a line, or JSON. Default: ImageNet-1k's.")
+        Path | None, typer.Option(help="Names of the classes: one per line, or JSON. Default: ImageNet-1k.")
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Height and width that the network takes.", min=1)] = None,
+    size: Annotated[int | None, typer.Option(help="Height and width of the input in pixels.", min=1)] = None,
     resize: Annotated[
-        int | None, typer.Option(help="Shorter side that the crop is cut from; 0 squeezes images to the size.", min=0)
+        int | None,
+        typer.Option(help="Shorter side before the centre crop; 0 resizes without a crop.", min=0),
     ] = None,
     interpolation: Annotated[str | None, typer.Option(help="nearest, bilinear, bicubic or lanczos.")] = None,
-    mean: Annotated[str | None, typer.Option(help="Of each channel, of values between 0 and 1: 0.5,0.5,0.5.")] = None,
-    std: Annotated[str | None, typer.Option(help="Standard deviation of each channel, likewise.")] = None,
+    mean: Annotated[
+        str | None, typer.Option(help="Mean of each channel, of values between 0 and 1: 0.5,0.5,0.5.")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(help="Standard deviation of each channel, of values between 0 and 1.")
+    ] = None,
     onnx: Annotated[
-        bool, typer.Option("--onnx", help="FILE is an ONNX classifier: make a version of a model of it as it is.")
+        bool, typer.Option("--onnx", help="FILE is an ONNX classifier: write it as a version of a model.")
     ] = False,
-    repository: Annotated[Path | None, typer.Option(help="With --onnx: folder of models to write it in.")] = None,
+    repository: Annotated[Path | None, typer.Option(help="With --onnx: folder of models.")] = None,
     name: Annotated[str | None, typer.Option(help="With --onnx: name of the model.")] = None,
 ) -> None:
-    """Take weights that were trained elsewhere: by torchvision, timm or transformers, or any ONNX classifier.
+    """Import weights from torchvision, timm or transformers, or any ONNX classifier.
 
-    How images are to be prepared is found out, as far as the files say it; the options for it win.
+    The preprocessing is detected from the files; options override it.
     """
     from export.errors import BuildError
 
@@ -122,7 +127,7 @@ def _import_weights(
     imported.checkpoint.save(output)
     found = imported.checkpoint
     typer.echo(
-        f"{output}: {arch} with {len(found.labels)} classes, in {imported.layout}'s layout\n"
+        f"{output}: {arch} with {len(found.labels)} classes, in the layout of {imported.layout}\n"
         f"labels         {imported.labels_from}: {found.labels[0]}, …\n"
         f"preprocessing  {imported.preprocess_from}:\n"
         f"               {found.preprocess.in_words()}"
@@ -132,19 +137,19 @@ def _import_weights(
 def _import_onnx(path: Path, repository: Path, name: str, labels: Path | None, preprocess: dict[str, Any]) -> None:
     from export.wrapping import import_onnx
 
-    adopted = import_onnx(path, repository, name, labels, preprocess)
-    print_version(adopted.version, Console())
-    typer.echo(f"preprocessing: {manifest.read(adopted.version).preprocess.in_words()}")
-    if adopted.absent:
-        typer.echo(f"left out, because it is not found in the graph: {', '.join(adopted.absent)}")
-    if not adopted.maps:
+    imported = import_onnx(path, repository, name, labels, preprocess)
+    print_version(imported.version, Console())
+    typer.echo(f"preprocessing: {manifest.read(imported.version).preprocess.in_words()}")
+    if imported.absent:
+        typer.echo(f"left out, because the graph does not have it: {', '.join(imported.absent)}")
+    if not imported.maps:
         typer.echo("left out: class activation maps, which need the feature map and the weights of the last layer")
 
 
 def _preprocess(
     size: int | None, resize: int | None, interpolation: str | None, mean: str | None, std: str | None
 ) -> dict[str, Any]:
-    """Fields of `Preprocess` that were given."""
+    """The fields of `Preprocess` that options set."""
     given: dict[str, Any] = {
         "size": None if size is None else (size, size),
         "interpolation": interpolation,
@@ -169,30 +174,32 @@ def engines_command(
         Path | None, typer.Option(envvar=ENVIRONMENT, help="Folder of engines. Default: ~/.cache/resnet-serve.")
     ] = None,
     runtime: Annotated[
-        Flavour | None, typer.Option(help="The one to build with. Default: tensorrt where it is installed.")
+        Flavour | None, typer.Option(help="TensorRT to build with. Default: tensorrt, if it is installed.")
     ] = None,
-    precision: Annotated[Precision | None, typer.Option(help="Build in this one only. Default: all there are.")] = None,
+    precision: Annotated[Precision | None, typer.Option(help="Build this precision only. Default: all.")] = None,
     compute_capability: Annotated[
-        str | None, typer.Option(help="Of a GPU that is not here, such as 8.9. Only with TensorRT for RTX.")
+        str | None,
+        typer.Option(help="Build for a GPU of another machine, such as 8.9. Only with TensorRT for RTX."),
     ] = None,
-    batches: Annotated[str, typer.Option(help="Ranges of batch sizes, an optimisation profile each.")] = "1,2-8,9-32",
+    batches: Annotated[str, typer.Option(help="Ranges of batch sizes, one optimisation profile each.")] = "1,2-8,9-32",
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Have later minor versions of TensorRT take the engines.")
+        bool,
+        typer.Option("--version-compatible", help="Build for later minor versions of TensorRT, too."),
     ] = False,
-    hardware: Annotated[Hardware, typer.Option(help="Which GPUs are to take the engines. More cost speed.")] = "device",
-    again: Annotated[bool, typer.Option("--again", help="Build what is there already, too.")] = False,
+    hardware: Annotated[Hardware, typer.Option(help="GPUs that can run the engines. More GPUs cost speed.")] = "device",
+    again: Annotated[bool, typer.Option("--again", help="Build existing engines again.")] = False,
 ) -> None:
-    """Build the TensorRT engines that this machine can use. Needs no torch."""
+    """Build the TensorRT engines for this machine. Needs no torch."""
     from export import engines
-    from export.formats.tensorrt import Options
+    from export.formats.tensorrt import BuildOptions
 
     failed = False
     try:
         versions = find_versions(path)
-        options = Options(engines.parse_batches(batches), version_compatible, hardware)
-        machines = engines.machines(runtime, compute_capability)
+        options = BuildOptions(engines.parse_batches(batches), version_compatible, hardware)
+        platforms = engines.platforms(runtime, compute_capability)
         folder = cache or default_folder()
-        for outcome in engines.build_engines(versions, folder, machines, options, precision, again):
+        for outcome in engines.build_engines(versions, folder, platforms, options, precision, again):
             failed = failed or outcome.result == "failed"
             typer.echo(f"{outcome.result}: {outcome.text}")
     except (ManifestError, NoDevice, NoTensorRT, ValueError) as error:
@@ -214,7 +221,7 @@ def tune_command(context: typer.Context) -> None:
 def verify_command(
     path: Annotated[Path, typer.Argument(help="A repository, a model or a version in it.", metavar="PATH")],
 ) -> None:
-    """Check every file against its hash, and every artifact on its golden images. Needs no torch."""
+    """Check every file against its hash, and every artifact on the golden images. Needs no torch."""
     from export.verify import verify_version
 
     failed = False
@@ -241,7 +248,7 @@ def verify_command(
 def inspect_command(
     path: Annotated[Path, typer.Argument(help="A repository, a model or a version in it.", metavar="PATH")],
 ) -> None:
-    """Show what a repository, a model or a version holds."""
+    """Show the content of a repository, a model or a version."""
     try:
         for version in find_versions(path):
             print_version(version, Console())

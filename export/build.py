@@ -1,4 +1,4 @@
-"""From a checkpoint to one version of a model repository, checked before anyone can see it."""
+"""From a checkpoint to one version of a model repository, validated before it becomes visible."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from export.samples import Samples
 from export.staging import staged_version
 from export.temperature import fit_temperature
 from export.verify import OnnxRunner, check_parity, measure_accuracy
+from export.version import describe_version
 from models.architectures import ResNet
 from models.architectures.complexity import count_multiply_adds
-from models.artifact import classifier_head, golden, manifest
+from models.artifact import manifest
 from models.artifact.classifier_head import Classifier
-from models.artifact.manifest import Artifact, Manifest, Precision, Quantization
+from models.artifact.manifest import Artifact, Precision, Quantization
 from models.artifact.parity import Float32Array
 from models.imaging.preprocess import UInt8Array
 from models.training import checkpoint
@@ -50,47 +51,44 @@ def build(
 ) -> Path:
     """Write the next version of a model and return its folder.
 
-    The version appears whole or not at all: it is written and checked in a hidden folder, then renamed.
+    The version appears atomically: it is written and validated in a hidden folder, which is then renamed.
 
     Args:
-        checkpoint_path: safetensors file that `resnet-train` wrote.
-        repository: folder of models; made if it is not there.
+        checkpoint_path: safetensors file of `resnet-train`.
+        repository: folder of models; created if it does not exist.
         name: name of the model in the repository.
-        data: folder of a data set, brought to the checkpoint's geometry: fits the temperature, calibrates int8, is
-            compared on and measures accuracy. Shipped photographs without it, and no temperature.
+        data: folder of a data set, used in the checkpoint's geometry to fit the temperature, to calibrate int8, to
+            compare artifacts and to measure accuracy. By default, shipped photographs are used, without a temperature.
         float16: also write a file in half precision, for GPUs.
         int8: also write two int8 files, one for ONNX Runtime on CPUs and one for TensorRT and OpenVINO.
-        allow_unfused: write the version even where a runtime leaves a residual addition outside its convolutions.
+        allow_unfused: write the version even if a runtime leaves a residual addition outside its convolutions.
 
     Raises:
-        CheckpointError: the file is no usable checkpoint, or not one for the data set's classes.
+        CheckpointError: the file is no usable checkpoint, or has other classes than the data set.
         DataError: the folder is no usable data set.
-        ParityError: what was written does not compute what the checkpoint computes.
+        ParityError: an artifact computes other logits than the checkpoint.
         BuildError: an addition is not fused, or the folder cannot be written.
     """
     trained = checkpoint.load(checkpoint_path)
     model = trained.model()
     used = samples.from_photographs(trained.preprocess) if data is None else samples.from_data(trained, data)
-    judge = ArtifactValidator(used, _logits(model, used.parity, trained), allow_unfused)
-    selection = _select(model, used, trained)
+    validator = ArtifactValidator(used, _logits(model, used.parity, trained), allow_unfused)
+    selection = Selection(used.selection, _logits(model, used.selection, trained), used.selection_labels)
     temperature = 1.0 if selection.labels is None else fit_temperature(selection.logits, selection.labels)
-
     multiply_adds = count_multiply_adds(model, trained.preprocess.channels, trained.preprocess.size)
 
     with staged_version(repository / name) as (folder, number):
-        artifacts = [_write_float(trained, model, temperature, folder / "model.onnx", "float32", judge)]
+        artifacts = [_write_float(trained, model, temperature, folder / "model.onnx", "float32", validator)]
         if float16:
-            artifacts.append(_write_float(trained, model, temperature, folder / "model.fp16.onnx", "float16", judge))
+            half = folder / "model.fp16.onnx"
+            artifacts.append(_write_float(trained, model, temperature, half, "float16", validator))
         if int8:
-            artifacts += _write_int8(folder, used.calibration, selection, judge)
-        chosen = samples.evenly_spaced(np.arange(len(used.parity)), samples.GOLDEN_IMAGES)
-        golden.write(folder / manifest.GOLDEN_FILE, used.parity[chosen], judge.logits[chosen])
-        head = model.classifier
-        classifier_head.write(
-            folder / manifest.CLASSIFIER_FILE, Classifier(head.weight.detach().numpy(), head.bias.detach().numpy())
-        )
-        described = Manifest(
-            schema=manifest.SCHEMA,
+            artifacts += _write_int8(folder, used.calibration, selection, validator)
+        describe_version(
+            folder,
+            used.parity,
+            validator.logits,
+            Classifier(*(values.detach().numpy() for values in (model.classifier.weight, model.classifier.bias))),
             name=name,
             version=number,
             architecture=trained.architecture.model_copy(update={"multiply_adds": multiply_adds}),
@@ -98,27 +96,28 @@ def build(
             preprocess=trained.preprocess,
             temperature=temperature,
             artifacts=tuple(artifacts),
-            golden_sha256=manifest.sha256(folder / manifest.GOLDEN_FILE),
-            classifier_sha256=manifest.sha256(folder / manifest.CLASSIFIER_FILE),
             provenance=_provenance(trained, checkpoint_path),
         )
-        (folder / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")
     return repository / name / str(number)
 
 
 @dataclass(frozen=True)
 class ArtifactValidator:
-    """Runs each artifact and writes down what it is, what it fuses and how good it is."""
+    """Runs each artifact, checks it, and describes it for the manifest."""
 
     samples: Samples
     logits: Float32Array
-    """The eager model's for `samples.parity`."""
+    """Logits of the eager model for `samples.parity`."""
     allow_unfused: bool
 
     def describe(
         self, path: Path, format: str, precision: Precision, quantization: Quantization | None = None
     ) -> Artifact:
-        """Raises ParityError or BuildError where the file may not be served."""
+        """The entry of an artifact in the manifest, with parity, fusion and accuracy.
+
+        Raises:
+            ParityError, BuildError: the artifact may not be served.
+        """
         if format == "onnx":
             check_portable(path)
         runner = OnnxRunner(path)
@@ -135,12 +134,16 @@ class ArtifactValidator:
             check_fused(artifact)
         if self.samples.test is None:
             return artifact
-        accuracy = measure_accuracy(runner, self.samples.test, self.samples.seen)
+        accuracy = measure_accuracy(runner, self.samples.test, self.samples.selection_indices)
         return artifact.model_copy(update={"accuracy": accuracy})
 
 
 def check_fused(artifact: Artifact) -> None:
-    """Raises BuildError where a runtime that can fuse residual additions left one outside its convolutions."""
+    """Check that every runtime that can fuse residual additions computes all of them inside its convolutions.
+
+    Raises:
+        BuildError: a runtime leaves an addition unfused.
+    """
     for runtime, report in artifact.fusion.items():
         if report.unfused and fusion.RUNTIMES[runtime].fuses[artifact.format, artifact.precision]:
             first = report.unfused[0]
@@ -151,19 +154,24 @@ def check_fused(artifact: Artifact) -> None:
 
 
 def _write_float(
-    trained: Checkpoint, model: ResNet, temperature: float, path: Path, precision: Precision, judge: ArtifactValidator
+    trained: Checkpoint,
+    model: ResNet,
+    temperature: float,
+    path: Path,
+    precision: Precision,
+    validator: ArtifactValidator,
 ) -> Artifact:
     dtype = torch.float16 if precision == "float16" else torch.float32
     graph = ServingGraph(model, trained.preprocess, temperature, dtype)
     onnx_format.write(graph, trained.preprocess, path)
-    return judge.describe(path, "onnx", precision)
+    return validator.describe(path, "onnx", precision)
 
 
 def _write_int8(
-    folder: Path, calibration: UInt8Array, selection: Selection, judge: ArtifactValidator
+    folder: Path, calibration: UInt8Array, selection: Selection, validator: ArtifactValidator
 ) -> list[Artifact]:
     source = folder / "model.onnx"
-    ranges = calibrate(source, qdq.activations(onnx_format.read(source)), calibration)
+    ranges = calibrate(source, qdq.activations(onnx.load(source)), calibration)
     artifacts = []
     for file, format, scheme in (
         ("model.int8-ort.onnx", "onnx-onnxruntime", qdq.ONNXRUNTIME),
@@ -171,17 +179,12 @@ def _write_int8(
     ):
         model, quantization = search(source, scheme, ranges, selection)
         onnx_format.save(model, folder / file)
-        artifacts.append(judge.describe(folder / file, format, "int8", quantization))
+        artifacts.append(validator.describe(folder / file, format, "int8", quantization))
     return artifacts
 
 
-def _select(model: ResNet, used: Samples, trained: Checkpoint) -> Selection:
-    logits = _logits(model, used.selection, trained)
-    return Selection(used.selection, logits, used.selection_labels)
-
-
 def _logits(model: ResNet, images: UInt8Array, trained: Checkpoint) -> Float32Array:
-    """The eager model's, [n, classes]."""
+    """Logits of the eager model, [n, classes]."""
     batches = [images[first : first + _BATCH] for first in range(0, len(images), _BATCH)]
     return np.concatenate([predict(model, batch, trained.preprocess).numpy() for batch in batches])
 

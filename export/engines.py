@@ -1,4 +1,4 @@
-"""Builds the engines that this machine can use, from the versions of a repository into the engine cache. No torch."""
+"""Builds engines of the versions of a repository into the engine cache. No torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from export.errors import BuildError
 from export.formats import tensorrt
-from export.formats.tensorrt import Engine, Options
+from export.formats.tensorrt import BuildOptions, BuiltEngine
 from export.fusion.tensorrt import UnreadableInspection, read_inspection, read_log
 from models.artifact import manifest
 from models.artifact.manifest import Artifact, FusionReport, ManifestError, Precision
@@ -27,31 +27,31 @@ _RANGE = re.compile(r"(?P<smallest>[1-9][0-9]{0,4})(-(?P<largest>[1-9][0-9]{0,4}
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one artifact."""
+class EngineResult:
+    """Result of one artifact."""
 
     result: Result
     text: str
-    """One line: the file, what was done, why."""
+    """One line with the file, the result and its reason."""
 
 
-def machines(flavour: Flavour | None, compute_capability: str | None) -> list[Platform]:
-    """What engines are to be built for: the GPUs of this machine, or one that is not here.
+def platforms(flavour: Flavour | None, compute_capability: str | None) -> list[Platform]:
+    """The platforms to build engines for: those of this machine, or the one of a compute capability.
 
     Raises:
-        NoDevice: there is no GPU here.
-        NoTensorRT: there is none for it.
-        ValueError: the compute capability is not written as 8.9, or cannot be built for without the GPU.
+        NoDevice: this machine has no GPU.
+        NoTensorRT: TensorRT is not installed or cannot be loaded.
+        ValueError: the compute capability is malformed, or TensorRT cannot build for it without the GPU.
     """
     if compute_capability is None:
         try:
             return tensorrt_runtime.platforms(flavour)
         except NoDevice as error:
             raise NoDevice(
-                f"{error}: --compute-capability builds for a GPU elsewhere, with TensorRT for RTX"
+                f"{error}: --compute-capability builds for a GPU of another machine, with TensorRT for RTX"
             ) from error
     if flavour == "tensorrt":
-        raise ValueError("TensorRT builds only for the GPU that it finds: leave --compute-capability out")
+        raise ValueError("TensorRT builds only for the GPUs of this machine: leave --compute-capability out")
     trt = tensorrt_runtime.load("tensorrt_rtx")
     return [Platform("tensorrt_rtx", trt.__version__, ComputeCapability.parse(compute_capability))]
 
@@ -59,47 +59,47 @@ def machines(flavour: Flavour | None, compute_capability: str | None) -> list[Pl
 def build_engines(
     versions: Sequence[Path],
     cache: Path,
-    machines: Sequence[Platform],
-    options: Options,
+    platforms: Sequence[Platform],
+    options: BuildOptions,
     precision: Precision | None = None,
     again: bool = False,
-) -> Iterator[Outcome]:
-    """Build an engine of every artifact that TensorRT takes.
+) -> Iterator[EngineResult]:
+    """Build an engine of every artifact that TensorRT supports.
 
     Args:
-        versions: their folders.
-        cache: the engine cache; made if it is not there.
-        machines: what the engines are for.
-        options: how they are built.
-        precision: build from the artifacts in this one only.
-        again: build also what is there already.
+        versions: folders of versions.
+        cache: folder of the engine cache; created if it does not exist.
+        platforms: platforms of the engines.
+        options: how the engines are built.
+        precision: build artifacts of this precision only.
+        again: build existing engines again.
 
     Raises:
         ManifestError: a version cannot be read.
-        NoTensorRT: it cannot be loaded.
+        NoTensorRT: TensorRT cannot be loaded.
     """
-    for place, target in enumerate(machines):
+    for place, target in enumerate(platforms):
         if place and target.flavour == "tensorrt":
-            text = f"{target.device}: TensorRT builds for the first GPU; choose this one with CUDA_VISIBLE_DEVICES"
-            yield Outcome("skipped", text)
+            text = f"{target.device}: TensorRT builds for the first GPU; select this one with CUDA_VISIBLE_DEVICES"
+            yield EngineResult("skipped", text)
             continue
         trt = tensorrt_runtime.load(target.flavour)
         for version in versions:
             described = manifest.read(version)
             for artifact in (each for each in described.artifacts if precision in (None, each.precision)):
                 result, text = _ensure(version, artifact, cache, trt, target, options, again)
-                yield Outcome(result, f"{described.name} version {described.version}: {text}")
+                yield EngineResult(result, f"{described.name} version {described.version}: {text}")
 
 
 def _ensure(
-    version: Path, artifact: Artifact, cache: Path, trt: Any, target: Platform, options: Options, again: bool
+    version: Path, artifact: Artifact, cache: Path, trt: Any, target: Platform, options: BuildOptions, again: bool
 ) -> tuple[Result, str]:
-    if reason := _not_for(artifact, target):
+    if reason := _unsupported(artifact, target):
         return "skipped", f"{artifact.file}: {reason}"
-    with contextlib.suppress(EngineCacheError):  # that there is none is why it is built
+    with contextlib.suppress(EngineCacheError):  # without an engine it is built below
         plan, _ = engine_cache.find(cache, artifact.sha256, artifact.precision, target)
         if not again:
-            return "kept", f"{artifact.file}: {plan.name} is there already"
+            return "kept", f"{artifact.file}: {plan.name} exists already"
     try:
         manifest.check_hash(version / artifact.file, artifact.sha256)
         return "built", f"{artifact.file}: {_build(version / artifact.file, artifact, cache, trt, target, options)}"
@@ -111,8 +111,8 @@ def _ensure(
         return "failed", f"{cache}: cannot be written: {error.strerror}"
 
 
-def _not_for(artifact: Artifact, target: Platform) -> str | None:
-    """Why TensorRT builds nothing from an artifact."""
+def _unsupported(artifact: Artifact, target: Platform) -> str | None:
+    """The reason why TensorRT cannot build an engine of an artifact; None if it can."""
     if artifact.format != "onnx":
         return f"its format, {artifact.format}, is for another runtime"
     if artifact.precision == "int8" and target.flavour == "tensorrt_rtx":
@@ -120,8 +120,8 @@ def _not_for(artifact: Artifact, target: Platform) -> str | None:
     return None
 
 
-def _build(path: Path, artifact: Artifact, cache: Path, trt: Any, target: Platform, options: Options) -> str:
-    """Build an engine into the cache; a line that tells of it."""
+def _build(path: Path, artifact: Artifact, cache: Path, trt: Any, target: Platform, options: BuildOptions) -> str:
+    """Build an engine into the cache; returns a line about it."""
     started = time.monotonic()
     rtx = target.flavour == "tensorrt_rtx"
     cache.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ def _build(path: Path, artifact: Artifact, cache: Path, trt: Any, target: Platfo
         path,
         options,
         compute_capability=target.compute_capability if rtx else None,
-        timing=None if rtx else engine_cache.timing_file(cache, target),  # RTX times nothing when it builds
+        timing=None if rtx else engine_cache.timing_file(cache, target),  # RTX times no kernels when it builds
     )
     fusion = _fusion(trt, engine, path, rtx)
     plan = Plan.of(
@@ -139,7 +139,7 @@ def _build(path: Path, artifact: Artifact, cache: Path, trt: Any, target: Platfo
         target,
         options.batches,
         version_compatible=options.version_compatible,
-        # An engine of RTX is finished by the runtime, on the GPU that it then has.
+        # The runtime completes an engine of RTX on its GPU.
         hardware="compute-capability" if rtx else options.hardware,
         fusion=fusion,
     )
@@ -150,8 +150,8 @@ def _build(path: Path, artifact: Artifact, cache: Path, trt: Any, target: Platfo
     return f"{plan.name}, {len(engine.content) / 1e6:.1f} MB in {time.monotonic() - started:.1f} s, {fused}"
 
 
-def _fusion(trt: Any, engine: Engine, path: Path, rtx: bool) -> FusionReport | None:
-    """None where TensorRT describes its layers in another way than is known."""
+def _fusion(trt: Any, engine: BuiltEngine, path: Path, rtx: bool) -> FusionReport | None:
+    """The fusion report of an engine; None if TensorRT describes its layers in an unknown form."""
     try:
         return read_log(engine.layers, path) if rtx else read_inspection(tensorrt.inspect(trt, engine), path)
     except UnreadableInspection:
@@ -159,10 +159,10 @@ def _fusion(trt: Any, engine: Engine, path: Path, rtx: bool) -> FusionReport | N
 
 
 def parse_batches(text: str) -> tuple[BatchRange, ...]:
-    """Profiles of "1,2-8,9-32", each best at its largest batch.
+    """Parse optimisation profiles such as "1,2-8,9-32"; each is optimised for its largest batch.
 
     Raises:
-        ValueError: it is not written so.
+        ValueError: the text has another form.
     """
     ranges = []
     for part in text.split(","):

@@ -1,11 +1,11 @@
-"""What can go wrong while a version or an engine is written.
+"""Errors while a version or an engine is written.
 
 BuildError
-├── ForeignWeights          a file from elsewhere cannot be taken
+├── ForeignWeights          a file of another project cannot be imported
 └── EngineError             TensorRT builds no engine
     ├── BadProfile          from these batch sizes
     ├── UnreadableModel     from this file: it is no ONNX, or not a graph of this project
-    ├── UnsupportedOperator from this graph: it has a node that TensorRT does not take
+    ├── UnsupportedOperator from this graph: it has a node that TensorRT does not support
     └── UnsupportedDevice   for this GPU
 """
 
@@ -13,28 +13,28 @@ from __future__ import annotations
 
 
 class BuildError(ValueError):
-    """The version cannot be written; the message is one line that says why."""
+    """The version cannot be written; the message is one line with the reason."""
 
 
 class ForeignWeights(BuildError):
-    """A file from elsewhere cannot be taken; the message is one line that says why."""
+    """A file of another project cannot be imported; the message is one line with the reason."""
 
 
 class EngineError(BuildError):
-    """TensorRT builds no engine; the message is one line that says why."""
+    """TensorRT builds no engine; the message is one line with the reason."""
 
 
 class BadProfile(EngineError):
-    """The batch sizes are not smallest <= best <= largest, or the graph does not take them."""
+    """The batch sizes are not smallest <= best <= largest, or the graph does not support them."""
 
 
 class UnreadableModel(EngineError):
-    """The file is no ONNX graph, or has another signature than every graph has."""
+    """The file is no ONNX graph, or has another signature than the graphs of this project."""
 
 
 class UnsupportedOperator(EngineError):
-    """TensorRT does not take a node of the graph."""
+    """TensorRT does not support a node of the graph."""
 
 
 class UnsupportedDevice(EngineError):
-    """TensorRT does not build for this GPU."""
+    """TensorRT does not build engines for this GPU."""

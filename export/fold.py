@@ -1,11 +1,11 @@
-"""Rewrites a network for inference, so that a runtime meets only convolutions, ReLUs and additions.
+"""Folds a network for inference, so that a runtime only gets convolutions, ReLUs and additions.
 
-Batch normalisation after a convolution becomes part of it: with gamma, beta, mean mu and variance v,
+A batch normalisation after a convolution becomes part of it: with gamma, beta, mean mu and variance v,
 
     gamma (W x + b - mu) / sqrt(v + eps) + beta  =  (s W) x + (s (b - mu) + beta),   s = gamma / sqrt(v + eps).
 
 The zero-padding shortcut becomes a 1x1 convolution with a fixed identity matrix: runtimes fuse an addition into the
-convolution before it, and a slice and a pad on the other side keep ONNX Runtime from doing so.
+convolution before it, and ONNX Runtime does not if the other side is a slice and a pad.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from models.architectures.blocks import ConvNorm, PreActivationBlock, ZeroPadSho
 
 
 def fold(model: ResNet) -> ResNet:
-    """A copy of `model`, in evaluation mode, that computes the same with fewer operations.
+    """A copy of `model` in evaluation mode that computes the same with fewer operations.
 
-    A normalisation that stands before the convolution (in pre-activation blocks the one that follows the addition)
-    cannot be folded through the ReLU between them, and stays.
+    A normalisation before a ReLU and a convolution (in pre-activation blocks, the one after the addition) cannot be
+    folded and remains.
     """
     folded = copy.deepcopy(model).eval()
     for module in list(folded.modules()):
@@ -48,7 +48,7 @@ def _fold_pair(conv: nn.Module, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
     folded = copy.deepcopy(conv)
     folded.bias = nn.Parameter(torch.zeros_like(norm.bias))
     with torch.no_grad():
-        # In double precision: the rounding then happens once.
+        # In double precision, so that values are rounded only once.
         scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
         bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.double()
         folded.weight.copy_(conv.weight.double() * scale[:, None, None, None])

@@ -1,4 +1,4 @@
-"""The graph that every artifact holds: uint8 pixels in, logits, probabilities, embedding and feature map out."""
+"""The graph of every artifact: from uint8 pixels to logits, probabilities, embedding and feature map."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from models.imaging.preprocess import Preprocess
 
 
 class ServingGraph(nn.Module):
-    """A folded network with its normalisation before it and softmax behind it.
+    """A folded network with normalisation before it and softmax after it.
 
     Args:
         model: the trained network.
-        preprocess: gives mean and standard deviation, of values between 0 and 1.
+        preprocess: mean and standard deviation of the normalisation.
         temperature: probabilities are softmax(logits / temperature).
-        dtype: what the convolutions compute in. Normalisation, pooling and the head stay in float32: they cost next to
-            nothing, and half precision would round pixel values and sums over thousands of features.
+        dtype: dtype of the convolutions. Normalisation, pooling and the head stay in float32: they take little time,
+            and half precision would round pixel values and sums over thousands of features.
     """
 
     mean: Tensor
@@ -42,8 +42,8 @@ class ServingGraph(nn.Module):
         self.register_buffer("scale", (1 / (std * 255)).float())
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """uint8 [N, H, W, C] to the tensors of `models.manifest.OUTPUTS`."""
-        # Cast, arithmetic, transpose, in this order: TensorRT's parser refuses to transpose uint8.
+        """The tensors of `models.artifact.manifest.OUTPUTS` for images, uint8 [N, H, W, C]."""
+        # Cast, arithmetic and transpose in this order, because TensorRT cannot transpose uint8.
         x = (images.float() - self.mean) * self.scale
         feature_map = self.model.features(x.permute(0, 3, 1, 2).to(self.dtype)).float()
         embedding = feature_map.mean((2, 3))

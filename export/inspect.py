@@ -1,4 +1,4 @@
-"""A version of a model as a table."""
+"""Prints a version of a model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from models.artifact.parity import bounded_error
 
 
 def print_version(version: Path, console: Console) -> None:
-    """Print what the manifest of a version says.
+    """Print the manifest of a version.
 
     Raises:
-        ManifestError: it cannot be read.
+        ManifestError: the manifest cannot be read.
     """
     described = manifest.read(version)
     arch, preprocess = described.architecture, described.preprocess

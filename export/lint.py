@@ -1,4 +1,4 @@
-"""What a portable file must not hold, because some runtime refuses it or, worse, reads it as something else."""
+"""Checks portable files for parts that a runtime refuses or, worse, computes differently."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _STANDARD = {"", "ai.onnx"}
 
 
 def check_portable(path: Path, outputs: tuple[str, ...] = OUTPUTS) -> None:
-    """Check a file that any runtime is to load, and that is to give these outputs.
+    """Check that any runtime can load a file, and that its graph has these outputs.
 
     Raises:
-        BuildError: operators outside the standard, which only one runtime knows; unsigned zero-points, which TensorRT
-            reads as signed with no more than a warning; or another signature.
+        BuildError: the graph has operators outside the standard, which only one runtime knows, or unsigned zero-points,
+            which TensorRT reads as signed with only a warning, or another signature.
     """
     model = onnx.load(path)
     graph = model.graph
     foreign = sorted({f"{node.domain}.{node.op_type}" for node in graph.node if node.domain not in _STANDARD})
     if foreign:
-        raise BuildError(f"{path.name}: holds operators that only one runtime knows: {', '.join(foreign)}")
+        raise BuildError(f"{path.name}: has operators that only one runtime knows: {', '.join(foreign)}")
     unsigned = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.UINT8}
     for node in graph.node:
         if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and unsigned.intersection(node.input[2:]):

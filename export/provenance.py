@@ -1,4 +1,4 @@
-"""What a version was made with, for its manifest."""
+"""Versions of the tools, for the manifest."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from types import ModuleType
 
 
 def tools(*modules: ModuleType) -> dict[str, str]:
-    """Versions of Python and of modules. These say them: onnxruntime may have come as the package onnxruntime-gpu."""
+    """Versions of Python and of modules, by module: the package of onnxruntime may be onnxruntime-gpu."""
     return {"python": platform.python_version(), **{module.__name__: module.__version__ for module in modules}}

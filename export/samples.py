@@ -1,4 +1,4 @@
-"""Real images to judge a model on: from its data set, or else photographs that ship with the project."""
+"""Real images to validate a model on: those of a data set, or photographs that ship with the project."""
 
 from __future__ import annotations
 
@@ -24,46 +24,46 @@ SELECTION_IMAGES = 2048
 
 @dataclass(frozen=True)
 class Samples:
-    """Images as the graph takes them, uint8 [n, H, W, C]."""
+    """Images as input of the graph, uint8 [n, H, W, C], by their use."""
 
     parity: UInt8Array
-    """What artifacts are compared with the eager model on."""
+    """Images to compare artifacts with the eager model."""
     calibration: UInt8Array
-    """What ranges of int8 come from."""
+    """Images to calibrate int8."""
     selection: UInt8Array
-    """What choices are made on. The network was not trained on them, where that is known."""
+    """Images to make choices on; if the training split is known, the network was not trained on them."""
     selection_labels: NDArray[np.int64] | None
     """None for photographs."""
     test: Dataset | None
-    """What accuracy is reported on."""
-    seen: Indices
-    """Images of `test` that choices were made on."""
+    """Images to report accuracy on."""
+    selection_indices: Indices
+    """Indices of the images of `test` that choices were made on."""
 
 
 def from_photographs(preprocess: Preprocess) -> Samples:
-    """The same photographs for everything."""
+    """The shipped photographs for every use."""
     views = photographs(preprocess)
     return Samples(views, views, views, None, None, np.empty(0, np.int64))
 
 
 def from_data(trained: Checkpoint, folder: Path) -> Samples:
-    """Images of the data set that a checkpoint is to be judged on, brought to its geometry.
+    """Images of a data set in the geometry of a checkpoint.
 
-    Choices are made on the training images that were held out, or, where none were, on every second test image; where
-    there is no training split, int8 is calibrated on those as well.
+    Choices are made on the held-out training images or, if there are none, on every second test image. Without a
+    training split, int8 is calibrated on these images, too.
 
     Raises:
-        DataError: no usable data set.
-        CheckpointError: one with other classes.
+        DataError: the folder is no usable data set.
+        CheckpointError: the data set has other classes.
     """
     test = load(folder, "test", trained.preprocess)
     trained.check_classes(test.classes)
     training = _training(folder, trained.preprocess)
     held_out = None if training is None else _held_out(trained, training)
-    seen = np.empty(0, np.int64)
+    selection_indices = np.empty(0, np.int64)
     if held_out is None:
-        seen = evenly_spaced(np.arange(0, len(test.labels), 2), SELECTION_IMAGES)
-        held_out = Subset(test, seen)
+        selection_indices = evenly_spaced(np.arange(0, len(test.labels), 2), SELECTION_IMAGES)
+        held_out = Subset(test, selection_indices)
     chosen = evenly_spaced(np.arange(len(held_out.labels)), SELECTION_IMAGES)
     calibrated = held_out if training is None else training
     return Samples(
@@ -72,12 +72,12 @@ def from_data(trained: Checkpoint, folder: Path) -> Samples:
         selection=held_out.images(chosen),
         selection_labels=held_out.labels[chosen],
         test=test,
-        seen=seen,
+        selection_indices=selection_indices,
     )
 
 
 def photographs(preprocess: Preprocess) -> UInt8Array:
-    """Each shipped photograph whole, its quarters, and all of them mirrored: uint8 [60, H, W, C]."""
+    """Each shipped photograph and its quarters, and the same mirrored: uint8 [60, H, W, C]."""
     views = []
     for path in sorted(resources.files("export").joinpath("photographs").iterdir(), key=lambda item: item.name):
         if not path.name.endswith(".jpg"):
@@ -91,7 +91,7 @@ def photographs(preprocess: Preprocess) -> UInt8Array:
 
 
 def _training(folder: Path, geometry: Preprocess) -> Dataset | None:
-    """The training split, which whoever only has images to test on does without."""
+    """The training split; None for a data set with test images only."""
     try:
         return load(folder, "train", geometry)
     except DataError:
@@ -104,5 +104,5 @@ def _held_out(trained: Checkpoint, training: Dataset) -> Dataset | None:
 
 
 def evenly_spaced(items: Indices, count: int) -> Indices:
-    """At most `count` of the items, evenly evenly_spaced."""
+    """At most `count` of the items, evenly spaced."""
     return items[np.linspace(0, len(items) - 1, min(count, len(items))).astype(np.int64)]

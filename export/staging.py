@@ -1,4 +1,4 @@
-"""A version appears whole or not at all."""
+"""Atomic writes of versions."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _PREFIX = ".partial-"
 
 @contextmanager
 def staged_version(model: Path) -> Iterator[tuple[Path, int]]:
-    """A hidden folder to write the next version of a model in, and that version's number.
+    """A hidden folder for the next version of a model, and the version's number.
 
-    It is renamed to the number at the end, and removed on any error. What a process that was killed left behind is
-    removed by the next one; two that write at the same time get two numbers.
+    At the end the folder is renamed to the number; on an error it is removed. Folders of killed processes are removed
+    by the next one. Two processes that write at the same time get two numbers.
 
     Raises:
-        BuildError: the file system refuses.
+        BuildError: the folder cannot be written.
     """
     try:
         model.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def staged_version(model: Path) -> Iterator[tuple[Path, int]]:
         staging = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=model))
     except OSError as error:
         raise BuildError(f"{model}: cannot be written: {error.strerror}") from error
-    # Held until this process ends, however it ends.
+    # The lock ends with this process, even if the process is killed.
     lock = os.open(staging, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -58,13 +58,13 @@ def _remove_abandoned(model: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path, ignore_errors=True)
         except BlockingIOError:
-            pass  # somebody is writing it
+            pass  # another process writes it
         finally:
             os.close(lock)
 
 
 def _sync(path: Path) -> None:
-    """Have the disk keep it before the version becomes visible."""
+    """Write a file or folder to the disk, before the version becomes visible."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

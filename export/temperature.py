@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: one temperature for all logits (Guo et al. 2017)."""
+"""Calibrated probabilities by one temperature for all logits (Guo et al. 2017)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _BINS = 15
 
 
 def fit_temperature(logits: Float32Array, labels: Labels) -> float:
-    """The temperature that makes the true classes most likely: softmax(logits / temperature).
+    """The temperature with the highest likelihood of the true classes: softmax(logits / temperature).
 
     Args:
-        logits: [n, classes], of images that the network was not trained on.
-        labels: [n].
+        logits: float32 [n, classes] of images that the network was not trained on.
+        labels: int64 [n].
     """
     values = logits.astype(np.float64)
-    # The likelihood is concave in 1 / temperature: its derivative falls, and has one zero at most.
+    # The likelihood is concave in 1 / temperature, so its derivative has at most one zero.
     low, high = 1 / _LARGEST, 1 / _SMALLEST
     true = values[np.arange(len(labels)), labels]
     for _ in range(60):
@@ -32,11 +32,11 @@ def fit_temperature(logits: Float32Array, labels: Labels) -> float:
 
 
 def calibration_error(probabilities: Float32Array, labels: Labels) -> float:
-    """Expected calibration error: how far confidence is from accuracy, on average over 15 bins of confidence.
+    """Expected calibration error: difference of confidence and accuracy, averaged over 15 bins of confidence.
 
     Args:
-        probabilities: [n, classes].
-        labels: [n].
+        probabilities: float32 [n, classes].
+        labels: int64 [n].
     """
     confidence = probabilities.max(1).astype(np.float64)
     correct = probabilities.argmax(1) == labels

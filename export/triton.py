@@ -1,6 +1,6 @@
-"""`config.pbtxt`, with which the folder of a model loads in NVIDIA's Triton as it is.
+"""`config.pbtxt`, with which NVIDIA's Triton loads the folder of a model.
 
-Triton reads `<model>/config.pbtxt` and `<model>/<version>/model.onnx`; what else lies there it leaves alone.
+Triton reads `<model>/config.pbtxt` and `<model>/<version>/model.onnx`, and ignores the other files.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ FILE_NAME = "config.pbtxt"
 
 _FILE = "model.onnx"
 _MAX_BATCH = 128
-"""The graph takes any batch. This is what one request may bring to the service, too."""
+"""The limit of the service for one request; the graph supports any batch."""
 _TYPES: dict[int, str] = {TensorProto.UINT8: "TYPE_UINT8", TensorProto.FLOAT: "TYPE_FP32"}
 
 
 def write_configuration(version: Path) -> Path:
-    """Write the configuration of a model beside its versions, as the float32 file of one of them says.
+    """Write the configuration of a model beside its versions, from the float32 file of one of them.
 
     Args:
         version: folder of a version.
@@ -30,7 +30,7 @@ def write_configuration(version: Path) -> Path:
         The file.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     path = version.parent / FILE_NAME
     atomic_write(
@@ -43,8 +43,8 @@ def configuration_of(name: str, graph: onnx.GraphProto) -> str:
     """A ModelConfig of Triton as text.
 
     Args:
-        name: of the model; it needs no quoting, which `manifest.MODEL_NAME` sees to.
-        graph: with the batch as the first dimension of everything.
+        name: name of the model; by `manifest.MODEL_NAME` it needs no quoting.
+        graph: graph with the batch as the first dimension of all tensors.
     """
     tensors = [("input", value) for value in graph.input] + [("output", value) for value in graph.output]
     return "\n".join(
@@ -54,7 +54,7 @@ def configuration_of(name: str, graph: onnx.GraphProto) -> str:
             f'default_model_filename: "{_FILE}"',
             f"max_batch_size: {_MAX_BATCH}",
             *(_tensor(kind, value) for kind, value in tensors),
-            "# Requests that wait together are computed together; nobody waits for others to come.",
+            "# Waiting requests form a batch; there is no delay to wait for more.",
             "dynamic_batching { }",
             "",
         ]
@@ -63,5 +63,5 @@ def configuration_of(name: str, graph: onnx.GraphProto) -> str:
 
 def _tensor(kind: str, value: onnx.ValueInfoProto) -> str:
     tensor = value.type.tensor_type
-    dims = ", ".join(str(size.dim_value or -1) for size in tensor.shape.dim[1:])  # Triton adds the batch itself
+    dims = ", ".join(str(size.dim_value or -1) for size in tensor.shape.dim[1:])  # without the batch, which Triton adds
     return f'{kind} {{\n  name: "{value.name}"\n  data_type: {_TYPES[tensor.elem_type]}\n  dims: [ {dims} ]\n}}'

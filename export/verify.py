@@ -1,4 +1,4 @@
-"""Runs what was written, in the runtime it was written for, and compares it with the eager model. No torch."""
+"""Runs artifacts in ONNX Runtime and compares them with the eager model. No torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class OnnxRunner:
     """An ONNX file in ONNX Runtime on the CPU.
 
     Raises:
-        ParityError: ONNX Runtime cannot load it.
+        ParityError: ONNX Runtime cannot load the file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,11 +32,11 @@ class OnnxRunner:
             raise ParityError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
 
     def logits(self, images: UInt8Array) -> Float32Array:
-        """uint8 [n, H, W, C] to float32 [n, classes]."""
+        """Logits, float32 [n, classes], of images, uint8 [n, H, W, C]."""
         return self._run("logits", images)
 
     def probabilities(self, images: UInt8Array) -> Float32Array:
-        """uint8 [n, H, W, C] to float32 [n, classes]."""
+        """Probabilities, float32 [n, classes], of images, uint8 [n, H, W, C]."""
         return self._run("probabilities", images)
 
     def _run(self, output: str, images: UInt8Array) -> Float32Array:
@@ -45,23 +45,23 @@ class OnnxRunner:
 
 
 def check_parity(runner: OnnxRunner, images: UInt8Array, expected: Float32Array, precision: Precision) -> Parity:
-    """Compare with the eager logits [n, classes].
+    """Compare the logits of an artifact with expected ones, float32 [n, classes].
 
     Raises:
-        ParityError: further apart than the precision allows.
+        ParityError: the error is larger than the precision allows.
     """
     return parity.check(runner.logits(images), expected, precision)
 
 
 def verify_version(version: Path) -> dict[str, Parity]:
-    """Check a version as it lies on disk: every file against its hash, every artifact on the golden images.
+    """Check a version on disk: every file against its hash, every artifact on the golden images.
 
     Returns:
-        The agreement with the eager model of each artifact, by file name.
+        The agreement of each artifact with the eager model, by file name.
 
     Raises:
         ManifestError: the manifest or a file is missing or altered.
-        ParityError: an artifact does not compute what the checkpoint computed.
+        ParityError: an artifact computes other logits than the checkpoint.
     """
     described = manifest.read(version)
     manifest.check_hash(version / manifest.GOLDEN_FILE, described.golden_sha256)
@@ -82,13 +82,13 @@ def verify_version(version: Path) -> dict[str, Parity]:
     }
 
 
-def measure_accuracy(runner: OnnxRunner, data: Dataset, seen: Indices) -> Accuracy:
-    """Top-1 and top-5 over all of `data`, and calibration over those that no choice was made on.
+def measure_accuracy(runner: OnnxRunner, data: Dataset, selection_indices: Indices) -> Accuracy:
+    """Top-1 and top-5 over all images, and the calibration error over those without a choice made on them.
 
     Args:
         runner: the artifact.
         data: labelled images.
-        seen: indices of the images that the temperature was fitted on.
+        selection_indices: indices of the images that the temperature was fitted on.
     """
     labels = data.labels
     parts = []
@@ -100,7 +100,7 @@ def measure_accuracy(runner: OnnxRunner, data: Dataset, seen: Indices) -> Accura
     probabilities = np.concatenate(parts)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
     hits = best == labels[:, None]
-    unseen = np.setdiff1d(np.arange(len(labels)), seen)
+    unseen = np.setdiff1d(np.arange(len(labels)), selection_indices)
     return Accuracy(
         top1=float(hits[:, 0].mean()),
         top5=float(hits.any(1).mean()),

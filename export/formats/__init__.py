@@ -1,1 +1,1 @@
-"""Engine formats: one file each."""
+"""Model formats, one module per format."""

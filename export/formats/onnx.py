@@ -1,4 +1,4 @@
-"""ONNX with standard operators only, in float32 or half precision, which any runtime can load."""
+"""ONNX in float32 or half precision, with standard operators only, so that any runtime can load it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPSET = 20
 
 
 def write(graph: ServingGraph, preprocess: Preprocess, path: Path) -> None:
-    """Export with a dynamic batch dimension. The same weights give the same bytes, whatever machine or folder."""
+    """Export with a dynamic batch dimension. The bytes depend on the weights only, not on machine or folder."""
     example = torch.zeros(2, *preprocess.shape, dtype=torch.uint8)
     with _quiet():
         program = torch.onnx.export(
@@ -39,18 +39,13 @@ def write(graph: ServingGraph, preprocess: Preprocess, path: Path) -> None:
     save(model, path)
 
 
-def read(path: Path) -> onnx.ModelProto:
-    """What `save` wrote."""
-    return onnx.load(path)
-
-
 def save(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model; the same one gives the same bytes."""
+    """Write a model; the same model gives the same bytes."""
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def _without_origins(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop what tells where the file was made: stack traces and source paths."""
+    """Remove stack traces and source paths."""
     model.ClearField("metadata_props")
     model.ClearField("doc_string")
     model.graph.ClearField("metadata_props")
@@ -64,7 +59,7 @@ def _without_origins(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @contextlib.contextmanager
 def _quiet():  # type: ignore[no-untyped-def]
-    """Keep the exporter's progress lines and its warnings about its own internals from the user."""
+    """Suppress the exporter's progress lines and its warnings about internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

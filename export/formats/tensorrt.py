@@ -1,7 +1,7 @@
-"""Engines of TensorRT and of TensorRT for RTX: one builder over whichever module it is given.
+"""Engines of TensorRT and of TensorRT for RTX, by one builder for both modules.
 
-TensorRT 10 and 11 alike, and both flavours: what one of them lacks is asked for with hasattr, never by version. The
-precision stands in the ONNX file, and the network is strongly typed: nothing is computed in less than the file says.
+TensorRT 10 and 11 and both flavours differ in features, which are detected with hasattr, not by version. The network is
+strongly typed, so every layer is computed in the precision of the ONNX file.
 """
 
 from __future__ import annotations
@@ -27,58 +27,60 @@ DEFAULT_BATCHES = (
     BatchRange(min=9, opt=32, max=32),
 )
 
-_NEEDED = ("logits", "probabilities")
-"""What every graph gives; those made elsewhere need not give more."""
+_REQUIRED_OUTPUTS = ("logits", "probabilities")
+"""Outputs of every graph, including imported ones."""
 _HARDWARE: dict[Hardware, str] = {"compute-capability": "SAME_COMPUTE_CAPABILITY", "ampere+": "AMPERE_PLUS"}
 _NOT_FOR_THIS_GPU = re.compile(r"\bSM ?\d.*not supported")
 
 
 @dataclass(frozen=True)
-class Options:
-    """How an engine is built, and so where it runs."""
+class BuildOptions:
+    """Options of a build, which decide where the engine runs."""
 
     batches: tuple[BatchRange, ...] = DEFAULT_BATCHES
-    """An optimisation profile each."""
+    """One optimisation profile each."""
     version_compatible: bool = False
-    """Later versions of the same major one can run it; some kernels are then not used."""
+    """Whether later versions of the same major version can run the engine, which excludes some kernels."""
     hardware: Hardware = "device"
-    """Which GPUs can run it; the more, the fewer kernels are used."""
+    """GPUs that can run the engine; more GPUs exclude more kernels."""
 
 
 @dataclass(frozen=True)
-class Engine:
+class BuiltEngine:
+    """A serialized engine."""
+
     content: bytes
     """The plan, as the runtime reads it."""
     layers: str
-    """What TensorRT for RTX logs of its layers; TensorRT's are asked of its inspector."""
+    """TensorRT for RTX: its log of the layers. TensorRT describes them by its inspector."""
 
 
 def build(
     trt: Any,
     path: Path,
-    options: Options = Options(),
+    options: BuildOptions = BuildOptions(),
     *,
     compute_capability: ComputeCapability | None = None,
     timing: Path | None = None,
-) -> Engine:
-    """Build an engine, with bars on standard error that show how far it is.
+) -> BuiltEngine:
+    """Build an engine, with progress bars on standard error.
 
     Args:
         trt: the module `tensorrt` or `tensorrt_rtx`.
         path: ONNX file.
-        options: how.
-        compute_capability: of the GPU to build for, with TensorRT for RTX; without it any since Ampere. TensorRT builds
-            for the GPU that it finds.
-        timing: file that keeps the times of kernels, which makes the next build quicker.
+        options: options of the build.
+        compute_capability: TensorRT for RTX: the GPU to build for; by default any since Ampere. TensorRT builds for the
+            GPU of this machine.
+        timing: file of the timing cache, which speeds up later builds.
 
     Raises:
-        EngineError: there is no engine, for the reason that its class tells.
+        EngineError: no engine can be built; the class tells the kind of error.
         OSError: the timing file cannot be read or written.
     """
     log = _make_log(trt)
     try:
         builder = trt.Builder(log)
-    except TypeError as error:  # what the bindings make of a null pointer
+    except TypeError as error:  # the bindings' error for a null pointer
         raise _failure(log) from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)  # owns the weights: must live until the engine is built
@@ -94,18 +96,19 @@ def build(
     if plan is None:
         raise _failure(log)
     _write_timings(config, timing)
-    return Engine(bytes(plan), log.layers)
+    return BuiltEngine(bytes(plan), log.layers)
 
 
-def inspect(trt: Any, engine: Engine) -> str:
-    """TensorRT's own description of an engine's layers, in JSON. Needs the GPU that it was built for.
+def inspect(trt: Any, engine: BuiltEngine) -> str:
+    """TensorRT's description of an engine's layers as JSON. Needs the GPU that the engine was built for.
 
     Raises:
-        EngineError: the runtime does not take the engine.
+        EngineError: the runtime cannot load the engine.
     """
     log = _make_log(trt)
     runtime = trt.Runtime(log)
-    runtime.engine_host_code_allowed = True  # a version-compatible engine brings a runtime of its own; it was made here
+    # A version-compatible engine contains a runtime of its own; this engine was just built here.
+    runtime.engine_host_code_allowed = True
     loaded = runtime.deserialize_cuda_engine(engine.content)
     if loaded is None:
         raise EngineError(f"the engine that was just built cannot be loaded: {log.reason()}")
@@ -114,7 +117,7 @@ def inspect(trt: Any, engine: Engine) -> str:
 
 
 def _make_log(trt: Any) -> Any:
-    class Log(trt.ILogger):  # type: ignore[misc]
+    class BuildLog(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.layers = ""
@@ -127,16 +130,16 @@ def _make_log(trt: Any) -> Any:
                 self.errors.append(message)
 
         def reason(self) -> str:
-            # What follows the first error comes of it.
-            return " ".join(self.errors[0].split()) if self.errors else "the log does not say why"
+            # Later errors are consequences of the first one.
+            return " ".join(self.errors[0].split()) if self.errors else "the log has no reason"
 
-    return Log()
+    return BuildLog()
 
 
 def _make_monitor(trt: Any, bars: Phases, stopped: Event) -> Any:
-    """What TensorRT tells how far it is, and asks whether to go on."""
+    """A progress monitor, which also tells TensorRT to stop after Ctrl-C."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    class BuildMonitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
 
@@ -150,18 +153,17 @@ def _make_monitor(trt: Any, bars: Phases, stopped: Event) -> Any:
         def phase_finish(self, phase: str) -> None:
             bars.finish(phase)
 
-    return Monitor()
+    return BuildMonitor()
 
 
 @contextmanager
 def _ctrl_c() -> Iterator[Event]:
-    """Have Ctrl-C set an event, and raise KeyboardInterrupt at the end.
+    """An event that Ctrl-C sets; KeyboardInterrupt is raised at the end of the block.
 
-    Raised where it is seen, in a function that TensorRT calls, it would pass through C++, which drops it or ends the
-    process.
+    Raised at once, in a function that TensorRT calls, it would pass through C++, which drops it or ends the process.
     """
     stopped = Event()
-    if current_thread() is not main_thread():  # others get no signals
+    if current_thread() is not main_thread():  # signals go to the main thread only
         yield stopped
         return
     before = signal.signal(signal.SIGINT, lambda *_: stopped.set())
@@ -178,18 +180,18 @@ def _parse(trt: Any, parser: Any, network: Any, path: Path) -> None:
         error = parser.get_error(0)
         if error.node_operator() and error.code() != trt.ErrorCode.INVALID_GRAPH:
             raise UnsupportedOperator(
-                f"TensorRT does not take the node {error.node_name()} ({error.node_operator()}): {error.desc()}"
+                f"TensorRT does not support the node {error.node_name()} ({error.node_operator()}): {error.desc()}"
             )
         raise UnreadableModel(f"TensorRT cannot read it: {error.desc()}")
     inputs = [network.get_input(index).name for index in range(network.num_inputs)]
     outputs = [network.get_output(index).name for index in range(network.num_outputs)]
-    if inputs != [INPUT] or not set(_NEEDED) <= set(outputs):
-        raise UnreadableModel(f"takes {inputs} and gives {outputs}, not {[INPUT]} and {list(_NEEDED)}")
+    if inputs != [INPUT] or not set(_REQUIRED_OUTPUTS) <= set(outputs):
+        raise UnreadableModel(f"takes {inputs} and gives {outputs}, not {[INPUT]} and {list(_REQUIRED_OUTPUTS)}")
 
 
-def _configure(trt: Any, config: Any, options: Options, compute_capability: ComputeCapability | None) -> None:
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or nothing tells what was fused
-    config.clear_flag(trt.BuilderFlag.TF32)  # float32 is to mean float32
+def _configure(trt: Any, config: Any, options: BuildOptions, compute_capability: ComputeCapability | None) -> None:
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # needed to read which additions are fused
+    config.clear_flag(trt.BuilderFlag.TF32)  # otherwise float32 layers are rounded to TF32
     if hasattr(config, "set_compute_capability"):
         if options.version_compatible or options.hardware != "device":
             raise EngineError("TensorRT for RTX has no version- or hardware-compatible engines: leave the option out")
@@ -206,7 +208,7 @@ def _configure(trt: Any, config: Any, options: Options, compute_capability: Comp
 
 
 def _target(trt: Any, config: Any, wanted: ComputeCapability) -> None:
-    """Have TensorRT for RTX build for one kind of GPU, which need not be here."""
+    """Select one compute capability for TensorRT for RTX, also that of a GPU of another machine."""
     chosen = getattr(trt.ComputeCapability, wanted.sm.upper(), None)
     config.num_compute_capabilities = 1
     if chosen is None or not config.set_compute_capability(chosen, 0):
@@ -229,13 +231,13 @@ def _read_timings(config: Any, file: Path | None) -> None:
         return
     content = file.read_bytes() if file.exists() else b""
     cache = config.create_timing_cache(content)
-    if cache is None or not config.set_timing_cache(cache, False):  # of another version or GPU: begin anew
+    if cache is None or not config.set_timing_cache(cache, False):  # of another version or GPU: begin with an empty one
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
 def _write_timings(config: Any, file: Path | None) -> None:
     if file is not None:
-        # Of two builds at the same time the later one's stay: it costs time, nothing else.
+        # Of two builds at the same time, the later one overwrites the file; that only costs time later.
         atomic_write(file, bytes(config.get_timing_cache().serialize()))
 
 

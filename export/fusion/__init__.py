@@ -1,7 +1,7 @@
-"""Whether a runtime computes the residual additions inside its convolution kernels.
+"""Reports whether a runtime computes the residual additions inside its convolution kernels.
 
-An addition on its own reads and writes the whole feature map once more; fused, it costs one read. Every runtime tells
-what it made of a graph in a form of its own: one reader a runtime, and they all give a `FusionReport`.
+A separate addition reads and writes the whole feature map once more; a fused one costs one read. Each runtime describes
+its graph in a form of its own, so there is one reader per runtime, which returns a `FusionReport`.
 """
 
 from __future__ import annotations
@@ -17,31 +17,33 @@ import onnx
 from models.artifact.manifest import FusionReport, Precision, UnfusedAdd
 
 Reader = Callable[[Path], FusionReport]
-"""What a module of this package calls `report`."""
+"""The function `report` of a module of this package."""
 
 
 @dataclass(frozen=True)
-class Runtime:
-    """A runtime whose report can be read."""
+class FusionRuntime:
+    """A runtime with a reader."""
 
     module: str
     package: str
-    """What must be installed."""
+    """Package that must be installed."""
     fuses: Mapping[tuple[str, Precision], bool]
-    """The artifacts (format, precision) that it is asked about, and whether it can fuse the additions in them."""
+    """Artifacts (format, precision) that are reported, and whether the runtime can fuse their additions."""
 
 
 RUNTIMES = {
-    "onnxruntime-cpu": Runtime(
+    "onnxruntime-cpu": FusionRuntime(
         "onnxruntime", "onnxruntime", {("onnx", "float32"): True, ("onnx-onnxruntime", "int8"): False}
     ),
-    "openvino": Runtime("openvino", "openvino", {("onnx", "float32"): True, ("onnx", "int8"): True}),
-    "tensorrt-rtx": Runtime("tensorrt_rtx", "tensorrt_rtx", {("onnx", "float32"): True, ("onnx", "float16"): True}),
+    "openvino": FusionRuntime("openvino", "openvino", {("onnx", "float32"): True, ("onnx", "int8"): True}),
+    "tensorrt-rtx": FusionRuntime(
+        "tensorrt_rtx", "tensorrt_rtx", {("onnx", "float32"): True, ("onnx", "float16"): True}
+    ),
 }
 
 
 def reports(path: Path, kind: tuple[str, Precision]) -> dict[str, FusionReport]:
-    """What each runtime that is installed here makes of an artifact (format, precision)."""
+    """The report of each installed runtime about an artifact (format, precision)."""
     found = {}
     for name, runtime in RUNTIMES.items():
         if kind in runtime.fuses and importlib.util.find_spec(runtime.package):
@@ -53,13 +55,13 @@ def reports(path: Path, kind: tuple[str, Precision]) -> dict[str, FusionReport]:
 def report_of(
     path: Path, kernels: Mapping[str, str], is_convolution: Callable[[str], bool], part: str = "kernel"
 ) -> FusionReport:
-    """The report of a runtime that tells what computes each node.
+    """The report of a runtime that names the kernel of each node.
 
     Args:
-        path: the model.
-        kernels: type of what computes a node, by the node's name.
-        is_convolution: whether a type is that of a convolution.
-        part: what the runtime calls these.
+        path: ONNX file.
+        kernels: type of the kernel that computes a node, by the node's name.
+        is_convolution: whether a type is a convolution.
+        part: the runtime's word for a kernel.
     """
     adds = [node.name for node in residual_adds(onnx.load(path, load_external_data=False).graph)]
     unfused = tuple(
@@ -71,7 +73,7 @@ def report_of(
 
 
 def residual_adds(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Additions of two computed tensors; adding a constant is a bias, not a shortcut."""
+    """Additions of two computed tensors; the addition of a constant is a bias, not a shortcut."""
     constants = {tensor.name for tensor in graph.initializer}
     constants |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
     return [

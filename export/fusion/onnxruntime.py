@@ -1,4 +1,4 @@
-"""ONNX Runtime writes down the graph that it has optimised, as its CPU provider executes it."""
+"""Reads the optimised graph that ONNX Runtime writes to a file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _optimised(path: Path, provider: str) -> onnx.GraphProto:
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-        options.log_severity_level = 3  # it warns that the written file fits this machine only; so it should
+        options.log_severity_level = 3  # without the warning that the file is for this machine only
         ort.InferenceSession(str(path), options, providers=[provider])
         return onnx.load(options.optimized_model_filepath).graph
 
@@ -48,5 +48,5 @@ def _optimised(path: Path, provider: str) -> onnx.GraphProto:
 def _reason(node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> str:
     kinds = [producers[name].op_type if name in producers else "the input" for name in node.input]
     if _CONVOLUTIONS.intersection(kinds):
-        return f"adds the outputs of {' and '.join(kinds)}, and the runtime did not join it with the convolution"
+        return f"adds the outputs of {' and '.join(kinds)}, and the runtime did not fuse it into the convolution"
     return f"adds the outputs of {' and '.join(kinds)}: none is a convolution"

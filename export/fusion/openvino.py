@@ -1,4 +1,4 @@
-"""OpenVINO's execution graph names, for each kernel, the layers of the model that it computes."""
+"""Reads OpenVINO's execution graph, which names the layers of the model that each kernel computes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def report(path: Path) -> FusionReport:
     for operation in compiled.get_runtime_model().get_ops():
         facts = operation.get_rt_info()
         kind = facts["layerType"].astype(str)
-        # An operation that becomes several kernels is in the names of each; the first is the one that adds.
+        # An operation of several kernels is in the names of each; the first kernel has the addition.
         for layer in facts["originalLayersNames"].astype(str).split(","):
             kernels.setdefault(layer, kind)
     return report_of(path, kernels, lambda kind: kind == "Convolution")

@@ -1,8 +1,8 @@
-"""TensorRT names the ONNX nodes that each layer of an engine computes. Reading it takes no TensorRT.
+"""Reads TensorRT's descriptions of engines, which name the ONNX nodes of each layer. Needs no TensorRT.
 
-The engine inspector gives JSON: in TensorRT 10 and 11 alike a layer is an object with `Name`, `LayerType` and
-`Metadata`; what changed between them (`Bindings`, and how tensors give their type) is not looked at. TensorRT for RTX
-has an inspector too, but no engine to inspect without a GPU; its log lists the layers when one is built:
+The engine inspector returns JSON. In TensorRT 10 and in 11, a layer is an object with `Name`, `LayerType` and
+`Metadata`; the parts that changed between them (`Bindings`, and the types of tensors) are not read. TensorRT for RTX
+has an inspector too, but it needs a GPU; its log lists the layers during a build:
 
     Name: node_conv2d_2_myl0_4, LayerType: correlation, …, Metadata: [ONNX Layer: node_conv2d_2][ONNX Layer: node_add]
 """
@@ -25,27 +25,27 @@ _CONVOLUTION = re.compile(r"conv|correlation", re.IGNORECASE)
 
 
 class UnreadableInspection(EngineError):
-    """The text does not tell the layers of an engine that was built with detailed profiling."""
+    """The text does not describe the layers of an engine with detailed profiling."""
 
 
 def read_inspection(text: str, path: Path) -> FusionReport:
-    """What an engine makes of the additions in the model that it was built from.
+    """The fusion report of an engine.
 
     Args:
-        text: `IEngineInspector.get_engine_information` in JSON.
-        path: the ONNX file.
+        text: JSON of `IEngineInspector.get_engine_information`.
+        path: ONNX file that the engine was built from.
 
     Raises:
-        UnreadableInspection: no such text, or names only.
+        UnreadableInspection: the text has another form, or layer names only.
     """
     return _report(path, {node: kind for name, kind, metadata in _layers(text) for node in _nodes(name, metadata)})
 
 
 def read_log(text: str, path: Path) -> FusionReport:
-    """The same of the layers that TensorRT for RTX logs.
+    """The fusion report from the log of TensorRT for RTX.
 
     Raises:
-        UnreadableInspection: the text lists none.
+        UnreadableInspection: the log lists no layers.
     """
     kernels = {node: found["kind"] for found in _LOGGED.finditer(text) for node in _NODE.findall(found["nodes"])}
     if not kernels:
@@ -64,7 +64,7 @@ def _layers(text: str) -> list[tuple[str, str, str]]:
         return [(layer["Name"], layer["LayerType"], layer.get("Metadata", "")) for layer in layers]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UnreadableInspection(
-            "the inspector's text tells no layer types: build the engine with ProfilingVerbosity.DETAILED"
+            "the inspector's text has no layer types: build the engine with ProfilingVerbosity.DETAILED"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Weights that people already have, as checkpoints of this project: one file a layout, and a line in the table."""
+"""Imports weights of other projects as checkpoints, with one module per layout and a line in `LAYOUTS`."""
 
 from __future__ import annotations
 
@@ -10,22 +10,20 @@ from typing import Any
 from export.errors import ForeignWeights
 from export.importing import labels, source, timm, torchvision, transformers
 from export.importing.fit import ArchitectureMismatch, channels_of, classes_of, fit, other_architecture
-from export.importing.layout import Layout, Trained, prepared
-from export.importing.source import Source
+from export.importing.layout import MODES, TrainedPreprocess, WeightsLayout, make_preprocess
+from export.importing.source import WeightsFile
 from models.architectures import VARIANTS, UnknownArchitecture
 from models.artifact.manifest import Architecture
 from models.imaging.preprocess import Preprocess
 from models.training.checkpoint import Checkpoint
 
-# In the order in which they are tried: timm's names are torchvision's, and a file beside the weights tells them apart.
-LAYOUTS: Mapping[str, Layout] = {"transformers": transformers, "timm": timm, "torchvision": torchvision}
-
-_MODES = {1: "L", 3: "RGB"}
+# Tried in this order: timm has the names of torchvision, and a file beside the weights distinguishes them.
+LAYOUTS: Mapping[str, WeightsLayout] = {"transformers": transformers, "timm": timm, "torchvision": torchvision}
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A checkpoint, and how it came about."""
+    """A checkpoint, and the sources of its parts."""
 
     checkpoint: Checkpoint
     layout: str
@@ -35,28 +33,28 @@ class Imported:
 
 @dataclass(frozen=True)
 class ImportOverrides:
-    """What is said, instead of found."""
+    """Values that replace detected ones."""
 
     layout: str | None = None
     labels: Path | None = None
     preprocess: dict[str, Any] = field(default_factory=dict)
-    """Fields of `Preprocess` that are not as the weights were trained with."""
+    """Fields of `Preprocess`."""
 
 
-def import_weights(path: Path, arch: str, wishes: ImportOverrides | None = None) -> Imported:
-    """Read a file of weights in a layout that it is recognised by.
+def import_weights(path: Path, arch: str, overrides: ImportOverrides | None = None) -> Imported:
+    """Read a file of weights in a known layout.
 
     Args:
-        path: safetensors, or what `torch.save` wrote of a state dict; nothing that a pickle holds is run.
-        arch: a row of the table of architectures.
-        wishes: what is not to be found by itself.
+        path: safetensors file, or a state dict of `torch.save`; code in a pickle is not executed.
+        arch: name in the table of architectures.
+        overrides: values that replace detected ones.
 
     Raises:
-        ForeignWeights: the file cannot be read, is of another network, or more must be said of it.
+        ForeignWeights: the file cannot be read, is of another network, or needs further options.
     """
-    wishes = wishes or ImportOverrides()
+    overrides = overrides or ImportOverrides()
     read = source.read(path)
-    name, layout = _layout(read, wishes.layout)
+    name, layout = _layout(read, overrides.layout)
     layout.check(read, arch)
     try:
         fitted = fit(read.tensors, layout, arch)
@@ -65,10 +63,10 @@ def import_weights(path: Path, arch: str, wishes: ImportOverrides | None = None)
     if isinstance(fitted, ArchitectureMismatch):
         other = other_architecture(read.tensors, layout)
         reason = f"they are those of a {other}: --arch {other}" if other else str(fitted)
-        raise ForeignWeights(f"{path}: these are not the weights of {arch} in {name}'s layout: {reason}")
+        raise ForeignWeights(f"{path}: these are not the weights of {arch} in the layout of {name}: {reason}")
     classes, channels = classes_of(read.tensors, layout), channels_of(read.tensors, layout)
-    preprocess, preprocess_from = _preprocess(read, layout, arch, channels, wishes.preprocess)
-    names, labels_from = labels.choose(path, classes, wishes.labels, layout.labels(read))
+    preprocess, preprocess_from = _preprocess(read, layout, arch, channels, overrides.preprocess)
+    names, labels_from = labels.resolve_labels(path, classes, overrides.labels, layout.labels(read))
     checkpoint = Checkpoint(
         Architecture(name=arch, num_classes=classes, in_channels=channels, options=fitted.options),
         names,
@@ -79,7 +77,7 @@ def import_weights(path: Path, arch: str, wishes: ImportOverrides | None = None)
     return Imported(checkpoint, name, preprocess_from, labels_from)
 
 
-def _layout(read: Source, wanted: str | None) -> tuple[str, Layout]:
+def _layout(read: WeightsFile, wanted: str | None) -> tuple[str, WeightsLayout]:
     if wanted is not None:
         if wanted not in LAYOUTS:
             raise ForeignWeights(f"no layout is named {wanted!r}; there are: {', '.join(LAYOUTS)}")
@@ -88,24 +86,22 @@ def _layout(read: Source, wanted: str | None) -> tuple[str, Layout]:
         if layout.recognises(read):
             return name, layout
     first = ", ".join(list(read.tensors)[:3]) or "none at all"
-    raise ForeignWeights(
-        f"{read.path}: its names ({first}, …) are those of no layout that is known: {', '.join(LAYOUTS)}"
-    )
+    raise ForeignWeights(f"{read.path}: its names ({first}, …) are of no known layout; known are: {', '.join(LAYOUTS)}")
 
 
 def _preprocess(
-    read: Source, layout: Layout, arch: str, channels: int, wishes: dict[str, Any]
+    read: WeightsFile, layout: WeightsLayout, arch: str, channels: int, overrides: dict[str, Any]
 ) -> tuple[Preprocess, str]:
-    """How images are to be prepared, and how that is known."""
-    if channels not in _MODES:
-        raise ForeignWeights(f"{read.path}: takes images of {channels} channels; only grey and colour can be decoded")
+    """The preprocessing, and its source."""
+    if channels not in MODES:
+        raise ForeignWeights(f"{read.path}: takes images of {channels} channels, not 1 or 3")
     imagenet = VARIANTS[arch].stem == "imagenet" and channels == 3
-    if not imagenet and not {"mean", "std"} <= wishes.keys():
+    if not imagenet and not {"mean", "std"} <= overrides.keys():
         raise ForeignWeights(f"{read.path}: is no network for ImageNet's colour images: give --mean and --std")
     size = VARIANTS[arch].input_size
-    trained = layout.trained(read) if imagenet else Trained({"size": (size, size)}, "the architecture's size")
-    values = {**trained.preprocess, **wishes}
-    if "size" in wishes and "resize" not in wishes and (resize := trained.preprocess.get("resize")):
-        values["resize"] = round(resize * wishes["size"][0] / trained.preprocess["size"][0])
-    given = f", with {', '.join(wishes)} as given" if wishes else ""
-    return prepared({**values, "mode": _MODES[channels]}), trained.known_from + given
+    trained = layout.trained(read) if imagenet else TrainedPreprocess({"size": (size, size)}, "the architecture's size")
+    values = {**trained.preprocess, **overrides}
+    if "size" in overrides and "resize" not in overrides and (resize := trained.preprocess.get("resize")):
+        values["resize"] = round(resize * overrides["size"][0] / trained.preprocess["size"][0])
+    given = f", with {', '.join(overrides)} as given" if overrides else ""
+    return make_preprocess({**values, "mode": MODES[channels]}), trained.known_from + given

@@ -1,4 +1,4 @@
-"""Whether tensors of another layout are the weights of an architecture, and their names here if they are."""
+"""Compares tensors of another layout with an architecture, and renames them if they fit."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from export.importing.layout import Layout
+from export.importing.layout import WeightsLayout
 from models import architectures
 from models.architectures import VARIANTS
 from models.architectures.blocks import PostActivationBlock
 
 _COUNTER = ".num_batches_tracked"
-"""Not used by what is computed, and absent from files of before PyTorch 0.4.1."""
-_MOST_NAMED = 20
+"""Suffix of counters that inference does not use, and that files before PyTorch 0.4.1 lack."""
+_MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
 class ArchitectureMismatch:
-    """How a file differs from an architecture, in the file's own names."""
+    """The differences of a file from an architecture, by the file's names."""
 
     missing: tuple[str, ...]
     left_over: tuple[str, ...]
@@ -34,17 +34,17 @@ class ArchitectureMismatch:
 
 @dataclass(frozen=True)
 class Fit:
-    """Weights under the names that the architecture has for them."""
+    """Weights under the names of the architecture."""
 
     weights: dict[str, Tensor]
     options: dict[str, Any]
-    """Of the architecture, beside its name."""
+    """Options of the architecture."""
 
 
-def fit(tensors: Mapping[str, Tensor], layout: Layout, arch: str) -> Fit | ArchitectureMismatch:
-    """The weights of an architecture, or what is wrong with them as such.
+def fit(tensors: Mapping[str, Tensor], layout: WeightsLayout, arch: str) -> Fit | ArchitectureMismatch:
+    """The weights of an architecture, or the differences from it.
 
-    A network of the CIFAR family is tried with projection shortcuts too, which the paper calls option B.
+    A network of the CIFAR family is also tried with projection shortcuts, option B of the paper.
 
     Raises:
         UnknownArchitecture: no architecture has this name.
@@ -60,8 +60,8 @@ def fit(tensors: Mapping[str, Tensor], layout: Layout, arch: str) -> Fit | Archi
     return first
 
 
-def other_architecture(tensors: Mapping[str, Tensor], layout: Layout) -> str | None:
-    """An architecture that they are the weights of, out of those that other libraries have."""
+def other_architecture(tensors: Mapping[str, Tensor], layout: WeightsLayout) -> str | None:
+    """Another architecture of torchvision, timm or transformers that the tensors fit."""
     family = [
         name
         for name, variant in VARIANTS.items()
@@ -70,20 +70,20 @@ def other_architecture(tensors: Mapping[str, Tensor], layout: Layout) -> str | N
     return next((name for name in family if isinstance(_fit(tensors, layout, name, {}), Fit)), None)
 
 
-def classes_of(tensors: Mapping[str, Tensor], layout: Layout) -> int:
-    """Rows of the last layer; 1 where it is missing, which the comparison then tells."""
+def classes_of(tensors: Mapping[str, Tensor], layout: WeightsLayout) -> int:
+    """Rows of the last layer; 1 if it is missing, which the comparison then reports."""
     head = tensors.get(layout.rename("classifier.weight"))
     return 1 if head is None else len(head)
 
 
-def channels_of(tensors: Mapping[str, Tensor], layout: Layout) -> int:
-    """Channels of the images that the first convolution takes; 3 where it is missing."""
+def channels_of(tensors: Mapping[str, Tensor], layout: WeightsLayout) -> int:
+    """Input channels of the first convolution; 3 if it is missing."""
     stem = tensors.get(layout.rename("stem.conv.weight"))
     return 3 if stem is None or stem.ndim != 4 else stem.shape[1]
 
 
 def _fit(
-    tensors: Mapping[str, Tensor], layout: Layout, arch: str, options: dict[str, Any]
+    tensors: Mapping[str, Tensor], layout: WeightsLayout, arch: str, options: dict[str, Any]
 ) -> Fit | ArchitectureMismatch:
     with torch.device("meta"):
         model = architectures.build(arch, classes_of(tensors, layout), channels_of(tensors, layout), **options)
@@ -103,5 +103,5 @@ def _fit(
 
 def _listed(names: Iterable[str]) -> str:
     names = list(names)
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + more

@@ -1,4 +1,4 @@
-"""Names of classes: from a file, or those of ImageNet-1k."""
+"""Names of classes, from a file or of ImageNet-1k."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _IMAGENET_CLASSES = 1000
 
 
 def imagenet() -> tuple[str, ...]:
-    """The 1,000 classes of ImageNet-1k, in the order that published weights have."""
+    """The 1,000 classes of ImageNet-1k, in the order of published weights."""
     text = resources.files("export.importing").joinpath("imagenet1k.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())
 
 
 def read(path: Path) -> tuple[str, ...]:
-    """One name a line, or JSON: a list, or an object of numbers and names.
+    """Read names: one per line, or JSON with a list, or with an object from numbers to names.
 
     Raises:
-        ForeignWeights: it cannot be read, or is none of these.
+        ForeignWeights: the file cannot be read, or has another form.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -32,36 +32,36 @@ def read(path: Path) -> tuple[str, ...]:
         if isinstance(content, dict):
             content = [content[str(index)] for index in range(len(content))]
     except KeyError as error:
-        raise ForeignWeights(f"{path}: has no class {error}: the numbers must run from 0") from error
+        raise ForeignWeights(f"{path}: has no class {error}: numbers must begin with 0 and have no gap") from error
     except (OSError, ValueError) as error:
         raise ForeignWeights(f"{path}: cannot be read: {error}") from error
     if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
-        raise ForeignWeights(f"{path}: is neither a list of names nor an object of numbers and names")
+        raise ForeignWeights(f"{path}: is neither a list of names nor an object from numbers to names")
     return tuple(content)
 
 
-def choose(
+def resolve_labels(
     weights: Path, classes: int, file: Path | None, beside: Sequence[str] | None = None
 ) -> tuple[tuple[str, ...], str]:
-    """Names for so many classes, and where they are from.
+    """The names of classes, and their source.
 
     Args:
-        weights: file that has the classes, for messages.
-        classes: how many it has.
-        file: of names, where one is given.
-        beside: names that lie beside the weights, where they do.
+        weights: file of the weights, for messages.
+        classes: number of classes.
+        file: file with the names, if one is given.
+        beside: names from a file beside the weights, if there is one.
 
     Raises:
-        ForeignWeights: nothing names them, or there are more or fewer names.
+        ForeignWeights: there are no names, or their number differs from the number of classes.
     """
     if file is not None:
-        names, known_from = read(file), str(file)
+        names, source = read(file), str(file)
     elif beside is not None:
-        names, known_from = tuple(beside), "beside the weights"
+        names, source = tuple(beside), "beside the weights"
     elif classes == _IMAGENET_CLASSES:
-        names, known_from = imagenet(), "ImageNet-1k"
+        names, source = imagenet(), "ImageNet-1k"
     else:
-        raise ForeignWeights(f"{weights}: has {classes} classes, and nothing names them: give --labels FILE")
+        raise ForeignWeights(f"{weights}: has {classes} classes without names: give --labels FILE")
     if len(names) != classes:
-        raise ForeignWeights(f"{weights}: has {classes} classes, but there are {len(names)} labels ({known_from})")
-    return names, known_from
+        raise ForeignWeights(f"{weights}: has {classes} classes, but there are {len(names)} labels ({source})")
+    return names, source

@@ -1,67 +1,70 @@
-"""What one layout of weights is: how it is told from others, and what its files say beside the tensors."""
+"""The interface of a layout of weights: the names of its tensors, and the files beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import ValidationError
 
 from export.errors import ForeignWeights
-from export.importing.source import Source
+from export.importing.source import WeightsFile
 from models.imaging.preprocess import Preprocess
 from models.validation import first_error
 
+MODES: dict[int, Literal["L", "RGB"]] = {1: "L", 3: "RGB"}
+"""Colour mode by number of channels."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class Trained:
-    """How images were prepared for a file's weights."""
+class TrainedPreprocess:
+    """The preprocessing that weights were trained with."""
 
     preprocess: dict[str, Any]
-    """Fields of `models.preprocess.Preprocess`, but for the mode."""
+    """Fields of `Preprocess`, without the mode."""
     known_from: str
+    """Source of the values, for people."""
 
 
-class Layout(Protocol):
-    """What a module of this package defines to be a layout."""
+class WeightsLayout(Protocol):
+    """Interface of a layout's module."""
 
-    def recognises(self, source: Source) -> bool:
-        """Whether a file has this layout, by its names and what lies beside it."""
+    def recognises(self, source: WeightsFile) -> bool:
+        """Whether a file has this layout, by its names and the files beside it."""
         ...
 
     def rename(self, key: str) -> str:
-        """What a key of a state dict of `models.architectures` is called there."""
+        """The layout's name for a key of a state dict of `models.architectures`."""
         ...
 
-    def check(self, source: Source, arch: str) -> None:
-        """Refuse networks that have the same tensors, or nearly, and compute something else.
+    def check(self, source: WeightsFile, arch: str) -> None:
+        """Refuse networks that have the tensors of an architecture but compute something else.
 
         Raises:
-            ForeignWeights: it is not the architecture of that name.
+            ForeignWeights: the network is not the architecture.
         """
         ...
 
-    def trained(self, source: Source) -> Trained:
-        """The preprocessing that the weights are used with.
+    def trained(self, source: WeightsFile) -> TrainedPreprocess:
+        """The preprocessing of the weights.
 
         Raises:
-            ForeignWeights: what is beside the file asks for something that cannot be done.
+            ForeignWeights: the preprocessing in the files is not supported.
         """
         ...
 
-    def labels(self, source: Source) -> Sequence[str] | None:
-        """Names of the classes, where the files say them."""
+    def labels(self, source: WeightsFile) -> Sequence[str] | None:
+        """Names of the classes, if the files have them."""
         ...
 
 
-def prepared(values: Mapping[str, Any]) -> Preprocess:
-    """The preprocessing of these fields.
+def make_preprocess(values: Mapping[str, Any]) -> Preprocess:
+    """The preprocessing with these fields.
 
     Raises:
-        ForeignWeights: they do not go together.
+        ForeignWeights: the fields are invalid.
     """
     try:
         return Preprocess.model_validate(values)

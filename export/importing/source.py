@@ -1,4 +1,4 @@
-"""A file of weights from elsewhere, read without running anything that it holds."""
+"""Reads weights of other projects without executing code of the file."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from models.training import checkpoint
 from models.training.checkpoint import CheckpointError
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
-"""How `torch.save` begins its files, since PyTorch 1.6 and before."""
+"""First bytes of a file of `torch.save`, since PyTorch 1.6 and before."""
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Where training scripts put the state dict in what they save."""
+"""Keys under which training scripts save the state dict."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """Tensors by the names that they have elsewhere, and the files beside them."""
+class WeightsFile:
+    """Tensors by their original names, and the files beside them."""
 
     path: Path
     tensors: dict[str, Tensor]
@@ -38,10 +38,10 @@ class Source:
         return sha256(self.path)
 
     def beside(self, name: str) -> dict[str, Any]:
-        """A JSON file in the same folder; empty where there is none.
+        """A JSON file in the same folder; empty if there is none.
 
         Raises:
-            ForeignWeights: it is no JSON object.
+            ForeignWeights: the file is no JSON object.
         """
         path = self.path.parent / name
         try:
@@ -55,11 +55,11 @@ class Source:
         return content
 
 
-def read(path: Path) -> Source:
-    """The tensors of a safetensors file, or of what `torch.save` wrote of a state dict.
+def read(path: Path) -> WeightsFile:
+    """The tensors of a safetensors file, or of a state dict of `torch.save`.
 
     Raises:
-        ForeignWeights: no such file, neither of the two, or one that holds more than tensors.
+        ForeignWeights: the file does not exist, has another format, or holds more than tensors.
     """
     try:
         with path.open("rb") as file:
@@ -72,31 +72,31 @@ def read(path: Path) -> Source:
         try:
             tensors, _ = checkpoint.load_tensors(path)
         except CheckpointError as error:
-            raise ForeignWeights(f"{path}: is neither safetensors nor what torch.save writes") from error
+            raise ForeignWeights(f"{path}: is neither safetensors nor a file of torch.save") from error
     if tensors and all(key.startswith("module.") for key in tensors):  # saved from DistributedDataParallel
         tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-    return Source(path, tensors)
+    return WeightsFile(path, tensors)
 
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols that it may not know in full
+            warnings.simplefilter("ignore")  # about old pickle protocols
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ForeignWeights(f"{path}: {_why_not(str(error))}") from error
-    except Exception as error:  # what a damaged pickle raises can be anything
-        raise ForeignWeights(f"{path}: is not a whole file of torch.save: {error}") from error
+    except Exception as error:  # a damaged pickle raises errors of any class
+        raise ForeignWeights(f"{path}: is not a complete file of torch.save: {error}") from error
     for name in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ForeignWeights(f"{path}: holds no state dict: save what model.state_dict() gives")
+        raise ForeignWeights(f"{path}: holds no state dict: save model.state_dict()")
     return {str(key): value for key, value in content.items()}
 
 
 def _why_not(message: str) -> str:
-    """Of PyTorch's page-long explanation, what it refused to make."""
+    """The refused class from PyTorch's long message."""
     named = re.search(r"GLOBAL ([\w.]+)", message)
-    what = f"asks for {named[1]}, which could run code," if named else "holds more than tensors"
-    return f"{what} and is not loaded: save only the state dict, best as safetensors"
+    reason = f"refers to {named[1]}, which could run code," if named else "holds more than tensors"
+    return f"{reason} and is not loaded: save only the state dict, best as safetensors"

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import re
 
-from export.importing.layout import IMAGENET_MEAN, IMAGENET_STD, Trained
-from export.importing.source import Source
+from export.importing.layout import IMAGENET_MEAN, IMAGENET_STD, TrainedPreprocess
+from export.importing.source import WeightsFile
 
 _SECOND_RECIPE = {"11ad3fa6", "cd907fc2", "f82ba261"}
 _FIRST_RECIPE = {"f37072fd", "b627a593", "0676ba61", "63fe2227", "394f9c45"}
-"""torchvision's files are named after the beginning of their SHA-256: IMAGENET1K_V2 of 50, 101 and 152 layers,
-IMAGENET1K_V1 of 18 to 152."""
+"""First digits of the SHA-256 of torchvision's files: IMAGENET1K_V2 of 50, 101 and 152 layers, IMAGENET1K_V1 of 18 to
+152 layers."""
 
 
-def recognises(source: Source) -> bool:
+def recognises(source: WeightsFile) -> bool:
     return any(re.match(r"layer\d+\.\d+\.", key) for key in source.tensors)
 
 
@@ -34,11 +34,11 @@ def _rename_in_block(key: re.Match[str]) -> str:
     return f"layer{int(stage) + 1}.{block}.{rest}"
 
 
-def check(source: Source, arch: str) -> None:
-    """The keys and shapes tell all that can be told."""
+def check(source: WeightsFile, arch: str) -> None:
+    """Nothing to check beyond keys and shapes."""
 
 
-def trained(source: Source) -> Trained:
+def trained(source: WeightsFile) -> TrainedPreprocess:
     second = source.sha256[:8] in _SECOND_RECIPE
     values = {
         "size": (224, 224),
@@ -48,11 +48,11 @@ def trained(source: Source) -> Trained:
         "std": IMAGENET_STD,
     }
     if second:
-        return Trained(values, "torchvision's IMAGENET1K_V2, whose file this is")
+        return TrainedPreprocess(values, "torchvision's IMAGENET1K_V2, to which this file belongs")
     if source.sha256[:8] in _FIRST_RECIPE:
-        return Trained(values, "torchvision's IMAGENET1K_V1, whose file this is")
-    return Trained(values, "torchvision's IMAGENET1K_V1, assumed: the file is none that torchvision publishes")
+        return TrainedPreprocess(values, "torchvision's IMAGENET1K_V1, to which this file belongs")
+    return TrainedPreprocess(values, "assumed as torchvision's IMAGENET1K_V1, as the file is none of torchvision's")
 
 
-def labels(source: Source) -> None:
+def labels(source: WeightsFile) -> None:
     return None

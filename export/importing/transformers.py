@@ -12,14 +12,14 @@ from typing import Any
 from PIL import Image
 
 from export.errors import ForeignWeights
-from export.importing.layout import IMAGENET_MEAN, IMAGENET_STD, Trained
-from export.importing.source import Source
+from export.importing.layout import IMAGENET_MEAN, IMAGENET_STD, TrainedPreprocess
+from export.importing.source import WeightsFile
 
 _CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
-_UNSAID = (0.5, 0.5, 0.5)
-"""Mean and standard deviation of a `ConvNextImageProcessor` whose file names none."""
+_DEFAULT_STATISTICS = (0.5, 0.5, 0.5)
+"""Default mean and standard deviation of a `ConvNextImageProcessor`."""
 _NO_CROP = 384
-"""From this size on, `ConvNextImageProcessor` squeezes images instead of cropping them."""
+"""From this size on, `ConvNextImageProcessor` resizes images without a crop."""
 
 _RENAMES = (
     (r"\.conv\.", ".convolution."),
@@ -37,11 +37,11 @@ def rename(key: str) -> str:
     return key
 
 
-def recognises(source: Source) -> bool:
+def recognises(source: WeightsFile) -> bool:
     return any(key.startswith("resnet.encoder.") for key in source.tensors)
 
 
-def check(source: Source, arch: str) -> None:
+def check(source: WeightsFile, arch: str) -> None:
     config = source.beside(_CONFIG)
     if config.get("downsample_in_bottleneck") and not arch.endswith("-v1"):
         raise ForeignWeights(
@@ -54,16 +54,16 @@ def check(source: Source, arch: str) -> None:
             f"{arch.removesuffix('-v1')}, not as in {arch}"
         )
     if config.get("downsample_in_first_stage"):
-        raise ForeignWeights(f"{source.path.with_name(_CONFIG)}: downsample_in_first_stage: there is no such network")
+        raise ForeignWeights(f"{source.path.with_name(_CONFIG)}: downsample_in_first_stage is not supported")
     if config.get("hidden_act", "relu") != "relu":
         raise ForeignWeights(f"{source.path.with_name(_CONFIG)}: hidden_act {config['hidden_act']!r} is not relu")
 
 
-def trained(source: Source) -> Trained:
+def trained(source: WeightsFile) -> TrainedPreprocess:
     config = source.beside(_PROCESSOR)
     size, resize = _sizes(config, source)
     resample = config.get("resample", Image.Resampling.BICUBIC)
-    mean, std = (_UNSAID, _UNSAID) if config else (IMAGENET_MEAN, IMAGENET_STD)
+    mean, std = (_DEFAULT_STATISTICS, _DEFAULT_STATISTICS) if config else (IMAGENET_MEAN, IMAGENET_STD)
     values = {
         "size": size,
         "resize": resize,
@@ -72,12 +72,12 @@ def trained(source: Source) -> Trained:
         "std": tuple(config.get("image_std", std)),
     }
     if config:
-        return Trained(values, _PROCESSOR)
-    return Trained(values, f"that of microsoft/resnet-50, assumed: there is no {_PROCESSOR} beside the file")
+        return TrainedPreprocess(values, _PROCESSOR)
+    return TrainedPreprocess(values, f"assumed from microsoft/resnet-50, as there is no {_PROCESSOR} beside the file")
 
 
-def _sizes(config: dict[str, Any], source: Source) -> tuple[tuple[int, int], int | None]:
-    """The size of the crop, and the shorter side before it; None where images are squeezed instead."""
+def _sizes(config: dict[str, Any], source: WeightsFile) -> tuple[tuple[int, int], int | None]:
+    """The size of the crop, and the shorter side before the crop; None without a crop."""
     size = config.get("size", 224)
     if isinstance(size, int):
         size = {"shortest_edge": size}
@@ -92,12 +92,12 @@ def _sizes(config: dict[str, Any], source: Source) -> tuple[tuple[int, int], int
     if not config.get("do_center_crop") and {"height", "width"} <= size.keys():
         return (size["height"], size["width"]), None
     raise ForeignWeights(
-        f"{source.path.with_name(_PROCESSOR)}: its size {size} cannot be done here: give --size and --resize"
+        f"{source.path.with_name(_PROCESSOR)}: its size {size} is not supported: give --size and --resize"
     )
 
 
-def labels(source: Source) -> Sequence[str] | None:
+def labels(source: WeightsFile) -> Sequence[str] | None:
     named = source.beside(_CONFIG).get("id2label")
     if not isinstance(named, dict) or any(str(name).startswith("LABEL_") for name in named.values()):
-        return None  # what the library writes where nobody named them
+        return None  # the library's names for classes without a name
     return [str(named[key]) for key in sorted(named, key=int)]

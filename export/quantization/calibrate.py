@@ -1,8 +1,8 @@
-"""The range of values that each tensor takes over real images, and how much of it is worth representing.
+"""Calibration: the range of each tensor over real images, by several methods.
 
-Eight bits over the whole range waste most of their levels on a few outliers. Each method cuts the range elsewhere:
-`minmax` nowhere, `percentile` where a small share of the values lies beyond, `entropy` where the distribution after
-rounding tells least from the one before (Migacz, "8-bit inference with TensorRT", GTC 2017).
+Eight bits over the whole range waste most of their levels on a few outliers, so methods clip the range: `minmax` not at
+all, `percentile` at a small share of the values, `entropy` at the smallest divergence of the rounded distribution from
+the original one (Migacz, "8-bit inference with TensorRT", GTC 2017).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ METHODS: tuple[Method, ...] = get_args(Method)
 _BATCH = 8
 _BINS = 2048
 _PERCENTILE = 0.9999
-_LEVELS = 128  # of one sign, which is what the entropy method compares with
-_STEP = 16  # bins between the cuts that it tries
+_LEVELS = 128  # of one sign, as in the entropy method
+_STEP = 16  # bins between two cuts of the entropy method
 
 Float64Array = NDArray[np.float64]
 
 
 class Range(NamedTuple):
-    """Values of one tensor, low <= 0 <= high."""
+    """Range of the values of a tensor, low <= 0 <= high."""
 
     low: float
     high: float
@@ -44,14 +44,14 @@ Ranges = Mapping[str, Range]
 
 
 def calibrate(path: Path, tensors: Sequence[str], images: UInt8Array) -> dict[Method, dict[str, Range]]:
-    """Run a float32 graph and find the range of each tensor by each method.
+    """The range of each tensor by each method, from a run of a float32 graph.
 
     Args:
         path: ONNX file.
         tensors: names of float tensors in it.
         images: uint8 [n, H, W, C], n >= 1.
     """
-    histograms = {name: Histogram() for name in tensors}
+    histograms = {name: ValueHistogram() for name in tensors}
     session = _session_with_outputs(path, tensors)
     with progress_bar("calibrating", total=len(images)) as progress:
         for first in range(0, len(images), _BATCH):
@@ -62,8 +62,8 @@ def calibrate(path: Path, tensors: Sequence[str], images: UInt8Array) -> dict[Me
     return {method: {name: histogram.range(method) for name, histogram in histograms.items()} for method in METHODS}
 
 
-class Histogram:
-    """Absolute values seen so far, in bins whose width doubles when a value falls beyond the last."""
+class ValueHistogram:
+    """Histogram of absolute values; the width of its bins doubles if a value lies beyond the last bin."""
 
     def __init__(self) -> None:
         self.low = self.high = 0.0
@@ -71,7 +71,7 @@ class Histogram:
         self._counts: Float64Array = np.zeros(_BINS)
 
     def add(self, values: Float32Array) -> None:
-        """Count values of any shape."""
+        """Count the values of an array of any shape."""
         self.low = min(self.low, float(values.min()))
         self.high = max(self.high, float(values.max()))
         magnitude = max(-self.low, self.high)
@@ -86,7 +86,7 @@ class Histogram:
         self._counts += np.bincount(np.minimum(bins, _BINS - 1), minlength=_BINS)
 
     def range(self, method: Method) -> Range:
-        """The range to represent; what lies beyond is clipped to it."""
+        """The range by a method; values beyond are clipped to it."""
         magnitude = max(-self.low, self.high)
         if method != "minmax" and self._counts.any():
             bins = _percentile_cut(self._counts) if method == "percentile" else _entropy_cut(self._counts)
@@ -95,22 +95,22 @@ class Histogram:
 
 
 def _percentile_cut(counts: Float64Array) -> int:
-    # Zeros, of which a ReLU makes half, are represented exactly by any range.
+    # Without zeros, half of the values after a ReLU, which every range represents exactly.
     total = np.cumsum(counts[1:])
     return 2 + int(np.searchsorted(total, _PERCENTILE * total[-1]))
 
 
 def _entropy_cut(counts: Float64Array) -> int:
-    """How many bins to keep so that the divergence of the rounded distribution from the true one is least."""
+    """The number of bins with the smallest divergence of the rounded distribution from the original one."""
     counts = counts.copy()
-    counts[0] = counts[1]  # as above
+    counts[0] = counts[1]  # without zeros, as above
     used = int(np.flatnonzero(counts)[-1]) + 1
     cuts = [*range(_LEVELS, used, _STEP), used] if used > _LEVELS else [used]
     return min(cuts, key=lambda cut: _divergence(counts, cut))
 
 
 def _divergence(counts: Float64Array, cut: int) -> float:
-    """Kullback-Leibler divergence of the first `cut` bins, outliers in the last, from the same in `_LEVELS` levels."""
+    """Kullback-Leibler divergence of `cut` bins, with outliers in the last one, from the same in `_LEVELS` levels."""
     kept = counts[:cut]
     reference = kept.copy()
     reference[-1] += counts[cut:].sum()
@@ -124,7 +124,7 @@ def _divergence(counts: Float64Array, cut: int) -> float:
         return float("inf")
     p, q = reference / reference.sum(), rounded / rounded.sum()
     where = p > 0
-    # A bin that only holds outliers has no mass after rounding: a small one keeps the divergence finite.
+    # A bin with outliers only has no mass after rounding; a small one keeps the divergence finite.
     return float(np.sum(p[where] * np.log(p[where] / np.maximum(q[where], 1e-9))))
 
 
@@ -135,5 +135,5 @@ def _session_with_outputs(path: Path, tensors: Iterable[str]) -> ort.InferenceSe
         if name not in present:
             model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     options = ort.SessionOptions()
-    options.log_severity_level = 4  # errors come as exceptions
+    options.log_severity_level = 4  # errors are raised as exceptions
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

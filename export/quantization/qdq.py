@@ -1,15 +1,15 @@
 """Writes an int8 graph: the float graph with a QuantizeLinear/DequantizeLinear pair on each tensor that is rounded.
 
-The pairs say where a runtime may compute with integers; which kernels it then takes is its own affair. Runtimes differ
-in where they want them, so there are two schemes:
+A runtime computes with integers between the pairs, with kernels of its choice. Runtimes need the pairs in different
+places, so there are two schemes:
 
 `ONNXRUNTIME` for ONNX Runtime on CPUs: unsigned activations with a zero-point, a pair on every input and output of
-    convolutions and additions, 32-bit integer biases. With anything less its convolutions stay in float.
+    convolutions and additions, and 32-bit integer biases. Otherwise its convolutions stay in float.
 `PORTABLE` for TensorRT and OpenVINO: signed activations without a zero-point, a pair on the inputs of convolutions and
     on the shortcut's side of an addition, and none between a convolution and the addition behind it: the addition is
     then computed inside the convolution, on its 32-bit accumulator (TensorRT issue 1992).
 
-Weights are signed, one scale an output channel, without a zero-point. The prologue and the head stay in float.
+Weights are signed, with one scale per output channel and no zero-point. The prologue and the head stay in float.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from models.artifact.parity import Float32Array
 
 @dataclass(frozen=True)
 class Scheme:
-    """How activations are represented, and where."""
+    """Representation and places of quantised activations."""
 
     symmetric: bool
-    """int8 without zero-point, else uint8 with one."""
+    """Whether activations are int8 without zero-point; otherwise uint8 with one."""
     rounds_results: bool
-    """Pairs on what convolutions and additions give as well, and integer biases."""
+    """Whether outputs of convolutions and additions have pairs, too, and biases are integers."""
 
 
 ONNXRUNTIME = Scheme(symmetric=False, rounds_results=True)
@@ -42,12 +42,12 @@ PORTABLE = Scheme(symmetric=True, rounds_results=False)
 
 
 def layers(model: ModelProto) -> list[str]:
-    """Names of the convolutions, in the order of the graph."""
+    """Names of the convolutions, in the graph's order."""
     return [node.name for node in model.graph.node if node.op_type == "Conv"]
 
 
 def activations(model: ModelProto) -> list[str]:
-    """Tensors whose range `quantize` needs, whatever the scheme."""
+    """Tensors whose range `quantize` needs, for all schemes."""
     wiring = _Wiring(model.graph)
     return sorted({name for scheme in (ONNXRUNTIME, PORTABLE) for name in wiring.rounded(scheme, frozenset()).values()})
 
@@ -56,10 +56,10 @@ def quantize(model: ModelProto, ranges: Ranges, scheme: Scheme, keep_float: Set[
     """An int8 copy of a float32 model.
 
     Args:
-        model: as `formats.onnx` writes it.
-        ranges: of each of the `activations`.
-        scheme: how and where to round.
-        keep_float: names of convolutions that are left as they are.
+        model: a model of `formats.onnx`.
+        ranges: range of each of the `activations`.
+        scheme: the scheme.
+        keep_float: names of convolutions that stay in float.
     """
     quantized = ModelProto()
     quantized.CopyFrom(model)
@@ -79,13 +79,13 @@ def quantize(model: ModelProto, ranges: Ranges, scheme: Scheme, keep_float: Set[
 
 
 def weight_scale(weight: Float32Array) -> Float32Array:
-    """The step of each output channel of a weight [out, ...], float32 [out]."""
+    """The scale of each output channel of a weight [out, ...], float32 [out]."""
     largest = np.abs(weight).reshape(len(weight), -1).max(1)
     return np.where(largest > 0, largest / 127, 1).astype(np.float32)
 
 
 def _step(values: Range, scheme: Scheme) -> tuple[np.float32, np.uint8 | np.int8]:
-    """Scale and zero-point of a tensor; zero itself is always exact."""
+    """Scale and zero-point of a tensor; zero is represented exactly."""
     if scheme.symmetric:
         return np.float32(max(-values.low, values.high) / 127 or 1), np.int8(0)
     scale = (values.high - values.low) / 255 or 1
@@ -93,7 +93,7 @@ def _step(values: Range, scheme: Scheme) -> tuple[np.float32, np.uint8 | np.int8
 
 
 class _Wiring:
-    """Who writes and who reads each tensor of a float graph."""
+    """Producers and consumers of the tensors of a float graph."""
 
     def __init__(self, graph: GraphProto) -> None:
         self._nodes = list(graph.node)
@@ -108,7 +108,7 @@ class _Wiring:
         return (node for node in self._nodes if node.op_type == kind)
 
     def rounded(self, scheme: Scheme, keep_float: Set[str]) -> dict[str, str]:
-        """The tensors to round, each with the one whose range it has."""
+        """The tensors to round, each with the tensor whose range it has."""
         names = []
         for conv in self.of_type("Conv"):
             if conv.name not in keep_float:
@@ -119,14 +119,14 @@ class _Wiring:
         found = {}
         for name in names:
             producer = self.producers[name]
-            if producer.op_type == "MaxPool":  # the same step before and behind it lets it run on integers
+            if producer.op_type == "MaxPool":  # with the same scale before and after it, it runs on integers
                 found[producer.input[0]] = found[name] = producer.input[0]
-            elif name not in OUTPUTS:  # the feature map stays exact, for the head and for whoever asks for it
+            elif name not in OUTPUTS:  # the feature map is not rounded, for the head and as an output
                 found[name] = name
         return found
 
     def readers(self, name: str, scheme: Scheme, keep_float: Set[str]) -> list[NodeProto]:
-        """The nodes that take the rounded values of a tensor."""
+        """The nodes that read the rounded values of a tensor."""
         return [
             node
             for node in self._consumers[name]
@@ -135,35 +135,36 @@ class _Wiring:
         ]
 
     def _result(self, node: NodeProto) -> str:
-        """The output of a node, or that of the ReLU which runtimes compute together with it."""
+        """The output of a node, or of the ReLU after it, which runtimes compute together."""
         consumers = self._consumers.get(node.output[0], [])
         if len(consumers) == 1 and consumers[0].op_type == "Relu":
             return str(consumers[0].output[0])
         return str(node.output[0])
 
     def _shortcut(self, add: NodeProto) -> str:
-        """The input of an addition that does not come from the block's last convolution."""
+        """The input of an addition from the shortcut, not from the block's last convolution."""
         first = self.producers.get(add.input[0])
         return str(add.input[1] if first is not None and first.op_type == "Conv" else add.input[0])
 
 
 @dataclass
 class _Rewrite:
-    """New nodes and constants, put into the graph at the end."""
+    """New nodes and constants, which `apply` adds to the graph."""
 
     graph: GraphProto
     before: dict[str, list[NodeProto]] = field(default_factory=dict)
-    """Nodes to insert before one of this name."""
+    """Nodes to insert before a node, by its name."""
     behind: dict[str, list[NodeProto]] = field(default_factory=dict)
+    """Nodes to insert after a node, by its name."""
     constants: list[TensorProto] = field(default_factory=list)
     replaced: set[str] = field(default_factory=set)
-    """Constants that are not used any more."""
+    """Constants that are no longer used."""
 
     def __post_init__(self) -> None:
         self._values = {tensor.name: tensor for tensor in self.graph.initializer}
 
     def round_constants(self, conv: NodeProto, input_scale: np.float32 | None) -> None:
-        """Integers for the weight of a convolution, and for its bias where the step of its input is given."""
+        """Round the weight of a convolution, and its bias if the scale of its input is given."""
         weight = numpy_helper.to_array(self._values[conv.input[1]])
         scale = weight_scale(weight)
         per_output = scale.reshape(-1, *[1] * (weight.ndim - 1))
@@ -182,7 +183,7 @@ class _Rewrite:
         scale: np.float32,
         zero_point: np.uint8 | np.int8,
     ) -> None:
-        """A pair behind the producer of a tensor, for those who read it."""
+        """Add a pair after the producer of a tensor, for its readers."""
         step = [f"{name}_scale", f"{name}_zero_point"]
         self.constants.append(numpy_helper.from_array(np.asarray(scale), step[0]))
         self.constants.append(numpy_helper.from_array(np.asarray(zero_point), step[1]))
@@ -199,6 +200,7 @@ class _Rewrite:
                     node.input[index] = floats
 
     def apply(self) -> None:
+        """Write the changes to the graph."""
         nodes = [
             new
             for node in self.graph.node
@@ -207,7 +209,7 @@ class _Rewrite:
         constants = [tensor for name, tensor in self._values.items() if name not in self.replaced]
         constants += self.constants
         for part in (self.graph.node, self.graph.initializer, self.graph.value_info):
-            del part[:]  # value_info describes tensors as they were
+            del part[:]  # value_info describes the former tensors
         self.graph.node.extend(nodes)
         self.graph.initializer.extend(constants)
 

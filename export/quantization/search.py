@@ -1,4 +1,4 @@
-"""Chooses how to quantise by what it costs on real images, within a bounded number of trials."""
+"""Searches the quantisation with the smallest loss on real images, in a bounded number of trials."""
 
 from __future__ import annotations
 
@@ -23,54 +23,56 @@ from models.imaging.preprocess import UInt8Array
 from models.progress import progress_bar
 
 MAX_LOSS = 0.002
-"""Share of images by which top-1 may fall before layers are kept in float."""
+"""Loss of top-1, as a share of images, above which layers are kept in float."""
 _GROUPS = 32
 _RANKING_IMAGES = 64
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Images that trials are judged on."""
+    """Images to compare trials on."""
 
     images: UInt8Array
-    """[n, H, W, C]."""
+    """uint8 [n, H, W, C]."""
     logits: Float32Array
-    """The eager model's, [n, classes]."""
+    """Logits of the eager model, float32 [n, classes]."""
     labels: NDArray[np.int64] | None
-    """True classes [n]; None where they are not known."""
+    """True classes, int64 [n]; None if they are not known."""
 
     def first(self, count: int) -> Selection:
+        """The first `count` images."""
         return Selection(self.images[:count], self.logits[:count], None if self.labels is None else self.labels[:count])
 
 
 @dataclass(frozen=True, order=True)
 class Score:
-    """What quantising costs; less is better."""
+    """Costs of a quantised model; lower is better."""
 
     loss: float
-    """Share of images by which top-1 falls. 0 where the true classes are not known."""
+    """Share of images by which top-1 falls; 0 if the true classes are not known."""
     error: float
     """`Parity.logit_rms_error`."""
 
     @property
     def good(self) -> bool:
+        """Whether the costs are within the limits."""
         return self.loss <= MAX_LOSS and self.error <= MAX_LOGIT_ERROR["int8"]
 
 
 def search(
     path: Path, scheme: Scheme, ranges: Mapping[Method, Mapping[str, Range]], selection: Selection
 ) -> tuple[ModelProto, Quantization]:
-    """The int8 form of a float32 graph that costs least.
+    """The int8 model of a float32 graph with the lowest costs.
 
-    Calibration methods are compared first. Where the best still costs more than `MAX_LOSS` of top-1, layers return to
-    float, those first whose return alone helps most: at most a quarter, in steps of 1, 2, 4, ... groups of neighbours.
-    So there are at most 3 + 32 + 4 trials, however deep the network.
+    Calibration methods are compared first. If the best one loses more than `MAX_LOSS` of top-1, layers return to float,
+    beginning with those whose return alone helps most: at most a quarter, in steps of 1, 2, 4, ... groups of
+    neighbours. This takes at most 3 + 32 + 4 trials for any depth.
 
     Args:
-        path: ONNX file, as `formats.onnx` writes it.
-        scheme: how and where to round.
-        ranges: from `calibrate`.
-        selection: what to judge by. These should not be the images whose accuracy is reported.
+        path: ONNX file of `formats.onnx`.
+        scheme: the scheme.
+        ranges: ranges of `calibrate`.
+        selection: images to compare trials on; they should not be the images whose accuracy is reported.
     """
     trials = _Trials(onnx.load(path), scheme, ranges, selection)
     method = min(ranges, key=lambda method: trials.score(method, frozenset()))
@@ -89,7 +91,7 @@ def search(
 
 
 class _Trials:
-    """Quantises and measures; knows what it has measured already."""
+    """Quantises and measures, and stores the results."""
 
     def __init__(
         self,
@@ -115,7 +117,7 @@ class _Trials:
         return self._known[key]
 
     def restore(self, method: Method) -> frozenset[str]:
-        """The fewest layers tried that must stay in float, or those that leave the least loss."""
+        """The layers to keep in float: the smallest set within the limits, or the set with the lowest costs."""
         layers = qdq.layers(self.model)
         groups = [frozenset(group) for group in np.array_split(layers, min(len(layers), _GROUPS))]
         sample = self._selection.first(_RANKING_IMAGES)

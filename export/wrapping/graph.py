@@ -1,4 +1,4 @@
-"""Puts the signature that every graph has around one that was made elsewhere, which stays as it is."""
+"""Wraps the graph of another project in the signature of all graphs, without changing it."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from models.artifact.manifest import INPUT, OUTPUTS
 from models.imaging.preprocess import Preprocess
 
 _PREFIX = "wrapped/"
-_LEAST_OPSET = 7
-"""Before it, arithmetic did not broadcast."""
+_MIN_OPSET = 7
+"""Arithmetic of earlier opsets does not broadcast."""
 
 
 @dataclass(frozen=True)
 class Original:
-    """A model from elsewhere, and what it takes."""
+    """A model of another project, and its input."""
 
     model: onnx.ModelProto
     input: str
     channels: int
     channels_first: bool
     size: tuple[int, int] | None
-    """Height and width; None where it takes any."""
+    """Height and width; None if it takes any size."""
     head: Head
 
 
 @dataclass(frozen=True)
 class Wrapped:
-    """The same model with the signature of all graphs."""
+    """The model with the signature of all graphs."""
 
     model: onnx.ModelProto
     outputs: tuple[str, ...]
-    """Those that it has, in the order of `models.manifest.OUTPUTS`."""
+    """Outputs that it has, in the order of `models.artifact.manifest.OUTPUTS`."""
 
 
 def read(path: Path) -> Original:
-    """A classifier's graph.
+    """Read the graph of a classifier.
 
     Raises:
-        ForeignWeights: it is no ONNX file, does not take one image tensor, or has no output that can be its logits.
+        ForeignWeights: the file is no ONNX model, has other inputs than one image tensor, or no output for the logits.
     """
     try:
         model = onnx.load(path)
@@ -56,8 +56,8 @@ def read(path: Path) -> Original:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ForeignWeights(f"{path}: is no ONNX model: {first}") from error
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
-    if opset < _LEAST_OPSET:
-        raise ForeignWeights(f"{path}: has opset {opset}, at least {_LEAST_OPSET} is needed: convert it")
+    if opset < _MIN_OPSET:
+        raise ForeignWeights(f"{path}: has opset {opset}, at least {_MIN_OPSET} is needed: convert it")
     weights = {item.name for item in model.graph.initializer}
     inputs = [item for item in model.graph.input if item.name not in weights]
     if len(inputs) != 1:
@@ -68,11 +68,11 @@ def read(path: Path) -> Original:
 def _original(path: Path, model: onnx.ModelProto, given: onnx.ValueInfoProto) -> Original:
     tensor = given.type.tensor_type
     shape = [item.dim_value for item in tensor.shape.dim]
-    told = f"{given.name}: {TensorProto.DataType.Name(tensor.elem_type).lower()} {shape}"
+    found_input = f"{given.name}: {TensorProto.DataType.Name(tensor.elem_type).lower()} {shape}"
     if tensor.elem_type != TensorProto.FLOAT:
-        raise ForeignWeights(f"{path}: takes {told}: only normalised images in float32 can be fed")
+        raise ForeignWeights(f"{path}: takes {found_input}, not normalised images in float32")
     if len(shape) != 4 or not ({shape[1], shape[3]} & {1, 3}):
-        raise ForeignWeights(f"{path}: takes {told}, which are no images of 1 or 3 channels")
+        raise ForeignWeights(f"{path}: takes {found_input}, not images of 1 or 3 channels")
     channels_first = shape[1] in (1, 3)
     height, width = shape[2:] if channels_first else shape[1:3]
     size = (height, width) if height and width else None
@@ -81,7 +81,7 @@ def _original(path: Path, model: onnx.ModelProto, given: onnx.ValueInfoProto) ->
 
 
 def with_logits(original: Original) -> bytes:
-    """The model as it came, but for its logits being its only output."""
+    """The original model with its logits as the only output."""
     model = onnx.ModelProto()
     model.CopyFrom(original.model)
     del model.graph.output[:]
@@ -91,7 +91,7 @@ def with_logits(original: Original) -> bytes:
 
 
 def wrap(original: Original, preprocess: Preprocess) -> Wrapped:
-    """Put the signature around a model."""
+    """Wrap a model in the signature of all graphs."""
     model = compose.add_prefix(original.model, _PREFIX)
     graph = model.graph
     nodes = list(graph.node)
@@ -103,23 +103,23 @@ def wrap(original: Original, preprocess: Preprocess) -> Wrapped:
     for name, source in found.items():
         if source is not None:
             graph.node.append(helper.make_node("Identity", [_PREFIX + source], [name], name))
-    # Made again, where there were some: they may be under any name.
+    # Added even if the model has probabilities, which may have any name.
     graph.node.append(helper.make_node("Softmax", ["logits"], ["probabilities"], "probabilities", axis=1))
     outputs = tuple(name for name in OUTPUTS if found.get(name, "") is not None)
     for name in outputs:
         rank = 4 if name == "feature_map" else 2
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", *[None] * (rank - 1)]))
-    for item in graph.value_info:  # what was written down of shapes may hold a fixed batch
+    for item in graph.value_info:  # recorded shapes may have a fixed batch size
         item.type.tensor_type.ClearField("shape")
     return Wrapped(model, outputs)
 
 
 def _prologue(graph: onnx.GraphProto, original: Original, preprocess: Preprocess) -> list[onnx.NodeProto]:
-    """uint8 [N, H, W, C] to what the model takes."""
+    """Nodes from uint8 [N, H, W, C] to the model's input."""
     mean, std = (np.array(values, np.float64) for values in (preprocess.mean, preprocess.std))
     graph.initializer.append(numpy_helper.from_array((mean * 255).astype(np.float32), "mean"))
     graph.initializer.append(numpy_helper.from_array((1 / (std * 255)).astype(np.float32), "scale"))
-    # Cast, arithmetic, transpose, in this order: TensorRT's parser refuses to transpose uint8.
+    # Cast, arithmetic and transpose in this order, because TensorRT cannot transpose uint8.
     steps: list[tuple[str, Sequence[str], dict[str, Any]]] = [
         ("Cast", (), {"to": TensorProto.FLOAT}),
         ("Sub", ("mean",), {}),

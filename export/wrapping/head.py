@@ -1,4 +1,4 @@
-"""Finds the end of a classifier's graph: logits, pooled features, last feature map, and the weights between them."""
+"""Finds the head of a classifier's graph: logits, pooled features, last feature map and last layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FLATTENING = {"Flatten", "Squeeze", "Reshape"}
 
 @dataclass(frozen=True)
 class Head:
-    """Names of tensors; None for what was not found."""
+    """Names of tensors, and the last layer; None for parts that were not found."""
 
     logits: str
     embedding: str | None = None
@@ -28,10 +28,10 @@ class Head:
 
 
 def find_head(graph: onnx.GraphProto) -> Head:
-    """Walk back from the outputs.
+    """Find the head, backwards from the outputs.
 
     Raises:
-        ForeignWeights: there are several outputs, and no telling which of them are the logits.
+        ForeignWeights: the graph has several outputs that could be the logits.
     """
     makers = {name: node for node in graph.node for name in node.output}
     logits = _logits(graph, makers)
@@ -39,7 +39,7 @@ def find_head(graph: onnx.GraphProto) -> Head:
     last = _before(logits, makers, _TRANSPARENT)
     node = makers.get(last)
     bias: Float32Array | None = None
-    if node is not None and node.op_type == "Add":  # of a MatMul and its bias
+    if node is not None and node.op_type == "Add":  # the bias of a MatMul
         computed = [name for name in node.input if name not in weights]
         constants = [name for name in node.input if name in weights]
         if len(computed) != 1 or len(constants) != 1:
@@ -55,7 +55,7 @@ def find_head(graph: onnx.GraphProto) -> Head:
 
 
 def _logits(graph: onnx.GraphProto, makers: dict[str, onnx.NodeProto]) -> str:
-    """The output that is no softmax, or what the softmax is of."""
+    """The output, or the input of the softmax before it."""
     found = []
     for output in graph.output:
         name = _before(output.name, makers, _TRANSPARENT)
@@ -70,7 +70,7 @@ def _logits(graph: onnx.GraphProto, makers: dict[str, onnx.NodeProto]) -> str:
 def _pooled(
     name: str, makers: dict[str, onnx.NodeProto], weights: dict[str, onnx.TensorProto]
 ) -> tuple[str | None, str | None]:
-    """The embedding [N, features], and the feature map [N, features, h, w] that it is the mean of."""
+    """The embedding [N, features], and the feature map [N, features, h, w] whose mean it is."""
     embedding = _before(name, makers, _TRANSPARENT)
     pool = makers.get(_before(embedding, makers, _TRANSPARENT | _FLATTENING))
     if pool is None:
@@ -83,7 +83,7 @@ def _pooled(
 def _over_positions(
     node: onnx.NodeProto, makers: dict[str, onnx.NodeProto], weights: dict[str, onnx.TensorProto]
 ) -> bool:
-    """Whether a mean is over height and width. Since opset 18 the axes are an input."""
+    """Whether a mean is over height and width. Since opset 18, the axes are an input."""
     axes = _attributes(node).get("axes")
     if len(node.input) > 1:
         maker, name = makers.get(node.input[1]), node.input[1]
@@ -95,7 +95,7 @@ def _over_positions(
 def _classifier(
     node: onnx.NodeProto, weights: dict[str, onnx.TensorProto], bias: Float32Array | None
 ) -> Classifier | None:
-    """What activation maps are made with, where the last layer's weights are in the file as they are."""
+    """The weights of the last layer, if the file has them unscaled."""
     attributes = _attributes(node)
     if node.input[1] not in weights or attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0:
         return None
@@ -110,7 +110,7 @@ def _classifier(
 
 
 def _before(name: str, makers: dict[str, onnx.NodeProto], passed: set[str]) -> str:
-    """The tensor that becomes this one through nodes of some kinds."""
+    """The tensor from which nodes of the `passed` types compute this one."""
     while name in makers and makers[name].op_type in passed:
         name = makers[name].input[0]
     return name

@@ -102,7 +102,7 @@ def _impossible(folder: Path) -> Iterator[tuple[str, type[EngineError], Callable
         path = folder / f"{title}.onnx"
         path.write_bytes(content)
         yield title, UnreadableModel, build(path)
-    model = onnx_format.read(good)
+    model = onnx.load(good)
     next(node for node in model.graph.node if node.op_type == "Relu").op_type = "Frobnicate"
     onnx_format.save(model, folder / "operator.onnx")
     yield "an unknown operator", UnsupportedOperator, build(folder / "operator.onnx")

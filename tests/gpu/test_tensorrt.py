@@ -26,7 +26,7 @@ from export.__main__ import app
 from export.errors import BadProfile, EngineError, UnreadableModel, UnsupportedDevice, UnsupportedOperator
 from export.formats import onnx as onnx_format
 from export.formats import tensorrt
-from export.formats.tensorrt import Options
+from export.formats.tensorrt import BuildOptions
 from models.artifact import manifest
 from models.progress import Phases
 from models.runtime import cuda_driver, engine_cache, tensorrt_runtime
@@ -60,7 +60,7 @@ def rtx() -> ModuleType:
     return module
 
 
-def told(engine: tensorrt.Engine) -> dict[str, Any]:
+def told(engine: tensorrt.BuiltEngine) -> dict[str, Any]:
     """What the fake was told."""
     content: dict[str, Any] = json.loads(engine.content)
     return content
@@ -68,7 +68,7 @@ def told(engine: tensorrt.Engine) -> dict[str, Any]:
 
 def test_a_network_is_strongly_typed_with_a_profile_a_range(trt: ModuleType, version: Path) -> None:
     ranges = (BatchRange(min=1, opt=1, max=1), BatchRange(min=2, opt=8, max=16))
-    built = told(tensorrt.build(trt, version / "model.fp16.onnx", Options(ranges)))
+    built = told(tensorrt.build(trt, version / "model.fp16.onnx", BuildOptions(ranges)))
     assert built["strongly_typed"]
     assert built["flags"] == []  # TF32 is on unless it is cleared
     assert (built["hardware"], built["verbosity"]) == ("NONE", "DETAILED")
@@ -82,7 +82,7 @@ def test_a_network_is_strongly_typed_with_a_profile_a_range(trt: ModuleType, ver
     ("hardware", "level"), [("compute-capability", "SAME_COMPUTE_CAPABILITY"), ("ampere+", "AMPERE_PLUS")]
 )
 def test_compatible_engines(hardware: Hardware, level: str, trt: ModuleType, version: Path) -> None:
-    options = Options(version_compatible=True, hardware=hardware)
+    options = BuildOptions(version_compatible=True, hardware=hardware)
     built = told(tensorrt.build(trt, version / "model.onnx", options))
     assert (built["flags"], built["hardware"]) == (["VERSION_COMPATIBLE"], level)
 
@@ -90,7 +90,7 @@ def test_compatible_engines(hardware: Hardware, level: str, trt: ModuleType, ver
 def test_a_tensorrt_without_that_compatibility(trt: ModuleType, version: Path) -> None:
     del trt.HardwareCompatibilityLevel.AMPERE_PLUS
     with pytest.raises(EngineError, match=r"TensorRT 1[01]\..* has no engines that are compatible by ampere\+"):
-        tensorrt.build(trt, version / "model.onnx", Options(hardware="ampere+"))
+        tensorrt.build(trt, version / "model.onnx", BuildOptions(hardware="ampere+"))
 
 
 def test_times_of_kernels_are_kept(trt: ModuleType, version: Path, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_the_inspector_tells_what_is_fused(trt: ModuleType, version: Path) -> No
     assert report is not None
     assert (report.residual_adds, report.fused) == (ADDS, ADDS)
     with pytest.raises(EngineError, match=r"cannot be loaded: Version tag does not match\."):
-        tensorrt.inspect(trt, tensorrt.Engine(b"{}", ""))
+        tensorrt.inspect(trt, tensorrt.BuiltEngine(b"{}", ""))
 
 
 def test_a_builder_that_cannot_be_made(trt: ModuleType, version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +244,7 @@ def missing(path: Path) -> None:
 
 def edited(change: Callable[[onnx.ModelProto], object]) -> Callable[[Path], None]:
     def spoil(path: Path) -> None:
-        model = onnx_format.read(path)
+        model = onnx.load(path)
         change(model)
         onnx_format.save(model, path)
 
@@ -303,7 +303,7 @@ def test_unsigned_quantisation_is_refused(rtx: ModuleType, version: Path) -> Non
 @pytest.mark.parametrize("sizes", [(8, 4, 2), (1, 8, 4), (4, 2, 8)])
 def test_bad_profiles(sizes: tuple[int, int, int], trt: ModuleType, rtx: ModuleType, version: Path) -> None:
     smallest, best, largest = sizes
-    options = Options((BatchRange(min=smallest, opt=best, max=largest),))
+    options = BuildOptions((BatchRange(min=smallest, opt=best, max=largest),))
     for module in (trt, rtx):
         with pytest.raises(BadProfile, match=rf"batches of {smallest} to {largest}, best at {best}: .*MIN<=OPT<=MAX"):
             tensorrt.build(module, version / "model.onnx", options)
@@ -322,7 +322,7 @@ def test_gpus_that_tensorrt_for_rtx_does_not_build_for(
 
 
 def test_tensorrt_for_rtx_has_no_compatible_engines(rtx: ModuleType, version: Path) -> None:
-    for options in (Options(version_compatible=True), Options(hardware="ampere+")):
+    for options in (BuildOptions(version_compatible=True), BuildOptions(hardware="ampere+")):
         with pytest.raises(EngineError, match="leave the option out"):
             tensorrt.build(rtx, version / "model.onnx", options)
 

@@ -83,7 +83,7 @@ def test_every_shortcut_option_is_fused(shortcut: str, norm: str, tmp_path: Path
 
 
 def test_an_addition_that_is_not_fused_is_reported(tmp_path: Path) -> None:
-    """Zero padding left as a slice and a pad: ONNX Runtime keeps some additions apart (seen: 6 of 9)."""
+    """Zero padding left as a slice and a pad: ONNX Runtime keeps some additions apart (selection_indices: 6 of 9)."""
     checkpoint = make_checkpoint("resnet20")
     graph = ServingGraph(checkpoint.model(), checkpoint.preprocess)
     graph.model = checkpoint.model()  # not rewritten
@@ -202,7 +202,7 @@ def copy(version: Path, tmp_path: Path) -> Path:
 def test_multiply_adds_of_the_network_and_of_its_graph(version: Path) -> None:
     multiply_adds = manifest.read(version).architecture.multiply_adds
     assert multiply_adds is not None
-    assert multiply_adds == count_multiply_adds(onnx_format.read(version / "model.onnx"))
+    assert multiply_adds == count_multiply_adds(onnx.load(version / "model.onnx"))
 
 
 def test_what_was_built_verifies(version: Path) -> None:

@@ -16,7 +16,7 @@ from export.formats import onnx as onnx_format
 from export.graph import ServingGraph
 from export.lint import check_portable
 from export.quantization import qdq
-from export.quantization.calibrate import METHODS, Histogram, Method, Range, calibrate
+from export.quantization.calibrate import METHODS, Method, Range, ValueHistogram, calibrate
 from export.quantization.qdq import ONNXRUNTIME, PORTABLE, Scheme
 from export.quantization.search import Selection, search
 from export.samples import photographs
@@ -70,7 +70,7 @@ def test_minmax_is_the_range_of_the_values(resnet20: Exported) -> None:
 def test_outliers_are_cut_off_but_not_by_minmax() -> None:
     """A million normal values and one of a thousand: the 99.99th percentile of a half-normal one is 3.89."""
     values = np.random.default_rng(0).normal(size=1_000_000).astype(np.float32)
-    histogram = Histogram()
+    histogram = ValueHistogram()
     for part in np.array_split(np.append(values, np.float32(1000)), 7):
         histogram.add(part)
     assert histogram.range("minmax").high == 1000
@@ -81,7 +81,7 @@ def test_outliers_are_cut_off_but_not_by_minmax() -> None:
 
 def test_the_order_of_values_does_not_matter_to_a_histogram() -> None:
     values = np.random.default_rng(0).normal(size=10_000).astype(np.float32)
-    rising, whole = Histogram(), Histogram()
+    rising, whole = ValueHistogram(), ValueHistogram()
     whole.add(values)
     for part in np.array_split(values[np.argsort(np.abs(values))], 10):
         rising.add(part)
@@ -90,7 +90,7 @@ def test_the_order_of_values_does_not_matter_to_a_histogram() -> None:
 
 
 def test_nothing_but_zeros() -> None:
-    histogram = Histogram()
+    histogram = ValueHistogram()
     histogram.add(np.zeros((2, 3), np.float32))
     assert {histogram.range(method) for method in METHODS} == {Range(0, 0)}
 
