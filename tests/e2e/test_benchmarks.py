@@ -1,4 +1,4 @@
-"""The benchmarks run to their end, compare what they say, and leave a table, numbers and a picture."""
+"""The benchmarks run, and write a table, JSON and pictures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "interleave", partial(timing.interleave, rounds=2))
 
 
-def test_everything_that_is_compared_runs_as_often() -> None:
+def test_interleaved_functions_run_equally_often() -> None:
     calls = {"first": 0, "second": 0}
 
     def count(name: str) -> None:
@@ -70,7 +70,7 @@ def test_fusion(version: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("batches", ["0", "one", "", "1,,2"])
-def test_batches_that_are_none(batches: str, version: Path) -> None:
+def test_malformed_batches_are_refused(batches: str, version: Path) -> None:
     result = CliRunner().invoke(app, ["engines", str(version), "--batches", batches])
     assert result.exit_code == 2
     assert "--batches takes numbers" in result.output
@@ -139,7 +139,7 @@ def test_compare_reports_failed_requests() -> None:
         (["--", "--max-in-flight-images", "0"], "max_in_flight_images"),
     ],
 )
-def test_serve_refuses(flags: list[str], message: str) -> None:
+def test_serve_refuses_bad_options(flags: list[str], message: str) -> None:
     result = CliRunner().invoke(app, ["serve", "--starts", "1", *flags])
     assert result.exit_code == 2
     assert message in result.output

@@ -28,7 +28,7 @@ def test_compose_is_valid_under_the_specification() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_compose_file_that_is_not_is_refused(tmp_path: Path) -> None:
+def test_invalid_compose_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "docker-compose.yml").write_text(COMPOSE_TEXT.replace("read_only: true", "readonly: true"))
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     done = subprocess.run([*check, tmp_path / "docker-compose.yml"], capture_output=True, text=True)
@@ -36,16 +36,16 @@ def test_a_compose_file_that_is_not_is_refused(tmp_path: Path) -> None:
     assert "readonly" in done.stdout
 
 
-def test_the_example_names_every_setting_and_no_other() -> None:
+def test_example_names_every_setting_and_no_other() -> None:
     names = {name.removeprefix(PREFIX).lower() for name in VARIABLES if name.startswith(PREFIX)}
     assert names == set(Settings.model_fields)
 
 
-def test_the_example_is_that_of_the_settings() -> None:
+def test_example_is_generated_from_the_settings() -> None:
     assert render() == EXAMPLE, "run `make .env.example`"
 
 
-def test_the_defaults_in_the_example_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_defaults_in_the_example_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(PREFIX + name.upper(), raising=False)
     defaults = Settings()
@@ -56,13 +56,13 @@ def test_the_defaults_in_the_example_are_the_defaults(monkeypatch: pytest.Monkey
     assert Settings() == defaults
 
 
-def test_the_example_names_every_variable_of_compose_with_its_default() -> None:
+def test_example_names_every_variable_of_compose_with_its_default() -> None:
     used = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", COMPOSE_TEXT))
     assert len(re.findall(r"\$", COMPOSE_TEXT)) == len(re.findall(r"\$\{[A-Z_]+:-", COMPOSE_TEXT))
     assert used == {name: value for name, value in VARIABLES.items() if not name.startswith(PREFIX)}
 
 
-def test_what_compose_fixes_is_what_the_image_has_and_the_example_says() -> None:
+def test_values_fixed_by_compose_agree_with_image_and_example() -> None:
     fixed = {PREFIX + name.upper(): value for name, value in FIXED.items()}
     image = dict(re.findall(rf"({PREFIX}[A-Z_]+)=(\S+)", (ROOT / "Dockerfile").read_text(encoding="utf-8")))
     for service in ("cpu", "gpu"):
@@ -70,7 +70,7 @@ def test_what_compose_fixes_is_what_the_image_has_and_the_example_says() -> None
     assert fixed.items() <= image.items()
 
 
-def test_every_container_is_bounded_and_held_to_little() -> None:
+def test_containers_have_limits_and_few_privileges() -> None:
     for name, service in COMPOSE["services"].items():
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
@@ -84,7 +84,7 @@ def test_every_container_is_bounded_and_held_to_little() -> None:
             assert service["read_only"], name
 
 
-def test_a_container_has_longer_to_end_than_the_service_takes() -> None:
+def test_stop_grace_period_exceeds_the_shutdown_time() -> None:
     for service in ("cpu", "gpu"):
         grace = COMPOSE["services"][service]["stop_grace_period"]
         assert float(grace.removesuffix("s")) > Settings().shutdown_seconds

@@ -1,4 +1,4 @@
-"""The GPU report: to its end without a GPU, saying exactly that; and its steps, over a fake GPU and a real service."""
+"""The GPU report without a GPU, and its steps with a fake GPU and a real service."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "bfloat16")
 
 
 @pytest.mark.skipif(why_not() is None, reason="this machine has a GPU")
-def test_without_a_gpu_it_says_that_and_nothing_else(tmp_path: Path) -> None:
+def test_report_without_a_gpu(tmp_path: Path) -> None:
     command = [str(gpu.ROOT / "benchmarks" / "gpu.sh"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHON": sys.executable})
     assert done.returncode == 0, done.stderr
@@ -41,7 +41,7 @@ def test_without_a_gpu_it_says_that_and_nothing_else(tmp_path: Path) -> None:
 
 @pytest.fixture
 def versions(tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
-    """What is measured on a fake GPU, in this process, as quickly as it goes."""
+    """A version to measure on a fake GPU, in this process, with the shortest times."""
     version = tiny_repository / "tiny" / "1"
     fake = fake_gpu.install(monkeypatch)
     fake.build_engines(version, tmp_path)
@@ -55,7 +55,7 @@ def versions(tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_every_executor_that_is_there_is_checked_and_measured(versions: list[Path], tmp_path: Path) -> None:
+def test_every_executor_is_checked_and_measured(versions: list[Path], tmp_path: Path) -> None:
     report = GpuReport(cuda_driver.devices())
     lines = list(gpu.examine_all(versions, tmp_path, report))
     assert lines[:2] == [
@@ -74,7 +74,7 @@ def test_every_executor_that_is_there_is_checked_and_measured(versions: list[Pat
     assert "- tiny, tensorrt int8: tiny version 1 has no file that tensorrt computes int8 from" in text
 
 
-def test_wrong_answers_are_told_and_not_measured(
+def test_wrong_answers_are_reported_and_not_measured(
     versions: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(*_: object) -> None:
@@ -87,7 +87,7 @@ def test_wrong_answers_are_told_and_not_measured(
 
 
 @pytest.mark.slow
-def test_a_runtime_that_crashes_leaves_the_others_their_turn(
+def test_other_runtimes_are_measured_after_a_crash(
     versions: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def in_own_process(function: Callable[[Kind], object], kind: Kind) -> object:
@@ -102,13 +102,13 @@ def test_a_runtime_that_crashes_leaves_the_others_their_turn(
 
 @pytest.mark.slow
 @pytest.mark.skipif(why_not() is None, reason="this machine has a GPU")
-def test_what_another_process_says_comes_back(tiny_repository: Path) -> None:
+def test_result_of_another_process_is_returned(tiny_repository: Path) -> None:
     with pytest.raises(ExecutorError, match="torch needs an NVIDIA GPU: no NVIDIA driver"):
         gpu_executors.in_own_process(gpu_executors.load, Kind(tiny_repository / "tiny" / "1", "torch", "float32"))
 
 
 @pytest.mark.slow
-def test_a_service_is_loaded_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_is_loaded_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_service, "_SECONDS", 0.3)
     monkeypatch.setattr(gpu_service, "_CLIENTS", (2,))
     image = gpu.ROOT / "models" / "pretrained" / "examples" / "trouser.png"
@@ -121,14 +121,14 @@ def test_a_service_is_loaded_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
         assert 0 < seen.p50_ms <= seen.p99_ms
 
 
-def test_a_service_that_takes_another_executor_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_service_with_another_executor_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_service, "_SECONDS", 0.1)
     kind = Kind(gpu.SHIPPED, "tensorrt", "float32")  # for which there is no engine
     with pytest.raises(ServerFailed, match="the service took onnxruntime-cpu instead of tensorrt"):
         list(gpu_service.load(kind, [b"image"]))
 
 
-def test_the_precision_that_is_served_is_the_fastest_that_was_measured(tmp_path: Path) -> None:
+def test_fastest_precision_is_served(tmp_path: Path) -> None:
     version = tmp_path / "model" / "1"
     kinds = [Kind(version, name, precision) for name in ("torch", "tensorrt") for precision in PRECISIONS]
     rates: dict[Precision, float] = {"float32": 10.0, "float16": 30.0, "bfloat16": 20.0}
@@ -142,7 +142,7 @@ def test_the_precision_that_is_served_is_the_fastest_that_was_measured(tmp_path:
 
 
 def test_decoders_are_compared_and_timed(photographs: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a decoder on the processor in the place of the GPU's."""
+    """With a decoder on the CPU in place of the one on the GPU."""
     pytest.importorskip("nvidia.nvimgcodec", reason="nvidia-nvimgcodec-cu13 is not installed")
     monkeypatch.setattr(gpu_decoder, "JpegDecoder", lambda gpu, most: JpegDecoder(None, most))
     monkeypatch.setattr(gpu_decoder, "_SECONDS", 0.01)
@@ -157,7 +157,7 @@ def test_decoders_are_compared_and_timed(photographs: list[tuple[str, bytes]], m
     ] + [["| CPUs", str(len(os.sched_getaffinity(0))), "1"]]
 
 
-def test_a_service_that_serves_nothing_is_not_measured(tmp_path: Path) -> None:
+def test_service_without_a_model_is_not_measured(tmp_path: Path) -> None:
     (tmp_path / "model" / "1").mkdir(parents=True)
     (tmp_path / "model" / "1" / "manifest.json").write_text("{}")
     with pytest.raises(ServerFailed, match=r"not ready: model: .*manifest\.json"):

@@ -1,4 +1,4 @@
-"""Engines: of TensorRT through modules with the recorded names of two versions, of TensorRT for RTX for real."""
+"""Engines of TensorRT, by modules with the recorded names of two versions, and of the real TensorRT for RTX."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def rtx() -> ModuleType:
 
 
 def told(engine: tensorrt.BuiltEngine) -> dict[str, Any]:
-    """What the fake was told."""
+    """The arguments that the fake got."""
     content: dict[str, Any] = json.loads(engine.content)
     return content
 
 
-def test_a_network_is_strongly_typed_with_a_profile_a_range(trt: ModuleType, version: Path) -> None:
+def test_network_is_strongly_typed_with_one_profile_per_range(trt: ModuleType, version: Path) -> None:
     ranges = (BatchRange(min=1, opt=1, max=1), BatchRange(min=2, opt=8, max=16))
     built = told(tensorrt.build(trt, version / "model.fp16.onnx", BuildOptions(ranges)))
     assert built["strongly_typed"]
@@ -87,7 +87,7 @@ def test_compatible_engines(hardware: Hardware, level: str, trt: ModuleType, ver
     assert (built["flags"], built["hardware"]) == (["VERSION_COMPATIBLE"], level)
 
 
-def test_a_tensorrt_without_that_compatibility(trt: ModuleType, version: Path) -> None:
+def test_unsupported_compatibility_is_refused(trt: ModuleType, version: Path) -> None:
     del trt.HardwareCompatibilityLevel.AMPERE_PLUS
     with pytest.raises(EngineError, match=r"TensorRT 1[01]\..* has no engines that are compatible by ampere\+"):
         tensorrt.build(trt, version / "model.onnx", BuildOptions(hardware="ampere+"))
@@ -104,7 +104,7 @@ def test_times_of_kernels_are_kept(trt: ModuleType, version: Path, tmp_path: Pat
     assert found == ["", "timed", ""]
 
 
-def test_progress_is_told_of(trt: ModuleType, version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported(trt: ModuleType, version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[tuple[object, ...]] = []
     for name in ("start", "update", "finish"):
         monkeypatch.setattr(Phases, name, lambda self, *arguments, name=name: lines.append((name, *arguments)))
@@ -137,7 +137,7 @@ def test_ctrl_c_ends_a_build(trt: ModuleType, rtx: ModuleType, version: Path, mo
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_the_inspector_tells_what_is_fused(trt: ModuleType, version: Path) -> None:
+def test_inspector_reports_fused_additions(trt: ModuleType, version: Path) -> None:
     engine = tensorrt.build(trt, version / "model.onnx")
     report = engines._fusion(trt, engine, version / "model.onnx", rtx=False)
     assert report is not None
@@ -146,8 +146,8 @@ def test_the_inspector_tells_what_is_fused(trt: ModuleType, version: Path) -> No
         tensorrt.inspect(trt, tensorrt.BuiltEngine(b"{}", ""))
 
 
-def test_a_builder_that_cannot_be_made(trt: ModuleType, version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the bindings do with a null pointer, with the message of TensorRT where the GPU is too old."""
+def test_failed_builder_is_reported(trt: ModuleType, version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bindings' error for a null pointer, with TensorRT's message for a GPU that is too old."""
 
     def null(self: object, logger: Any) -> None:
         logger.log(trt.ILogger.ERROR, "Target GPU SM 61 is not supported by this TensorRT release.")
@@ -162,10 +162,8 @@ SOURCE = inspect.getsource(tensorrt)
 
 
 @pytest.mark.parametrize(("name", "number", "there", "instead"), ABSENT, ids=[name for name, *_ in ABSENT])
-def test_a_name_that_a_version_lacks_is_noticed(
-    name: str, number: str, there: str, instead: str, version: Path
-) -> None:
-    """The same builder as somebody might have written it for the other version."""
+def test_missing_name_of_the_api_is_detected(name: str, number: str, there: str, instead: str, version: Path) -> None:
+    """The same builder with a name of one version only."""
     assert SOURCE.count(there) == 1
     changed = ModuleType(tensorrt.__name__)
     exec(compile(SOURCE.replace(there, instead), "changed.py", "exec"), changed.__dict__)
@@ -189,7 +187,7 @@ def written_names(source: str) -> set[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("number", recorded.VERSIONS)
-def test_every_name_that_is_written_is_in_both_versions(number: str) -> None:
+def test_used_names_exist_in_both_versions(number: str) -> None:
     there = recorded.names(number)
     used = {
         names
@@ -199,11 +197,11 @@ def test_every_name_that_is_written_is_in_both_versions(number: str) -> None:
     }
     assert {("Builder",), ("NetworkDefinitionCreationFlag", "STRONGLY_TYPED")} <= used
     missing = {names for names in used if names[0] not in there or not set(names[1:]) <= set(there[names[0]])}
-    # TensorRT for RTX alone builds for a GPU that is not here; the configuration is asked whether it can.
+    # Only TensorRT for RTX builds for GPUs of other machines; hasattr of the configuration tells whether it can.
     assert missing == {("ComputeCapability",)}
 
 
-def test_tensorrt_for_rtx_builds_for_gpus_that_are_not_here(rtx: ModuleType, version: Path) -> None:
+def test_tensorrt_for_rtx_builds_for_gpus_of_other_machines(rtx: ModuleType, version: Path) -> None:
     for file in ("model.onnx", "model.fp16.onnx"):
         engine = tensorrt.build(rtx, version / file, compute_capability=ComputeCapability(8, 9))
         report = engines._fusion(rtx, engine, version / file, rtx=True)
@@ -314,7 +312,7 @@ def test_bad_profiles(sizes: tuple[int, int, int], trt: ModuleType, rtx: ModuleT
     [((9, 0), r"not build for compute capability 9\.0, only for 7\.5, 8\.0"), ((7, 5), "SM75.*not supported")],
     ids=["Hopper", "Turing has no float32 GEMM"],
 )
-def test_gpus_that_tensorrt_for_rtx_does_not_build_for(
+def test_unsupported_gpu_of_tensorrt_for_rtx_is_refused(
     capability: tuple[int, int], reason: str, rtx: ModuleType, version: Path
 ) -> None:
     with pytest.raises(UnsupportedDevice, match=reason):
@@ -333,7 +331,9 @@ def run(*arguments: object) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
-def test_the_command_builds_what_tensorrt_for_rtx_takes(rtx: ModuleType, version: Path, tmp_path: Path) -> None:
+def test_command_builds_artifacts_that_tensorrt_for_rtx_supports(
+    rtx: ModuleType, version: Path, tmp_path: Path
+) -> None:
     arguments = (version.parent.parent, "--cache", tmp_path, "--compute-capability", "8.9")
     code, output = run(*arguments)
     results = re.findall(rf"^(\w+): {NAME} version 1: (\S+): (.*)$", output, re.MULTILINE)
@@ -356,7 +356,7 @@ def test_the_command_builds_what_tensorrt_for_rtx_takes(rtx: ModuleType, version
     assert run(*arguments, "--again")[1].count("built: ") == 2
 
 
-def test_the_command_builds_for_the_gpu_that_is_here(
+def test_command_builds_for_the_gpu_of_this_machine(
     trt: ModuleType, version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpus = [Device("NVIDIA H100", ComputeCapability(9, 0)), Device("NVIDIA L4", ComputeCapability(8, 9))]
@@ -376,15 +376,17 @@ def test_the_command_builds_for_the_gpu_that_is_here(
     assert engine_cache.timing_file(tmp_path, h100).read_bytes() == b"timed"
 
 
-def test_the_command_says_why_it_builds_nothing(version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_reports_why_it_builds_no_engine(
+    version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_device() -> list[Device]:
         raise NoDevice("no NVIDIA driver")
 
     monkeypatch.setattr(cuda_driver, "devices", no_device)
     fixed = (version, "--cache", tmp_path / "cache")
     for arguments, reason in (
-        ((), "no NVIDIA driver: --compute-capability builds for a GPU elsewhere"),
-        (("--compute-capability", "8.9", "--runtime", "tensorrt"), "only for the GPU that it finds"),
+        ((), "no NVIDIA driver: --compute-capability builds for a GPU of another machine"),
+        (("--compute-capability", "8.9", "--runtime", "tensorrt"), "only for the GPUs of this machine"),
         (("--batches", "8-"), "batches are written as 1,2-8,9-32, not '8-'"),
         (("--batches", "0"), "batches are written as"),
     ):
@@ -396,7 +398,7 @@ def test_the_command_says_why_it_builds_nothing(version: Path, tmp_path: Path, m
     assert (code, "holds no exported model" in output) == (2, True)
 
 
-def test_the_command_refuses_an_altered_file(
+def test_command_refuses_an_altered_file(
     trt: ModuleType, version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = Path(shutil.copytree(version, tmp_path / NAME / "1"))

@@ -82,7 +82,7 @@ def test_every_shortcut_option_is_fused(shortcut: str, norm: str, tmp_path: Path
     assert report.fused == report.residual_adds == (0 if shortcut == "none" else 2)
 
 
-def test_an_addition_that_is_not_fused_is_reported(tmp_path: Path) -> None:
+def test_addition_that_is_not_fused_is_reported(tmp_path: Path) -> None:
     """Zero padding left as a slice and a pad: ONNX Runtime keeps some additions apart (selection_indices: 6 of 9)."""
     checkpoint = make_checkpoint("resnet20")
     graph = ServingGraph(checkpoint.model(), checkpoint.preprocess)
@@ -103,7 +103,7 @@ def test_swapped_channels_are_caught(tmp_path: Path) -> None:
         check_parity(OnnxRunner(tmp_path / "model.onnx"), images[..., ::-1].copy(), expected, "float32")
 
 
-def test_a_wrong_mean_is_caught(tmp_path: Path) -> None:
+def test_wrong_mean_is_caught(tmp_path: Path) -> None:
     checkpoint = make_checkpoint("resnet18", size=64)
     wrong = checkpoint.preprocess.model_copy(update={"mean": (0.5, 0.5, 0.5)})
     images = write(checkpoint, tmp_path / "model.onnx", wrong)
@@ -111,7 +111,7 @@ def test_a_wrong_mean_is_caught(tmp_path: Path) -> None:
         check_parity(OnnxRunner(tmp_path / "model.onnx"), images, eager(checkpoint, images), "float32")
 
 
-def test_the_signature(tmp_path: Path) -> None:
+def test_signature(tmp_path: Path) -> None:
     checkpoint = make_checkpoint("resnet18", size=64, classes=7)
     images = write(checkpoint, tmp_path / "model.onnx")
     session = ort.InferenceSession(tmp_path / "model.onnx")
@@ -154,7 +154,7 @@ def test_only_standard_operators_and_no_source_paths(tmp_path: Path) -> None:
     assert b"/models/" not in content
 
 
-def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
+def test_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
     write(make_checkpoint("tiny"), tmp_path / "first.onnx")
     write(make_checkpoint("tiny"), tmp_path / "second.onnx")
     assert (tmp_path / "first.onnx").read_bytes() == (tmp_path / "second.onnx").read_bytes()
@@ -176,7 +176,7 @@ def test_folding_keeps_the_function_and_leaves_no_normalisation_that_it_can_remo
     assert len(left) == (len(blocks) + 1 if blocks else 0)
 
 
-def test_a_build_with_an_unfused_addition_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_with_an_unfused_addition_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_checkpoint("resnet20").save(tmp_path / "checkpoint.safetensors")
     monkeypatch.setattr("export.graph.fold", lambda model: model)  # the slice and the pad stay
     with pytest.raises(BuildError, match=r"leaves \d of 9 residual additions unfused.*--allow-unfused"):
@@ -205,7 +205,7 @@ def test_multiply_adds_of_the_network_and_of_its_graph(version: Path) -> None:
     assert multiply_adds == count_multiply_adds(onnx.load(version / "model.onnx"))
 
 
-def test_what_was_built_verifies(version: Path) -> None:
+def test_built_version_verifies(version: Path) -> None:
     (parity,) = verify_version(version).values()
     assert parity.logit_error <= 1e-4
     result = CliRunner().invoke(app, ["verify", str(version.parents[1])])
@@ -213,7 +213,7 @@ def test_what_was_built_verifies(version: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "golden.npz", "classifier.npz"])
-def test_a_flipped_bit_is_found(copy: Path, file: str) -> None:
+def test_flipped_bit_is_found(copy: Path, file: str) -> None:
     data = bytearray((copy / file).read_bytes())
     data[len(data) // 2] ^= 1
     (copy / file).write_bytes(data)
@@ -223,7 +223,7 @@ def test_a_flipped_bit_is_found(copy: Path, file: str) -> None:
     assert (result.exit_code, result.stderr.count("error: model version 1")) == (2, 1)
 
 
-def test_the_classifier_is_the_checkpoints(copy: Path) -> None:
+def test_classifier_file_has_the_weights_of_the_last_layer(copy: Path) -> None:
     """Its weights, and the manifest's word for them."""
     described = manifest.read(copy)
     kept = classifier_head.read(copy / "classifier.npz", len(described.labels))
@@ -235,11 +235,11 @@ def test_the_classifier_is_the_checkpoints(copy: Path) -> None:
     content = json.loads((copy / "manifest.json").read_text())
     content["classifier_sha256"] = manifest.sha256(copy / "classifier.npz")
     (copy / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(ManifestError, match="which are not this model's"):
+    with pytest.raises(ManifestError, match="not those of 10 classes"):
         verify_version(copy)
 
 
-def test_another_models_golden_images_are_found(copy: Path) -> None:
+def test_golden_images_of_another_model_are_detected(copy: Path) -> None:
     images, logits = golden.read(copy / "golden.npz")
     golden.write(copy / "golden.npz", images, logits[::-1])
     described = json.loads((copy / "manifest.json").read_text())
@@ -253,19 +253,19 @@ def test_another_models_golden_images_are_found(copy: Path) -> None:
     ("change", "reason"),
     [
         ({"labels": ["one"]}, "1 labels for 10 classes"),
-        ({"version": 2}, "is of model version 2, but lies in model/1"),
+        ({"version": 2}, "describes model version 2, but lies in model/1"),
         ({"artifacts": []}, "no artifact is listed"),
         ({"schema": 2}, "schema"),
     ],
 )
-def test_a_manifest_that_cannot_be_is_refused(copy: Path, change: dict[str, object], reason: str) -> None:
+def test_invalid_manifest_is_refused(copy: Path, change: dict[str, object], reason: str) -> None:
     described = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps({**described, **change}))
     with pytest.raises(ManifestError, match=reason):
         verify_version(copy)
 
 
-def test_no_half_written_version_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_build_leaves_no_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_checkpoint("tiny").save(tmp_path / "checkpoint.safetensors")
 
     def full(path: Path, images: object, logits: object) -> None:

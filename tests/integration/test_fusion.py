@@ -1,4 +1,4 @@
-"""What runtimes say that they fused, on graphs that they can fuse and on graphs that they cannot."""
+"""Fusion reports of the runtimes, for graphs with additions that can be fused and that cannot."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_tensorrt_rtx_fuses_every_addition(arch: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_int8_is_reported_as_what_it_is(tmp_path: Path) -> None:
+def test_int8_additions_are_reported(tmp_path: Path) -> None:
     make_checkpoint("tiny").save(tmp_path / "checkpoint.safetensors")
     version = build(tmp_path / "checkpoint.safetensors", tmp_path / "repository", "tiny", int8=True)
     reports = {artifact.file: artifact.fusion for artifact in manifest.read(version).artifacts}
@@ -74,7 +74,7 @@ TENSORRT_11: dict[str, object] = {"I/O Tensors": [{"Name": "images", "IOMode": "
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tensors", [TENSORRT_10, TENSORRT_11], ids=["TensorRT 10", "TensorRT 11"])
-def test_an_engine_inspectors_text(tensors: dict[str, object], tmp_path: Path) -> None:
+def test_inspector_text_is_parsed(tensors: dict[str, object], tmp_path: Path) -> None:
     """Layers in the form of TensorRT issues 3583 and 4020: by metadata, by name, and one that is not fused."""
     write("tiny", tmp_path / "model.onnx")
     first, second = (node.name for node in fusion.residual_adds(onnx.load(tmp_path / "model.onnx").graph))
@@ -94,6 +94,6 @@ def test_an_engine_inspectors_text(tensors: dict[str, object], tmp_path: Path) -
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"Layers": ["conv1 + relu1"]}', "Layers: conv1"])
-def test_an_inspectors_text_without_types_is_refused(text: str, tmp_path: Path) -> None:
+def test_inspectors_text_without_types_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(tensorrt.UnreadableInspection, match="DETAILED"):
         tensorrt.read_inspection(text, tmp_path / "model.onnx")

@@ -1,4 +1,4 @@
-"""Weights in other libraries' layouts: the same logits as there, and a plain reason for what cannot be taken."""
+"""Weights in the layouts of other libraries give the same logits; unsupported files are refused with a reason."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """What torchvision's and timm's `resnet50` compute, written down here with their names."""
+    """The `resnet50` of torchvision and timm, written out here with their names."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ def write_json(path: Path, **values: Any) -> None:
 @pytest.mark.parametrize(
     "suffix", slow_except(".pth", [".safetensors", ".pth", ".wrapped.pth", ".legacy.pth", ".parallel.safetensors"])
 )
-def test_torchvisions_names(suffix: str, resnet50: ResNet50, names: Path, tmp_path: Path) -> None:
+def test_torchvision_weights_give_the_same_logits(suffix: str, resnet50: ResNet50, names: Path, tmp_path: Path) -> None:
     path, state = tmp_path / f"weights{suffix}", resnet50.state_dict()
     if suffix == ".parallel.safetensors":
         state = {f"module.{key}": value for key, value in state.items()}
@@ -140,7 +140,7 @@ def test_torchvisions_names(suffix: str, resnet50: ResNet50, names: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_transformers_names(hugging: ResNetForImageClassification, tmp_path: Path) -> None:
+def test_transformers_names_are_mapped(hugging: ResNetForImageClassification, tmp_path: Path) -> None:
     hugging.config.id2label = {0: "cat", 1: "rocket", 2: "coffee"}
     hugging.save_pretrained(tmp_path)
     write_json(tmp_path / "preprocessor_config.json", size={"shortest_edge": 288}, crop_pct=0.9, resample=2)
@@ -152,7 +152,7 @@ def test_transformers_names(hugging: ResNetForImageClassification, tmp_path: Pat
     check_logits(imported, lambda images: hugging(images).logits)
 
 
-def test_a_checkpoint_that_can_be_exported(resnet50: ResNet50, names: Path, tmp_path: Path) -> None:
+def test_imported_checkpoint_can_be_exported(resnet50: ResNet50, names: Path, tmp_path: Path) -> None:
     """By the command, and with what says where it is from."""
     save_file(resnet50.state_dict(), tmp_path / "weights.safetensors")
     arguments = ["import", f"{tmp_path}/weights.safetensors", "--arch", "resnet50", "--labels", str(names)]
@@ -180,7 +180,7 @@ def test_a_checkpoint_that_can_be_exported(resnet50: ResNet50, names: Path, tmp_
         ),
     ],
 )  # fmt: skip
-def test_timms_preprocessing(
+def test_preprocessing_of_timm_is_read(
     config: dict[str, Any], expected: tuple[object, ...], resnet50: ResNet50, names: Path, tmp_path: Path
 ) -> None:
     """timm resizes to floor(size / crop_pct)."""
@@ -207,7 +207,7 @@ def test_timms_preprocessing(
         ({"conv1.0.weight": torch.zeros(1)}, "ResNet-C or -D"),
     ],
 )
-def test_what_is_wrong_is_named(
+def test_mismatched_tensors_are_named(
     change: dict[str, Tensor | None], message: str, resnet50: ResNet50, names: Path, tmp_path: Path
 ) -> None:
     state = {key: value for key, value in {**resnet50.state_dict(), **change}.items() if value is not None}
@@ -216,7 +216,7 @@ def test_what_is_wrong_is_named(
         import_weights(tmp_path / "weights.safetensors", "resnet50", ImportOverrides(labels=names))
 
 
-def test_another_depth_is_told(hugging: ResNetForImageClassification, tmp_path: Path) -> None:
+def test_matching_architecture_is_suggested(hugging: ResNetForImageClassification, tmp_path: Path) -> None:
     save_file(hugging.state_dict(), tmp_path / "weights.safetensors")
     with pytest.raises(ForeignWeights, match=r"not the weights of resnet34 .*: they are those of a resnet18: --arch"):
         import_weights(tmp_path / "weights.safetensors", "resnet34")
@@ -230,7 +230,7 @@ def test_another_depth_is_told(hugging: ResNetForImageClassification, tmp_path: 
         ("preprocessor_config.json", {"size": {"longest_edge": 300}}, "resnet18", "give --size and --resize"),
     ],
 )
-def test_what_a_config_says_is_heeded(
+def test_config_beside_the_weights_is_checked(
     file: str, values: dict[str, Any], arch: str, message: str, hugging: ResNetForImageClassification, tmp_path: Path
 ) -> None:
     save_file(hugging.state_dict(), tmp_path / "weights.safetensors")
@@ -239,7 +239,7 @@ def test_what_a_config_says_is_heeded(
         import_weights(tmp_path / "weights.safetensors", arch)
 
 
-def test_a_network_with_the_same_tensors_is_refused(resnet50: ResNet50, tmp_path: Path) -> None:
+def test_network_with_the_same_tensors_is_refused(resnet50: ResNet50, tmp_path: Path) -> None:
     """timm's resnetaa50 blurs before it strides, which leaves no trace in the weights."""
     save_file(resnet50.state_dict(), tmp_path / "model.safetensors")
     write_json(tmp_path / "config.json", architecture="resnetaa50", pretrained_cfg={})
@@ -273,7 +273,7 @@ def test_code_in_a_pickle_does_not_run(protocol: int | str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 and nothing more", b"\x80\x02junk"])
-def test_what_is_no_file_of_weights(content: bytes, tmp_path: Path) -> None:
+def test_unreadable_weights_are_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_bytes(content)
     with pytest.raises(ForeignWeights, match=r"weights\.pth: [^\n]+$"):
         import_weights(tmp_path / "weights.pth", "resnet50")
@@ -282,12 +282,12 @@ def test_what_is_no_file_of_weights(content: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wishes", "message"),
     [
-        (ImportOverrides(), "has 3 classes, and nothing names them: give --labels"),
+        (ImportOverrides(), "has 3 classes without names: give --labels"),
         (ImportOverrides(labels=Path("four.json")), "has 3 classes, but there are 4 labels"),
         (ImportOverrides(layout="keras"), "no layout is named 'keras'; there are: transformers, timm, torchvision"),
     ],
 )
-def test_what_must_be_said(
+def test_missing_or_wrong_options_are_named(
     wishes: ImportOverrides, message: str, resnet50: ResNet50, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -297,18 +297,18 @@ def test_what_must_be_said(
         import_weights(Path("weights.safetensors"), "resnet50", wishes)
 
 
-def test_names_of_no_layout(tmp_path: Path) -> None:
+def test_unknown_layout_is_refused(tmp_path: Path) -> None:
     save_file({"dense.kernel": torch.zeros(1)}, tmp_path / "weights.safetensors")
-    with pytest.raises(ForeignWeights, match=r"\(dense\.kernel, …\) are those of no layout that is known"):
+    with pytest.raises(ForeignWeights, match=r"\(dense\.kernel, …\) are of no known layout"):
         import_weights(tmp_path / "weights.safetensors", "resnet50")
 
 
-def test_the_options_name_every_layout() -> None:
+def test_options_name_every_layout() -> None:
     text = CliRunner().invoke(app, ["import", "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
     assert all(name in text for name in LAYOUTS)
 
 
-def test_imagenets_labels() -> None:
+def test_imagenet_labels_are_the_default() -> None:
     """Known places: those of ImageNet-1k's synsets n01440764, n02123045, n04285008, n07920052 and n15075141."""
     names = labels.imagenet()
     assert len(names) == 1000
@@ -317,7 +317,7 @@ def test_imagenets_labels() -> None:
     ]  # fmt: skip
 
 
-def test_the_processor_of_transformers_cuts_the_same_way() -> None:
+def test_preprocessing_equals_that_of_transformers() -> None:
     """Resized to 341 x 256, cut to 224."""
     processor = ConvNextImageProcessorPil(
         size={"shortest_edge": 224}, crop_pct=0.875, image_mean=IMAGENET[0], image_std=IMAGENET[1]

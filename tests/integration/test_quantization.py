@@ -79,7 +79,7 @@ def test_outliers_are_cut_off_but_not_by_minmax() -> None:
     assert histogram.range("percentile").low == -histogram.range("percentile").high
 
 
-def test_the_order_of_values_does_not_matter_to_a_histogram() -> None:
+def test_histogram_is_independent_of_the_order_of_values() -> None:
     values = np.random.default_rng(0).normal(size=10_000).astype(np.float32)
     rising, whole = ValueHistogram(), ValueHistogram()
     whole.add(values)
@@ -89,7 +89,7 @@ def test_the_order_of_values_does_not_matter_to_a_histogram() -> None:
         assert rising.range(method).high == pytest.approx(whole.range(method).high, rel=0.1)
 
 
-def test_nothing_but_zeros() -> None:
+def test_range_of_zeros_only() -> None:
     histogram = ValueHistogram()
     histogram.add(np.zeros((2, 3), np.float32))
     assert {histogram.range(method) for method in METHODS} == {Range(0, 0)}
@@ -153,7 +153,7 @@ def test_weights_are_rounded_to_the_nearest_step_of_their_channel(resnet20: Expo
         ).all()
 
 
-def test_where_the_portable_file_rounds(resnet20: Exported) -> None:
+def test_places_of_rounding_in_the_portable_file(resnet20: Exported) -> None:
     """Inputs of convolutions and shortcuts, in int8; nothing between a convolution and the addition behind it."""
     quantized = qdq.quantize(onnx.load(resnet20[0]), calibrated(resnet20), PORTABLE)
     producers = {name: node for node in quantized.graph.node for name in node.output}
@@ -186,7 +186,7 @@ def test_onnx_runtime_computes_its_file_with_integers(resnet20: Exported, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
-def test_layers_that_stay_in_float_are_not_touched(scheme: Scheme, resnet20: Exported) -> None:
+def test_layers_kept_in_float_are_unchanged(scheme: Scheme, resnet20: Exported) -> None:
     model = onnx.load(resnet20[0])
     names = qdq.layers(model)
     kept = {names[0], names[5], names[-1]}
@@ -203,7 +203,7 @@ def test_layers_that_stay_in_float_are_not_touched(scheme: Scheme, resnet20: Exp
 
 
 @pytest.mark.slow
-def test_the_search_keeps_the_layer_in_float_that_costs_accuracy(resnet20: Exported) -> None:
+def test_search_keeps_the_layer_in_float_that_costs_accuracy(resnet20: Exported) -> None:
     """One layer is spoiled on purpose: its input's range is a hundredth of what it should be."""
     path, images, logits = resnet20
     ranges = calibrated(resnet20)
@@ -219,7 +219,7 @@ def test_the_search_keeps_the_layer_in_float_that_costs_accuracy(resnet20: Expor
 
 
 @pytest.mark.slow
-def test_the_search_takes_the_method_that_costs_least(resnet20: Exported) -> None:
+def test_search_takes_the_method_that_costs_least(resnet20: Exported) -> None:
     path, images, logits = resnet20
     ranges = ranges_of(resnet20)
     narrow = {name: Range(low / 20, high / 20) for name, (low, high) in ranges["minmax"].items()}
@@ -230,7 +230,7 @@ def test_the_search_takes_the_method_that_costs_least(resnet20: Exported) -> Non
 
 
 @pytest.mark.slow
-def test_a_build_in_every_precision(tmp_path: Path) -> None:
+def test_build_in_every_precision(tmp_path: Path) -> None:
     make_checkpoint("tiny").save(tmp_path / "checkpoint.safetensors")
     versions = [
         build(tmp_path / "checkpoint.safetensors", tmp_path / "repository", name, float16=True, int8=True)
@@ -251,7 +251,7 @@ def test_a_build_in_every_precision(tmp_path: Path) -> None:
         assert first == second, artifact.file
 
 
-def test_files_for_everyone_hold_nothing_for_one_runtime_only(resnet20: Exported, tmp_path: Path) -> None:
+def test_portable_files_have_no_operators_of_a_single_runtime(resnet20: Exported, tmp_path: Path) -> None:
     path, _, _ = resnet20
     check_portable(path)
     model = onnx.load(path)

@@ -1,4 +1,4 @@
-"""The studies run to their end, go on where they were stopped, and measure what they say."""
+"""The studies run, resume after a stop, and measure the quantities that they name."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def run(name: str, data: Path, work: Path, out: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", list(STUDIES))
-def test_a_study_leaves_numbers_and_a_figure(name: str, data: Path, work: Path, tmp_path: Path) -> None:
+def test_study_writes_numbers_and_a_figure(name: str, data: Path, work: Path, tmp_path: Path) -> None:
     result = run(name, data, work, tmp_path)
     assert {key: result["settings"][key] for key in SMALL[name]} == SMALL[name]
     assert result["environment"]["torch"] == torch.__version__
@@ -83,7 +83,7 @@ def test_a_study_leaves_numbers_and_a_figure(name: str, data: Path, work: Path, 
     assert (tmp_path / f"{name}.svg").read_bytes() == svg
 
 
-def test_what_is_finished_is_not_computed_again(
+def test_finished_pieces_are_not_computed_again(
     data: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run("degradation", data, work, tmp_path / "a")
@@ -104,7 +104,7 @@ def test_what_is_finished_is_not_computed_again(
     assert trained[4:] == ["plain56", "resnet56"]
 
 
-def test_a_piece_that_failed_is_computed_again_and_the_others_are_kept(tmp_path: Path) -> None:
+def test_failed_piece_is_computed_again_and_others_are_kept(tmp_path: Path) -> None:
     calls: list[str] = []
 
     def work(name: str, fails: bool) -> Piece:
@@ -122,7 +122,7 @@ def test_a_piece_that_failed_is_computed_again_and_the_others_are_kept(tmp_path:
     assert calls == ["first", "second", "second"]
 
 
-def test_a_piece_that_another_process_computes_is_left_for_last(tmp_path: Path) -> None:
+def test_piece_of_another_process_comes_last(tmp_path: Path) -> None:
     order: list[str] = []
     other_done = threading.Event()
 
@@ -146,7 +146,7 @@ def test_a_piece_that_another_process_computes_is_left_for_last(tmp_path: Path) 
     assert order == ["free", "taken"]
 
 
-def test_all_that_decides_the_numbers_decides_the_piece(data: Path) -> None:
+def test_identity_of_a_piece_has_all_settings(data: Path) -> None:
     study = STUDIES["degradation"]
 
     def folders(**changes: Any) -> set[Path]:
@@ -159,7 +159,7 @@ def test_all_that_decides_the_numbers_decides_the_piece(data: Path) -> None:
         assert not folders() & folders(**changes)
 
 
-def test_autocorrelation_is_the_textbooks() -> None:
+def test_autocorrelation_equals_the_definition() -> None:
     values = np.random.default_rng(0).normal(size=50).cumsum()
     centred = values - values.mean()
     full = np.correlate(centred, centred, "full")[49:]
@@ -167,7 +167,7 @@ def test_autocorrelation_is_the_textbooks() -> None:
 
 
 @pytest.mark.parametrize("layers", [2, 12])
-def test_the_gradient_along_the_input_is_the_slope(layers: int) -> None:
+def test_gradient_along_the_input_is_the_slope(layers: int) -> None:
     """By finite differences; without normalisation, whose statistics the gradient takes as constants."""
 
     def output(x: torch.Tensor) -> torch.Tensor:
@@ -192,7 +192,7 @@ def test_deep_plain_gradients_are_shattered_and_residual_ones_are_not(data: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", list(signal_growth.CASES))
-def test_signal_growth_is_the_theorys(case: str) -> None:
+def test_signal_growth_agrees_with_theory(case: str) -> None:
     settings = signal_growth.SignalGrowthSettings(width=256, blocks=6, images=128)
     measured = np.mean([signal_growth.measure(*signal_growth.CASES[case], settings, seed) for seed in range(6)], 0)
     expected = signal_growth.theory(*signal_growth.CASES[case], 6)
@@ -212,7 +212,7 @@ def test_theory_of_signal_growth_by_hand() -> None:
     np.testing.assert_allclose(theory(True, "naive", False, 2)["signal"], [1, 5 / 4, 25 / 16])
 
 
-def test_a_short_step_does_what_the_derivative_predicts() -> None:
+def test_short_step_does_what_the_derivative_predicts() -> None:
     torch.manual_seed(0)
     model = architectures.build("tiny", 3, 1).double()
     inputs, labels = torch.randn(6, 1, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2] * 2)
@@ -235,7 +235,7 @@ def test_relu_before_addition_only_adds() -> None:
         assert (block(x) >= x).all()
 
 
-def test_a_direction_is_as_long_as_the_network_filter_by_filter() -> None:
+def test_direction_is_as_long_as_the_network_filter_by_filter() -> None:
     torch.manual_seed(0)
     model = architectures.build("tiny", 3, 1)
     direction = loss_surface.filter_normalised(model, torch.Generator().manual_seed(0))
@@ -249,7 +249,7 @@ def test_a_direction_is_as_long_as_the_network_filter_by_filter() -> None:
 
 
 @pytest.mark.slow
-def test_the_loss_in_the_middle_is_the_trained_networks(data: Path, work: Path, tmp_path: Path) -> None:
+def test_loss_in_the_middle_is_the_trained_networks(data: Path, work: Path, tmp_path: Path) -> None:
     settings = loss_surface.LossSurfaceSettings(**SMALL["loss-surface"])
     result = run("loss-surface", data, work, tmp_path)
     trained = training.training("resnet56", 0, settings, data)
@@ -283,7 +283,7 @@ def test_command_line_errors_are_one_line(tmp_path: Path) -> None:
     assert "run the study first" in fail("signal-growth", "--redraw", "--out", str(tmp_path))
 
 
-def test_the_list_of_studies() -> None:
+def test_list_of_studies() -> None:
     result = CliRunner().invoke(app, ["--list"])
     assert result.exit_code == 0
     assert all(name in result.stdout for name in STUDIES)

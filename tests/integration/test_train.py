@@ -52,7 +52,7 @@ def assert_same(first: Path, second: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_learns_and_leaves_a_run(tmp_path: Path) -> None:
+def test_training_learns_and_writes_a_run(tmp_path: Path) -> None:
     recipe = Recipe("tiny", epochs=6, batch_size=16, validation=24, crop_padding=1, compute="float32")
     result = train(recipe, stripes(), stripes(48), tmp_path)
     assert result.training["test"]["top1"] > 0.9
@@ -70,7 +70,7 @@ def test_it_learns_and_leaves_a_run(tmp_path: Path) -> None:
     "name",
     slow_except("tiny", (name for name in VARIANTS if VARIANTS[name].input_size <= 32 and "1" not in name)),
 )
-def test_a_real_step_with_every_small_architecture(name: str, tmp_path: Path) -> None:
+def test_real_step_with_every_small_architecture(name: str, tmp_path: Path) -> None:
     recipe = Recipe(name, epochs=1, batch_size=8, compute="float32")
     data = stripes(8, channels=3)
     torch.manual_seed(recipe.seed)
@@ -132,7 +132,7 @@ def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(tmp_path: Path, mo
 
 
 @pytest.mark.slow
-def test_the_seed_decides(tmp_path: Path) -> None:
+def test_same_seed_gives_the_same_run(tmp_path: Path) -> None:
     train(RECIPE, stripes(), None, tmp_path / "a")
     train(RECIPE, stripes(), None, tmp_path / "b")
     assert_same(tmp_path / "a", tmp_path / "b")
@@ -151,7 +151,7 @@ def test_resuming_with_other_data_is_refused(tmp_path: Path) -> None:
         train(recipe, stripes(64), None, tmp_path, resume=True)
 
 
-def test_the_held_out_images_are_not_trained_on() -> None:
+def test_held_out_images_are_not_trained_on() -> None:
     training, validation = split(stripes(), RECIPE)
     assert validation is not None
     assert (len(training.labels), len(validation.labels)) == (72, 24)
@@ -159,7 +159,7 @@ def test_the_held_out_images_are_not_trained_on() -> None:
     assert not seen & {image.tobytes() for image in validation.images(np.arange(24))}
 
 
-def test_mean_and_deviation_are_the_data_sets() -> None:
+def test_mean_and_deviation_are_measured_on_the_data_set() -> None:
     data = stripes(channels=3)
     preprocess = measure_preprocess(data)
     values = data.array.reshape(-1, 3) / 255.0
@@ -193,7 +193,7 @@ def test_schedule_in_steps() -> None:
 
 
 @pytest.mark.slow
-def test_watched_data_sets_are_among_the_figures_and_change_nothing(tmp_path: Path) -> None:
+def test_watched_data_sets_are_recorded_and_change_nothing(tmp_path: Path) -> None:
     recipe = Recipe("tiny", epochs=2, batch_size=16, compute="float32")
     watched = {"test": stripes(48), "training": stripes()}
     result = train(recipe, stripes(), None, tmp_path / "watched", watched=watched)
@@ -219,7 +219,7 @@ def test_no_decay_on_normalisation_and_biases() -> None:
 IMAGES = torch.arange(4 * 2 * 6 * 5, dtype=torch.uint8).reshape(4, 2, 6, 5)
 
 
-def test_a_random_crop_is_a_shift_with_zeros_coming_in() -> None:
+def test_random_crop_is_a_shift_filled_with_zeros() -> None:
     cropped = random_crop(IMAGES, 2, torch.Generator().manual_seed(0))
     padded = np.pad(IMAGES.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)))
     for image, result in zip(padded, cropped.numpy(), strict=True):
@@ -228,7 +228,7 @@ def test_a_random_crop_is_a_shift_with_zeros_coming_in() -> None:
     assert not torch.equal(cropped, IMAGES)
 
 
-def test_a_random_flip_mirrors_some() -> None:
+def test_random_flip_mirrors_some() -> None:
     many = IMAGES.repeat(8, 1, 1, 1)
     flipped = random_flip(many, torch.Generator().manual_seed(0))
     mirrored = [bool((after == before.flip(2)).all()) for before, after in zip(many, flipped, strict=True)]
@@ -267,13 +267,13 @@ def test_command_line_errors_are_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_table_of_architectures() -> None:
+def test_table_of_architectures() -> None:
     result = CliRunner().invoke(app, ["train", "--list"])
     assert result.exit_code == 0
     assert all(name in result.stdout for name in VARIANTS)
 
 
-def test_evaluation_counts_what_argmax_gives() -> None:
+def test_evaluation_counts_the_argmax() -> None:
     from models.architectures import build
 
     torch.manual_seed(0)

@@ -13,7 +13,7 @@ from models.architectures import VARIANTS, build
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet50-v1"])
-def test_the_same_weights_give_the_same_logits(name: str) -> None:
+def test_same_weights_give_the_same_logits(name: str) -> None:
     torch.manual_seed(0)
     model = build(name, num_classes=10)
     for module in model.modules():

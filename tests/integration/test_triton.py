@@ -52,23 +52,23 @@ def test_batches_are_those_of_the_file(model: Path) -> None:
     assert all(value.type.tensor_type.shape.dim[0].dim_param for value in (*graph.input, *graph.output))
 
 
-def test_triton_finds_the_model_as_it_lies(model: Path) -> None:
+def test_triton_loads_the_folder_unchanged(model: Path) -> None:
     config = read_config(model / "config.pbtxt")
     assert (config.name, config.backend) == (model.name, "onnxruntime")
     session = ort.InferenceSession(model / "1" / config.default_model_filename)
     assert [each.name for each in session.get_inputs()] == [each.name for each in config.input]
 
 
-def test_the_repository_stays_what_it_was_for_everyone_else(model: Path) -> None:
+def test_other_readers_ignore_the_configuration(model: Path) -> None:
     assert find_versions(model.parent) == [(model / "1").resolve()]
     assert {name: list(versions) for name, versions in find_served(model.parent).items()} == {model.name: [1]}
 
 
-def test_without_the_option_there_is_none(tiny_repository: Path) -> None:
+def test_without_the_option_no_configuration_is_written(tiny_repository: Path) -> None:
     assert not (tiny_repository / "tiny" / "config.pbtxt").exists()
 
 
-def test_a_configuration_that_cannot_be_written_is_one_line(model: Path, checkpoint_file: Path, tmp_path: Path) -> None:
+def test_failed_write_of_the_configuration_is_one_line(model: Path, checkpoint_file: Path, tmp_path: Path) -> None:
     repository = Path(shutil.copytree(model.parent, tmp_path / "repository"))
     (repository / "tiny.v2" / "config.pbtxt").unlink()
     (repository / "tiny.v2" / "config.pbtxt").mkdir()

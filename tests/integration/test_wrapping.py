@@ -1,4 +1,4 @@
-"""ONNX classifiers made elsewhere: the same answers as the file gives, and what is not in it is not promised."""
+"""Imported ONNX classifiers give the answers of the file, and lack the outputs that it lacks."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def reference(end: str, pixels: UInt8Array) -> Float32Array:
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_the_service_answers_as_the_file(end: str, client: Client, photographs: list[tuple[str, bytes]]) -> None:
+def test_service_answers_like_the_original_file(end: str, client: Client, photographs: list[tuple[str, bytes]]) -> None:
     files = [("image", (name, data, "image/jpeg")) for name, data in photographs]
     answer = client.post(f"/v1/models/{end.replace(' ', '-')}/classify?top_k={CLASSES}", files=files).json()
     for (_, data), result in zip(photographs, answer["results"], strict=True):
@@ -160,7 +160,7 @@ def test_maps_and_embedding_where_the_graph_has_them(
 @pytest.mark.parametrize(
     ("query", "message"), [("cam=values", "has no feature_map"), ("embedding=true", "has no embedding")]
 )
-def test_what_is_not_there_is_refused(
+def test_missing_outputs_are_refused(
     query: str, message: str, client: Client, photographs: list[tuple[str, bytes]]
 ) -> None:
     answer = client.post(f"/v1/models/flat/classify?{query}", content=photographs[0][1])
@@ -169,7 +169,7 @@ def test_what_is_not_there_is_refused(
     assert not client.get("/v1/models/flat").json()["cam"]
 
 
-def test_v2_names_what_there_is(client: Client, photographs: list[tuple[str, bytes]]) -> None:
+def test_v2_lists_the_outputs_of_the_graph(client: Client, photographs: list[tuple[str, bytes]]) -> None:
     config = client.get("/v2/models/flat/config").json()
     assert config["parameters"]["outputs_on_request"]["string_value"] == "logits"
     pixels = cut(photographs[0][1])
@@ -180,7 +180,7 @@ def test_v2_names_what_there_is(client: Client, photographs: list[tuple[str, byt
     assert "has no embedding, only logits, probabilities" in answer.json()["error"]
 
 
-def test_the_command_says_what_is_left_out(labels: Path, tmp_path: Path) -> None:
+def test_command_lists_missing_outputs(labels: Path, tmp_path: Path) -> None:
     onnx.save(classifier("flat"), tmp_path / "flat.onnx")
     arguments = [
         "import",
@@ -193,7 +193,7 @@ def test_the_command_says_what_is_left_out(labels: Path, tmp_path: Path) -> None
     ]
     done = CliRunner().invoke(app, [*arguments, "--labels", str(labels), "--resize", "0"])
     assert done.exit_code == 0, done.output
-    assert "left out, because it is not found in the graph: embedding, feature_map" in done.output
+    assert "left out, because the graph does not have it: embedding, feature_map" in done.output
     assert "left out: class activation maps" in done.output
     written = manifest.read(tmp_path / "repository" / "flat" / "1")
     assert written.outputs == ("logits", "probabilities")
@@ -222,21 +222,21 @@ def changed(change: str) -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("integers", "only normalised images in float32"),
-        ("five channels", "no images of 1 or 3 channels"),
+        ("integers", "not normalised images in float32"),
+        ("five channels", "not images of 1 or 3 channels"),
         ("two inputs", r"takes 2 inputs \(x, z\), not one"),
         ("two outputs", r"several outputs \(y, t3\)"),
         ("old", "has opset 6"),
     ],
 )
-def test_what_cannot_be_wrapped(change: str, message: str, labels: Path, tmp_path: Path) -> None:
+def test_unsupported_graphs_are_refused(change: str, message: str, labels: Path, tmp_path: Path) -> None:
     onnx.save(changed(change), tmp_path / "model.onnx")
     with pytest.raises(ForeignWeights, match=message):
         import_onnx(tmp_path / "model.onnx", tmp_path / "repository", "model", labels, WISHES)
     assert not (tmp_path / "repository").exists()
 
 
-def test_a_file_that_is_no_onnx(labels: Path, tmp_path: Path) -> None:
+def test_file_that_is_no_onnx_is_refused(labels: Path, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4)).save(buffer, "PNG")
     (tmp_path / "model.onnx").write_bytes(buffer.getvalue())
@@ -246,7 +246,7 @@ def test_a_file_that_is_no_onnx(labels: Path, tmp_path: Path) -> None:
 
 def test_labels_must_be_as_many_as_classes(labels: Path, tmp_path: Path) -> None:
     onnx.save(classifier("pool", 7), tmp_path / "model.onnx")
-    for file, message in ((labels, "7 classes, but there are 5 labels"), (None, "nothing names them")):
+    for file, message in ((labels, "7 classes, but there are 5 labels"), (None, "classes without names")):
         with pytest.raises(ForeignWeights, match=message):
             import_onnx(tmp_path / "model.onnx", tmp_path / "repository", "model", file, WISHES)
 

@@ -50,7 +50,7 @@ def test_multiply_adds_of_the_imagenet_family(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "tiny"])
-def test_the_name_says_the_number_of_layers(name: str) -> None:
+def test_name_says_the_number_of_layers(name: str) -> None:
     """Weighted layers on the longest path: all convolutions but those on shortcuts, and the classifier."""
     with torch.device("meta"):
         model = build(name, num_classes=10)
@@ -115,6 +115,6 @@ def test_without_normalisation_convolutions_have_biases() -> None:
     assert all(module.bias is not None for module in model.modules() if isinstance(module, nn.Conv2d))
 
 
-def test_an_unknown_name_lists_the_choices() -> None:
+def test_unknown_name_lists_the_choices() -> None:
     with pytest.raises(UnknownArchitecture, match=r"resnet19.*resnet20"):
         build("resnet19", num_classes=10)

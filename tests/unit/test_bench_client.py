@@ -1,4 +1,4 @@
-"""The benchmark's client against a server of the test: what it counts, and from when."""
+"""The client of the benchmark against a server of the test: its counts and times."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_closed_loop_ends_when_its_connections_break() -> None:
     assert outcome.statuses == [0] * 3
 
 
-def test_a_connection_that_is_closed_before_it_is_used() -> None:
+def test_connection_that_is_closed_before_its_first_request() -> None:
     async def run() -> Outcome:
         server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
         async with server:
@@ -120,7 +120,7 @@ def test_a_connection_that_is_closed_before_it_is_used() -> None:
     assert asyncio.run(run()).statuses == [0] * 3
 
 
-def test_an_answer_may_come_byte_by_byte() -> None:
+def test_answer_may_come_byte_by_byte() -> None:
     async def slowly(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for byte in OK:
             writer.write(bytes([byte]))
@@ -153,7 +153,7 @@ def test_open_loop_ends_when_its_connections_break(connections: int, monkeypatch
     assert outcome.statuses == [0] * 3
 
 
-def test_each_loop_runs_where_nothing_else_does() -> None:
+def test_loops_run_in_an_event_loop_of_their_own() -> None:
     """As a process of its own calls it, on the event loop that is best for it."""
 
     def elsewhere(run: Callable[..., Outcome], *arguments: Any) -> Load:

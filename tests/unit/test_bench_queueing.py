@@ -1,4 +1,4 @@
-"""The simulated queue against theory and against what one can work out by hand."""
+"""The simulated queue against theory and against calculations by hand."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def test_mean_wait_of_poisson_arrivals_and_an_exponential_time() -> None:
 
 def test_batches_form_while_one_is_computed() -> None:
     station = Station(front=[0.0], servers=1, batches={1: [1.0], 2: [1.5]}, max_batch=2)
-    # 0 alone until 1; 0.1 and 0.2 together until 2.5; 0.3 until 3.5.
+    # 0 until 1; 0.1 and 0.2 together until 2.5; 0.3 until 3.5.
     assert simulate([0.0, 0.1, 0.2, 0.3], station) == pytest.approx([1.0, 2.4, 2.3, 3.2])
 
 
-def test_lanes_and_servers_work_side_by_side() -> None:
-    concurrent_batches = Station(front=[0.0], servers=1, batches={1: [1.0]}, max_batch=1, concurrent_batches=2)
-    assert simulate([0.0, 0.0, 0.0], concurrent_batches) == pytest.approx([1.0, 1.0, 2.0])
+def test_concurrent_batches_and_servers_work_in_parallel() -> None:
+    station = Station(front=[0.0], servers=1, batches={1: [1.0]}, max_batch=1, concurrent_batches=2)
+    assert simulate([0.0, 0.0, 0.0], station) == pytest.approx([1.0, 1.0, 2.0])
     servers = Station(front=[1.0], servers=2, batches={1: [0.0]}, max_batch=1)
     assert simulate([0.0, 0.0, 0.0], servers) == pytest.approx([1.0, 1.0, 2.0])
 
 
-def test_shared_servers_take_what_is_ready_first() -> None:
+def test_shared_servers_are_first_come_first_served() -> None:
     station = Station(
         front=[1.0], servers=1, batches={1: [2.0], 2: [3.0]}, max_batch=2, concurrent_batches=2, shared=True
     )
@@ -51,27 +51,27 @@ def test_shared_servers_take_what_is_ready_first() -> None:
     assert simulate([0.0, 0.5, 2.5], station) == pytest.approx([5.0, 4.5, 8.0 - 2.5])
 
 
-def test_shared_servers_are_as_many_as_there_are() -> None:
+def test_number_of_shared_servers_is_the_limit() -> None:
     station = Station(front=[1.0], servers=2, batches={1: [2.0]}, max_batch=1, concurrent_batches=2, shared=True)
-    # The third waits for a processor until the first two are computed, although the first station is free.
+    # The third waits for a CPU until the first two are computed, although the first station is free.
     assert simulate([0.0, 0.0, 1.5], station) == pytest.approx([3.0, 3.0, 6.0 - 1.5])
 
 
-def test_a_batch_that_is_ready_waits_for_its_lane_and_nobody_for_it() -> None:
+def test_ready_batch_waits_for_a_slot_without_blocking_others() -> None:
     station = Station(front=[1.0], servers=2, batches={1: [5.0]}, max_batch=1, concurrent_batches=1, shared=True)
-    # The second is decoded at 1.5 and waits for the lane until 6; the third is decoded meanwhile.
+    # The second is decoded at 1.5 and waits for the engine until 6; the third is decoded meanwhile.
     assert simulate([0.0, 0.5, 2.0], station) == pytest.approx([6.0, 11.0 - 0.5, 16.0 - 2.0])
 
 
 @pytest.mark.parametrize("load", [0.3, 0.6])
 def test_mean_wait_at_one_shared_server(load: float) -> None:
-    """Both stations together are one server with a constant time, if nobody passes another between them."""
+    """Both stations together are one server with a constant time, if no request overtakes another between them."""
     station = Station(front=[0.0], servers=1, batches={1: [1.0]}, max_batch=1, shared=True)
     times = simulate(poisson(load, 200_000, seed=1), station)
     assert statistics.fmean(times) - 1.0 == pytest.approx(load / (2 * (1 - load)), rel=0.03)
 
 
-def test_a_size_that_was_not_seen_takes_as_long_as_the_nearest() -> None:
+def test_unmeasured_batch_size_takes_the_time_of_the_nearest() -> None:
     station = Station(front=[0.0], servers=1, batches={1: [1.0], 8: [3.0]}, max_batch=8)
     assert simulate([0.0] * 6, station) == pytest.approx([3.0] * 6)
 
@@ -91,7 +91,7 @@ def test_arrivals() -> None:
     assert len(arrivals) == pytest.approx(10_000, rel=0.03)
 
 
-def test_lone_requests_by_hand() -> None:
+def test_single_requests_by_hand() -> None:
     starts = [0.0, 2.0, 2.5, 9.0, 6.0, 6.5]
     seconds = [1.0, 1.0, 4.0, 1.0, 1.0, 0.1]
     # The second and third meet, the fifth meets the third, and the sixth the fifth.
@@ -99,15 +99,15 @@ def test_lone_requests_by_hand() -> None:
     assert single_requests([], [], 1.0) == {}
 
 
-def test_lone_requests_that_count_by_their_length_are_like_all() -> None:
-    """Where requests do not disturb one another, those that met no other tell how long any takes."""
+def test_weighted_single_requests_have_the_mean_of_all() -> None:
+    """If requests do not disturb each other, those without overlap are a sample of all, by their weights."""
     draw = random.Random(4)
     starts = poisson(0.5, 200_000, seed=5)
     seconds = [draw.uniform(0.0, 3.0) for _ in starts]
-    alone = single_requests(starts, seconds, 0.5)
-    weighted = sum(seconds[index] * weight for index, weight in alone.items()) / sum(alone.values())
+    weights = single_requests(starts, seconds, 0.5)
+    weighted = sum(seconds[index] * weight for index, weight in weights.items()) / sum(weights.values())
     assert weighted == pytest.approx(1.5, rel=0.02)
-    assert statistics.fmean(seconds[index] for index in alone) < 1.3
+    assert statistics.fmean(seconds[index] for index in weights) < 1.3
 
 
 def test_draws_count_as_they_are_weighted() -> None:

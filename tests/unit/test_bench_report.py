@@ -1,4 +1,4 @@
-"""What the report makes of measurements that were made up, so that each figure is known."""
+"""The report of invented measurements, whose figures are known."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIMIT = 0.08
 
 
 def answers(count: int, seconds: float, statuses: tuple[int, ...] = ()) -> Outcome:
-    """One after the other, each with 4 ms in the engine."""
+    """Answers one after the other, each with 4 ms in the engine."""
     timing = json.dumps({"inference_ms": 4.0, "batch_size": 1}).encode()
     good = [*statuses, *[200] * (count - len(statuses))]
     return Outcome([index * seconds for index in range(count)], [seconds] * count, good, [timing] * count)
@@ -49,7 +49,7 @@ def served(outcome: Outcome, cpu: float = 0.0, window: float = 1.0) -> LoadResul
 
 
 def measured(loads: dict[Load, LoadResult], engine: float = 300.0, others: float = 0.0) -> Round:
-    """A decoder that does 200 images a second: with the engine's 300 that is 120."""
+    """A decoder with 200 images per second; together with the engine's 300 the ceiling is 120."""
     return Round(
         {"together 1": (Rate(engine, 0.004, 0.002), 0.0), "together 8": (Rate(engine / 2, 0.1, 0.001), 0.0)},
         {"JPEG": (Rate(200.0, 0.006, 0.003), 0.0)},
@@ -68,11 +68,11 @@ def made_of(*rounds: Round) -> BenchmarkRun:
     )
 
 
-def test_two_that_share_the_processors() -> None:
+def test_two_steps_that_share_the_cpus() -> None:
     assert together(300.0, 200.0) == pytest.approx(120.0)
 
 
-def test_a_load_and_its_ceiling() -> None:
+def test_load_and_its_ceiling() -> None:
     outcome = replace(answers(100, 0.01), cpu_seconds=0.005)
     row = only(measured({SINGLE: served(outcome, cpu=0.7)}))
     assert row.images_per_second == pytest.approx(100.0)
@@ -89,7 +89,7 @@ def test_a_load_and_its_ceiling() -> None:
     assert not row.disturbed
 
 
-def test_a_tensor_needs_no_decoder() -> None:
+def test_tensor_needs_no_decoder() -> None:
     row = only(measured({TENSOR: served(answers(100, 0.01))}))
     assert row.ceiling == pytest.approx(300.0)
     assert row.floor == pytest.approx(4.0)
@@ -106,19 +106,19 @@ def test_ratios_are_those_of_each_round() -> None:
     assert row.images_per_second == pytest.approx(50.0)
 
 
-def test_an_answer_counts_by_its_share_of_the_window() -> None:
+def test_answer_counts_by_its_share_of_the_window() -> None:
     outcome = Outcome([0.0, 0.5, 0.8, 1.2], [0.5, 1.0, 0.1, 0.1], [200, 200, 503, 200])
     assert images_per_second(served(outcome), MANY) == pytest.approx(64 * (1 + 0.5))
     assert images_per_second(served(outcome, window=2.0), MANY) == pytest.approx(64 * 3 / 2)
 
 
-def test_errors_are_no_answers() -> None:
+def test_errors_do_not_count_as_throughput() -> None:
     row = only(measured({SINGLE: served(answers(100, 0.01, statuses=(503, 0)))}))
     assert (row.answers, row.errors) == (100, 2)
     assert row.images_per_second == pytest.approx(98.0)
 
 
-def test_a_quantile_needs_answers_beyond_it() -> None:
+def test_quantile_needs_answers_beyond_it() -> None:
     row = only(measured({SINGLE: served(answers(100, 0.01))}))
     assert row.p99 is not None
     assert row.p999 is None
@@ -131,7 +131,7 @@ def test_no_answer_at_all() -> None:
     assert (row.images_per_second, row.efficiency, row.p50, row.curve) == (0.0, 0.0, None, [])
 
 
-def test_rounds_that_were_disturbed_do_not_count() -> None:
+def test_disturbed_rounds_do_not_count() -> None:
     quiet = measured({TENSOR: served(answers(100, 0.01))}, others=0.01)
     loud = measured({TENSOR: served(answers(10, 0.1))}, others=0.2)
     row = only(quiet, loud, loud)
@@ -144,14 +144,14 @@ def test_rounds_that_were_disturbed_do_not_count() -> None:
     assert row.other_load == 0.2
 
 
-def test_a_ceiling_that_was_disturbed_disturbs_what_is_compared_with_it() -> None:
+def test_disturbed_ceiling_disturbs_its_loads() -> None:
     disturbed = measured({SINGLE: served(answers(100, 0.01))})
     disturbed.decode["JPEG"] = (disturbed.decode["JPEG"][0], 0.5)
     assert only(disturbed).disturbed
     assert not only(replace(disturbed, served={TENSOR: (served(answers(9, 0.1)), 0.0)})).disturbed
 
 
-def test_open_loop_beside_its_queue() -> None:
+def test_open_loop_is_compared_with_its_simulated_queue() -> None:
     """Requests that meet no other take 10 ms, 4 of them in the engine; far apart, they do so in the queue as well."""
     alone, met = answers(50, 0.01), answers(50, 0.015)
     alone.started = [1.0 + second for second in range(50)]
@@ -165,7 +165,7 @@ def test_open_loop_beside_its_queue() -> None:
     assert (row.ceiling, row.efficiency) == (None, None)
 
 
-def test_open_loop_without_lone_requests_has_no_queue() -> None:
+def test_open_loop_without_single_requests_has_no_queue() -> None:
     together = answers(100, 0.015)
     together.started = [0.0] * 100
     row = only(measured({OPEN: served(together)}))
@@ -179,14 +179,14 @@ def test_ceilings_are_medians() -> None:
     assert rates == {"engine together 1": 200.0, "engine together 8": 100.0, "decode JPEG": 200.0}
 
 
-def test_other_load_is_what_neither_idles_nor_is_ours() -> None:
+def test_other_load_is_busy_time_of_other_processes() -> None:
     before, after = CpuUsage(total=10.0, busy=5.0, own=1.0), CpuUsage(total=14.0, busy=8.0, own=3.0)
     assert before.other_load(after) == pytest.approx(0.25)
     assert before.other_load(replace(after, own=9.0)) == 0.0
     assert before.other_load(before) == 0.0
 
 
-def test_processes_and_what_they_use() -> None:
+def test_cpu_time_and_memory_of_processes() -> None:
     spins = "import os, subprocess, sys\nwhile os.times().user < 0.2: pass\nprint(flush=True)\nsys.stdin.read()"
     nested = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {spins!r}])"
     process = subprocess.Popen([sys.executable, "-c", nested], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

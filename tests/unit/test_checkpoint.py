@@ -1,4 +1,4 @@
-"""Checkpoints: what is written is read back, and everything else is refused in one line."""
+"""Checkpoints are read as written; other files are refused with one line."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_any_safetensors_reader_can_read_it(tmp_path: Path) -> None:
     assert (tmp_path / "a.safetensors").stat().st_mode & 0o044, "readable by others"
 
 
-def test_a_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
+def test_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     make_checkpoint("tiny").save(path)
     before = path.read_bytes()
@@ -55,13 +55,13 @@ def test_a_failed_save_keeps_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_missing(tmp_path: Path) -> None:
+def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no such file"):
         checkpoint.load(tmp_path / "none.safetensors")
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])
-def test_truncated(tmp_path: Path, keep: int) -> None:
+def test_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "a.safetensors"
     make_checkpoint("tiny").save(path)
     path.write_bytes(path.read_bytes()[:keep])
@@ -69,7 +69,7 @@ def test_truncated(tmp_path: Path, keep: int) -> None:
         checkpoint.load(path)
 
 
-def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
+def test_pickle_is_not_executed(tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return (Path.touch, (tmp_path / "sprung",))  # type: ignore[return-value]
@@ -81,7 +81,7 @@ def test_a_pickle_is_not_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
-def test_weights_without_a_description(tmp_path: Path) -> None:
+def test_weights_without_a_description_are_refused(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match="give a checkpoint that resnet-train wrote"):
         checkpoint.load(tmp_path / "a.safetensors")
@@ -95,14 +95,14 @@ def test_weights_without_a_description(tmp_path: Path) -> None:
         ('{"architecture": {"name": "tiny"}}', "validation error"),
     ],
 )
-def test_a_header_that_cannot_be_understood(tmp_path: Path, header: str, reason: str) -> None:
+def test_damaged_header_is_refused(tmp_path: Path, header: str, reason: str) -> None:
     path = tmp_path / "a.safetensors"
     save_file({"a": torch.zeros(1)}, path, {"resnet-serve": header})
     with pytest.raises(CheckpointError, match=f"its header cannot be understood.*{reason}"):
         checkpoint.load(path)
 
 
-def test_weights_of_another_architecture(tmp_path: Path) -> None:
+def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     make_checkpoint("tiny").save(path)
     header = header_of(path)["__metadata__"]
@@ -114,7 +114,7 @@ def test_weights_of_another_architecture(tmp_path: Path) -> None:
         checkpoint.load(path).model()
 
 
-def test_weights_of_another_width(tmp_path: Path) -> None:
+def test_weights_of_another_width_are_refused(tmp_path: Path) -> None:
     loaded = make_checkpoint("tiny", classes=10)
     narrow = make_checkpoint("tiny", classes=4)
     mixed = checkpoint.Checkpoint(narrow.architecture, narrow.labels, narrow.preprocess, loaded.weights)
@@ -122,7 +122,7 @@ def test_weights_of_another_width(tmp_path: Path) -> None:
         mixed.model()
 
 
-def test_the_classes_of_a_data_set() -> None:
+def test_other_classes_of_a_data_set_are_refused() -> None:
     loaded = make_checkpoint("tiny", classes=3)
     loaded.check_classes(["class 0", "class 1", "class 2"])
     loaded.check_classes(["n01440764", "n01443537", "n01484850"])

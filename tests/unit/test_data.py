@@ -52,7 +52,7 @@ def encode(seed: int, suffix: str = "png", size: tuple[int, int] = (24, 20), mod
 
 
 def cut(data: bytes) -> UInt8Array:
-    """What `SMALL` makes of an image file of `encode`: 20 of 24 x 20 become 18, then 16 x 16 from the middle."""
+    """The image of a file of `encode` in the geometry `SMALL`: 24 x 20 to shorter side 18, then the centre 16 x 16."""
     image = Image.open(io.BytesIO(data)).convert("RGB").resize((21, 18), Image.Resampling.BILINEAR)
     return np.asarray(image.crop((2, 1, 18, 17)))
 
@@ -229,7 +229,7 @@ def test_cifar_without_or_with_too_few_names(tmp_path: Path) -> None:
 # Arrays brought to another geometry
 
 
-def test_an_array_that_agrees_stays_as_it_is(tmp_path: Path) -> None:
+def test_array_of_the_requested_geometry_is_unchanged(tmp_path: Path) -> None:
     write_cifar10(tmp_path)
     asked = Preprocess(size=(32, 32), resize=37, mean=(0.5,) * 3, std=(0.2,) * 3)
     data = load(tmp_path, "train", asked)
@@ -237,7 +237,7 @@ def test_an_array_that_agrees_stays_as_it_is(tmp_path: Path) -> None:
     assert data.geometry == Geometry(size=(32, 32))
 
 
-def test_an_array_is_brought_to_size_and_mode(tmp_path: Path) -> None:
+def test_array_is_converted_to_size_and_mode(tmp_path: Path) -> None:
     write_cifar10(tmp_path)
     grey = Geometry(size=(20, 24), mode="L", interpolation="bicubic")
     data = load(tmp_path, "train", grey)
@@ -330,14 +330,14 @@ def test_class_folders_alone_are_split_by_a_hash_of_the_path(tmp_path: Path) -> 
     assert files("test") - {"dog/new.png"} == held
 
 
-def test_a_test_split_is_enough_to_be_scored_on(tmp_path: Path) -> None:
+def test_test_split_alone_is_enough_to_evaluate(tmp_path: Path) -> None:
     write_files(tmp_path / "val", TEST_FILES)
     assert load(tmp_path, "test", SMALL).classes == ("ant", "cat")
     with pytest.raises(DataError, match="there are no class folders in train"):
         load(tmp_path, "train", SMALL)
 
 
-def test_image_folders_that_are_refused(tmp_path: Path) -> None:
+def test_incomplete_image_folders_are_refused(tmp_path: Path) -> None:
     write_files(tmp_path, TRAIN_FILES)
     with pytest.raises(DataError, match="no class folders in test or val or validation"):
         load(tmp_path, "test")
@@ -353,7 +353,7 @@ def test_image_folders_that_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", encode(1)[:200], encode(1, "jpeg")[:300]])
-def test_a_damaged_image_file_is_named_when_it_is_read(tmp_path: Path, data: bytes) -> None:
+def test_damaged_image_file_is_named_when_it_is_read(tmp_path: Path, data: bytes) -> None:
     write_files(tmp_path, {**TRAIN_FILES, "train/bee/bad.jpg": data})
     dataset = load(tmp_path, "train", SMALL)
     good = np.array([0, 1, 3])
@@ -419,7 +419,7 @@ def test_long_names_and_links_in_a_shard(tmp_path: Path) -> None:
     np.testing.assert_array_equal(everything(load(tmp_path, "train", SMALL)), [cut(PICTURES[0])])
 
 
-def test_the_names_in_a_shard_are_no_paths(tmp_path: Path) -> None:
+def test_names_in_a_shard_are_not_used_as_paths(tmp_path: Path) -> None:
     write_tar(tmp_path / "set" / "train.tar", {"../../out.png": PICTURES[0], "../../out.cls": b"0"})
     write_tar(tmp_path / "set" / "test.tar", {"/etc/out.png": PICTURES[1], "/etc/out.cls": b"0"})
     for split, picture in (("train", PICTURES[0]), ("test", PICTURES[1])):
@@ -427,7 +427,7 @@ def test_the_names_in_a_shard_are_no_paths(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["set", "test.tar", "train.tar"]
 
 
-def test_a_truncated_or_damaged_shard_is_named(tmp_path: Path) -> None:
+def test_truncated_or_damaged_shard_is_named(tmp_path: Path) -> None:
     path = write_shards(tmp_path) / "train-000000.tar"
     whole = path.read_bytes()
     with tarfile.open(path) as archive:
@@ -456,7 +456,7 @@ def test_a_truncated_or_damaged_shard_is_named(tmp_path: Path) -> None:
             pytest.fail(f"{kind}: {load(tmp_path, 'train').labels}")
 
 
-def test_a_shard_that_shrinks_or_holds_a_damaged_image_is_named(tmp_path: Path) -> None:
+def test_shard_that_shrinks_or_holds_a_damaged_image_is_named(tmp_path: Path) -> None:
     write_tar(tmp_path / "train.tar", {"0.png": PICTURES[0][:100], "0.cls": b"0", "1.png": PICTURES[1], "1.cls": b"0"})
     data = load(tmp_path, "train", SMALL)
     with pytest.raises(DataError, match=r"train\.tar: member '0\.png': the image is damaged"):
@@ -487,7 +487,7 @@ def test_a_shard_that_shrinks_or_holds_a_damaged_image_is_named(tmp_path: Path) 
         ({"meta.json": b"{}"}, "hold no images"),
     ],
 )
-def test_samples_that_are_refused(tmp_path: Path, members: dict[str, bytes], reason: str) -> None:
+def test_unusable_samples_are_refused(tmp_path: Path, members: dict[str, bytes], reason: str) -> None:
     write_tar(tmp_path / "train.tar", members)
     with pytest.raises(DataError) as caught:
         load(tmp_path, "train")
@@ -504,7 +504,7 @@ def test_labels_beyond_the_class_names_are_refused(tmp_path: Path) -> None:
 # Any folder
 
 
-def test_a_folder_of_nothing_known_is_told_what_is_known(tmp_path: Path) -> None:
+def test_folder_of_an_unknown_format_lists_the_formats(tmp_path: Path) -> None:
     write_files(tmp_path, {"notes.txt": b"x", "sets/deep/cat/1.png": encode(1), "train.bin": b"x", "other.tar": b"x"})
     with pytest.raises(DataError) as caught:
         load(tmp_path, "train")
@@ -515,13 +515,13 @@ def test_a_folder_of_nothing_known_is_told_what_is_known(tmp_path: Path) -> None
         load(tmp_path / "none", "train")
 
 
-def test_a_folder_of_two_data_sets_is_ambiguous(tmp_path: Path) -> None:
+def test_folder_of_two_data_sets_is_ambiguous(tmp_path: Path) -> None:
     write_files(write_shards(tmp_path), TRAIN_FILES)
     with pytest.raises(DataError, match=r"holds more than one data set .*CLASS.*; tar shards"):
         load(tmp_path, "train")
 
 
-def test_a_split_without_images_is_refused(tmp_path: Path) -> None:
+def test_split_without_images_is_refused(tmp_path: Path) -> None:
     write_idx(tmp_path)
     (tmp_path / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(IDX_IMAGES[:0]))
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(IDX_LABELS[:0]))
@@ -529,7 +529,7 @@ def test_a_split_without_images_is_refused(tmp_path: Path) -> None:
         load(tmp_path, "test")
 
 
-def test_a_subset_is_of_the_same_geometry(tmp_path: Path) -> None:
+def test_subset_has_the_geometry_of_its_source(tmp_path: Path) -> None:
     data = load(write_files(tmp_path, TRAIN_FILES), "train", SMALL)
     subset = Subset(data, np.array([4, 1]))
     assert (subset.geometry, subset.name, subset.classes) == (SMALL, data.name, data.classes)
@@ -553,7 +553,7 @@ class Watched(ArrayDataset):
 READ: dict[int, Event] = {}
 
 
-def test_the_next_batch_is_read_while_one_is_used() -> None:
+def test_next_batch_is_read_while_one_is_used() -> None:
     READ.update({first: Event() for first in (0, 2, 4, 6)})
     data = Watched("watched", ("a", "b"), np.arange(8) % 2, noise(3, 8, 4, 4, 3))
 
@@ -601,7 +601,7 @@ def write_pictures(folder: Path, damaged: bool = False) -> Path:
 
 
 @pytest.mark.slow
-def test_an_epoch_on_image_files(tmp_path: Path) -> None:
+def test_epoch_on_image_files(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "pictures")
     data, test = load(folder, "train", SMALL), load(folder, "test", SMALL)
     result = train(RECIPE, data, test, tmp_path / "run")
@@ -617,14 +617,14 @@ def test_an_epoch_on_image_files(tmp_path: Path) -> None:
         assert value.equal(again.weights[key])
 
 
-def test_training_names_the_file_that_is_damaged(tmp_path: Path) -> None:
+def test_training_names_the_damaged_file(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "pictures", damaged=True)
     with pytest.raises(DataError, match=r"train/light/3\.jpg: the image is damaged"):
         train(replace(RECIPE, validation=2), load(folder, "train", SMALL), None, tmp_path / "run")
 
 
 @pytest.mark.slow
-def test_the_commands_on_image_files(tmp_path: Path) -> None:
+def test_train_and_evaluate_commands_on_image_files(tmp_path: Path) -> None:
     folder, out = write_pictures(tmp_path / "pictures"), tmp_path / "run"
     options = ["--data", str(folder), "--out", str(out), "--epochs", "1", "--size", "28", "--batch-size", "4"]
     result = CliRunner().invoke(app, ["train", "--arch", "tiny", "--compute", "float32", *options])

@@ -1,4 +1,4 @@
-"""What a machine runs of the engines in the cache, and why not of the others."""
+"""The engine cache: which plans a platform can run, and the errors of the others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def find(cache: Path, machine: Platform = H100) -> bytes:
     return engine_cache.find(cache, ONNX, "float16", machine)[1]
 
 
-def test_a_plan_is_found_where_the_design_has_it(tmp_path: Path) -> None:
+def test_plan_is_stored_under_the_documented_path(tmp_path: Path) -> None:
     assert put(tmp_path) == tmp_path / ONNX / "float16-sm90-trt11.4.plan"
     plan, content = engine_cache.find(tmp_path, ONNX, "float16", H100)
     assert content == CONTENT
@@ -53,7 +53,7 @@ def test_a_plan_is_found_where_the_design_has_it(tmp_path: Path) -> None:
     ],
     ids=["an older version", "another patch", "another architecture", "another model of GPU", "another flavour"],
 )
-def test_a_plan_from_elsewhere_is_refused_with_both_sides(machine: Platform, tmp_path: Path) -> None:
+def test_foreign_plan_is_refused_and_both_platforms_named(machine: Platform, tmp_path: Path) -> None:
     put(tmp_path)
     with pytest.raises(PlanForeign) as caught:
         find(tmp_path, machine)
@@ -90,14 +90,14 @@ def test_compatible_plans(
             find(tmp_path, machine)
 
 
-def test_the_plan_that_fits_is_found_among_others(tmp_path: Path) -> None:
+def test_plan_that_fits_is_found_among_others(tmp_path: Path) -> None:
     put(tmp_path, replace(H100, version="10.16.1.11"), b"older")
     put(tmp_path, replace(H100, compute_capability=ComputeCapability(8, 0)), b"foreign")
     put(tmp_path)
     assert find(tmp_path) == CONTENT
 
 
-def test_nothing_was_built(tmp_path: Path) -> None:
+def test_missing_plan_is_reported(tmp_path: Path) -> None:
     put(tmp_path)
     for onnx, precision in (("cd" * 32, "float16"), (ONNX, "float32")):
         with pytest.raises(PlanMissing, match=rf"no engine in {precision} has been built for TensorRT 11\.4"):
@@ -144,13 +144,13 @@ def a_folder(plan: Path) -> None:
         (a_folder, "cannot be read: Is a directory"),
     ],
 )
-def test_a_damaged_plan_is_refused(spoil: Callable[[Path], None], reason: str, tmp_path: Path) -> None:
+def test_damaged_plan_is_refused(spoil: Callable[[Path], None], reason: str, tmp_path: Path) -> None:
     spoil(put(tmp_path))
     with pytest.raises(PlanDamaged, match=rf"^float16-sm90-trt11\.4\.plan: {reason}[^\n]*$"):
         find(tmp_path)
 
 
-def test_a_plan_that_cannot_be_written_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_keeps_the_old_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path)
 
     def full(*arguments: object) -> None:
@@ -177,13 +177,13 @@ def test_plans_written_at_the_same_time_do_not_mix(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["9", "9.", "90", "0.9", "9.0.1", "sm90", "9.\u0660", ""])
-def test_what_is_no_compute_capability(text: str) -> None:
+def test_malformed_compute_capability_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is written as 9\.0"):
         ComputeCapability.parse(text)
     assert ComputeCapability.parse("12.1") == (12, 1)
 
 
-def test_the_default_folder_follows_the_xdg_specification(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_default_folder_follows_the_xdg_specification(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     for value, folder in (
         ("/elsewhere", Path("/elsewhere")),
@@ -194,7 +194,7 @@ def test_the_default_folder_follows_the_xdg_specification(monkeypatch: pytest.Mo
         assert engine_cache.default_folder() == folder / "resnet-serve"
 
 
-def test_looking_for_engines_loads_no_runtime() -> None:
+def test_reading_the_cache_imports_no_runtime() -> None:
     code = (
         "import sys, models.runtime.tensorrt_runtime\n"
         "print(*[m for m in sys.modules if m.startswith(('torch', 'tensorrt', 'onnx'))])"

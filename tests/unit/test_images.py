@@ -108,7 +108,7 @@ def test_palette() -> None:
     np.testing.assert_array_equal(np.asarray(decode(encode(palette), "RGB")), expected)
 
 
-def test_a_transparent_palette_entry_becomes_white() -> None:
+def test_transparent_palette_entry_becomes_white() -> None:
     palette = Image.fromarray(np.array([[0, 1]], np.uint8), mode=None).convert("P")
     palette.putpalette([255, 0, 0, 0, 0, 255])
     pixels = np.asarray(decode(encode(palette, transparency=0), "RGB"))
@@ -134,7 +134,7 @@ def test_black_and_white() -> None:
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP"])
-def test_the_first_frame_of_an_animation(file_format: str) -> None:
+def test_first_frame_of_an_animation(file_format: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
     options = {"lossless": True} if file_format == "WEBP" else {}
     data = encode(frames[0], file_format, save_all=True, append_images=frames[1:], **options)
@@ -152,18 +152,18 @@ def test_data_without_an_image(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("twentieth", range(20))
-def test_a_truncated_jpeg(twentieth: int) -> None:
+def test_truncated_jpeg(twentieth: int) -> None:
     data = encode(Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)), "JPEG")
     with pytest.raises(NotAnImage):
         decode(data[: len(data) * twentieth // 20], "RGB")
 
 
-def test_a_decompression_bomb_is_found_in_its_header() -> None:
+def test_decompression_bomb_is_found_in_its_header() -> None:
     with pytest.raises(TooManyPixels, match="20000 x 20000"):
         decode(bomb(20000, 20000), "RGB")
 
 
-def test_the_limit_is_inclusive() -> None:
+def test_limit_is_inclusive() -> None:
     assert decode(encode(COLOUR), "RGB", max_pixels=48).size == (8, 6)
     with pytest.raises(TooManyPixels):
         decode(encode(COLOUR), "RGB", max_pixels=47)

@@ -16,7 +16,7 @@ def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
     return Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
 
 
-def test_the_right_size_is_left_alone() -> None:
+def test_image_of_the_right_size_is_unchanged() -> None:
     image = noise(28, 28, "L")
     pixels = Geometry(size=(28, 28), mode="L").apply(image)
     assert pixels.shape == (28, 28, 1)
@@ -24,7 +24,7 @@ def test_the_right_size_is_left_alone() -> None:
     np.testing.assert_array_equal(pixels[..., 0], np.asarray(image))
 
 
-def test_without_resize_the_image_is_brought_to_the_size() -> None:
+def test_without_resize_the_image_is_resized_to_the_size() -> None:
     image = noise(50, 40)
     expected = np.asarray(image.resize((48, 32), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(Geometry(size=(32, 48)).apply(image), expected)
@@ -62,7 +62,7 @@ def test_shorter_side_then_centre_crop(
         ({"crop": 5}, "Extra inputs"),
     ],
 )
-def test_what_cannot_be_is_refused(changes: dict[str, object], reason: str) -> None:
+def test_inconsistent_preprocessing_is_refused(changes: dict[str, object], reason: str) -> None:
     valid: dict[str, object] = {"size": (32, 32), "mean": (0.5,) * 3, "std": (0.25,) * 3}
     Preprocess.model_validate(valid)
     with pytest.raises(ValidationError, match=reason):

@@ -11,7 +11,7 @@ from export.temperature import calibration_error, fit_temperature
 
 
 @pytest.mark.parametrize("true", [0.4, 1.0, 3.0])
-def test_the_temperature_that_the_labels_were_drawn_with_is_found(true: float) -> None:
+def test_temperature_that_the_labels_were_drawn_with_is_found(true: float) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(20_000, 6, generator=generator) * 3
     labels = torch.multinomial((logits / true).softmax(1), 1, generator=generator)[:, 0]
@@ -21,7 +21,7 @@ def test_the_temperature_that_the_labels_were_drawn_with_is_found(true: float) -
     assert min(losses, key=lambda scale: losses[scale]) == 1.0
 
 
-def test_labels_without_doubt_give_a_temperature_all_the_same() -> None:
+def test_certain_labels_give_a_finite_temperature() -> None:
     logits = np.eye(3, dtype=np.float32)
     assert 0 < fit_temperature(logits, np.arange(3)) < 1
     assert fit_temperature(logits, np.asarray([1, 2, 0])) > 1

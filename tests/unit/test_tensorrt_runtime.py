@@ -1,4 +1,4 @@
-"""The GPUs of a machine and its TensorRT, on machines that are not this one."""
+"""The platforms of other machines: their GPUs and their TensorRT."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def install(monkeypatch: pytest.MonkeyPatch, driver: Driver) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: driver)
 
 
-def test_the_gpus_of_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_of_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, Driver(H100, L4))
     assert cuda_driver.devices() == [
         Device("NVIDIA H100 80GB HBM3", ComputeCapability(9, 0)),
@@ -74,7 +74,7 @@ def test_without_a_driver() -> None:
         cuda_driver.devices("libnothing.so")
 
 
-def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, Driver())
     with pytest.raises(NoDevice, match="no GPU for this process"):
         cuda_driver.devices()
@@ -83,21 +83,21 @@ def test_a_driver_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "function", ["cuInit", "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute"]
 )
-def test_a_driver_that_fails(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_driver_that_fails(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, Driver(H100, broken=function))
     with pytest.raises(NoDevice, match=rf"{function}: unknown error \(999\)"):
         cuda_driver.devices()
 
 
 def have(monkeypatch: pytest.MonkeyPatch, name: str, version: str) -> ModuleType:
-    """Install a module, as far as looking for it and importing it go."""
+    """Install a module that `find_spec` and `import_module` find."""
     module = ModuleType(name)
     module.__dict__.update(__version__=version, __spec__=object())
     monkeypatch.setitem(sys.modules, name, module)
     return module
 
 
-def test_a_machine_has_one_entry_for_each_kind_of_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_platform_per_kind_of_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, Driver(L4, L4, H100))
     have(monkeypatch, "tensorrt", "11.4.0.106")
     have(monkeypatch, "tensorrt_rtx", "1.7.1.116")
@@ -108,7 +108,7 @@ def test_a_machine_has_one_entry_for_each_kind_of_gpu(monkeypatch: pytest.Monkey
     assert (l4.tag, tensorrt_runtime.platforms("tensorrt_rtx")[1].tag) == ("sm89-trt11.4", "sm90-rtx1.7")
 
 
-def test_without_a_gpu_tensorrt_is_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_tensorrt_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, Driver())
     monkeypatch.setattr(tensorrt_runtime, "load", lambda flavour: pytest.fail("TensorRT was imported"))
     with pytest.raises(NoDevice):
@@ -133,6 +133,6 @@ def test_tensorrt_without_its_libraries(monkeypatch: pytest.MonkeyPatch) -> None
         tensorrt_runtime.load()
 
 
-def test_a_module_that_is_no_tensorrt() -> None:
+def test_module_that_is_no_tensorrt_is_refused() -> None:
     with pytest.raises(ValueError, match="sys is neither of tensorrt, tensorrt_rtx"):
         tensorrt_runtime.flavour_of(sys)

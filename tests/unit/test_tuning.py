@@ -1,4 +1,4 @@
-"""What is measured, what is best of it, and what the service makes of it."""
+"""Tuning: the measurements, the best of them, and their use by the service."""
 
 from __future__ import annotations
 
@@ -112,27 +112,27 @@ TABLE = (
         ({"max_latency_ms": 1.0}, {}, None),
     ],
 )
-def test_the_best(
+def test_best_measurement_keeps_the_bounds(
     bounds: dict[str, Any], wanted: dict[str, Any], expected: tuple[object, ...] | None, described: Manifest
 ) -> None:
     best = tuned(described, *TABLE, **bounds).best(**wanted)
     assert (None if best is None else (best.executor, best.precision, best.threads, best.batch)) == expected
 
 
-def test_the_ratio_is_to_float32_at_the_same_batch(described: Manifest) -> None:
+def test_ratio_is_to_float32_at_the_same_batch(described: Manifest) -> None:
     table = (*TABLE, measured(threads=1, batch=8, rate=80))
     found = tuned(described, *table)
     assert found.ratio(TABLE[4]) == pytest.approx(200 / 80)
     assert found.ratio(TABLE[3]) is None
 
 
-def test_what_was_written_is_read(here: TuningProfile, tmp_path: Path, described: Manifest) -> None:
+def test_written_profile_is_read(here: TuningProfile, tmp_path: Path, described: Manifest) -> None:
     assert tuning.read(tmp_path, described, Host.here(available_cpus())) == here
     path = engine_cache.tuning_file(tmp_path, described.artifacts[0].sha256)
     assert json.loads(path.read_text())["host"]["cpus"] == available_cpus()
 
 
-def test_nothing_measured(tmp_path: Path, described: Manifest) -> None:
+def test_missing_profile_is_reported(tmp_path: Path, described: Manifest) -> None:
     with pytest.raises(NotTuned):
         tuning.read(tmp_path, described, HOST)
 
@@ -147,7 +147,7 @@ def test_nothing_measured(tmp_path: Path, described: Manifest) -> None:
         ({"devices": ("NVIDIA H100",)}, "GPUs: none there, NVIDIA H100 here"),
     ],
 )
-def test_measurements_of_another_machine(
+def test_profile_of_another_machine_is_refused(
     change: dict[str, Any], message: str, tmp_path: Path, described: Manifest
 ) -> None:
     tuning.write(tmp_path, described, tuned(described, *TABLE))
@@ -155,7 +155,7 @@ def test_measurements_of_another_machine(
         tuning.read(tmp_path, described, HOST.model_copy(update=change))
 
 
-def test_measurements_of_other_files(tmp_path: Path, described: Manifest) -> None:
+def test_profile_of_other_files_is_refused(tmp_path: Path, described: Manifest) -> None:
     found = tuned(described, *TABLE)
     other = found.model_copy(update={"artifacts": {**found.artifacts, "model.int8.onnx": "0" * 64}})
     tuning.write(tmp_path, described, other)
@@ -164,7 +164,7 @@ def test_measurements_of_other_files(tmp_path: Path, described: Manifest) -> Non
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"schema": 2}'])
-def test_a_damaged_file(content: str, tmp_path: Path, described: Manifest) -> None:
+def test_damaged_profile_is_refused(content: str, tmp_path: Path, described: Manifest) -> None:
     path = tuning.write(tmp_path, described, tuned(described, *TABLE))
     path.write_text(content)
     with pytest.raises(TuningError, match=r"tuning\.json: [^\n]+$"):
@@ -181,7 +181,7 @@ def used(answer: dict[str, Any]) -> tuple[object, ...]:
     return tuple(answer[name] for name in ("executor", "precision", "threads", "max_batch"))
 
 
-def test_the_service_uses_the_best(here: TuningProfile, tmp_path: Path, repository: Path) -> None:
+def test_service_uses_the_best(here: TuningProfile, tmp_path: Path, repository: Path) -> None:
     answer = shown(repository, tmp_path)
     assert used(answer) == ("onnxruntime-cpu", "int8", 1, 4)
     reason = answer["config"].pop("reason")
@@ -189,7 +189,7 @@ def test_the_service_uses_the_best(here: TuningProfile, tmp_path: Path, reposito
     assert reason == "measured on 2026-01-02: 300.0 images/s with 13.3 ms per batch of 4"
 
 
-def test_what_is_set_wins(here: TuningProfile, tmp_path: Path, repository: Path) -> None:
+def test_settings_override_the_profile(here: TuningProfile, tmp_path: Path, repository: Path) -> None:
     answer = shown(repository, tmp_path, precision="float32", max_batch=4)
     assert used(answer) == ("onnxruntime-cpu", "float32", 2, 4)
     assert [answer["config"][name] for name in ("executor", "precision", "threads", "max_batch")] == [
@@ -197,7 +197,7 @@ def test_what_is_set_wins(here: TuningProfile, tmp_path: Path, repository: Path)
     ]  # fmt: skip
 
 
-def test_what_is_set_and_was_not_measured(here: TuningProfile, tmp_path: Path, repository: Path) -> None:
+def test_unmeasured_settings_use_the_default_rule(here: TuningProfile, tmp_path: Path, repository: Path) -> None:
     answer = shown(repository, tmp_path, threads=7)
     assert used(answer)[:3] == ("onnxruntime-cpu", "float32", 7)
     assert answer["config"]["threads"] == "set"
@@ -205,7 +205,7 @@ def test_what_is_set_and_was_not_measured(here: TuningProfile, tmp_path: Path, r
     assert answer["config"]["reason"] == "no measurement agrees with the settings and keeps within its bounds"
 
 
-def test_measurements_from_elsewhere_are_ignored_and_said(
+def test_profile_of_another_machine_is_ignored_with_a_warning(
     tmp_path: Path, repository: Path, described: Manifest, caplog: pytest.LogCaptureFixture
 ) -> None:
     tuning.write(tmp_path, described, tuned(described, measured(precision="int8")))
@@ -216,7 +216,7 @@ def test_measurements_from_elsewhere_are_ignored_and_said(
     assert [record.message for record in caplog.records if "measured on another machine" in record.message]
 
 
-def test_without_measurements_the_default_rule(
+def test_without_a_profile_the_default_rule_applies(
     tmp_path: Path, repository: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -226,7 +226,7 @@ def test_without_measurements_the_default_rule(
     assert not caplog.records
 
 
-def test_a_tuned_executor_that_is_gone(tmp_path: Path, repository: Path, described: Manifest) -> None:
+def test_profile_of_a_missing_executor_is_ignored(tmp_path: Path, repository: Path, described: Manifest) -> None:
     gone = tuned(described, measured("no-such-runtime", "int8"), host=Host.here(available_cpus()))
     tuning.write(tmp_path, described, gone)
     answer = shown(repository, tmp_path)
@@ -236,7 +236,7 @@ def test_a_tuned_executor_that_is_gone(tmp_path: Path, repository: Path, describ
 
 @pytest.fixture(scope="module")
 def run(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """What `resnet-export tune` prints, and the cache that it wrote to."""
+    """Output of the deprecated `resnet-export tune`, and the cache that it wrote to."""
     cache = tmp_path_factory.mktemp("cache")
     command = [sys.executable, "-m", "export", "tune", str(repository / "tiny"), "--cache", str(cache)]
     command += ["--seconds", "1", "--threads", "1", "--max-accuracy-loss", "1"]
@@ -247,7 +247,7 @@ def run(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.mark.slow
-def test_tune_measures_every_engine_there_is(run: tuple[str, Path], described: Manifest) -> None:
+def test_tune_measures_every_engine(run: tuple[str, Path], described: Manifest) -> None:
     found = tuning.read(run[1], described, Host.here(available_cpus()))
     kinds = {(row.executor, row.precision) for row in found.measurements}
     assert kinds >= {
@@ -268,7 +268,7 @@ def test_tune_measures_every_engine_there_is(run: tuple[str, Path], described: M
 
 
 @pytest.mark.slow
-def test_tune_says_what_is_best_and_plots(run: tuple[str, Path], described: Manifest) -> None:
+def test_tune_prints_the_best_and_plots(run: tuple[str, Path], described: Manifest) -> None:
     output, cache = run
     best = tuning.read(cache, described, Host.here(available_cpus())).best()
     assert best is not None
@@ -279,7 +279,7 @@ def test_tune_says_what_is_best_and_plots(run: tuple[str, Path], described: Mani
 
 
 @pytest.mark.slow
-def test_the_accuracy_loss_is_the_manifests(run: tuple[str, Path], described: Manifest) -> None:
+def test_accuracy_loss_comes_from_the_manifest(run: tuple[str, Path], described: Manifest) -> None:
     """No accuracy was measured of `tiny`, so it is the share of images with another first class."""
     found = tuning.read(run[1], described, Host.here(available_cpus()))
     agreement = {a.file: a.parity.top1_agreement for a in described.artifacts if a.parity is not None}
@@ -293,7 +293,9 @@ def test_the_accuracy_loss_is_the_manifests(run: tuple[str, Path], described: Ma
     ("arguments", "message"),
     [(["missing"], "holds no exported model"), (["tiny", "--threads", "two"], "--threads takes numbers")],
 )
-def test_tune_refuses(arguments: list[str], message: str, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tune_refuses_bad_arguments(
+    arguments: list[str], message: str, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(repository)
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2
