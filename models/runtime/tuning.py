@@ -92,7 +92,7 @@ class Measurement(_ProfilePart):
     precision: Precision
     threads: PositiveInt
     batch: PositiveInt
-    instances: PositiveInt = Field(1, validation_alias=AliasChoices("instances", "copies"))
+    instances: PositiveInt = Field(default=1, validation_alias=AliasChoices("instances", "copies"))
     """Instances that computed batches at the same time. Profiles before version 0.2 call them `copies`."""
     images_per_second: PositiveFloat
     """Throughput of all instances together."""
