@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from threading import Barrier, Lock
+from threading import Barrier, Event, Lock
 
 import numpy as np
 import pytest
@@ -203,8 +203,12 @@ def test_wasted_rows_are_counted() -> None:
 
 @pytest.fixture
 def two_devices(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Client, list[str]]]:
-    """The service with two simulated devices; a test loses those in the list."""
+    """The service with two simulated devices; a test loses those in the list.
+
+    While one is lost, the other computes only after the service has tried the lost one.
+    """
     lost: list[str] = []
+    tried = Event()
     numbers = count()
 
     class Numbered(simulated.SimulatedExecutor):
@@ -214,11 +218,13 @@ def two_devices(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
         def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
             if self.device in lost:
+                tried.set()
                 raise DeviceLost("fell off the bus")
+            assert not lost or tried.wait(TIMEOUT)
             return super().run(images, outputs)
 
     monkeypatch.setattr(simulated, "EXECUTOR", Numbered)
-    with serve(Settings(repository=tiny_repository, executor="simulated:0,0", max_batch=8)) as client:
+    with serve(Settings(repository=tiny_repository, executor="simulated:0,0", max_batch=1)) as client:
         yield client, lost
 
 
@@ -232,8 +238,8 @@ def test_readiness_reports_a_lost_device(
     assert 'resnet_devices{model="tiny"} 2.0' in client.get("/metrics").text
 
     lost.append("simulated:0")
-    while "degraded" not in client.get("/readyz").json():
-        assert client.post("/v1/classify", content=photograph).status_code == 200
+    responses = client.post_together("/v1/classify", [{"content": photograph}] * 2)
+    assert [response.status_code for response in responses] == [200, 200]
     ready = client.get("/readyz?verbose")
     assert ready.status_code == 200
     assert ready.json()["degraded"] == ["tiny: simulated:0 is lost: fell off the bus"]

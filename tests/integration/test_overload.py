@@ -16,6 +16,7 @@ import pytest
 from models.imaging.preprocess import UInt8Array
 from service.core.priority import Priority
 from service.core.settings import Settings
+from service.engine.batch_queue import QueuedRequest
 from service.engine.engine import Engine
 from service.executors.base import Float32Array
 from service.http.connection_state import ConnectionState
@@ -36,6 +37,14 @@ class Gate:
         self._started = Semaphore(0)
         self._open = Semaphore(0)
         patch.setattr(engine.executors[0], "run", self._held)
+        self._queue = engine._queue
+        self._put = engine._queue.put
+        self._arrived = asyncio.Event()
+        patch.setattr(engine._queue, "put", self._put_and_notify)
+
+    def _put_and_notify(self, request: QueuedRequest) -> None:
+        self._put(request)
+        self._arrived.set()
 
     def _held(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
         self.images += len(images)
@@ -45,6 +54,13 @@ class Gate:
 
     async def started(self) -> None:
         assert await asyncio.to_thread(self._started.acquire, timeout=TIMEOUT)
+
+    async def queued(self, images: int) -> None:
+        """Wait until so many images are in the queue."""
+        async with asyncio.timeout(TIMEOUT):
+            while len(self._queue) < images:
+                self._arrived.clear()
+                await self._arrived.wait()
 
     def let_through(self, batches: int = 1) -> None:
         self._open.release(batches)
@@ -103,11 +119,9 @@ def test_bulk_waits_for_interactive_in_the_engine(
         first = asyncio.create_task(ask("bulk"))
         await gate.started()
         others = [asyncio.create_task(ask("bulk"))]
-        while engine.waiting < 1:
-            await asyncio.sleep(0)
+        await gate.queued(1)
         others.append(asyncio.create_task(ask("interactive")))
-        while engine.waiting < 2:
-            await asyncio.sleep(0)
+        await gate.queued(2)
         gate.let_through(3)
         await asyncio.gather(first, *others)
 
@@ -126,8 +140,7 @@ def test_cancelled_request_is_skipped(
         running = asyncio.create_task(first.run(client.app))
         await gate.started()
         waiting = [asyncio.create_task(other.run(client.app)) for other in others]
-        while engine.waiting < 4:
-            await asyncio.sleep(0)
+        await gate.queued(4)
         for other in others[:3]:
             other.hang_up()
         await asyncio.gather(*waiting[:3])

@@ -304,8 +304,7 @@ def test_request_keeps_its_version_until_the_end(repo: Path) -> None:
         result = await registry.submit(old.key, request)
         assert result.outputs["logits"].shape == (1, 5)
         registry.release(old.key)
-        while "UNLOADING" in states(registry).values():
-            await asyncio.sleep(0)
+        await asyncio.gather(*registry._models["tiny"]._unloading.values())
         assert states(registry) == {"1": "UNAVAILABLE", "2": "READY"}
 
     play(repo, scenario)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from threading import Semaphore
 
 import pytest
 
@@ -74,16 +75,15 @@ def test_other_requests_run_on_an_ordinary_instance(values: list[int], only_in_f
 
 def test_single_image_runs_on_an_ordinary_instance_while_another_batch_is_computed() -> None:
     async def play() -> tuple[list[list[int]], list[list[int]]]:
-        first, second, single = HeldExecutor(), HeldExecutor(), HeldExecutor()
+        started = Semaphore(0)
+        first, second, single = HeldExecutor(started), HeldExecutor(started), HeldExecutor()
         engine = Engine([first, second], BatchQueue(100, 8), Metrics(), "model", single)
         engine.start()
         async with asyncio.timeout(TIMEOUT):
             blocker = submit(engine, [1, 2])
-            while not (first.batches or second.batches):
-                await asyncio.sleep(0)
+            await first.started()  # or the second
             other = submit(engine, [3])
-            while len(first.batches) + len(second.batches) < 2:
-                await asyncio.sleep(0)
+            await first.started()
             first.release()
             second.release()
             await asyncio.gather(blocker, other)

@@ -30,13 +30,14 @@ class HeldExecutor:
     concurrent_batches = 1
     buckets: Sequence[int] = ()
 
-    def __init__(self) -> None:
+    def __init__(self, started: Semaphore | None = None) -> None:
+        """Share `started` among executors to wait for a batch on any of them."""
         self.batches: list[list[int]] = []
         """Values of the images that were computed, batch for batch."""
         self.closed_after: int | None = None
         """Batches that had been computed when it was closed."""
         self.on_run: Callable[[], object] = lambda: None
-        self._started = Semaphore(0)
+        self._started = started or Semaphore(0)
         self._released = Semaphore(0)
 
     def prepare(self, max_batch: int) -> None:

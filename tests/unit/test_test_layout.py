@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -13,10 +14,11 @@ FOLDERS = {"unit", "integration", "e2e", "gpu"}
 CLOCKS = {"monotonic", "perf_counter", "process_time", "time"}
 
 
-def sources(*folders: str) -> Iterator[tuple[str, ast.Module]]:
+@cache
+def sources(*folders: str) -> list[tuple[str, ast.Module]]:
     """Path below `tests` and syntax tree of each module in these folders, and of the root conftest."""
-    for path in (TESTS / "conftest.py", *(path for folder in folders for path in (TESTS / folder).rglob("*.py"))):
-        yield path.relative_to(TESTS).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+    paths = (TESTS / "conftest.py", *(path for folder in folders for path in sorted((TESTS / folder).rglob("*.py"))))
+    return [(path.relative_to(TESTS).as_posix(), ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
@@ -65,6 +67,18 @@ def test_no_test_sleeps() -> None:
         for path, tree in sources(*FOLDERS, "support")
         for name, call in calls(tree)
         if name == "sleep" and not (call.args and isinstance(call.args[0], ast.Constant) and call.args[0].value == 0)
+    ]
+    assert found == []
+
+
+def test_no_test_is_in_a_busy_loop() -> None:
+    """Tests wait for an event or a condition."""
+    found = [
+        f"{path}:{loop.lineno}"
+        for path, tree in sources(*FOLDERS, "support")
+        for loop in ast.walk(tree)
+        if isinstance(loop, ast.While)
+        and all(ast.unparse(line) in ("pass", "await asyncio.sleep(0)") for line in loop.body)
     ]
     assert found == []
 
