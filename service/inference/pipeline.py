@@ -14,7 +14,7 @@ from service.core.settings import Settings
 from service.decoding.decoder import DecodedFile, Decoder
 from service.inference.admission import AdmissionTable
 from service.inference.optional_outputs import NONE, OptionalOutputs
-from service.inference.results import Classification, ImageInfo, ImageResult, Timing
+from service.inference.results import Classification, ImageInfo, ImageResult, make_timing
 from service.inference.top_k import top_k
 from service.messages.backend import Backend
 from service.messages.inference import InferenceRequest, InferenceResult
@@ -207,7 +207,7 @@ class Pipeline:
         context = request_context.current()
         context.stage("postprocess", computed_at, finished - computed_at - extras_seconds)
         context.images += len(images)
-        timing = _timing(decoded_at - started, inference, extras_seconds, finished - started)
+        timing = make_timing(decoded_at - started, inference, extras_seconds, finished - started)
         return Classification(model=model.name, version=model.version, results=results, timing=timing)
 
     def _results(
@@ -290,18 +290,3 @@ def _record_stages(result: InferenceResult, submitted: float) -> None:
     ):
         context.stage(stage, start, seconds)
         start += seconds
-
-
-def _timing(decode_seconds: float, inference: InferenceResult, extras_seconds: float, total_seconds: float) -> Timing:
-    return Timing(
-        decode_ms=_milliseconds(decode_seconds),
-        queue_ms=_milliseconds(inference.queue_seconds),
-        inference_ms=_milliseconds(inference.inference_seconds),
-        extras_ms=_milliseconds(extras_seconds) if extras_seconds else None,
-        batch_size=inference.batch_size,
-        total_ms=_milliseconds(total_seconds),
-    )
-
-
-def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1e6) / 1e3  # `round` to three digits takes three times as long

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.core.errors import ServiceError
+from service.messages.inference import InferenceResult
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,3 +68,21 @@ class Classification:
     version: str
     results: list[ImageResult]
     timing: Timing
+
+
+def make_timing(
+    decode_seconds: float, inference: InferenceResult, extras_seconds: float, total_seconds: float
+) -> Timing:
+    """The timing of a request; `extras_seconds` is 0 if the request wants no extras."""
+    return Timing(
+        decode_ms=_milliseconds(decode_seconds),
+        queue_ms=_milliseconds(inference.queue_seconds),
+        inference_ms=_milliseconds(inference.inference_seconds),
+        extras_ms=_milliseconds(extras_seconds) if extras_seconds else None,
+        batch_size=inference.batch_size,
+        total_ms=_milliseconds(total_seconds),
+    )
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1e6) / 1e3  # `round` to three digits takes three times as long
