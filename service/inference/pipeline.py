@@ -91,14 +91,12 @@ class Pipeline:
             self.backend.count_refused(model.key)
             raise
         admission.enter(images, priority)
-        error: BaseException | None = None
         try:
             yield
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
+        except BaseException as error:
             admission.leave(images, priority, error)
+            raise
+        admission.leave(images, priority)
 
     @contextmanager
     def admit(
