@@ -458,3 +458,52 @@ def test_no_request_fails_while_versions_change(repo: Path, photographs: Photogr
         assert ready["ready"]
         (model,) = ready["models"]
         assert {"version": "1", "state": "READY"} in model["versions"]
+
+
+def test_restored_content_clears_the_reason(repo: Path) -> None:
+    async def scenario(registry: Registry, repo: Path) -> None:
+        served = registry.find()
+        version, kept = repo / "tiny" / "1", repo / ".kept"
+        version.rename(kept)
+        shutil.copytree(kept, version)
+        half_a_manifest(version)
+        await registry.refresh()
+        assert "an older content is served" in str(registry.versions("tiny")[0].reason)
+        shutil.rmtree(version)
+        kept.rename(version)
+        await registry.refresh()
+        assert registry.find() is served
+        assert registry.versions("tiny")[0].reason is None
+
+    play(repo, scenario)
+
+
+def test_model_is_loaded_again_while_its_old_version_is_unloading(repo: Path) -> None:
+    async def scenario(registry: Registry, repo: Path) -> None:
+        old = registry.hold()
+        await registry.unload("tiny")
+        assert states(registry) == {"1": "UNLOADING"}
+        await registry.load("tiny")
+        assert states(registry) == {"1": "READY"}
+        assert registry.find().key != old.key
+        request = InferenceRequest([np.zeros((32, 32, 3), np.uint8)], frozenset({"logits"}), time.monotonic() + TIMEOUT)
+        assert (await registry.submit(old.key, request)).batch_size == 1
+        registry.release(old.key)
+        await asyncio.sleep(0)
+        assert states(registry) == {"1": "READY"}
+
+    play(repo, scenario)
+
+
+def test_held_version_is_unavailable_after_close(repo: Path) -> None:
+    async def run() -> None:
+        registry = Registry(Settings(repository=repo, executor="simulated:0"), Metrics())
+        await registry.start()
+        held = registry.hold()
+        await registry.close()
+        request = InferenceRequest([np.zeros((32, 32, 3), np.uint8)], frozenset({"logits"}), time.monotonic() + TIMEOUT)
+        with pytest.raises(Unavailable):
+            await registry.submit(held.key, request)
+        registry.release(held.key)
+
+    asyncio.run(run())
