@@ -113,6 +113,7 @@ class BatchQueue:
         capacity: most images in the queue.
         max_batch: most images in one batch.
         max_delay: seconds that the first image of a batch may wait for the batch to fill; 0 never waits.
+        single_image: whether a thread calls `take_single_image`, and gets the images that are the only work.
         split: leave idle worker threads their part of the waiting images: for instances on CPUs, where half a batch
             takes half the time.
         clock: returns monotonic seconds.
@@ -124,6 +125,7 @@ class BatchQueue:
         max_batch: int,
         max_delay: float = 0.0,
         split: bool = False,
+        single_image: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.capacity = capacity
@@ -132,8 +134,11 @@ class BatchQueue:
         """Expected time of a batch. Images that would miss their deadline by it are not computed while others wait."""
         self._max_delay = max_delay
         self._split = split
+        self._single_image = single_image
         self._idle = 0
-        """Worker threads that wait for a batch."""
+        """Threads that wait in `take`."""
+        self._computing = 0
+        """Batches that were taken and are not done."""
         self._clock = clock
         self._fifos = {priority: _Fifo() for priority in Priority}
         self._interactive, self._bulk = self._fifos[Priority.interactive], self._fifos[Priority.bulk]
@@ -143,6 +148,7 @@ class BatchQueue:
         self._closed = False
         self._lock = Lock()
         self._changed = Condition(self._lock)
+        self._single_image_changed = Condition(self._lock)
 
     def __len__(self) -> int:
         """Images that wait."""
@@ -163,16 +169,19 @@ class BatchQueue:
                 if len(self) + len(request.images) > self.capacity:
                     raise QueueFull(len(self))
             self._fifos[request.priority].append(request)
-            self._changed.notify()
+            (self._single_image_changed if self._is_single_image() else self._changed).notify()
 
     def take(self) -> Batch | None:
         """Wait for images and take up to `max_batch` of them; None once the queue is closed and empty."""
         with self._lock:
             while True:
                 self._drop_expired()
-                if not len(self):
+                single_image = self._is_single_image()
+                if single_image or not len(self):
                     if self._closed:
                         return None
+                    if single_image:
+                        self._single_image_changed.notify()
                     self._idle += 1
                     self._changed.wait()
                     self._idle -= 1
@@ -180,6 +189,25 @@ class BatchQueue:
                     self._changed.wait(delay)
                 else:
                     return self._form_batch()
+
+    def take_single_image(self) -> Batch | None:
+        """Wait until one image is the only work: nothing else waits, is computed or is in flight. Then take the image.
+
+        Returns:
+            None once the queue is closed.
+        """
+        with self._lock:
+            while not self._closed:
+                self._drop_expired()
+                if self._is_single_image():
+                    return self._form_batch()
+                self._single_image_changed.wait()
+            return None
+
+    def done(self) -> None:
+        """Report that a batch that was taken is computed."""
+        with self._lock:
+            self._computing -= 1
 
     def abandon(self, request: QueuedRequest) -> None:
         """Mark a request whose result is not needed any more: its waiting images are dropped instead of computed."""
@@ -192,6 +220,14 @@ class BatchQueue:
         with self._lock:
             self._closed = True
             self._changed.notify_all()
+            self._single_image_changed.notify_all()
+
+    def _is_single_image(self) -> bool:
+        """Whether `take_single_image` gets the next image; other threads leave it."""
+        if not self._single_image or self._computing or len(self) != 1 or self._closed or self._max_delay:
+            return False
+        requests = [*self._interactive.requests, *self._bulk.requests]
+        return len(requests) == 1 and requests[0].only_in_flight and len(requests[0].images) == 1
 
     def _remaining_delay(self) -> float:
         """Seconds that the next batch may still wait to fill."""
@@ -212,6 +248,7 @@ class BatchQueue:
         slices += bulk
         if len(self):
             self._changed.notify()  # another worker thread can take the remaining images
+        self._computing += 1
         outputs = slices[0].request.outputs.union(*[part.request.outputs for part in slices[1:]])
         return Batch(slices, interactive + _images(bulk), outputs)
 

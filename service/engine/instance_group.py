@@ -121,4 +121,4 @@ def pinned_cpus(executors: Sequence[Executor], threads: int) -> Sequence[int]:
     """
     cpus = sorted(os.sched_getaffinity(0))
     one_per_cpu = len(executors) == len(cpus) > 1 and threads == 1
-    return cpus if one_per_cpu and all(each.device == "cpu" and each.pinnable for each in executors) else ()
+    return cpus if one_per_cpu and all(each.device == "cpu" for each in executors) else ()

@@ -1,8 +1,7 @@
-"""The threads that compute batches, and the scheduler that selects the instance of each batch.
+"""The threads that compute batches: one per concurrent batch of each instance.
 
-There is one thread per concurrent batch of each instance. A batch runs on the instance of its thread, with two
-exceptions: a single image while no other request is in flight runs on the single-image instance, and a batch whose
-device is lost runs once more on another device.
+A thread takes a batch from the queue and computes it on its instance. The thread of the single-image instance takes an
+image only if it is the only work. A batch whose device is lost is computed once more on another device.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class Workers:
         name: name of the model, for logs.
         deliver: called in a worker thread with each batch and its outputs.
         fail: called in a worker thread with each batch that failed, and the error.
-        single_image: an instance for a single image while no other request is in flight.
+        single_image: an instance for a single image while no other image is in flight, or None.
         cpus: the CPU that each instance is pinned to; empty if they are not pinned.
     """
 
@@ -94,14 +93,14 @@ class Workers:
         """Of the devices that are not lost."""
         self._running = 0
         """Threads."""
-        self._computing = 0
-        """Batches."""
         self._lock = Lock()
         self._threads = [
-            Thread(target=self._work, args=(each,), name=f"engine-{name}-{each.executor.device}-{number}", daemon=True)
-            for each in self._instances
+            self._make_thread(each, queue.take, f"{index}.{number}")
+            for index, each in enumerate(self._instances)
             for number in range(each.executor.concurrent_batches)
         ]
+        if self._single_image is not None:
+            self._threads.append(self._make_thread(self._single_image, queue.take_single_image, "single"))
 
     def __len__(self) -> int:
         """Batches that can be computed at the same time."""
@@ -138,58 +137,50 @@ class Workers:
         """A sentence per lost device, with the reason."""
         return [f"{each.executor.device} is lost: {each.lost}" for each in self._instances if each.lost is not None]
 
-    def _work(self, instance: _Instance) -> None:
+    def _make_thread(self, instance: _Instance, take: Callable[[], Batch | None], suffix: str) -> Thread:
+        name = f"engine-{self._name}-{instance.executor.device}-{suffix}"
+        return Thread(target=self._work, args=(instance, take), name=name, daemon=True)
+
+    def _work(self, instance: _Instance, take: Callable[[], Batch | None]) -> None:
         try:
-            self._run_loop(instance)
+            self._run_loop(instance, take)
         finally:
             with self._lock:
                 self._running -= 1
 
-    def _run_loop(self, instance: _Instance) -> None:
+    def _run_loop(self, instance: _Instance, take: Callable[[], Batch | None]) -> None:
         if instance.executor.device == "cpu":
             lower_priority()
         if instance.cpu is not None:
             pin_to_cpu(instance.cpu)
-        while instance.lost is None and (batch := self._queue.take()) is not None:
-            with self._lock:
-                self._computing += 1
-            try:
-                self._compute(instance, batch)
-            finally:
-                with self._lock:
-                    self._computing -= 1
+        while instance.lost is None and (batch := take()) is not None:
+            self._compute(instance, batch)
         if not self.devices:
             self._queue.close()
             while (batch := self._queue.take()) is not None:
                 self._fail(batch, NoDevice("; ".join(self.lost)))
 
     def _compute(self, own: _Instance, batch: Batch) -> None:
-        """Compute a batch; if its device is lost, once more on another device."""
+        """Compute a batch and deliver its outputs or its error."""
         try:
-            try:
-                computed = self._run(self._select(own, batch), batch)
-            except DeviceLost:
-                other = self._failover_target(own)
-                self._metrics.retried()
-                computed = self._run(other, batch)
+            computed = self._run_or_retry(own, batch)
         except Exception as error:  # every exception of a native runtime must reach the requests, not end the thread
             log.exception("model %s: a batch of %d failed", self._name, batch.size)
+            self._queue.done()
             self._fail(batch, error)
         else:
             self._update_expectation(computed.finished - computed.started)
+            self._queue.done()  # before the next request of the same client
             self._deliver(batch, computed)
 
-    def _select(self, own: _Instance, batch: Batch) -> _Instance:
-        """The instance that computes a batch: that of the thread, the single-image instance, or a failover target."""
-        if (
-            self._single_image is not None
-            and batch.size == 1
-            and batch.slices[0].request.only_in_flight
-            and self._computing == 1
-            and not len(self._queue)
-        ):
-            return self._single_image
-        return self._failover_target(own)
+    def _run_or_retry(self, own: _Instance, batch: Batch) -> Computed:
+        """Compute a batch; if its device is lost, once more on another device."""
+        try:
+            return self._run(self._failover_target(own), batch)
+        except DeviceLost:
+            other = self._failover_target(own)
+            self._metrics.retried()
+            return self._run(other, batch)
 
     def _failover_target(self, own: _Instance) -> _Instance:
         """The instance itself, or another one if its device is lost."""

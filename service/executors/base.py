@@ -38,8 +38,6 @@ class Executor(Protocol):
     buckets: Sequence[int]
     """Sizes that batches are padded to, ascending; larger batches are not possible. Empty: any size, without
     padding."""
-    pinnable: bool
-    """Whether the thread that calls `run` may be pinned to a CPU: not if the runtime starts its threads from there."""
 
     def prepare(self, max_batch: int) -> None:
         """Prepare for batches of certain sizes before the first request; may be called again.
@@ -80,7 +78,6 @@ class HostExecutor:
     device = "cpu"
     concurrent_batches = 1
     buckets: Sequence[int] = ()
-    pinnable = True
 
     def __init__(self, source: Source) -> None:
         self._shape = source.manifest.preprocess.shape

@@ -45,8 +45,6 @@ def make_executor(source: Source) -> Executor:
 class TorchCpuExecutor(HostExecutor):
     """Computes the graph with `threads` threads."""
 
-    pinnable = False  # its OpenMP threads inherit the CPU of the thread that calls `run` first
-
     def __init__(self, source: Source) -> None:
         super().__init__(source)
         self._threads = source.threads

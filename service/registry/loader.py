@@ -167,7 +167,11 @@ class Loader:
         settings, plan, loaded = self._settings, instances.plan, instances.executors
         multi_instance = len(loaded) > 1 and loaded[0].device == "cpu"
         queue = BatchQueue(
-            settings.max_in_flight_images, plan.max_batch, settings.max_delay_ms / 1000, split=multi_instance
+            settings.max_in_flight_images,
+            plan.max_batch,
+            settings.max_delay_ms / 1000,
+            split=multi_instance,
+            single_image=instances.single_image is not None,
         )
         return Engine(loaded, queue, self._metrics, name, instances.single_image, pinned_cpus(loaded, plan.threads))
 

@@ -34,7 +34,6 @@ class Device:
     """Doubles the value of an image of one pixel; it is lost at a given batch."""
 
     computes = False
-    pinnable = False
 
     def __init__(
         self, device: str, lost_at: int | None = None, concurrent: int = 1, buckets: Sequence[int] = ()

@@ -227,7 +227,6 @@ class Kept:
         self.computes, self.device = executor.computes, executor.device
         self.concurrent_batches, self.buckets = executor.concurrent_batches, executor.buckets
         self.prepare, self.acquire, self.run = executor.prepare, executor.acquire, executor.run
-        self.pinnable = executor.pinnable
 
     def close(self) -> None:
         """Do nothing."""

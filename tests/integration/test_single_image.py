@@ -31,7 +31,7 @@ def run(scenario: Scenario) -> tuple[list[list[int]], list[list[int]]]:
 
     async def play() -> tuple[list[list[int]], list[list[int]]]:
         ordinary, single = HeldExecutor(), HeldExecutor()
-        engine = Engine([ordinary], BatchQueue(100, 8), Metrics(), "model", single)
+        engine = Engine([ordinary], BatchQueue(100, 8, single_image=True), Metrics(), "model", single)
         engine.start()
         try:
             async with asyncio.timeout(TIMEOUT):
@@ -77,7 +77,7 @@ def test_single_image_runs_on_an_ordinary_instance_while_another_batch_is_comput
     async def play() -> tuple[list[list[int]], list[list[int]]]:
         started = Semaphore(0)
         first, second, single = HeldExecutor(started), HeldExecutor(started), HeldExecutor()
-        engine = Engine([first, second], BatchQueue(100, 8), Metrics(), "model", single)
+        engine = Engine([first, second], BatchQueue(100, 8, single_image=True), Metrics(), "model", single)
         engine.start()
         async with asyncio.timeout(TIMEOUT):
             blocker = submit(engine, [1, 2])

@@ -25,7 +25,6 @@ class HeldExecutor:
     """Gives value + 0.5 as the logit and -value as the embedding, once the test releases the batch."""
 
     computes = False
-    pinnable = False
     device = "held"
     concurrent_batches = 1
     buckets: Sequence[int] = ()

@@ -190,7 +190,7 @@ def make_queue(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> MakeQueue:
 
         monkeypatch.setattr("service.engine.batch_queue.Condition", scripted)
         queue = BatchQueue(capacity=100, clock=clock, **options)
-        (condition,) = made
+        condition, _ = made  # the other one is that of the single-image instance
         condition.queue = queue
         return queue, condition
 
@@ -328,3 +328,70 @@ def test_closing_wakes_a_waiting_taker() -> None:
     queue.close()
     taker.join(TIMEOUT)
     assert taken == [None]
+
+
+def test_single_image_thread_takes_an_image_that_is_the_only_work() -> None:
+    queue = BatchQueue(capacity=8, max_batch=8, single_image=True)
+    other = Thread(target=queue.take, daemon=True)
+    other.start()
+    queue.put(QueuedRequest([IMAGE], LOGITS, float("inf"), "a", only_in_flight=True))
+    batch = queue.take_single_image()
+    assert batch is not None and contents([batch]) == [("a", 0)]
+    queue.close()
+    other.join(TIMEOUT)
+
+
+@pytest.mark.parametrize(
+    ("images", "only_in_flight", "computing"), [(2, True, False), (1, False, False), (1, True, True)]
+)
+def test_other_images_are_left_to_the_other_threads(images: int, only_in_flight: bool, computing: bool) -> None:
+    queue = BatchQueue(capacity=8, max_batch=8, single_image=True)
+    if computing:
+        queue.put(ticket(1, "first"))
+        assert queue.take() is not None
+    single: list[Batch | None] = []
+    taker = Thread(target=lambda: single.append(queue.take_single_image()), daemon=True)
+    taker.start()
+    queue.put(QueuedRequest([IMAGE] * images, LOGITS, float("inf"), "a", only_in_flight=only_in_flight))
+    batch = queue.take()
+    queue.close()
+    taker.join(TIMEOUT)
+    assert batch is not None and batch.size == images
+    assert single == [None]
+
+
+def test_image_is_single_again_once_the_other_batch_is_done() -> None:
+    queue = BatchQueue(capacity=8, max_batch=8, single_image=True)
+    queue.put(ticket(1, "first"))
+    assert queue.take() is not None
+    queue.done()
+    queue.put(QueuedRequest([IMAGE], LOGITS, float("inf"), "a", only_in_flight=True))
+    batch = queue.take_single_image()
+    assert batch is not None and contents([batch]) == [("a", 0)]
+
+
+def test_single_image_is_taken_after_another_request_was_dropped() -> None:
+    queue = BatchQueue(capacity=8, max_batch=8, single_image=True)
+    dropped = ticket(1, "dropped")
+    queue.put(dropped)
+    queue.put(QueuedRequest([IMAGE], LOGITS, float("inf"), "a", only_in_flight=True))
+    queue.abandon(dropped)
+    single: list[Batch | None] = []
+    takers = [
+        Thread(target=lambda: single.append(queue.take_single_image()), daemon=True),
+        Thread(target=queue.take, daemon=True),
+    ]
+    for taker in takers:
+        taker.start()
+    takers[0].join(TIMEOUT)
+    assert contents([batch for batch in single if batch is not None]) == [("a", 0)]
+    queue.close()
+    takers[1].join(TIMEOUT)
+
+
+def test_closed_queue_gives_a_single_image_to_the_other_threads() -> None:
+    queue = BatchQueue(capacity=8, max_batch=8, single_image=True)
+    queue.put(QueuedRequest([IMAGE], LOGITS, float("inf"), "a", only_in_flight=True))
+    queue.close()
+    assert queue.take_single_image() is None
+    assert contents(take_all(queue)) == [("a", 0)]

@@ -86,9 +86,9 @@ def test_estimate_is_within_a_third(weights: int, size: int, multiply_adds: int)
 
 
 class OnDevice(HeldExecutor):
-    def __init__(self, device: str, pinnable: bool = True) -> None:
+    def __init__(self, device: str) -> None:
         super().__init__()
-        self.device, self.pinnable = device, pinnable
+        self.device = device
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,6 @@ class OnDevice(HeldExecutor):
         ({2, 5}, [OnDevice("cpu")], 1, []),
         ({2, 5}, [OnDevice("cpu"), OnDevice("cpu")], 2, []),
         ({2, 5}, [OnDevice("cuda:0"), OnDevice("cuda:1")], 1, []),
-        ({2, 5}, [OnDevice("cpu", pinnable=False), OnDevice("cpu", pinnable=False)], 1, []),
         ({1, 2, 5}, [OnDevice("cpu"), OnDevice("cpu")], 1, []),  # a CPU quota of two
         ({5}, [OnDevice("cpu")], 1, []),
     ],

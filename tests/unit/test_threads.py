@@ -54,12 +54,15 @@ def test_instances_have_a_lower_priority_than_the_event_loop(tiny_repository: Pa
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
 def test_instances_of_one_thread_are_pinned_to_a_cpu_each(tiny_repository: Path) -> None:
     cpus, others = os.sched_getaffinity(0), threading.enumerate()
-    with serve(Settings(repository=tiny_repository, threads=1, instances=len(cpus))) as client:
+    settings = Settings(repository=tiny_repository, threads=1, instances=len(cpus), single_image_threads=2)
+    with serve(settings) as client:
         assert client.get("/readyz").status_code == 200
-        kept = [
-            os.sched_getaffinity(thread.native_id)
+        affinity = {
+            thread.name: os.sched_getaffinity(thread.native_id)
             for thread in threading.enumerate()
             if thread.name.startswith("engine-") and thread not in others and thread.native_id is not None
-        ]
-    assert sorted(kept, key=min) == [{cpu} for cpu in sorted(cpus)]
+        }
+    (single,) = (name for name in affinity if name.endswith("-single"))
+    assert affinity.pop(single) == cpus
+    assert sorted(affinity.values(), key=min) == [{cpu} for cpu in sorted(cpus)]
     assert os.sched_getaffinity(0) == cpus

@@ -142,7 +142,6 @@ class CudaExecutor:
 
     computes = True
     concurrent_batches = STREAMS
-    pinnable = False
 
     def __init__(self, device: Device, buckets: Sequence[int]) -> None:
         self.device = device.name
