@@ -82,7 +82,8 @@ def check() -> tuple[bool, str]:
         for path, line in NAMES.items():
             if not _found(checkout, path, f"\n\n{line}\n", line):
                 missed.append(f"{path}: {line}")
-    print(*(f"  missed: {text}" for text in missed), sep="\n")
+    for text in missed:
+        print(f"  missed: {text}")
     return clean and not findings and not missed, (
         f"{summary}; {len(findings)} findings; {len(PLANTED)} sentences and {len(NAMES)} names planted, "
         f"{len(missed)} missed"
