@@ -149,14 +149,11 @@ class Engine:
         except QueueFull as full:  # raised only for requests that were not admitted
             batches = math.ceil(full.waiting / self.max_batch) / max(1, len(self._workers))
             raise Overloaded(max(1, math.ceil(batches * self._queue.batch_seconds))) from None
+        timer = self._loop.call_at(request.deadline, _expire, pending.future)
         try:
-            async with asyncio.timeout_at(request.deadline):
-                return await pending.future
-        except TimeoutError:
-            raise DeadlineExceeded(
-                "the time limit passed before the image was computed: try again, or raise timeout_ms"
-            ) from None
+            return await pending.future
         finally:
+            timer.cancel()
             self._queue.abandon(queued)  # after a result, an error, a timeout or a cancellation
 
     def _deliver(self, batch: Batch, computed: Computed) -> None:
@@ -196,6 +193,13 @@ class Engine:
         assert self._loop is not None
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def _expire(future: asyncio.Future[InferenceResult]) -> None:
+    if not future.done():
+        future.set_exception(
+            DeadlineExceeded("the time limit passed before the image was computed: try again, or raise timeout_ms")
+        )
 
 
 def _failure(error: Exception) -> ServiceError:

