@@ -13,6 +13,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.http.coalescing_transport import CoalescingTransport
 from service.http.connection_state import connection_state
 
 
@@ -37,7 +38,8 @@ class Connection(HttpToolsProtocol):
         """Runs while the client must read."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self._output = CoalescingTransport(transport)
+        super().connection_made(self._output)  # type: ignore[arg-type]
         self._over_limit = len(self.connections) > self._max_connections
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
@@ -74,6 +76,7 @@ class Connection(HttpToolsProtocol):
         self._stop_send_timer()
 
     def on_response_complete(self) -> None:
+        self._output.flush()
         super().on_response_complete()
         if self.cycle.more_body:
             self._start_send_timer()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from types import TracebackType
 
 from models.imaging.preprocess import Preprocess, UInt8Array
 from service.core.errors import DeadlineExceeded, ServiceError
@@ -14,6 +12,7 @@ from service.core.priority import Priority
 from service.core.settings import Settings
 from service.decoding.decoder import DecodedFile, Decoder
 from service.inference.admission import AdmissionTable
+from service.inference.leases import Lease
 from service.inference.optional_outputs import NONE, OptionalOutputs
 from service.inference.results import Classification, ImageInfo, ImageResult, make_timing
 from service.inference.top_k import top_k
@@ -25,60 +24,6 @@ from service.telemetry.metrics import Metrics
 
 _OUTPUTS = frozenset({"probabilities"})
 _NOT_COMPUTED = InferenceResult({}, 0.0, 0.0, 0.0, 0)
-
-
-class Lease:
-    """Holds a version, and counts images as in flight, while it is entered.
-
-    A class: a generator with `contextmanager` takes twice the time.
-
-    Raises:
-        NotFound: on entering: there is no such model or version.
-        Unavailable: on entering: the version is not served.
-        Overloaded: on entering: the images are above the capacity, or would not be computed in time.
-    """
-
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        name: str | None,
-        version: str | None,
-        images: int = 0,
-        seconds: float = math.inf,
-        priority: Priority = Priority.interactive,
-    ) -> None:
-        self._pipeline, self._name, self._version = pipeline, name, version
-        self._images, self._seconds, self._priority = images, seconds, priority
-
-    def __enter__(self) -> ServedModel:
-        model = self._model = self._pipeline.backend.hold(self._name, self._version)
-        request_context.current().version = model.version
-        if self._images:
-            try:
-                self.admit(self._images, self._seconds, self._priority)
-            except ServiceError:
-                self._pipeline.backend.release(model.key)
-                raise
-        return model
-
-    def admit(self, images: int, seconds: float, priority: Priority) -> None:
-        """Count images as in flight until the lease ends; arguments and errors are those of `Pipeline.admit`."""
-        admission = self._pipeline.admission.of(self._model)
-        try:
-            admission.check(images, seconds, priority)
-        except ServiceError:
-            self._pipeline.backend.count_refused(self._model.key)
-            self._images = 0
-            raise
-        admission.enter(images, priority)
-        self._images, self._priority = images, priority
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._images:
-            self._pipeline.admission.of(self._model).leave(self._images, self._priority, error)
-        self._pipeline.backend.release(self._model.key)
 
 
 class Pipeline:
@@ -113,7 +58,7 @@ class Pipeline:
 
     def lease(self, name: str | None = None, version: str | None = None) -> Lease:
         """Hold a version while the lease is entered; by default the current version of the default model."""
-        return Lease(self, name, version)
+        return Lease(self.backend, self.admission, name, version)
 
     def admit(self, name: str, version: str | None, images: int, seconds: float, priority: Priority) -> Lease:
         """Hold a version and count images as in flight while the lease is entered.
@@ -125,7 +70,7 @@ class Pipeline:
             seconds: time limit of the request.
             priority: priority of the request.
         """
-        return Lease(self, name, version, images, seconds, priority)
+        return Lease(self.backend, self.admission, name, version, images, seconds, priority)
 
     async def decode(
         self, files: Sequence[bytes], preprocess: Preprocess, deadline: float, priority: Priority

@@ -18,7 +18,8 @@ from service.app import Service, create_app
 from service.core.priority import Priority
 from service.core.settings import Settings
 from service.engine.engine import Engine
-from service.inference.pipeline import Lease, Pipeline
+from service.inference.leases import Lease
+from service.inference.pipeline import Pipeline
 from service.registry.registry import Registry
 
 TIMEOUT = 60
