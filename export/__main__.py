@@ -127,7 +127,7 @@ def _import_weights(
     imported.checkpoint.save(output)
     found = imported.checkpoint
     typer.echo(
-        f"{output}: {arch} with {len(found.labels)} classes, in the layout of {imported.layout}\n"
+        f"{output}: {arch} with {len(found.labels)} classes, in {imported.layout}'s layout\n"
         f"labels         {imported.labels_from}: {found.labels[0]}, …\n"
         f"preprocessing  {imported.preprocess_from}:\n"
         f"               {found.preprocess.in_words()}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,25 +10,21 @@ import onnxruntime
 import onnxscript
 import torch
 
-from export import fusion, samples
-from export.errors import BuildError
+from export import samples
 from export.formats import onnx as onnx_format
 from export.graph import ServingGraph
-from export.lint import check_portable
 from export.provenance import tools
 from export.quantization import qdq
 from export.quantization.calibrate import calibrate
 from export.quantization.search import Selection, search
-from export.samples import Samples
 from export.staging import staged_version
 from export.temperature import fit_temperature
-from export.verify import OnnxRunner, check_parity, measure_accuracy
-from export.version import describe_version
+from export.version import ArtifactValidator, describe_version
 from models.architectures import ResNet
 from models.architectures.complexity import count_multiply_adds
 from models.artifact import manifest
 from models.artifact.classifier_head import Classifier
-from models.artifact.manifest import Artifact, Precision, Quantization
+from models.artifact.manifest import Artifact, Precision
 from models.artifact.parity import Float32Array
 from models.imaging.preprocess import UInt8Array
 from models.training import checkpoint
@@ -99,58 +94,6 @@ def build(
             provenance=_provenance(trained, checkpoint_path),
         )
     return repository / name / str(number)
-
-
-@dataclass(frozen=True)
-class ArtifactValidator:
-    """Runs each artifact, checks it, and describes it for the manifest."""
-
-    samples: Samples
-    logits: Float32Array
-    """Logits of the eager model for `samples.parity`."""
-    allow_unfused: bool
-
-    def describe(
-        self, path: Path, format: str, precision: Precision, quantization: Quantization | None = None
-    ) -> Artifact:
-        """The entry of an artifact in the manifest, with parity, fusion and accuracy.
-
-        Raises:
-            ParityError, BuildError: the artifact may not be served.
-        """
-        if format == "onnx":
-            check_portable(path)
-        runner = OnnxRunner(path)
-        artifact = Artifact(
-            file=path.name,
-            format=format,
-            precision=precision,
-            sha256=manifest.sha256(path),
-            parity=check_parity(runner, self.samples.parity, self.logits, precision),
-            fusion=fusion.reports(path, (format, precision)),
-            quantization=quantization,
-        )
-        if not self.allow_unfused:
-            check_fused(artifact)
-        if self.samples.test is None:
-            return artifact
-        accuracy = measure_accuracy(runner, self.samples.test, self.samples.selection_indices)
-        return artifact.model_copy(update={"accuracy": accuracy})
-
-
-def check_fused(artifact: Artifact) -> None:
-    """Check that every runtime that can fuse residual additions computes all of them inside its convolutions.
-
-    Raises:
-        BuildError: a runtime leaves an addition unfused.
-    """
-    for runtime, report in artifact.fusion.items():
-        if report.unfused and fusion.RUNTIMES[runtime].fuses[artifact.format, artifact.precision]:
-            first = report.unfused[0]
-            raise BuildError(
-                f"{artifact.file}: {runtime} leaves {len(report.unfused)} of {report.residual_adds} residual additions "
-                f"unfused, the first {first.node}: {first.reason}; --allow-unfused writes the version all the same"
-            )
 
 
 def _write_float(

@@ -56,7 +56,7 @@ def trained(source: WeightsFile) -> TrainedPreprocess:
     }
     if config:
         return TrainedPreprocess(values, f"pretrained_cfg in {_CONFIG}")
-    return TrainedPreprocess(values, f"assumed from most of timm's weights, as there is no {_CONFIG} beside the file")
+    return TrainedPreprocess(values, f"timm's usual, assumed: there is no {_CONFIG} beside the file")
 
 
 def labels(source: WeightsFile) -> Sequence[str] | None:

@@ -48,10 +48,10 @@ def trained(source: WeightsFile) -> TrainedPreprocess:
         "std": IMAGENET_STD,
     }
     if second:
-        return TrainedPreprocess(values, "torchvision's IMAGENET1K_V2, to which this file belongs")
+        return TrainedPreprocess(values, "torchvision's IMAGENET1K_V2, whose file this is")
     if source.sha256[:8] in _FIRST_RECIPE:
-        return TrainedPreprocess(values, "torchvision's IMAGENET1K_V1, to which this file belongs")
-    return TrainedPreprocess(values, "assumed as torchvision's IMAGENET1K_V1, as the file is none of torchvision's")
+        return TrainedPreprocess(values, "torchvision's IMAGENET1K_V1, whose file this is")
+    return TrainedPreprocess(values, "torchvision's IMAGENET1K_V1, assumed: the file is none that torchvision publishes")
 
 
 def labels(source: WeightsFile) -> None:

@@ -73,7 +73,7 @@ def trained(source: WeightsFile) -> TrainedPreprocess:
     }
     if config:
         return TrainedPreprocess(values, _PROCESSOR)
-    return TrainedPreprocess(values, f"assumed from microsoft/resnet-50, as there is no {_PROCESSOR} beside the file")
+    return TrainedPreprocess(values, f"that of microsoft/resnet-50, assumed: there is no {_PROCESSOR} beside the file")
 
 
 def _sizes(config: dict[str, Any], source: WeightsFile) -> tuple[tuple[int, int], int | None]:

@@ -14,21 +14,18 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from export import fusion
 from export.complexity import count_multiply_adds
 from export.errors import ForeignWeights
 from export.formats import onnx as onnx_format
 from export.importing.labels import resolve_labels
 from export.importing.layout import IMAGENET_MEAN, IMAGENET_STD, MODES, make_preprocess
-from export.lint import check_portable
 from export.provenance import tools
-from export.samples import photographs
+from export.samples import from_photographs
 from export.staging import staged_version
-from export.verify import OnnxRunner, check_parity
-from export.version import describe_version
+from export.version import ArtifactValidator, describe_version
 from export.wrapping.graph import Original, read, with_logits, wrap
 from models.artifact import manifest
-from models.artifact.manifest import OUTPUTS, Architecture, Artifact
+from models.artifact.manifest import OUTPUTS, Architecture
 from models.artifact.parity import Float32Array
 from models.imaging.preprocess import Preprocess, UInt8Array
 
@@ -66,44 +63,36 @@ def import_onnx(
     """
     original = read(path)
     preprocess = _preprocess(path, original, overrides)
-    images = photographs(preprocess)
+    used = from_photographs(preprocess)
+    images = used.parity
     wrapped = wrap(original, preprocess)
     reference = _reference(path, original, preprocess, images)
     names, _ = resolve_labels(path, reference.shape[1], labels)
-    weights = original.head.classifier
+    validator = ArtifactValidator(used, reference, allow_unfused=True, outputs=wrapped.outputs)
+    architecture = Architecture(
+        name="onnx",
+        num_classes=len(names),
+        in_channels=original.channels,
+        multiply_adds=count_multiply_adds(wrapped.model),
+    )
     with staged_version(repository / name) as (folder, number):
-        file = folder / "model.onnx"
-        onnx_format.save(wrapped.model, file)
-        check_portable(file, wrapped.outputs)
-        artifact = Artifact(
-            file=file.name,
-            format="onnx",
-            precision="float32",
-            sha256=manifest.sha256(file),
-            parity=check_parity(OnnxRunner(file), images, reference, "float32"),
-            fusion=fusion.reports(file, ("onnx", "float32")),
-        )
+        onnx_format.save(wrapped.model, folder / "model.onnx")
         describe_version(
             folder,
             images,
             reference,
-            weights,
+            original.head.classifier,
             name=name,
             version=number,
-            architecture=Architecture(
-                name="onnx",
-                num_classes=len(names),
-                in_channels=original.channels,
-                multiply_adds=count_multiply_adds(wrapped.model),
-            ),
+            architecture=architecture,
             labels=names,
             preprocess=preprocess,
-            artifacts=(artifact,),
+            artifacts=(validator.describe(folder / "model.onnx", "onnx", "float32"),),
             outputs=wrapped.outputs,
             provenance=_provenance(path),
         )
     absent = tuple(output for output in OUTPUTS if output not in wrapped.outputs)
-    return ImportedVersion(repository / name / str(number), absent, weights is not None)
+    return ImportedVersion(repository / name / str(number), absent, original.head.classifier is not None)
 
 
 def _preprocess(path: Path, original: Original, overrides: dict[str, Any]) -> Preprocess:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +24,19 @@ def read(path: Path) -> tuple[UInt8Array, Float32Array]:
     Raises:
         ManifestError: the file is missing or was not written by `write`.
     """
+    images, logits = read_arrays(path, "images", "logits")
+    return images, logits
+
+
+def read_arrays(path: Path, *names: str) -> list[Any]:
+    """Arrays of an npz file of a version, by name.
+
+    Raises:
+        ManifestError: the file is missing, damaged, or lacks an array.
+    """
     try:
-        with np.load(path, allow_pickle=False) as golden:
-            return golden["images"], golden["logits"]
+        with np.load(path, allow_pickle=False) as file:
+            return [file[name] for name in names]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise ManifestError(
             f"{path}: does not hold the arrays that resnet-export writes: export the version again"

@@ -46,17 +46,7 @@ class PlanDamaged(EngineCacheError):
 
 
 class PlanForeign(EngineCacheError):
-    """A plan was built for another platform.
-
-    Args:
-        plan: its description.
-        platform: the platform that would have to run it.
-    """
-
-    def __init__(self, plan: Plan, platform: Platform) -> None:
-        super().__init__(f"{plan.name}: built for {plan.built_for}, this machine has {platform}")
-        self.plan = plan
-        self.platform = platform
+    """A plan was built for another platform; the message names both."""
 
 
 def default_folder() -> Path:
@@ -135,7 +125,7 @@ def find(cache: Path, onnx_sha256: str, precision: Precision, platform: Platform
         try:
             plan = read(path)
             if not plan.fits(platform):
-                raise PlanForeign(plan, platform)
+                raise PlanForeign(f"{plan.name}: built for {plan.built_for}, this machine has {platform}")
             if (plan.onnx_sha256, plan.precision) != (onnx_sha256, precision):
                 raise PlanDamaged(f"{path.name}: its description is that of another engine: build it again")
             content = path.read_bytes()

@@ -112,12 +112,9 @@ class Plan(BaseModel):
         return cls(
             onnx_sha256=artifact.sha256,
             precision=artifact.precision,
-            flavour=platform.flavour,
-            version=platform.version,
-            compute_capability=platform.compute_capability,
-            device=platform.device,
             batches=batches,
             sha256=hashlib.sha256(content).hexdigest(),
+            **vars(platform),
             **more,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from types import ModuleType
-from typing import get_args
+from typing import cast, get_args
 
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import Device
@@ -35,20 +35,7 @@ def platforms(flavour: Flavour | None = None) -> list[Platform]:
 
 def platform_of(module: ModuleType, device: Device) -> Platform:
     """The platform of a GPU and a module of `Flavour`."""
-    return Platform(flavour_of(module), module.__version__, device.compute_capability, device.name)
-
-
-def flavour_of(module: ModuleType) -> Flavour:
-    """The flavour of a module.
-
-    Raises:
-        ValueError: the module is not a TensorRT.
-    """
-    for flavour in get_args(Flavour):
-        if module.__name__ == flavour:
-            found: Flavour = flavour
-            return found
-    raise ValueError(f"{module.__name__} is neither of {', '.join(get_args(Flavour))}")
+    return Platform(cast(Flavour, module.__name__), module.__version__, device.compute_capability, device.name)
 
 
 def load(flavour: Flavour | None = None) -> ModuleType:

@@ -54,10 +54,6 @@ class Candidate:
     pool: ThreadPoolExecutor
     """A thread per instance."""
 
-    @property
-    def name(self) -> str:
-        return f"{self.executor} {self.precision}, {self.threads} threads"
-
 
 @dataclass(eq=False)
 class _Trial:

@@ -352,7 +352,7 @@ def test_command_builds_artifacts_that_tensorrt_for_rtx_supports(
         plan, _ = engine_cache.find(tmp_path, artifact.sha256, artifact.precision, here)
         assert plan.fusion is not None
         assert (plan.fusion.fused, plan.batches) == (ADDS, tensorrt.DEFAULT_BATCHES)
-    assert run(*arguments)[1].count("is there already") == 2
+    assert run(*arguments)[1].count("exists already") == 2
     assert run(*arguments, "--again")[1].count("built: ") == 2
 
 

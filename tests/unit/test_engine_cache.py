@@ -57,7 +57,6 @@ def test_foreign_plan_is_refused_and_both_platforms_named(machine: Platform, tmp
     put(tmp_path)
     with pytest.raises(PlanForeign) as caught:
         find(tmp_path, machine)
-    assert (caught.value.plan.built_for, caught.value.platform) == (H100, machine)
     message = str(caught.value)
     assert "built for TensorRT 11.4.0.106 and compute capability 9.0 (NVIDIA H100)" in message
     assert f"this machine has {machine}" in message

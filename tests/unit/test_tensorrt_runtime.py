@@ -131,8 +131,3 @@ def test_tensorrt_without_its_libraries(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(tensorrt_runtime.importlib, "import_module", broken)  # type: ignore[attr-defined]
     with pytest.raises(NoTensorRT, match=r"installed but cannot be loaded: libnvinfer\.so\.11"):
         tensorrt_runtime.load()
-
-
-def test_module_that_is_no_tensorrt_is_refused() -> None:
-    with pytest.raises(ValueError, match="sys is neither of tensorrt, tensorrt_rtx"):
-        tensorrt_runtime.flavour_of(sys)
