@@ -51,7 +51,9 @@ def trained(source: WeightsFile) -> TrainedPreprocess:
         return TrainedPreprocess(values, "torchvision's IMAGENET1K_V2, whose file this is")
     if source.sha256[:8] in _FIRST_RECIPE:
         return TrainedPreprocess(values, "torchvision's IMAGENET1K_V1, whose file this is")
-    return TrainedPreprocess(values, "torchvision's IMAGENET1K_V1, assumed: the file is none that torchvision publishes")
+    return TrainedPreprocess(
+        values, "torchvision's IMAGENET1K_V1, assumed: the file is none that torchvision publishes"
+    )
 
 
 def labels(source: WeightsFile) -> None:
