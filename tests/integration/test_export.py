@@ -72,6 +72,7 @@ def test_onnx_runtime_agrees_and_fuses_every_addition(arch: str, tmp_path: Path)
     assert (report.residual_adds, report.fused, report.unfused) == (ADDS[arch], ADDS[arch], ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shortcut", ["A", "B", "C", "none"])
 @pytest.mark.parametrize("norm", ["batch", "none"])
 def test_every_shortcut_option_is_fused(shortcut: str, norm: str, tmp_path: Path) -> None:
@@ -82,6 +83,7 @@ def test_every_shortcut_option_is_fused(shortcut: str, norm: str, tmp_path: Path
     assert report.fused == report.residual_adds == (0 if shortcut == "none" else 2)
 
 
+@pytest.mark.slow
 def test_addition_that_is_not_fused_is_reported(tmp_path: Path) -> None:
     """Zero padding left as a slice and a pad: ONNX Runtime keeps some additions apart (selection_indices: 6 of 9)."""
     checkpoint = make_checkpoint("resnet20")
@@ -96,7 +98,7 @@ def test_addition_that_is_not_fused_is_reported(tmp_path: Path) -> None:
 
 
 def test_swapped_channels_are_caught(tmp_path: Path) -> None:
-    checkpoint = make_checkpoint("resnet18", size=64)
+    checkpoint = make_checkpoint("tiny", size=64)
     images = write(checkpoint, tmp_path / "model.onnx")
     expected = eager(checkpoint, images)
     with pytest.raises(ParityError, match="differ from the eager model"):
@@ -104,7 +106,7 @@ def test_swapped_channels_are_caught(tmp_path: Path) -> None:
 
 
 def test_wrong_mean_is_caught(tmp_path: Path) -> None:
-    checkpoint = make_checkpoint("resnet18", size=64)
+    checkpoint = make_checkpoint("tiny", size=64)
     wrong = checkpoint.preprocess.model_copy(update={"mean": (0.5, 0.5, 0.5)})
     images = write(checkpoint, tmp_path / "model.onnx", wrong)
     with pytest.raises(ParityError, match="differ from the eager model"):
@@ -112,7 +114,7 @@ def test_wrong_mean_is_caught(tmp_path: Path) -> None:
 
 
 def test_signature(tmp_path: Path) -> None:
-    checkpoint = make_checkpoint("resnet18", size=64, classes=7)
+    checkpoint = make_checkpoint("tiny", size=64, classes=7)
     images = write(checkpoint, tmp_path / "model.onnx")
     session = ort.InferenceSession(tmp_path / "model.onnx")
     (given,) = session.get_inputs()
@@ -145,6 +147,7 @@ def test_temperature_divides_the_logits(tmp_path: Path) -> None:
     np.testing.assert_allclose(probabilities, expected.numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_only_standard_operators_and_no_source_paths(tmp_path: Path) -> None:
     write(make_checkpoint("preact-resnet20"), tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
@@ -154,6 +157,7 @@ def test_only_standard_operators_and_no_source_paths(tmp_path: Path) -> None:
     assert b"/models/" not in content
 
 
+@pytest.mark.slow
 def test_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
     write(make_checkpoint("tiny"), tmp_path / "first.onnx")
     write(make_checkpoint("tiny"), tmp_path / "second.onnx")
@@ -176,6 +180,7 @@ def test_folding_keeps_the_function_and_leaves_no_normalisation_that_it_can_remo
     assert len(left) == (len(blocks) + 1 if blocks else 0)
 
 
+@pytest.mark.slow
 def test_build_with_an_unfused_addition_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_checkpoint("resnet20").save(tmp_path / "checkpoint.safetensors")
     monkeypatch.setattr("export.graph.fold", lambda model: model)  # the slice and the pad stay
@@ -265,6 +270,7 @@ def test_invalid_manifest_is_refused(copy: Path, change: dict[str, object], reas
         verify_version(copy)
 
 
+@pytest.mark.slow
 def test_failed_build_leaves_no_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_checkpoint("tiny").save(tmp_path / "checkpoint.safetensors")
 
@@ -278,6 +284,7 @@ def test_failed_build_leaves_no_version(tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "repository" / "model").exists()
 
 
+@pytest.mark.slow
 def test_build_without_a_data_set(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     checkpoint = make_checkpoint("tiny")

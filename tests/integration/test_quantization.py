@@ -134,6 +134,7 @@ def test_mistakes_are_caught_in_int8_too(scheme: Scheme, tmp_path: Path) -> None
             parity.check(OnnxRunner(quantized).logits(wrong), logits, "int8")
 
 
+@pytest.mark.slow
 def test_weights_are_rounded_to_the_nearest_step_of_their_channel(resnet20: Exported) -> None:
     model = onnx.load(resnet20[0])
     quantized = qdq.quantize(model, calibrated(resnet20), PORTABLE)
@@ -153,6 +154,7 @@ def test_weights_are_rounded_to_the_nearest_step_of_their_channel(resnet20: Expo
         ).all()
 
 
+@pytest.mark.slow
 def test_places_of_rounding_in_the_portable_file(resnet20: Exported) -> None:
     """Inputs of convolutions and shortcuts, in int8; nothing between a convolution and the addition behind it."""
     quantized = qdq.quantize(onnx.load(resnet20[0]), calibrated(resnet20), PORTABLE)
@@ -173,6 +175,7 @@ def test_places_of_rounding_in_the_portable_file(resnet20: Exported) -> None:
             assert int(zero_point) == 0
 
 
+@pytest.mark.slow
 def test_onnx_runtime_computes_its_file_with_integers(resnet20: Exported, tmp_path: Path) -> None:
     quantized = qdq.quantize(onnx.load(resnet20[0]), calibrated(resnet20), ONNXRUNTIME)
     options = ort.SessionOptions()
