@@ -82,8 +82,8 @@ def test_full_service_refuses_before_reading_the_body(client: Client, photograph
     body = Chunks(100)
     with client.admit(512):
         response = client.post("/v1/classify", content=body)
-    check_problem(response, 503, "too many images are waiting.* try again in 1 s")
-    assert response.headers["retry-after"] == "1"
+    check_problem(response, 503, "too many images are waiting.* try again in [0-9]+ s")
+    assert int(response.headers["retry-after"]) >= 1
     assert body.sent == 0
     check_still_answers(client, photographs, eager)
 
