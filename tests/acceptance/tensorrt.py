@@ -27,7 +27,7 @@ import torch
 from export.errors import BadProfile, EngineError, UnreadableModel, UnsupportedDevice, UnsupportedOperator
 from export.formats import onnx as onnx_format
 from export.formats import tensorrt
-from export.formats.tensorrt import Options
+from export.formats.tensorrt import BuildOptions
 from export.fusion.tensorrt import read_log
 from export.graph import ServingGraph
 from models.artifact import manifest
@@ -92,12 +92,12 @@ def _write(arch: str, size: int, dtype: torch.dtype, path: Path) -> None:
 def _impossible(folder: Path) -> Iterator[tuple[str, type[EngineError], Callable[[], object]]]:
     good = SHIPPED / "model.onnx"
 
-    def build(path: Path, *options: Options, **more: Any) -> Callable[[], object]:
+    def build(path: Path, *options: BuildOptions, **more: Any) -> Callable[[], object]:
         return lambda: tensorrt.build(tensorrt_rtx, path, *options, **more)
 
     for sizes in ((8, 4, 2), (1, 8, 4)):
         profile = BatchRange(min=sizes[0], opt=sizes[1], max=sizes[2])
-        yield f"a profile of {sizes}", BadProfile, build(good, Options((profile,)))
+        yield f"a profile of {sizes}", BadProfile, build(good, BuildOptions((profile,)))
     for title, content in (("garbage", b"garbage" * 100), ("half a file", good.read_bytes()[:100_000]), ("empty", b"")):
         path = folder / f"{title}.onnx"
         path.write_bytes(content)

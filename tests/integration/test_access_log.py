@@ -19,10 +19,11 @@ from opentelemetry.trace import SpanKind, StatusCode
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.core import errors
+from service.core.choices import LogFormat
 from service.core.errors import InferenceFailed, ServiceError
 from service.core.settings import Settings
 from service.telemetry import log_config
-from service.telemetry.log_config import JsonFormatter, LogFormat, TextFormatter
+from service.telemetry.log_config import JsonFormatter, TextFormatter
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_context import STAGES
 from tests.support.api import as_form, check_problem, metrics

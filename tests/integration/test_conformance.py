@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from export import engines
-from export.formats.tensorrt import Options
+from export.formats.tensorrt import BuildOptions
 from models.artifact import manifest, parity
 from models.artifact.manifest import OUTPUTS, Precision
 from models.artifact.parity import Float32Array
@@ -91,8 +91,8 @@ def built(full_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """A cache with the engines that TensorRT builds here; the reason why there are none is a test's to tell."""
     cache = tmp_path_factory.mktemp("engines")
     with contextlib.suppress(NoDevice, NoTensorRT):
-        here = engines.machines(None, None)[:1]
-        for outcome in engines.build_engines([full_repository / "tiny" / "1"], cache, here, Options()):
+        here = engines.platforms(None, None)[:1]
+        for outcome in engines.build_engines([full_repository / "tiny" / "1"], cache, here, BuildOptions()):
             assert outcome.result in ("built", "skipped"), outcome.text
     return cache
 

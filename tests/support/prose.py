@@ -54,7 +54,7 @@ def passages(path: Path) -> Iterator[Passage]:
         yield from descriptions(path.read_text())
     elif kind in HASH_COMMENTS:
         yield from comments(path.read_text(), r"#+")
-        yield from annotations(path.read_text())
+        yield from alert_texts(path.read_text())
     elif kind in SLASH_COMMENTS:
         yield from comments(path.read_text(), r"(?://|/?\*+)")
         yield from script_strings(path.read_text())
@@ -184,7 +184,7 @@ def script_strings(text: str) -> Iterator[Passage]:
                 yield Passage(number, words)
 
 
-def annotations(text: str) -> Iterator[Passage]:
+def alert_texts(text: str) -> Iterator[Passage]:
     """Summaries and actions of alerts in YAML."""
     for number, line in enumerate(text.splitlines(), 1):
         annotation = re.match(r"\s*(?:summary|action): (.*)$", line)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from models.imaging.preprocess import Preprocess, UInt8Array
+from service.core.choices import DecodeMode
 from service.core.errors import PayloadTooLarge, ServiceError, UnprocessableImage
-from service.decoding.decoder import DecodedFile, DecodeMode, Decoder
+from service.decoding.decoder import DecodedFile, Decoder
 from tests.support.geometry import preprocess_for
 from tests.support.tiny import cut
 
