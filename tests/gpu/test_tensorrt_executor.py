@@ -207,8 +207,8 @@ def put_plan(cache: Path, version: Path, content: bytes, capability: tuple[int, 
         ("fitting", "", "no NVIDIA driver"),
         ("fitting", "driver", "cudaSetDevice: CUDA driver version is insufficient"),
         ("foreign", "cuda", "built for TensorRT for RTX .* and compute capability 12.0"),
-        ("fitting", "cuda", "TensorRT does not give"),
-        ("garbage", "cuda", "TensorRT does not give"),
+        ("fitting", "cuda", "TensorRT does not return"),
+        ("garbage", "cuda", "TensorRT does not return"),
     ],
 )
 def test_no_native_runtime_ends_the_process(

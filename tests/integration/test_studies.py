@@ -278,7 +278,7 @@ def test_command_line_errors_are_one_line(tmp_path: Path) -> None:
         return result.stderr
 
     assert "no study is named 'degradatoin'; there are: degradation, " in fail("degradatoin")
-    assert "degradation trains or runs networks on images: give --data" in fail("degradation")
+    assert "degradation needs images: give --data" in fail("degradation")
     assert "there is no such folder" in fail("degradation", "--data", str(tmp_path / "none"))
     assert "--set takes NAME=VALUE" in fail("signal-growth", "--set", "seeds")
     assert "signal-growth has: seeds, width" in fail("signal-growth", "--set", "epochs=3")
