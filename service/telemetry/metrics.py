@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service.core.errors import REASONS
+from service.telemetry.instruments import Count, LoopCounter, LoopHistogram
 from service.telemetry.request_context import STAGES, RequestContext
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -33,23 +34,23 @@ class Metrics:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.requests = self._counter("resnet_requests", "Requests answered, by status.", "model", "status")
-        self.refused = self._counter("resnet_requests_refused", "Requests refused, by reason.", "model", "reason")
-        self.images = self._counter("resnet_images", "Images answered with predictions.", "model")
-        self.predictions = self._counter(
+        self.requests = self._loop_counter("resnet_requests", "Requests answered, by status.", "model", "status")
+        self.refused = self._loop_counter("resnet_requests_refused", "Requests refused, by reason.", "model", "reason")
+        self.images = self._loop_counter("resnet_images", "Images answered with predictions.", "model")
+        self.predictions = self._loop_counter(
             "resnet_predictions", "Images by their most probable class; a change shows drift.", "model", "label"
         )
-        self.confidence = self._histogram(
+        self.confidence = self._loop_histogram(
             "resnet_confidence", "Probability of the most probable class.", _CONFIDENCE, "model"
         )
-        self.stages = self._histogram(
+        self.stages = self._loop_histogram(
             "resnet_stage_seconds", f"Time of a request in: {', '.join(STAGES)}, total.", _SECONDS, "model", "stage"
         )
-        self.batch_sizes = self._histogram("resnet_batch_size", "Images in a batch.", _IMAGES, "model")
-        self.batch_seconds = self._histogram(
+        self.batch_sizes = self._loop_histogram("resnet_batch_size", "Images in a batch.", _IMAGES, "model")
+        self.batch_seconds = self._loop_histogram(
             "resnet_batch_seconds", "Time of a batch in the executor.", _SECONDS, "model"
         )
-        self.wasted_rows = self._counter(
+        self.wasted_rows = self._loop_counter(
             "resnet_wasted_rows", "Rows computed beyond the images of a batch, to fill its bucket.", "model"
         )
         self.devices_lost = self._counter("resnet_devices_lost", "Devices that failed and were taken out.", "model")
@@ -68,6 +69,16 @@ class Metrics:
             self.refused.labels("", reason)
         for outcome in ("loaded", "failed"):
             self._loads.labels(outcome)
+
+    def _loop_counter(self, name: str, text: str, *labels: str) -> LoopCounter:
+        counter = LoopCounter(name, text, labels)
+        self.registry.register(counter)
+        return counter
+
+    def _loop_histogram(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> LoopHistogram:
+        histogram = LoopHistogram(name, text, bounds, labels)
+        self.registry.register(histogram)
+        return histogram
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
@@ -172,8 +183,8 @@ class ModelMetrics:
         self._batches_retried = metrics.batches_retried.labels(model)
         self._stages = {stage: metrics.stages.labels(model, stage) for stage in (*STAGES, "total")}
         self._refused = {reason: metrics.refused.labels(model, reason) for reason in REASONS}
-        self._requests: dict[int, Counter] = {}
-        self._classes: dict[int, Counter] = {}
+        self._requests: dict[int, Count] = {}
+        self._classes: dict[int, Count] = {}
 
     def batch(self, size: int, seconds: float, wasted: int) -> None:
         """Count a batch that was computed, with `wasted` rows beyond its images."""
