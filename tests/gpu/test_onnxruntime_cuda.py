@@ -51,7 +51,7 @@ def test_graphs_are_captured_before_the_first_batch_for_every_thread(
     executor.close()
 
 
-@pytest.mark.parametrize("refused", [{"records": False}, {"recording_fails": True}], ids=str)
+@pytest.mark.parametrize("refused", [{"capturable": False}, {"recording_fails": True}], ids=str)
 def test_without_graphs_kernels_are_enqueued(
     refused: dict[str, bool],
     gpu: FakeGpu,

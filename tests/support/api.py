@@ -62,7 +62,7 @@ def check_still_answers(client: Client, photographs: Photographs, eager: Eager) 
 
 
 class Chunks:
-    """A body that is sent in pieces of 1000 bytes, and counts those that were asked for."""
+    """A body that is sent in pieces of 1000 bytes, and counts those that were requested."""
 
     def __init__(self, count: int) -> None:
         self.count = count

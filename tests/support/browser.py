@@ -20,11 +20,11 @@ CHROMIUM = next(
 
 @dataclass
 class Watched:
-    """A page, and what it said and asked for."""
+    """A page, with its messages and its requests."""
 
     page: Page
     errors: list[str] = field(default_factory=list)
-    """Errors and warnings on the console, and exceptions that nobody caught."""
+    """Errors and warnings on the console, and exceptions that were not caught."""
     hosts: set[str] = field(default_factory=set)
     """Of all requests, as the DevTools protocol reports them, answered or not."""
 

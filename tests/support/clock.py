@@ -29,7 +29,7 @@ class Timer:
 
 
 class Timers:
-    """What an event loop has of clocks."""
+    """The clock and the timers of an event loop."""
 
     def __init__(self) -> None:
         self.now = 1000.0

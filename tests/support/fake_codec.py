@@ -1,4 +1,4 @@
-"""nvImageCodec on a GPU without one: the real library decodes on the processor, and its images lie on `fake_cuda`."""
+"""nvImageCodec on a GPU without one: the real library decodes on the CPU, and its images lie on `fake_cuda`."""
 
 from __future__ import annotations
 

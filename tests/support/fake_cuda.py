@@ -1,6 +1,6 @@
 """A CUDA runtime without a GPU: the functions of `cuda.bindings.runtime` that lanes call, over the host's memory.
 
-What is begun on a stream is done when the stream is waited for, not before, so that a missing wait gives wrong answers.
+Work on a stream is done when the stream is waited for, not before, so that a missing wait gives wrong answers.
 New memory holds rubbish. Copies are checked against what was allocated. Whatever is not a function (flags, statuses) is
 the real module's.
 
@@ -95,7 +95,7 @@ class Stream:
     work: list[Work] = field(default_factory=list)
     recording: bool = False
     broken: bool = False
-    """What was recorded cannot be a graph."""
+    """The recording cannot become a graph."""
 
 
 class FakeRuntime:
@@ -127,15 +127,15 @@ class FakeRuntime:
 
     @property
     def allocations(self) -> int:
-        """What is not freed: memory and streams."""
+        """Number of blocks of memory and streams that are not freed."""
         return len(self._memory) + len(self._streams)
 
     def enqueue(self, stream: int, work: Work) -> None:
-        """What a runtime's kernels do: begin work on a stream."""
+        """Begin work on a stream, as the kernels of a runtime do."""
         self._streams[int(stream)].work.append(work)
 
     def refuse_recording(self, stream: int) -> None:
-        """What is done next on this stream cannot be recorded."""
+        """The next work on this stream cannot be recorded."""
         self._streams[int(stream)].broken = self._streams[int(stream)].recording
 
     def device_memory(self, address: int, size: int) -> UInt8Array:

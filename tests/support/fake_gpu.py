@@ -76,13 +76,13 @@ def install(patch: pytest.MonkeyPatch, devices: int = 1) -> FakeGpu:
 
 @dataclass
 class FakeOnnxRuntime:
-    """The module `onnxruntime` as onnxruntime-gpu brings it, computing on the processor."""
+    """The module `onnxruntime` as onnxruntime-gpu brings it, computing on the CPU."""
 
     cuda: FakeRuntime
     providers: tuple[str, ...] = ("CUDAExecutionProvider", "CPUExecutionProvider")
     loads_cuda: bool = True
     """Whether its provider finds cuDNN; otherwise the real one goes on without, and only logs."""
-    records: bool = True
+    capturable: bool = True
     """Whether all of a graph is on the GPU, which recording needs."""
     recording_fails: bool = False
     options: list[dict[str, str]] = field(default_factory=list)
@@ -101,7 +101,7 @@ class FakeOnnxRuntime:
     def InferenceSession(self, path: str, options: Any, providers: list[tuple[str, dict[str, str]]]) -> _Session:
         ((name, chosen),) = providers
         assert name == "CUDAExecutionProvider"
-        if chosen["enable_cuda_graph"] == "1" and not self.records:
+        if chosen["enable_cuda_graph"] == "1" and not self.capturable:
             raise RuntimeError("This session cannot use the graph capture feature as requested by the user")
         self.options.append(chosen)
         return _Session(self, path, options, int(chosen["user_compute_stream"]), chosen["enable_cuda_graph"] == "1")

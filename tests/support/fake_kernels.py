@@ -1,7 +1,7 @@
-"""CUDA C++ without a GPU: compiled for the processor, where one thread of a kernel runs after the other.
+"""CUDA C++ without a GPU: compiled for the CPU, where one thread of a kernel runs after the other.
 
-Stands in for `cuda.bindings.nvrtc` and `cuda.bindings.driver`, as far as kernels need them. Only for kernels whose
-threads do not wait for one another.
+Stands in for `cuda.bindings.nvrtc` and `cuda.bindings.driver`, with the functions that kernels need. Only for
+kernels whose threads do not wait for one another.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.support.fake_cuda import FakeRuntime, Work
 
 COMPILER = shutil.which("c++")
 THREADS = 2
-"""Of each block, whatever was asked for: kernels must not depend on it, and this machine has no more to give."""
+"""Of each block, whatever was requested: kernels must not depend on it, and this machine has no more to give."""
 
 _BEFORE = """
 #include <math.h>

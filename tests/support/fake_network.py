@@ -18,7 +18,7 @@ LOGITS = frozenset({"logits"})
 
 
 class Doubling:
-    """A network whose logits are an image's values, doubled; an embedding that nobody asks for."""
+    """A network whose logits are an image's values, doubled; an embedding that is never requested."""
 
     def __init__(self, fake: FakeRuntime, stream: int, capturable: bool = True) -> None:
         self.outputs: Mapping[str, tuple[int, ...]] = {"logits": (4,), "embedding": (1,)}
@@ -57,7 +57,7 @@ class Executor(CudaExecutor):
 
 
 def virtual_seconds(fake: FakeRuntime, count: int, batches: int, work: dict[Kind, float]) -> float:
-    """Virtual time of so many batches by a thread a lane, as the engine has them."""
+    """Virtual time of the batches, with one thread per stream, as in the engine."""
     fake.timeline = None  # nothing is measured before everything is ready
     executor = Executor(fake, count)
     fake.timeline = timeline = Timeline(work, count)

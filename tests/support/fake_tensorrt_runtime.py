@@ -1,4 +1,4 @@
-"""A TensorRT whose plans are ONNX files and whose kernels are ONNX Runtime's on the processor.
+"""A TensorRT whose plans are ONNX files and whose kernels are those of ONNX Runtime on the CPU.
 
 It has what the executor uses, under the names that TensorRT 10 and 11 have, and is as strict: no stream, no address or
 no shape, and it says no. Its contexts work on the streams of `tests.fake_cuda`.

@@ -1,6 +1,6 @@
-"""PyTorch with CUDA on a machine without: its kernels compute on the processor, its streams and graphs on `fake_cuda`.
+"""PyTorch with CUDA on a machine without: its kernels compute on the CPU, its streams and graphs on `fake_cuda`.
 
-Only what needs the device is replaced. As on a GPU, what is recorded is not computed, a graph goes to the stream that
+Only what needs the device is replaced. As on a GPU, recorded work is not computed, a graph goes to the stream that
 is current in the calling thread, and it computes when that stream is waited for.
 """
 

@@ -15,7 +15,7 @@ RULES = DEPLOY / "prometheus" / "rules.yml"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "resnet-serve.json"
 
 _VARIABLES = {"$__rate_interval": "1m", "$model": ".+", "$instance": ".+"}
-"""What Grafana puts in for `All`, and for a scrape interval of 15 seconds."""
+"""The values that Grafana inserts for `All`, and for a scrape interval of 15 seconds."""
 
 
 def rules() -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ def realistic(model: ResNet, preprocess: Preprocess, seed: int = 0) -> ResNet:
     blocks = sum(
         isinstance(module, LinearJoinBlock | PostActivationBlock | PreActivationBlock) for module in model.modules()
     )
-    # What many small steps add up to stays the same, whatever their number.
+    # The sum of many small steps stays the same, whatever their number.
     strength = min(1.0, (16 / blocks) ** 0.5)
     for module in model.modules():
         if isinstance(module, LinearJoinBlock) or (isinstance(module, PostActivationBlock) and module.shortcut is None):

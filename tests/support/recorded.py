@@ -58,7 +58,7 @@ def _class(trt: ModuleType, name: str, attributes: frozenset[str], behaviour: ty
     assert not invented or behaviour is object, f"TensorRT {trt.__version__} has no {name}.{invented}"
 
     def check(self: object, attribute: str) -> None:
-        # What derives from one of the classes, a logger for example, may have attributes of its own.
+        # A subclass of one of the classes, a logger for example, may have attributes of its own.
         if type(self) is cls and not attribute.startswith("_") and attribute not in attributes:
             raise AttributeError(f"TensorRT {trt.__version__} has no {name}.{attribute}")
 

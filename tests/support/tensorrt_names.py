@@ -1,4 +1,4 @@
-"""Names that one version of TensorRT lacks, and how somebody might have written the builder with each of them."""
+"""Names that one version of TensorRT lacks, and the builder with each of them written in."""
 
 from __future__ import annotations
 

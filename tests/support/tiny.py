@@ -64,7 +64,7 @@ def copy_repository(destination: Path, precisions: Collection[Precision]) -> Pat
 
 
 def source_of(version: Path, runtime: Runtime, precision: Precision = "float32", cache: Path = Path("no")) -> Source:
-    """What an executor of a runtime loads of a version, with one thread."""
+    """The source that an executor of a runtime loads, with one thread."""
     described = manifest.read(version)
     return Source(
         version, described, runtime.select_artifact(described, precision), precision, 1, runtime.argument, cache
@@ -72,7 +72,7 @@ def source_of(version: Path, runtime: Runtime, precision: Precision = "float32",
 
 
 def cut(data: bytes) -> UInt8Array:
-    """What `tiny` takes of an image file, uint8 [32, 32, 3], in Pillow's own operations."""
+    """The pixels of an image file for `tiny`, uint8 [32, 32, 3], by Pillow's own operations."""
     image = Image.open(io.BytesIO(data)).convert("RGB")
     shorter = min(image.size)
     image = image.resize((36 * image.width // shorter, 36 * image.height // shorter), Image.Resampling.BILINEAR)

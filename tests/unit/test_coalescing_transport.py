@@ -1,4 +1,4 @@
-"""What a connection writes, in one piece: over a transport that remembers each write."""
+"""Writes of a connection in one piece, over a transport that remembers each write."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_body_in_parts_leaves_as_it_comes(wire: Wire, output: CoalescingTransp
     assert wire.writes == [HEAD + b"bo", b"dy"]
 
 
-def test_what_is_held_counts_as_not_taken(wire: Wire, output: CoalescingTransport) -> None:
+def test_a_kept_head_counts_as_unread(wire: Wire, output: CoalescingTransport) -> None:
     wire.waiting = 7
     output.write(HEAD)
     assert output.get_write_buffer_size() == 7 + len(HEAD)

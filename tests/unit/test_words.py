@@ -17,14 +17,9 @@ ROOMS = sorted(
 )
 """What is checked, in pieces: a folder of a package, or one file."""
 
-NOT_YET: tuple[str, ...] = ("export/", "benchmarks", "tests/")
-"""Rooms whose words are still being replaced: their findings are expected. The list ends empty."""
-
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_words_and_names_are_the_fields_own(room: str, request: pytest.FixtureRequest) -> None:
-    if room.startswith(NOT_YET):
-        request.applymarker(pytest.mark.xfail(reason="words not replaced yet"))
+def test_words_and_names_are_the_fields_own(room: str) -> None:
     found = [finding for file in words.files([words.ROOT / room]) for finding in words.check(file)]
     assert not found, "\n" + "\n".join(map(str, found))
 
