@@ -26,6 +26,7 @@ from service.http.rate_limit import RateLimiter
 from service.http.v1 import classify, models
 from service.inference.pipeline import Pipeline
 from service.registry.registry import Registry
+from service.telemetry.loop_lag import LoopLagMonitor
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Spans, TraceSelector
 
@@ -115,9 +116,11 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(load_and_watch())
+        lag = LoopLagMonitor(asyncio.get_running_loop(), service.metrics.loop_lag)
         try:
             yield
         finally:
+            lag.close()
             await service.close()
             await loading
             if tracer_provider is not None:

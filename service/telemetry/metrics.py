@@ -20,6 +20,7 @@ from service.telemetry.request_context import STAGES, RequestContext
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LOAD_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+_LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 _CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 _MAX_CLASSES = 1000
@@ -59,6 +60,11 @@ class Metrics:
         )
         self._loads = self._counter("resnet_model_loads", "Attempts to load a model, by outcome.", "outcome")
         self._load_seconds = self._histogram("resnet_model_load_seconds", "Time to load a model.", _LOAD_SECONDS)
+        self.loop_lag = self._loop_histogram(
+            "resnet_event_loop_lag_seconds",
+            "Time by which the event loop is late, measured every 20 ms: no connection is served meanwhile.",
+            _LAG_SECONDS,
+        ).labels()
         # Read when Prometheus scrapes.
         self._devices = self._gauge("resnet_devices", "Devices that compute.", "model")
         self._waiting = self._gauge("resnet_queue_images", "Images that wait for a batch.", "model")

@@ -121,6 +121,7 @@ def test_all_metrics_are_tested(traffic: tuple[str, dict[tuple[str, ...], float]
         "resnet_requests_in_flight",
         "resnet_predictions",
         "resnet_confidence",
+        "resnet_event_loop_lag_seconds",
     }
 
 
