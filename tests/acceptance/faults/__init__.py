@@ -1,0 +1,1 @@
+"""Acceptance of the protection against hostile input, broken surroundings and unusual files."""
