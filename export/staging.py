@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from export.errors import BuildError
@@ -20,22 +20,16 @@ def staged_version(model: Path) -> Iterator[tuple[Path, int]]:
     """A hidden folder for the next version of a model, and the version's number.
 
     At the end the folder is renamed to the number; on an error it is removed. Folders of killed processes are removed
-    by the next one. Two processes that write at the same time get two numbers.
+    by the next one. Processes that write at the same time get different numbers: the hidden folder reserves its own.
 
     Raises:
         BuildError: the folder cannot be written.
     """
     try:
-        model.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(model)
-        staging = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=model))
+        staging, number, lock = _reserve(model)
     except OSError as error:
         raise BuildError(f"{model}: cannot be written: {error.strerror}") from error
-    # The lock ends with this process, even if the process is killed.
-    lock = os.open(staging, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        number = 1 + max((int(path.name) for path in model.iterdir() if path.name.isdecimal()), default=0)
         yield staging, number
         staging.chmod(0o755)
         for path in staging.iterdir():
@@ -45,10 +39,41 @@ def staged_version(model: Path) -> Iterator[tuple[Path, int]]:
     except OSError as error:
         raise BuildError(f"{model}: the version could not be written: {error.strerror or error}") from error
     finally:
-        os.close(lock)
-        shutil.rmtree(staging, ignore_errors=True)
-        if not any(model.iterdir()):
-            model.rmdir()
+        with _locked(model):
+            shutil.rmtree(staging, ignore_errors=True)
+            os.close(lock)
+            if not any(model.iterdir()):
+                model.rmdir()
+
+
+def _reserve(model: Path) -> tuple[Path, int, int]:
+    """A new hidden folder, the number that it reserves, and a lock on it, which ends with the process."""
+    with _locked(model):
+        _remove_abandoned(model)
+        names = [path.name.removeprefix(_PREFIX).partition("-")[0] for path in model.iterdir()]
+        number = 1 + max((int(name) for name in names if name.isdecimal()), default=0)
+        staging = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{number}-", dir=model))
+        lock = os.open(staging, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return staging, number, lock
+
+
+@contextmanager
+def _locked(model: Path) -> Iterator[None]:
+    """Lock the folder of a model, which is made if it does not exist, against other processes."""
+    while True:
+        model.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(model, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Another process may have removed the empty folder before the lock was taken.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), model.stat()):
+                break
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _remove_abandoned(model: Path) -> None:
