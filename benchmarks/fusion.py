@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from benchmarks.timing import interleave
 from benchmarks.unfuse import unfuse
@@ -19,6 +18,7 @@ from export.formats import onnx as onnx_format
 from models.artifact import golden, manifest
 from models.artifact.manifest import INPUT, Precision
 from models.imaging.preprocess import UInt8Array
+from models.runtime.onnxruntime import ort
 from models.runtime.openvino_core import core
 
 Runner = Callable[[UInt8Array], object]

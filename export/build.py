@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import onnxscript
 import torch
 
@@ -27,6 +26,7 @@ from models.artifact.classifier_head import Classifier
 from models.artifact.manifest import Artifact, Precision
 from models.artifact.parity import Float32Array
 from models.imaging.preprocess import UInt8Array
+from models.runtime.onnxruntime import ort
 from models.training import checkpoint
 from models.training.checkpoint import Checkpoint
 from models.training.evaluate import predict
@@ -137,5 +137,5 @@ def _provenance(trained: Checkpoint, path: Path) -> dict[str, object]:
         "checkpoint_sha256": manifest.sha256(path),
         "dataset": trained.training.get("dataset"),
         "training": {key: value for key, value in trained.training.items() if key != "dataset"},
-        "tools": tools(torch, onnx, onnxscript, onnxruntime),
+        "tools": tools(torch, onnx, onnxscript, ort),
     }

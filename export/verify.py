@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
 from export.temperature import calibration_error
 from models.artifact import classifier_head, golden, manifest, parity
@@ -14,6 +13,7 @@ from models.artifact.parity import Float32Array, ParityError
 from models.data import Dataset, Indices
 from models.imaging.preprocess import UInt8Array
 from models.progress import progress_bar
+from models.runtime.onnxruntime import ort
 
 BATCH = 64
 

@@ -6,10 +6,10 @@ import tempfile
 from pathlib import Path
 
 import onnx
-import onnxruntime as ort
 
 from export.fusion import residual_adds
 from models.artifact.manifest import FusionReport, UnfusedAdd
+from models.runtime.onnxruntime import ort
 
 _CONVOLUTIONS = {"Conv", "FusedConv", "QLinearConv"}
 _SUM_INPUT = 3  # com.microsoft(.nchwc) convolutions: X, W, B, Sum

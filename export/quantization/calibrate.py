@@ -13,13 +13,13 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models.artifact.manifest import INPUT
 from models.artifact.parity import Float32Array
 from models.imaging.preprocess import UInt8Array
 from models.progress import progress_bar
+from models.runtime.onnxruntime import ort
 
 Method = Literal["minmax", "percentile", "entropy"]
 METHODS: tuple[Method, ...] = get_args(Method)

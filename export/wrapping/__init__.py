@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from export.complexity import count_multiply_adds
 from export.errors import ForeignWeights
@@ -28,6 +27,7 @@ from models.artifact import manifest
 from models.artifact.manifest import OUTPUTS, Architecture
 from models.artifact.parity import Float32Array
 from models.imaging.preprocess import Preprocess, UInt8Array
+from models.runtime.onnxruntime import ort
 
 _DEFAULT_SIZE = 224
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import onnxruntime as ort
-
 from models.artifact.manifest import INPUT, Precision
 from models.imaging.preprocess import UInt8Array
+from models.runtime.onnxruntime import ort
 from service.executors.base import ExecutorError, Float32Array, HostExecutor, Source
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {

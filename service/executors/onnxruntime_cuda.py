@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime as ort
 
 from models.artifact.manifest import INPUT, Precision
+from models.runtime.onnxruntime import ort
 from service.executors.base import ExecutorError, Source
 from service.executors.cuda.streams import BUCKETS, CudaExecutor, opened
 

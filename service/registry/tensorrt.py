@@ -88,9 +88,9 @@ def _fallback_executor(gpus: str) -> str:
         cuda_driver.devices()
     except NoDevice:
         return _CPU
-    import onnxruntime  # a service without TensorRT models need not have it
+    from models.runtime.onnxruntime import ort  # a service without TensorRT models need not have it
 
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
         return _CPU
     return f"{_CUDA}:{gpus}" if gpus else _CUDA
 

@@ -14,11 +14,11 @@ from statistics import quantiles
 import httpx
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from PIL import Image
 
 from export.build import build
+from models.runtime.onnxruntime import ort
 from models.training.evaluate import normalise
 from tests.acceptance.report import run
 from tests.acceptance.screenshots import DOCS, SIZES

@@ -23,7 +23,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import onnxruntime as ort
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 
 from models.artifact import parity
 from models.artifact.parity import Float32Array
+from models.runtime.onnxruntime import ort
 from models.runtime.tuning import TuningProfile
 from tests.acceptance.report import run
 from tests.acceptance.server import serve

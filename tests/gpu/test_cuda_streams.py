@@ -14,11 +14,11 @@ from threading import Thread
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from cuda.bindings import runtime as real
 
 from models.imaging.preprocess import UInt8Array
+from models.runtime.onnxruntime import ort
 from service.executors.base import DeviceLost, ExecutorError
 from service.executors.cuda import CudaError, streams
 from service.executors.cuda import device as cuda

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -70,8 +71,8 @@ def test_missing_and_broken_packages_have_different_errors(
 ) -> None:
     finders: list[Any] = [Unloadable(error), *sys.meta_path]
     monkeypatch.setattr(sys, "meta_path", finders)
-    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
-    monkeypatch.delitem(sys.modules, "service.executors.onnxruntime_cpu", raising=False)
+    for name in ("onnxruntime", "models.runtime.onnxruntime", "service.executors.onnxruntime_cpu"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     with pytest.raises(ExecutorError, match=message):
         executors.find("onnxruntime-cpu")
 
@@ -125,6 +126,29 @@ os.kill(os.getpid(), signal.SIGTERM)
 """
     arguments = [sys.executable, "-c", code, str(tiny_repository / "tiny" / "1")]
     assert subprocess.run(arguments, capture_output=True, text=True, check=True).stdout == "handled\n"
+
+
+LOAD = """
+import sys
+from pathlib import Path
+from models.artifact import manifest
+from service import executors
+
+version = Path(sys.argv[1])
+described = manifest.read(version)
+runtime = executors.find("onnxruntime-cpu")
+runtime.make(executors.Source(version, described, runtime.select_artifact(described, "float32"), "float32", 1))
+"""
+
+
+@pytest.mark.parametrize(("value", "written"), [(None, False), ("", False), ("0", True)])
+def test_onnxruntime_writes_telemetry_only_if_wanted(
+    value: str | None, written: bool, tiny_repository: Path, tmp_path: Path
+) -> None:
+    environment = {name: text for name, text in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path)} | ({} if value is None else {"ORT_DISABLE_TELEMETRY": value})
+    subprocess.run([sys.executable, "-c", LOAD, str(tiny_repository / "tiny" / "1")], env=environment, check=True)
+    assert bool(list(tmp_path.iterdir())) == written
 
 
 def test_runtimes_are_imported_only_if_chosen() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from torch import nn
@@ -31,6 +30,7 @@ from models.artifact.classifier_head import Classifier
 from models.artifact.manifest import OUTPUTS, ManifestError
 from models.artifact.parity import ParityError
 from models.imaging.preprocess import Preprocess, UInt8Array
+from models.runtime.onnxruntime import ort
 from models.training.checkpoint import Checkpoint
 from models.training.evaluate import normalise, predict
 from tests.support.marks import slow_except

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
@@ -24,6 +23,7 @@ from export.verify import OnnxRunner
 from models.artifact import manifest, parity
 from models.artifact.parity import Float32Array
 from models.imaging.preprocess import UInt8Array
+from models.runtime.onnxruntime import ort
 from models.training.evaluate import predict
 from tests.support.marks import slow_except
 from tests.support.networks import make_checkpoint

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from models.artifact import manifest
-from models.runtime import cuda_driver, engine_cache, tensorrt_runtime
+from models.runtime import cuda_driver, engine_cache, tensorrt_runtime, tuning
 from models.runtime.cuda_driver import Device, NoDevice
 from models.runtime.engine_plan import BatchRange, ComputeCapability, Plan, Platform
 from models.runtime.tensorrt_runtime import NoTensorRT
-from service.core.settings import Settings
+from models.runtime.tuning import Bounds, Host, Measurement, TuningProfile
+from service.core.settings import Settings, available_cpus
 from service.executors import simulated, tensorrt
 from service.executors.base import Executor, ExecutorError, Source
 from tests.support.service import Client, serve
@@ -154,13 +156,32 @@ def test_damaged_engine_is_missing(
         assert "its content is not what was built" in status["reason"]
 
 
-def test_fallback_takes_no_value_that_was_set_for_tensorrt(
-    platforms: list[Platform | Exception], tiny_repository: Path, tmp_path: Path
+def put_profile(cache: Path, repository: Path) -> None:
+    """Put a profile into the cache in which TensorRT is best."""
+    described = manifest.read(repository / "tiny" / "1")
+    best = Measurement(
+        executor="tensorrt", precision="float32", threads=7, batch=64, instances=3, images_per_second=1000.0,
+        latency_ms=64.0, accuracy_loss=0.0, rounds=3,
+    )  # fmt: skip
+    profile = TuningProfile(
+        schema=1, model="tiny", version=1, artifacts=tuning.hashes(described), host=Host.here(available_cpus()),
+        created=datetime(2026, 1, 2, tzinfo=UTC), bounds=Bounds(), measurements=(best,),
+    )  # fmt: skip
+    tuning.write(cache, described, profile)
+
+
+@pytest.mark.parametrize("tuned", [False, True], ids=["set", "tuned"])
+def test_fallback_takes_no_value_that_was_chosen_for_tensorrt(
+    tuned: bool, platforms: list[Platform | Exception], tiny_repository: Path, tmp_path: Path
 ) -> None:
-    settings = Settings(
-        repository=tiny_repository, cache=tmp_path, executor="tensorrt", max_batch=100, threads=7, instances=3
-    )
-    with serve(settings) as client, serve(Settings(repository=tiny_repository, cache=tmp_path)) as default:
+    options: dict[str, Any] = {"executor": "tensorrt", "max_batch": 100, "threads": 7, "instances": 3}
+    if tuned:
+        put_profile(tmp_path, tiny_repository)
+        options = {}
+    settings = Settings(repository=tiny_repository, cache=tmp_path, **options)
+    elsewhere = Settings(repository=tiny_repository, cache=tmp_path / "empty")
+    with serve(settings) as client, serve(elsewhere) as default:
+        assert model(client)["engine"]["state"] == "MISSING"
         for name in ("executor", "threads", "concurrent_batches", "max_batch"):
             assert model(client)[name] == model(default)[name]
         assert model(client)["config"]["max_batch"] == "default rule"

@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import onnx
-import onnxruntime as ort
 import pytest
 from typer.testing import CliRunner
 
 from export.__main__ import app
 from models.artifact.manifest import find_versions
+from models.runtime.onnxruntime import ort
 from service.registry.repository import find_versions as find_served
 from tests.support.triton import TYPES, protobuf, read_config
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -22,6 +21,7 @@ from export.wrapping import import_onnx
 from models.artifact import manifest
 from models.artifact.parity import Float32Array
 from models.imaging.preprocess import UInt8Array
+from models.runtime.onnxruntime import ort
 from service.core.settings import Settings
 from tests.support.service import Client, serve
 from tests.support.tiny import cut

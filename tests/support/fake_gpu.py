@@ -10,13 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 from models.artifact import manifest
 from models.runtime import engine_cache
 from models.runtime.cuda_driver import Device
 from models.runtime.engine_plan import BatchRange, ComputeCapability, Plan, Platform
+from models.runtime.onnxruntime import ort
 from service.executors import onnxruntime_cuda
 from service.executors import torch as torch_executor
 from service.executors.cuda import device as cuda

@@ -12,8 +12,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
+from models.runtime.onnxruntime import ort
 from tests.support.fake_cuda import FakeRuntime, Work, as_array
 
 MEMORY = 4096

@@ -66,6 +66,19 @@ def test_no_function_is_too_long() -> None:
     assert long == LONG_FUNCTIONS.keys()
 
 
+def test_one_module_imports_onnxruntime() -> None:
+    """The module that turns its telemetry off first."""
+    importing = {
+        path
+        for package in PACKAGES
+        for path, tree in modules(package)
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "onnxruntime" for alias in node.names))
+        or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "onnxruntime")
+    }
+    assert importing == {"models/runtime/onnxruntime.py"}
+
+
 def _lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """Lines from `def` to the end, the docstring included."""
     assert node.end_lineno is not None
