@@ -19,6 +19,7 @@ from service import executors
 from service.app import create_app
 from service.core.former_names import replace_former_flags
 from service.core.settings import Settings
+from service.core.tls import TlsError, check_tls_files
 from service.executors.base import ExecutorError
 from service.http.api_keys import KeyFileError
 from service.http.protocol import Connection
@@ -50,7 +51,7 @@ def run() -> None:
         executors.find(settings.executor)
         log_config.configure(settings.log_format, settings.log_level)
         server = make_server(settings)
-    except (ValidationError, LoadError, ExecutorError, KeyFileError, TracingError) as error:
+    except (ValidationError, LoadError, ExecutorError, KeyFileError, TlsError, TracingError) as error:
         sys.exit(_explain(error))
     server.run()
 
@@ -59,8 +60,11 @@ def make_server(settings: Settings) -> uvicorn.Server:
     """Make the server of the application. It does not listen yet.
 
     Raises:
+        TlsError: the files for TLS cannot be used.
         TracingError: `tracing` is set, and traces cannot be sent.
     """
+    if settings.ssl_certfile is not None:
+        check_tls_files(settings.ssl_certfile, settings.ssl_keyfile)
     _allow_connections(settings.max_connections)
     connection = partial(
         Connection, max_connections=settings.max_connections, client_timeout_seconds=settings.client_timeout_seconds
@@ -115,7 +119,9 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 def _explain(error: Exception) -> str | int:
     if isinstance(error, ValidationError):
-        lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
+        lines = [
+            ": ".join([*map(str, item["loc"]), item["msg"].removeprefix("Value error, ")]) for item in error.errors()
+        ]
     else:
         lines = [str(error)]
     print("error: " + "\n       ".join(lines), file=sys.stderr)
