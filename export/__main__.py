@@ -17,7 +17,7 @@ from models.artifact.manifest import MODEL_NAME, ManifestError, Precision, find_
 from models.artifact.parity import ParityError
 from models.console import console, fail, print_error
 from models.runtime.cuda_driver import NoDevice
-from models.runtime.engine_cache import ENVIRONMENT, default_folder
+from models.runtime.engine_cache import ENVIRONMENT, EngineCacheError, default_folder, require_writable
 from models.runtime.engine_plan import Flavour, Hardware
 from models.runtime.tensorrt_runtime import NoTensorRT
 
@@ -199,10 +199,11 @@ def engines_command(
         options = BuildOptions(engines.parse_batches(batches), version_compatible, hardware)
         platforms = engines.platforms(runtime, compute_capability)
         folder = cache or default_folder()
+        require_writable(folder)
         for outcome in engines.build_engines(versions, folder, platforms, options, precision, again):
             failed = failed or outcome.result == "failed"
             typer.echo(f"{outcome.result}: {outcome.text}")
-    except (ManifestError, NoDevice, NoTensorRT, ValueError) as error:
+    except (EngineCacheError, ManifestError, NoDevice, NoTensorRT, ValueError) as error:
         fail(error)
     if failed:
         raise typer.Exit(2)

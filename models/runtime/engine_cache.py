@@ -8,7 +8,7 @@
 A runtime that reads a plan of another platform fails with a cryptic line or crashes, so `find` compares the description
 with the platform, and the plan with the description. `export` writes the cache, `service` reads it.
 
-    EngineCacheError
+    EngineCacheError     also: this user cannot write to the folder
     ├── PlanMissing      no plan was built
     ├── PlanForeign      the plan was built for another platform; names both
     └── PlanDamaged      the plan differs from its description, or has none
@@ -20,6 +20,7 @@ import fcntl
 import hashlib
 import os
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from pydantic import ValidationError
 
@@ -34,7 +35,7 @@ ENVIRONMENT = "RESNET_SERVE_CACHE"
 
 
 class EngineCacheError(Exception):
-    """No engine in the cache can be run; the message is one line with the reason."""
+    """No engine in the cache can be run, or none can be stored; the message is one line with the reason."""
 
 
 class PlanMissing(EngineCacheError):
@@ -50,10 +51,35 @@ class PlanForeign(EngineCacheError):
 
 
 def default_folder() -> Path:
-    """The cache's folder if neither an option nor the environment sets one."""
+    """The cache's folder unless an option sets one: a variable of the environment, or a place in the home folder."""
+    if folder := os.environ.get(ENVIRONMENT):
+        return Path(folder)
     # Relative paths are ignored, as in the XDG base directory specification.
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "resnet-serve"
+    return (xdg if xdg.is_absolute() else _home_cache()) / "resnet-serve"
+
+
+def _home_cache() -> Path:
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:  # neither HOME nor an entry in the user database, as for `docker run --user 12345`
+        return Path("/var/cache")
+
+
+def require_writable(cache: Path) -> None:
+    """Create the folder if it does not exist, and write to it: before minutes of work whose result goes there.
+
+    Raises:
+        EngineCacheError: this user cannot write there.
+    """
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        raise EngineCacheError(
+            f"{cache}: cannot be written: {error.strerror}: set another folder with --cache or {ENVIRONMENT}"
+        ) from error
 
 
 def tuning_file(cache: Path, onnx_sha256: str) -> Path:

@@ -7,12 +7,18 @@ creation, as when a new version replaces an old one, the next SIGTERM has no sta
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from pathlib import Path
 from threading import Lock
 from weakref import WeakValueDictionary
 
-import openvino
+# The package imports its converter, which reports its use to the vendor, writes a file into the home folder, and fails
+# for a user without one. Nothing here converts; OpenVINO itself goes on if the import fails.
+sys.modules["openvino.tools.ovc"] = None  # type: ignore[assignment]
+import openvino as openvino  # noqa: E402 - the executor imports it from here
+
+del sys.modules["openvino.tools.ovc"]
 
 _read: WeakValueDictionary[tuple[Path, int], openvino.Model] = WeakValueDictionary()
 _reading = Lock()

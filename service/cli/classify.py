@@ -21,7 +21,7 @@ from models.validation import first_error
 from service.app import Service
 from service.cli.sinks import CsvWriter, EmbeddingFile, JsonLinesWriter, MapFolder, Sink, TableWriter
 from service.core.errors import ServiceError, UnprocessableImage
-from service.core.settings import Settings, shipped_repository
+from service.core.settings import OfflineSettings, Settings, shipped_repository
 from service.inference.optional_outputs import Cam, OptionalOutputs
 from service.inference.pipeline import Pipeline
 from service.inference.results import ImageResult
@@ -70,7 +70,7 @@ def classify(
     logging.basicConfig(level=logging.ERROR, format="error: %(message)s")
     try:
         files = find_files(paths)
-        settings = Settings(repository=repository or shipped_repository(), model=model)
+        settings = OfflineSettings(repository=repository or shipped_repository(), model=model)
         find_versions(settings.repository)
         more: list[Sink] = [] if cam is None else [MapFolder(cam, files)]
         more += [] if embedding is None else [EmbeddingFile(embedding)]

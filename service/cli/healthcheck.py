@@ -20,16 +20,21 @@ _TIMEOUT_SECONDS = 4.0
 
 def main() -> None:
     """Request `/readyz` once."""
-    tls = bool(os.environ.get("RESNET_SERVE_SSL_CERTFILE"))
-    url = f"{'https' if tls else 'http'}://127.0.0.1:{os.environ.get('RESNET_SERVE_PORT', '8000')}/readyz"
     # The certificate is for the name that clients use, and the connection stays on this machine.
-    context = ssl._create_unverified_context() if tls else None
+    context = ssl._create_unverified_context() if url().startswith("https") else None
     try:
-        urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS, context=context).close()
+        urllib.request.urlopen(url(), timeout=_TIMEOUT_SECONDS, context=context).close()
     except urllib.error.HTTPError as error:
         sys.exit(error.read().decode(errors="replace"))
     except OSError as error:
-        sys.exit(f"{url}: {error}")
+        sys.exit(f"{url()}: {error}")
+
+
+def url() -> str:
+    """Address of `/readyz`. A port that is no number comes from Kubernetes (service/core/environment.py)."""
+    scheme = "https" if os.environ.get("RESNET_SERVE_SSL_CERTFILE") else "http"
+    port = os.environ.get("RESNET_SERVE_PORT", "")
+    return f"{scheme}://127.0.0.1:{port if port.isdecimal() else 8000}/readyz"
 
 
 if __name__ == "__main__":

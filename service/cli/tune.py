@@ -14,7 +14,7 @@ from rich.table import Table
 from models.artifact import manifest
 from models.artifact.manifest import ManifestError
 from models.console import fail
-from models.runtime.engine_cache import ENVIRONMENT, default_folder, tuning_file
+from models.runtime.engine_cache import ENVIRONMENT, EngineCacheError, default_folder, require_writable, tuning_file
 from models.runtime.tuning import Bounds, Measurement, TuningProfile, engine_of, key
 from service.cli.tune_trials import tune
 from service.executors.base import ExecutorError
@@ -50,9 +50,10 @@ def tune_command(
     bounds = Bounds(max_latency_ms=max_latency, max_accuracy_loss=max_accuracy_loss)
     try:
         version = manifest.find_versions(path)[-1]
+        require_writable(folder)
         profile = tune(version, folder, bounds, seconds, counts)
         file = tuning_file(folder, key(manifest.read(version)))
-    except (ManifestError, ExecutorError, OSError) as error:
+    except (ManifestError, EngineCacheError, ExecutorError, OSError) as error:
         fail(error)
     Console().print(_table(profile))
     if any(not profile.bounds.allow(row) for row in profile.measurements):

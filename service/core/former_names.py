@@ -23,6 +23,7 @@ RENAMED = {
 """Current name of each setting that was renamed."""
 
 ISOLATE_FLAGS = ("--isolate", "--no-isolate")
+ISOLATE_VARIABLE = "ISOLATE"
 _ISOLATE = "%s has no effect: executors in processes of their own will come back with --workers"
 
 
@@ -50,11 +51,11 @@ class FormerEnvironment(PydanticBaseSettingsSource):
         values = {}
         for former, current in RENAMED.items():
             variable = prefix + former.upper()
-            if (value := os.environ.get(variable)) is not None:
+            if value := os.environ.get(variable):
                 _warn(variable, prefix + current.upper())
                 values[current] = value
-        if prefix + "ISOLATE" in os.environ:
-            log.warning(_ISOLATE, prefix + "ISOLATE")
+        if os.environ.get(prefix + ISOLATE_VARIABLE):
+            log.warning(_ISOLATE, prefix + ISOLATE_VARIABLE)
         return values
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:

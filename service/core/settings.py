@@ -11,7 +11,6 @@ from pydantic import (
     AfterValidator,
     DirectoryPath,
     Field,
-    FilePath,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -23,6 +22,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from models.artifact.manifest import Precision
 from models.runtime.engine_cache import default_folder
 from service.core.choices import DecodeMode, LogFormat, LogLevel, Watch
+from service.core.environment import ServiceEnvironment
 from service.core.former_names import FormerEnvironment
 from service.core.version_policy import Policies
 
@@ -57,6 +57,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="RESNET_SERVE_",
+        env_ignore_empty=True,
         frozen=True,
         cli_prog_name="resnet-serve",
         cli_kebab_case=True,
@@ -78,7 +79,8 @@ class Settings(BaseSettings):
 
     cache: Path = Field(default_factory=default_folder)
     """Folder of TensorRT engines and profiles of this machine, as resnet-export engines and resnet-serve tune write
-    them. Default: ~/.cache/resnet-serve, or resnet-serve in XDG_CACHE_HOME."""
+    them. Default: ~/.cache/resnet-serve, or resnet-serve in XDG_CACHE_HOME; /var/cache/resnet-serve for a user without
+    a home folder."""
 
     watch: Watch = "auto"
     """How the service detects new and removed versions. auto: by file events, or once per second on network file
@@ -93,10 +95,10 @@ class Settings(BaseSettings):
     root_path: Annotated[str, Field(pattern=r"^(/[^/?#\s]+)*$")] = ""
     """Path prefix, such as /vision, that a proxy in front of the service removes. Links of the API begin with it."""
 
-    ssl_certfile: FilePath | None = None
+    ssl_certfile: Path | None = None
     """Certificate chain, PEM. The service then uses TLS."""
 
-    ssl_keyfile: FilePath | None = None
+    ssl_keyfile: Path | None = None
     """Private key of the certificate, PEM, unless it is in the same file."""
 
     api_keys: Path | None = None
@@ -224,7 +226,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read arguments, then environment variables, then those with former names."""
-        return init_settings, env_settings, FormerEnvironment(settings_cls)
+        return init_settings, ServiceEnvironment(settings_cls), FormerEnvironment(settings_cls)
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -238,3 +240,22 @@ class Settings(BaseSettings):
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
             raise ValueError("ssl_keyfile needs ssl_certfile")
         return self
+
+
+class OfflineSettings(Settings):
+    """Settings of a command without a server: the values that the command gives, and defaults.
+
+    Variables of the environment do not count: they belong to a server on the same machine.
+    """
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments only."""
+        return (init_settings,)

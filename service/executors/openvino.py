@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import openvino
-
 from models.artifact.manifest import INPUT, Precision
 from models.imaging.preprocess import UInt8Array
-from models.runtime.openvino_core import core, read
+from models.runtime.openvino_core import core, openvino, read
 from service.executors.base import ExecutorError, Float32Array, HostExecutor, Source
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {

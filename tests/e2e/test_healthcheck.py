@@ -11,6 +11,7 @@ from threading import Thread
 
 import pytest
 
+from service.cli.healthcheck import url
 from tests.support.process import probe
 
 
@@ -49,6 +50,15 @@ def test_refused_connection_is_an_error() -> None:
         told = probe(RESNET_SERVE_PORT=str(bound.getsockname()[1]))
     assert told.returncode == 1
     assert "refused" in told.stderr
+
+
+def test_url_follows_the_environment_as_the_service_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    for port in ("", "tcp://10.43.7.9:8000"):  # the second is what Kubernetes sets
+        monkeypatch.setenv("RESNET_SERVE_PORT", port)
+        assert url() == "http://127.0.0.1:8000/readyz"
+    monkeypatch.setenv("RESNET_SERVE_PORT", "9000")
+    monkeypatch.setenv("RESNET_SERVE_SSL_CERTFILE", "/certificate.pem")
+    assert url() == "https://127.0.0.1:9000/readyz"
 
 
 def test_healthcheck_imports_no_slow_package() -> None:

@@ -95,6 +95,8 @@ def test_signal_while_idle_exits_with_success(
         ),
         (["--repository", "/missing/repository"], "/missing/repository: there is no such folder"),
         (["--port", "99999"], "port: "),
+        (["--ssl-keyfile", "key.pem"], "ssl_keyfile needs ssl_certfile"),
+        (["--ssl-certfile", "/missing.pem"], "ssl_certfile: /missing.pem cannot be read: No such file"),
     ],
 )
 def test_invalid_settings_print_one_line_and_exit_with_2(flags: list[str], message: str, tiny_repository: Path) -> None:

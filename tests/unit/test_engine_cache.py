@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import subprocess
 import sys
 import threading
@@ -183,6 +184,7 @@ def test_malformed_compute_capability_is_refused(text: str) -> None:
 
 
 def test_default_folder_follows_the_xdg_specification(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(engine_cache.ENVIRONMENT, "")
     monkeypatch.setenv("HOME", str(tmp_path))
     for value, folder in (
         ("/elsewhere", Path("/elsewhere")),
@@ -191,6 +193,27 @@ def test_default_folder_follows_the_xdg_specification(monkeypatch: pytest.Monkey
     ):
         monkeypatch.setenv("XDG_CACHE_HOME", value)
         assert engine_cache.default_folder() == folder / "resnet-serve"
+
+
+def no_user(number: int) -> None:
+    raise KeyError(f"getpwuid(): uid not found: {number}")
+
+
+def test_user_without_a_home_folder_has_the_folder_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in (engine_cache.ENVIRONMENT, "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", no_user)
+    assert engine_cache.default_folder() == Path("/var/cache/resnet-serve")
+    monkeypatch.setenv(engine_cache.ENVIRONMENT, "/elsewhere")
+    assert engine_cache.default_folder() == Path("/elsewhere")
+
+
+def test_folder_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
+    engine_cache.require_writable(tmp_path / "new" / "cache")
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "cache", Path("/proc/none")):
+        with pytest.raises(engine_cache.EngineCacheError, match=rf"^{folder}: cannot be written: .*--cache or RESNET"):
+            engine_cache.require_writable(folder)
 
 
 def test_reading_the_cache_imports_no_runtime() -> None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from service.core.former_names import RENAMED, replace_former_flags
-from service.core.settings import Settings, available_cpus
+from service.core.settings import OfflineSettings, Settings, available_cpus
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +95,57 @@ def test_flag_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
     assert parse("--port", "9002").port == 9002
 
 
+LINK = {
+    "SERVICE_HOST": "10.43.7.9",
+    "SERVICE_PORT": "8000",
+    "SERVICE_PORT_HTTP": "8000",
+    "PORT_8000_TCP": "tcp://10.43.7.9:8000",
+    "PORT_8000_TCP_PROTO": "tcp",
+    "PORT_8000_TCP_PORT": "8000",
+    "PORT_8000_TCP_ADDR": "10.43.7.9",
+    "METRICS_SERVICE_HOST": "10.43.7.10",
+    "METRICS_PORT": "tcp://10.43.7.10:9000",
+}
+"""Variables of the Kubernetes Services resnet-serve and resnet-serve-metrics, beside RESNET_SERVE_PORT."""
+
+
+@pytest.mark.parametrize("link", ["tcp://10.43.7.9:8000", "udp://10.43.7.9:53", "tcp://[fd00::9]:8000"])
+def test_variables_of_kubernetes_are_ignored_with_one_warning(
+    link: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, value in (LINK | {"PORT": link}).items():
+        monkeypatch.setenv(f"RESNET_SERVE_{name}", value)
+    assert parse() == parse("--port", "8000")
+    assert parse("--port", "9000").port == 9000
+    warned = {record.getMessage().partition(" is ignored")[0] for record in caplog.records}
+    assert warned == {f"RESNET_SERVE_PORT={link}"}
+
+
+def test_empty_variable_means_the_default(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    for name in (*Settings.model_fields, *RENAMED, "isolate"):
+        monkeypatch.setenv(f"RESNET_SERVE_{name.upper()}", "")
+    assert parse().model_dump() == OfflineSettings().model_dump()
+    assert not caplog.records
+
+
+def test_unknown_variable_is_ignored_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RESNET_SERVE_TIMEOUT", "1")
+    monkeypatch.setenv("RESNET_SERVE_QQQ", "1")
+    assert parse().model_dump() == OfflineSettings().model_dump()
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        "RESNET_SERVE_QQQ is ignored: there is no such setting; resnet-serve --help lists the settings",
+        "RESNET_SERVE_TIMEOUT is ignored: there is no such setting; is RESNET_SERVE_TIMEOUT_MS meant?",
+    ]
+
+
+def test_offline_commands_ignore_the_settings_of_a_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {"PORT": "x", "EXECUTOR": "none", "MODEL": "none", "MAX_IMAGES": "1", "QUEUE_SIZE": "1"}.items():
+        monkeypatch.setenv(f"RESNET_SERVE_{name}", value)
+    assert OfflineSettings(repository=tmp_path) == OfflineSettings().model_copy(update={"repository": tmp_path})
+
+
 @pytest.mark.parametrize(("former", "current"), RENAMED.items())
 def test_former_names_work_with_a_warning(
     former: str, current: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -139,7 +190,6 @@ def test_current_flags_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
         (["--versions", "newest"], "versions"),
         (["--watch", "never"], "watch"),
         (["--root-path", "vision"], "root_path"),
-        (["--ssl-certfile", "/missing.pem"], "ssl_certfile"),
     ],
 )
 def test_invalid_value_is_refused_by_name(flags: list[str], field: str) -> None:
