@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.acceptance.faults.case import CASES, Case, Failed
 
-_FRAMEWORK = {"__main__", "case", "probe", "served"}
+_FRAMEWORK = {"__main__", "case", "fuzz", "probe", "served", "soak"}
 
 
 def main() -> None:
