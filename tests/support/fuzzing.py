@@ -359,4 +359,4 @@ TARGETS: Mapping[str, Callable[[], Strategy]] = {
     "json": lambda: _JSON,
     "images": lambda: _PICTURES,
 }
-"""What is fuzzed, each with its strategy."""
+"""Targets of the fuzzer, each with its strategy."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tests.acceptance.faults.case import CASES, Case, Failed
 
-_FRAMEWORK = {"__main__", "case", "fuzz", "probe", "served", "soak"}
+_FRAMEWORK = {"__main__", "case", "fuzz", "health_probe", "served", "soak"}
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.acceptance.faults.probe import HealthProbe
-from tests.acceptance.faults.served import Served, serve
+from tests.acceptance.faults.health_probe import HealthProbe
+from tests.acceptance.faults.served import ServedProcess, serve
 
 RUNS = 3
 MAX_LAG = 0.1
@@ -74,7 +74,7 @@ def attack(
     max_seconds: float | None = None,
     shutdown_seconds: float = 5.0,
     lag: bool = True,
-) -> Callable[[Callable[[Served], str]], Callable[[Served], str]]:
+) -> Callable[[Callable[[ServedProcess], str]], Callable[[ServedProcess], str]]:
     """Register a function as an attack on a served process.
 
     Args:
@@ -87,7 +87,7 @@ def attack(
         lag: whether the event loop is measured; False if the attack stops the process itself.
     """
 
-    def register(function: Callable[[Served], str]) -> Callable[[Served], str]:
+    def register(function: Callable[[ServedProcess], str]) -> Callable[[ServedProcess], str]:
         def run() -> str:
             with serve(*options, "--shutdown-seconds", str(shutdown_seconds)) as service:
                 limits = _Limits(service, memory_mb, max_seconds, lag)
@@ -103,7 +103,7 @@ def attack(
 class _Limits:
     """Measures each run of an attack, and judges all runs at the end."""
 
-    def __init__(self, service: Served, memory_mb: float, max_seconds: float | None, lag: bool) -> None:
+    def __init__(self, service: ServedProcess, memory_mb: float, max_seconds: float | None, lag: bool) -> None:
         self._service = service
         self._memory_mb = memory_mb
         self._max_seconds = max_seconds
@@ -117,7 +117,7 @@ class _Limits:
             time.sleep(IDLE_SECONDS)
         self._idle = idle.longest
 
-    def measure(self, function: Callable[[Served], str]) -> str:
+    def measure(self, function: Callable[[ServedProcess], str]) -> str:
         """Run the attack once. Returns its figure."""
         self._service.reset_peak()
         before = self._service.lags() if self._measures_lag else {}
@@ -160,7 +160,7 @@ def _longest(before: dict[float, float], after: dict[float, float]) -> float:
     return max((bound for bound, count in after.items() if count > before.get(bound, 0.0)), default=0.0)
 
 
-def _end(service: Served, shutdown_seconds: float) -> str:
+def _end(service: ServedProcess, shutdown_seconds: float) -> str:
     seconds = service.terminate()
     expect(seconds <= shutdown_seconds + 2, f"the process took {seconds:.1f} s to end after SIGTERM")
     return f"ended in {seconds:.1f} s"

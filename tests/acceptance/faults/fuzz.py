@@ -17,7 +17,7 @@ from threading import Event, Thread
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.acceptance.faults.served import ROOT, Served, serve
+from tests.acceptance.faults.served import ROOT, ServedProcess, serve
 from tests.support.fuzzing import TARGETS, Finding, exchange
 
 CORPUS = ROOT / "tests" / "data" / "corpus"
@@ -33,7 +33,7 @@ _SAMPLE_SECONDS = 2.0
 class MemoryWatch:
     """Samples the memory of a service in a thread of its own, after a warm-up."""
 
-    def __init__(self, service: Served, warm_up_seconds: float) -> None:
+    def __init__(self, service: ServedProcess, warm_up_seconds: float) -> None:
         self._service = service
         self._start = time.monotonic() + warm_up_seconds
         self._minutes: list[float] = []

@@ -20,7 +20,7 @@ START_SECONDS = 60.0
 END_SECONDS = 120.0
 
 
-class Served:
+class ServedProcess:
     """`resnet-serve` in a process of its own, with default options unless others are given.
 
     Args:
@@ -126,7 +126,7 @@ class Served:
 
 
 @contextmanager
-def serve(*options: str, ready: bool = True, **environment: str) -> Iterator[Served]:
+def serve(*options: str, ready: bool = True, **environment: str) -> Iterator[ServedProcess]:
     """A service on a free port; it is ended at the end, if it has not ended itself.
 
     Args:
@@ -135,7 +135,7 @@ def serve(*options: str, ready: bool = True, **environment: str) -> Iterator[Ser
         environment: changes to the environment.
     """
     with TemporaryDirectory(prefix="faults-") as folder:
-        service = Served(options, Path(folder), environment)
+        service = ServedProcess(options, Path(folder), environment)
         try:
             if ready:
                 service.wait_until_ready()
@@ -155,3 +155,6 @@ def _free_port() -> int:
         listening.bind(("127.0.0.1", 0))
         port: int = listening.getsockname()[1]
         return port
+
+
+Served = ServedProcess

@@ -24,7 +24,7 @@ from threading import Event, Lock, Thread
 from PIL import Image
 
 from tests.acceptance.faults.fuzz import MAX_SLOPE, MemoryWatch
-from tests.acceptance.faults.served import ROOT, Served, serve
+from tests.acceptance.faults.served import ROOT, ServedProcess, serve
 
 TINY = ROOT / "tests" / "data" / "tiny" / "repository" / "tiny" / "1"
 PERMITTED = {200, 429, 503, 504}
@@ -46,7 +46,7 @@ class Soak:
         seed: seed of all random choices.
     """
 
-    def __init__(self, service: Served, repository: Path, seed: int) -> None:
+    def __init__(self, service: ServedProcess, repository: Path, seed: int) -> None:
         self._service = service
         self._model = repository / "tiny"
         self._seed = seed
