@@ -82,6 +82,9 @@ def create_app(settings: Settings, tracer_provider: TracerProvider | None = None
         title="resnet-serve",
         version=version("resnet-serve"),
         description="Classifies images with residual networks.",
+        # FastAPI's own pages load scripts from another origin; `web_ui` has the page /docs.
+        docs_url=None,
+        redoc_url=None,
         lifespan=_lifespan(service, tracer_provider),
         telemetry={
             "tracing": tracer_provider is not None,

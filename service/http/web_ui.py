@@ -1,4 +1,4 @@
-"""The web page at `/`: static files of the package, and example images."""
+"""The web page at `/` and the description of the API at `/docs`: static files of the package, and example images."""
 
 from __future__ import annotations
 
@@ -57,6 +57,11 @@ def example_files(settings: Settings) -> list[Path]:
 @router.get("/")
 async def index(request: Request) -> Response:
     return await _page.get_response("index.html", request.scope)
+
+
+@router.get("/docs")
+async def docs(request: Request) -> Response:
+    return await _page.get_response("docs.html", request.scope)
 
 
 @router.get("/examples")

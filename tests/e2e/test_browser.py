@@ -227,6 +227,17 @@ def test_images_are_classified_again_with_another_model(browser: Browser, tmp_pa
         assert visitor.errors == []
 
 
+def test_description_of_the_api_works_without_another_host(browser: Browser, server: ServerProcess) -> None:
+    with visit(browser, f"{server.url}/docs", ".opblock", viewport={"width": 1280, "height": 860}) as visitor:
+        page = visitor.page
+        page.locator("#operations-default-readyz_readyz_get").get_by_role("button").first.click()
+        page.get_by_role("button", name="Try it out").click()
+        page.get_by_role("button", name="Execute").click()
+        expect(page.locator(".live-responses-table .response-col_status").last).to_have_text("200")
+        assert visitor.errors == []
+        assert visitor.hosts == {server.url.removeprefix("http://")}
+
+
 def test_markup_in_a_file_name_is_text(visitor: Watched) -> None:
     visitor.drop(("<img src=x onerror=alert(1)>.png", BOOT.read_bytes()))
     expect(visitor.page.locator("#caption")).to_contain_text("<img src=x onerror=alert(1)>.png · 28")

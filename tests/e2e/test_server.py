@@ -141,4 +141,6 @@ def test_root_path_behind_a_proxy(tiny_repository: Path, photographs: Photograph
         assert httpx.post(f"{url}/v1/classify", content=photographs[0][1]).status_code == 200
         assert httpx.get(f"{url}/v2/models/resnet").json().keys() == {"error"}
         assert httpx.get(f"{url}/openapi.json").json()["servers"] == [{"url": "/vision"}]
-        assert "/vision/openapi.json" in httpx.get(f"{url}/docs").text
+        # Relative, so that a browser behind the proxy finds them below the prefix.
+        assert 'src="page/docs.js"' in httpx.get(f"{url}/docs").text
+        assert '"openapi.json"' in httpx.get(f"{url}/page/docs.js").text

@@ -527,12 +527,6 @@ def test_the_openapi_document(client: Client) -> None:
     assert image["properties"]["images"]["items"]["properties"].keys() == {"base64"}
 
 
-def test_the_documentation_page(client: Client) -> None:
-    page = client.get("/docs")
-    assert page.status_code == 200
-    assert "/openapi.json" in page.text
-
-
 @pytest.mark.parametrize(("method", "status"), [("POST", 200), ("GET", 405)])
 def test_classify_route_behind_a_root_path(method: str, status: int, client: Client, photographs: Photographs) -> None:
     """A server with a root path puts it before the path; some proxies remove it from the request, others do not."""

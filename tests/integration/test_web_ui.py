@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 from importlib import resources
@@ -12,16 +13,35 @@ import pytest
 from service.core.settings import Settings, shipped_repository
 from tests.support.service import Client, serve
 
-FILES = sorted(file.name for file in (resources.files("service") / "page").iterdir())
+PAGE = Path(str(resources.files("service"))) / "page"
+FILES = sorted(file.name for file in PAGE.iterdir() if file.is_file())
 
 
-def test_the_page(client: Client) -> None:
-    page = client.get("/")
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_every_file_of_a_page_is_there(path: str, client: Client) -> None:
+    page = client.get(path)
     assert page.status_code == 200
     assert page.headers["content-type"].startswith("text/html")
+    files = re.findall(r'(?:href|src)="(page/[^"]+)"', page.text)
+    assert len(files) >= 3
+    assert {client.get(f"/{file}").status_code for file in files} == {200}
 
 
-@pytest.mark.parametrize("path", ["/", *(f"/page/{name}" for name in FILES)])
+def test_swagger_ui_is_the_documented_version() -> None:
+    """A changed file needs a changed note: what runs on the origin of the API is known to the byte."""
+    folder = PAGE / "swagger-ui"
+    noted = dict(re.findall(r"`([\w.-]+)` \| `([0-9a-f]{64})`", (folder / "README.md").read_text()))
+    assert noted.keys() == {file.name for file in folder.iterdir() if file.suffix in (".js", ".css")}
+    assert noted == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in noted}
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/page/swagger-ui/swagger-ui.css"])
+def test_pages_may_load_nothing_from_another_origin(path: str, client: Client) -> None:
+    for directive in client.get(path).headers["content-security-policy"].split(";"):
+        assert set(directive.split()[1:]) <= {"'none'", "'self'", "blob:", "data:"}
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", *(f"/page/{name}" for name in FILES)])
 def test_page_has_no_foreign_origin_and_no_inline_code(path: str, client: Client) -> None:
     response = client.get(path)
     policy = dict(part.strip().split(" ", 1) for part in response.headers["content-security-policy"].split(";"))

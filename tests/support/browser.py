@@ -56,8 +56,8 @@ def chromium(*options: str) -> Iterator[Browser]:
 
 
 @contextmanager
-def visit(browser: Browser, url: str, **context: Any) -> Iterator[Watched]:
-    """Open the service's page in a fresh profile, and wait until it offers a model."""
+def visit(browser: Browser, url: str, ready: str = "#model option", **context: Any) -> Iterator[Watched]:
+    """Open a page of the service in a fresh profile, and wait for an element: by default, until it offers a model."""
     with browser.new_context(**context) as profile:
         watched = Watched(profile.new_page())
         protocol = profile.new_cdp_session(watched.page)
@@ -69,7 +69,7 @@ def visit(browser: Browser, url: str, **context: Any) -> Iterator[Watched]:
             lambda message: watched.errors.append(message.text) if message.type in ("error", "warning") else None,
         )
         watched.page.goto(url)
-        watched.page.wait_for_selector("#model option", state="attached")
+        watched.page.wait_for_selector(ready, state="attached")
         yield watched
 
 

@@ -84,7 +84,7 @@ API: Blocks = (
     ),
     Printed("import numpy as np"),
     Output("[[b'0.986249:1:Trouser']]"),
-    Printed("python -m service.cli.api_key"),
+    Printed("python -P -m service.cli.api_key"),
 )
 
 ARCHITECTURE: Blocks = (

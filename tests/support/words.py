@@ -43,6 +43,7 @@ LEFT_OUT = (
     "tests/support/words.py",  # its patterns and examples
     "tests/data",
     "models/pretrained",
+    "service/page/swagger-ui",  # from elsewhere, unchanged
 )
 
 ALLOWED = re.compile(r"#\s*words: allow")
