@@ -45,8 +45,10 @@ RUN python install.py cpu train
 FROM ${PYTHON} AS runtime
 RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin resnet \
  && install --directory --owner resnet --group resnet /cache
+# PYTHONSAFEPATH: a folder `models` in the working directory, such as a volume /models, does not hide the package.
 ENV PATH=/opt/resnet-serve/bin:$PATH \
-    HOME=/tmp
+    HOME=/tmp \
+    PYTHONSAFEPATH=1
 # A volume mounted here starts with the shipped model and is owned by the user of the container; so is /cache.
 COPY --chown=10001:10001 models/pretrained/repository /repository
 USER 10001:10001

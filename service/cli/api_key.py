@@ -1,6 +1,6 @@
 """Makes an API key and prints the entry for the file of keys.
 
-    python -m service.cli.api_key NAME [SCOPE...] >> keys.toml
+    python -P -m service.cli.api_key NAME [SCOPE...] >> keys.toml
 
 The entry goes to standard output, the key to standard error.
 """
@@ -27,7 +27,7 @@ def make_key(name: str, scopes: Sequence[str]) -> tuple[str, str]:
 
 def main() -> None:
     """Parse the command line and print the key."""
-    parser = argparse.ArgumentParser("python -m service.cli.api_key", description="Make an API key.")
+    parser = argparse.ArgumentParser("python -P -m service.cli.api_key", description="Make an API key.")
     parser.add_argument("name", metavar="NAME", help="name of the key in the log")
     scopes = get_args(KeyScope)
     parser.add_argument("scopes", metavar="SCOPE", nargs="*", help=f"{', '.join(scopes)}; default: classify")

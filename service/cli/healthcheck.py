@@ -1,6 +1,6 @@
 """Health check of a container: asks the service in the same container whether it is ready.
 
-    python -m service.cli.healthcheck
+    python -P -m service.cli.healthcheck
 
 Exits with 0 if the service is ready; otherwise prints the reason on standard error and exits with 1. Port and TLS come
 from the environment variables of the service. Only the standard library is imported, because the check runs every few

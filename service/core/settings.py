@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     """Private key of the certificate, PEM, unless it is in the same file."""
 
     api_keys: Path | None = None
-    """TOML file of API keys; `python -m service.cli.api_key NAME` makes a key. A change of the file applies at once.
+    """TOML file of API keys; `python -P -m service.cli.api_key NAME` makes a key. A change of the file applies at once.
     Default: requests need no key."""
 
     admin: bool = False
