@@ -11,10 +11,11 @@ from contextlib import contextmanager
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service.core.errors import REASONS
+from service.telemetry.background_log import dropped_lines
 from service.telemetry.instruments import Count, LoopCounter, LoopHistogram
 from service.telemetry.request_context import STAGES, RequestContext
 
@@ -69,6 +70,7 @@ class Metrics:
         self._devices = self._gauge("resnet_devices", "Devices that compute.", "model")
         self._waiting = self._gauge("resnet_queue_images", "Images that wait for a batch.", "model")
         self._in_flight = self._gauge("resnet_requests_in_flight", "Requests accepted and not yet answered.")
+        self.registry.register(_DroppedLines())
         self._models: dict[str, ModelMetrics] = {}
         # A series must begin at 0: the increase of a series that begins at 1 is 0, and no alert fires.
         for reason in REASONS:
@@ -145,6 +147,13 @@ class Metrics:
     def render(self) -> bytes:
         """All metrics in the text format of Prometheus. Called on the event loop, which owns what `watch_…` reads."""
         return generate_latest(self.registry)
+
+
+class _DroppedLines(Collector):
+    """The number of log lines that were dropped."""
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily("resnet_log_lines_dropped", "Lines that the log lacks.", value=dropped_lines())
 
 
 class _ImagesInFlight(Collector):

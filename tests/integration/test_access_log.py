@@ -122,6 +122,7 @@ def test_all_metrics_are_tested(traffic: tuple[str, dict[tuple[str, ...], float]
         "resnet_predictions",
         "resnet_confidence",
         "resnet_event_loop_lag_seconds",
+        "resnet_log_lines_dropped",
     }
 
 
