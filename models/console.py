@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import NoReturn
 
 from rich.console import Console
 
 console = Console(stderr=True)
+
+
+@functools.cache
+def print_once(line: str) -> None:
+    """Print a line as it is, unless this process printed it before: both splits of a folder skip the same files."""
+    console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def print_error(error: Exception | str) -> None:

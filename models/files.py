@@ -1,7 +1,8 @@
-"""Atomic file writes."""
+"""Atomic file writes, and text of any editor."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import tempfile
@@ -26,3 +27,13 @@ def atomic_write(path: Path, content: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)
         raise
+
+
+def decode_text(content: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 with a byte-order mark. The mark, which editors on Windows write, is removed.
+
+    Raises:
+        UnicodeDecodeError: the bytes are no such text.
+    """
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if utf16 else "utf-8-sig")

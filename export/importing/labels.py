@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 from export.errors import ForeignWeights
+from models.files import decode_text
 
 _IMAGENET_CLASSES = 1000
 
@@ -25,7 +26,7 @@ def read(path: Path) -> tuple[str, ...]:
         ForeignWeights: the file cannot be read, or has another form.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = decode_text(path.read_bytes())
         if path.suffix != ".json":
             return tuple(line.strip() for line in text.splitlines() if line.strip())
         content = json.loads(text)

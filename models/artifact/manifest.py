@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
 from pathlib import Path
@@ -182,7 +183,7 @@ def read(version: Path) -> Manifest:
     """
     path = version / FILE_NAME
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        manifest = Manifest.model_validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
     except ValidationError as error:

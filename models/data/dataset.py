@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.files import decode_text
 from models.imaging.images import to_mode
 from models.imaging.preprocess import Geometry, UInt8Array
 
@@ -152,7 +153,7 @@ def read_names(path: Path) -> tuple[str, ...]:
         DataError: the file is missing or is no text.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = decode_text(path.read_bytes()).splitlines()
     except FileNotFoundError:
         raise DataError(f"{path}: is missing") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -15,11 +15,8 @@ from models.imaging.preprocess import Geometry, UInt8Array
 
 DEFAULT_GEOMETRY = Geometry(size=(224, 224), resize=256, mode="RGB")
 
-SPLIT_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val", "validation")}
-"""Names of a split on disk. If a data set has several of them, the first is used."""
-
-SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in images.FORMATS)
-"""File name suffixes of all accepted formats, in lower case with the dot."""
+SPLIT_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
+"""Names of a split on disk. If a data set has several of them, the first is used, and a line names the others."""
 
 
 @dataclass(frozen=True)

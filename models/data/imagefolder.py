@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from models.console import print_once
 from models.data.dataset import DataError, Split
-from models.data.files import DEFAULT_GEOMETRY, SPLIT_NAMES, SUFFIXES, EncodedDataset
+from models.data.files import DEFAULT_GEOMETRY, SPLIT_NAMES, EncodedDataset
+from models.imaging.image_files import Skipped, find_images, has_image_name
 from models.imaging.preprocess import Geometry
 
 DESCRIPTION = "image files: train/CLASS/*.jpg and test/CLASS/*.jpg (or val/, validation/), or CLASS/*.jpg"
@@ -40,19 +42,23 @@ def matches(folder: Path) -> bool:
     if any(_split_folder(folder, split) is not None for split in SPLIT_NAMES):
         return True
     # Deeper images do not count: a folder of several data sets is no data set.
-    return any(_is_image(path) for name in _class_names(folder) for path in (folder / name).iterdir())
+    return any(has_image_name(path.name) for name in _class_names(folder) for path in (folder / name).iterdir())
 
 
 def load(folder: Path, split: Split, geometry: Geometry | None) -> ImageFolder:
     """Images in `geometry`, or `DEFAULT_GEOMETRY`; classes are the sorted names of the (training) class folders.
 
+    Prints what is skipped, and why.
+
     Raises:
-        DataError: the split is missing, a class has no training images, or the test split has a class of its own.
+        DataError: the split is missing, a class has no training images or no name in UTF-8, a folder cannot be read, or
+            the test split has a class of its own.
     """
+    skipped = Skipped()
     train, test = _split_folder(folder, "train"), _split_folder(folder, "test")
     if train is None and test is None:
         root, classes = folder, _class_names(folder)
-        files = [file for file in _files(root, classes) if _is_test(file[0]) == (split == "test")]
+        files = [file for file in _files(root, classes, skipped) if _is_test(file[0]) == (split == "test")]
         if not files:
             raise DataError(f"{folder}: too few images for a {split} split: make the folders train and test")
     else:
@@ -63,7 +69,13 @@ def load(folder: Path, split: Split, geometry: Geometry | None) -> ImageFolder:
         for name in _class_names(root):
             if name not in classes:
                 raise DataError(f"{root / name}: is not a class of the training split, {train}")
-        files = list(_files(root, classes, may_lack=split == "test"))
+        files = list(_files(root, classes, skipped, may_lack=split == "test"))
+        if unused := sorted(path.name for path in _folders(folder) - {train, test}):
+            used = " and ".join(path.name for path in (train, test) if path)
+            print_once(f"skipped: {', '.join(unused)} in {folder}, beside the splits {used}")
+    for name in classes:
+        _check_class_name(root / name)
+    _report(root, skipped)
     labels = np.array([label for _, label in files], np.int64)
     return ImageFolder(
         folder.resolve().name, classes, labels, geometry or DEFAULT_GEOMETRY, root, tuple(file for file, _ in files)
@@ -74,40 +86,51 @@ def _split_folder(folder: Path, split: Split) -> Path | None:
     """The folder of a split, if it has class folders: a class may be called "train", too."""
     for name in SPLIT_NAMES[split]:
         root = folder / name
-        if any(True for _ in _files(root, _class_names(root), may_lack=True)):
+        if any(True for _ in _files(root, _class_names(root), Skipped(), may_lack=True)):
             return root
     return None
 
 
+def _folders(root: Path) -> set[Path]:
+    return {path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+
+
 def _class_names(root: Path) -> tuple[str, ...]:
-    if not root.is_dir():
-        return ()
-    return tuple(sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    return tuple(sorted(path.name for path in _folders(root))) if root.is_dir() else ()
 
 
-def _files(root: Path, classes: tuple[str, ...], may_lack: bool = False) -> Iterator[tuple[str, int]]:
+def _check_class_name(folder: Path) -> None:
+    """Labels are written as JSON, which has no other characters than those of Unicode."""
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{folder}: its name, which is that of a class, is not UTF-8: rename it") from None
+
+
+def _files(root: Path, classes: tuple[str, ...], skipped: Skipped, may_lack: bool = False) -> Iterator[tuple[str, int]]:
     """(path relative to `root`, label) of each image, sorted within its class."""
     for label, name in enumerate(classes):
         count = 0
-        for parent, folders, files in os.walk(root / name, onerror=_raise, followlinks=True):
-            folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-            for file in sorted(files):
-                if _is_image(path := Path(parent, file)):
-                    count += 1
-                    yield path.relative_to(root).as_posix(), label
+        if not may_lack or (root / name).is_dir():
+            for file in find_images(root / name, skipped):
+                count += 1
+                yield f"{name}/{file}", label
         if count == 0 and not may_lack:
-            raise DataError(f"{root / name}: holds no images, and every folder at this level is a class")
+            nothing = f"{root / name}: holds no images, and every folder at this level is a class"
+            raise DataError("; ".join(skipped.unreadable) or nothing)
 
 
-def _raise(error: OSError) -> None:
-    """Have os.walk report errors, which it ignores by default, except for the missing folder of a class."""
-    if not isinstance(error, FileNotFoundError):
-        raise error
-
-
-def _is_image(path: Path) -> bool:
-    # Archives from macOS have a "._name.jpg" beside each file.
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+def _report(root: Path, skipped: Skipped) -> None:
+    """Refuse what cannot be read, and print what else is skipped, with the entries of `root` that are no classes."""
+    if skipped.unreadable:
+        raise DataError("; ".join(skipped.unreadable))
+    for path in sorted(root.iterdir()):
+        if path.name.startswith("."):
+            skipped.add("hidden", path)
+        elif not path.is_dir() and has_image_name(path.name):
+            skipped.add("outside the folders of the classes", path)
+    if line := str(skipped):
+        print_once(line)
 
 
 def _is_test(file: str) -> bool:

@@ -18,8 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from models.console import print_once
 from models.data.dataset import DataError, Split, check_labels, read_names
-from models.data.files import DEFAULT_GEOMETRY, SPLIT_NAMES, SUFFIXES, EncodedDataset
+from models.data.files import DEFAULT_GEOMETRY, SPLIT_NAMES, EncodedDataset
+from models.files import decode_text
+from models.imaging.image_files import SUFFIXES, Skipped
 from models.imaging.preprocess import Geometry
 
 DESCRIPTION = "tar shards: train*.tar or *-train-*.tar, and the same with test or val"
@@ -75,10 +78,13 @@ def load(folder: Path, split: Split, geometry: Geometry | None) -> TarShards:
     Class names come from `labels.txt`, one per line. Without the file they are numbers, and the shards of the training
     split are always read, too, to count them.
 
+    Prints what is skipped, and why.
+
     Raises:
         DataError: shards of the split are missing, a shard is damaged, or a sample cannot be used.
     """
-    samples = _split_samples(folder, split)
+    skipped = Skipped()
+    samples = _split_samples(folder, split, skipped)
     if not samples:
         raise DataError(f"{folder}: the shards of the {split} split, {' or '.join(SPLIT_NAMES[split])}, hold no images")
     labels = np.array([label for _, label in samples], np.int64)
@@ -86,29 +92,37 @@ def load(folder: Path, split: Split, geometry: Geometry | None) -> TarShards:
         classes = read_names(names)
         check_labels(labels, classes, folder)
     else:
-        training = samples if split == "train" else _split_samples(folder, "train")
+        training = samples if split == "train" else _split_samples(folder, "train", Skipped())
         classes = tuple(str(number) for number in range(1 + max(label for _, label in samples + training)))
+    for shard in sorted({*_tars(folder)}.difference(*(_shards(folder, each) for each in SPLIT_NAMES))):
+        skipped.add("not used as a shard of a split", shard)
+    if line := str(skipped):
+        print_once(line)
     members = tuple(member for member, _ in samples)
     return TarShards(folder.resolve().name, classes, labels, geometry or DEFAULT_GEOMETRY, members)
 
 
+def _tars(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.tar") if path.is_file())
+
+
 def _shards(folder: Path, split: Split) -> list[Path]:
-    tars = sorted(path for path in folder.glob("*.tar") if path.is_file())
     for word in SPLIT_NAMES[split]:
-        if found := [path for path in tars if path.name.startswith(word) or f"-{word}-" in path.name]:
+        if found := [path for path in _tars(folder) if path.name.startswith(word) or f"-{word}-" in path.name]:
             return found
     return []
 
 
-def _split_samples(folder: Path, split: Split) -> list[tuple[Member, int]]:
-    return [sample for shard in _shards(folder, split) for sample in _samples(shard)]
+def _split_samples(folder: Path, split: Split, skipped: Skipped) -> list[tuple[Member, int]]:
+    return [sample for shard in _shards(folder, split) for sample in _samples(shard, skipped)]
 
 
-def _samples(shard: Path) -> Iterator[tuple[Member, int]]:
+def _samples(shard: Path, skipped: Skipped) -> Iterator[tuple[Member, int]]:
     """Image and label of each sample, in the shard's order."""
     groups: dict[str, dict[str, Member]] = {}
     for member in _members(shard):
         if (match := _NAME.fullmatch(member.name)) is None:
+            skipped.add("hidden", str(member))
             continue
         key, extension = match[1], match[2].lower()
         if groups.setdefault(key, {}).setdefault(extension, member) is not member:
@@ -116,7 +130,8 @@ def _samples(shard: Path) -> Iterator[tuple[Member, int]]:
     for key, group in groups.items():
         images = [member for extension, member in group.items() if f".{extension}" in SUFFIXES]
         if not images and "cls" not in group:
-            continue  # not a sample
+            skipped.add("without an image", str(next(iter(group.values()))))
+            continue
         if len(images) != 1:
             raise DataError(f"{shard}: sample {key!r} has {len(images)} images, not one")
         yield images[0], _label(images[0], group)
@@ -128,7 +143,7 @@ def _label(image: Member, group: dict[str, Member]) -> int:
         raise DataError(f"{image}: has no label: add a member of the same name with the extension .cls or .json")
     try:
         data = found[0].read()
-        label = int(data) if "cls" in group else json.loads(data)["label"]
+        label = int(decode_text(data)) if "cls" in group else json.loads(decode_text(data))["label"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{found[0]}: holds no label: {type(error).__name__}: {error}") from error
     if type(label) is not int or not 0 <= label < _MAX_CLASSES:

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
 from pydantic import ValidationError
 
-from models.console import console, fail
-from models.progress import progress_bar
+from models.console import console, fail, print_error, print_once
+from models.imaging.image_files import Skipped
 from models.validation import first_error
-from service.app import Service
+from service import executors
+from service.cli.file_list import find_files
+from service.cli.offline import Outcome, classify_files
 from service.cli.sinks import CsvWriter, EmbeddingFile, JsonLinesWriter, MapFolder, Sink, TableWriter
-from service.core.errors import ServiceError, UnprocessableImage
 from service.core.settings import OfflineSettings, Settings, shipped_repository
+from service.executors.base import ExecutorError
 from service.inference.optional_outputs import Cam, OptionalOutputs
-from service.inference.pipeline import Pipeline
-from service.inference.results import ImageResult
-from service.messages.model import ServedModel
 from service.registry.repository import LoadError, find_versions
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
-_CHUNK = 32
-_CHUNKS_IN_FLIGHT = 4
-_TIMEOUT_SECONDS = 3600.0
+_STOPPED = 130
+"""Exit status after Ctrl-C, as of a shell."""
 
 
 class Format(StrEnum):
@@ -50,11 +48,20 @@ _WRITERS: dict[Format, Callable[[TextIO], Sink]] = {
 
 
 def classify(
-    paths: Annotated[list[Path], typer.Argument(help="Images, and folders with images.", metavar="PATH...")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Images, folders with images, and - for a list of both on standard input.", metavar="PATH..."
+        ),
+    ],
     repository: Annotated[
         Path | None, typer.Option(help="Folder of models. Default: the model that ships with the project.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model to use, if the repository has several.")] = None,
+    executor: Annotated[
+        str | None, typer.Option(help="Runtime that computes, as of resnet-serve. Default: onnxruntime-cpu.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="float32, float16, bfloat16 or int8. Default: float32.")] = None,
     top_k: Annotated[int, typer.Option(help="Number of classes per image.", min=1)] = 1,
     format_: Annotated[Format, typer.Option("--format", help="Format of the output.")] = Format.table,
     output: Annotated[Path | None, typer.Option(help="File to write to instead of the terminal.")] = None,
@@ -66,117 +73,96 @@ def classify(
         Path | None, typer.Option(help="File for the pooled features of each image.", metavar="FILE.npz")
     ] = None,
 ) -> None:
-    """Classify image files. Exits with 1 if a file cannot be classified; the output has its error."""
+    """Classify image files. Exits with 1 if a file cannot be classified; the output has its error.
+
+    Ctrl-C ends with the results so far.
+    """
     logging.basicConfig(level=logging.ERROR, format="error: %(message)s")
+    skipped = Skipped()
     try:
-        files = find_files(paths)
-        settings = OfflineSettings(repository=repository or shipped_repository(), model=model)
-        find_versions(settings.repository)
+        settings = _settings(repository, model, executor, precision)
+        files = find_files(paths, skipped)
         more: list[Sink] = [] if cam is None else [MapFolder(cam, files)]
         more += [] if embedding is None else [EmbeddingFile(embedding)]
-    except ValidationError as error:
-        fail(first_error(error))
-    except (LoadError, OSError) as error:
+    except (ExecutorError, LoadError, OSError) as error:
         fail(error)
-    with _open(output) as stream:
-        try:
-            optional = OptionalOutputs(embedding is not None, None if cam is None else Cam.picture)
-            failed = asyncio.run(_run(files, settings, top_k, optional, [_WRITERS[format_](stream), *more]))
-        except ServiceError as error:
-            fail(error)
-    if failed:
-        console.print(f"{failed} of {len(files)} files could not be classified", style="red", highlight=False)
-        raise typer.Exit(1)
+    _print_skipped(skipped)
+    optional = OptionalOutputs(embedding is not None, None if cam is None else Cam.picture)
+    try:
+        with _open(output) as stream:
+            outcome = asyncio.run(classify_files(files, settings, top_k, optional, [_WRITERS[format_](stream), *more]))
+            if isinstance(outcome.error, BrokenPipeError):
+                raise outcome.error
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        _discard_output()
+        raise typer.Exit(1) from None
+    except OSError as error:
+        fail(error)
+    _exit(outcome, len(files), len(skipped.unreadable))
 
 
-def find_files(paths: Sequence[Path]) -> list[Path]:
-    """List files by path, and the files in folders, at any depth, that have the suffix of an image.
+def _settings(repository: Path | None, model: str | None, executor: str | None, precision: str | None) -> Settings:
+    """The settings of the options that are given; others are those of `resnet-serve`, or of a tuned profile.
 
     Raises:
-        FileNotFoundError: a path does not exist, or there are no files.
+        ExecutorError: the executor does not exist, or its runtime is not installed.
+        LoadError: the repository cannot be read.
     """
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise FileNotFoundError(f"{path}: there is no such file or folder")
-    if not files:
-        raise FileNotFoundError("there are no image files")
-    return files
-
-
-async def _run(
-    files: Sequence[Path], settings: Settings, k: int, optional: OptionalOutputs, sinks: Sequence[Sink]
-) -> int:
-    """Classify files, write each result in order, and return the number of errors."""
-    service = Service(settings)
-    await service.start()
-    failed = 0
+    given = {"executor": executor, "precision": precision}
     try:
-        with service.pipeline.lease() as model, progress_bar("classifying", total=len(files)) as progress:
-            done = 0
-            async for path, result in _results(service.pipeline, model, files, k, optional):
-                for sink in sinks:
-                    sink.write(path, result)
-                failed += result.error is not None
-                progress.update(done := done + 1)
-        for sink in sinks:
-            sink.finish()
-    finally:
-        await service.close()
-    return failed
+        settings = OfflineSettings(
+            repository=repository or shipped_repository(),
+            model=model,
+            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
+        )
+    except ValidationError as error:
+        fail(f"--{first_error(error)}")
+    executors.find(settings.executor)
+    find_versions(settings.repository)
+    return settings
 
 
-async def _results(
-    pipeline: Pipeline, model: ServedModel, files: Sequence[Path], k: int, optional: OptionalOutputs
-) -> AsyncIterator[tuple[Path, ImageResult]]:
-    """Results in the order of the files, a few chunks at a time so that decoding and inference overlap."""
-    running: deque[tuple[Sequence[Path], asyncio.Task[list[ImageResult]]]] = deque()
-    chunks = [files[first : first + _CHUNK] for first in range(0, len(files), _CHUNK)]
-    for chunk in chunks:
-        running.append((chunk, asyncio.create_task(_classify_chunk(pipeline, model, chunk, k, optional))))
-        if len(running) == _CHUNKS_IN_FLIGHT:
-            paths, task = running.popleft()
-            for pair in zip(paths, await task, strict=True):
-                yield pair
-    for paths, task in running:
-        for pair in zip(paths, await task, strict=True):
-            yield pair
+def _print_skipped(skipped: Skipped) -> None:
+    if line := str(skipped):
+        print_once(line)
+    for reason in skipped.unreadable:
+        print_error(reason)
 
 
-async def _classify_chunk(
-    pipeline: Pipeline, model: ServedModel, paths: Sequence[Path], k: int, optional: OptionalOutputs
-) -> list[ImageResult]:
-    contents = await asyncio.to_thread(lambda: [_read(path) for path in paths])
-    readable = [content for content in contents if isinstance(content, bytes)]
-    results: Iterator[ImageResult] = iter(())
-    if readable:
-        answer = await pipeline.classify(model, readable, k, _TIMEOUT_SECONDS, optional, inline_errors=True)
-        results = iter(answer.results)
-    return [next(results) if isinstance(content, bytes) else ImageResult(error=content) for content in contents]
-
-
-def _read(path: Path) -> bytes | UnprocessableImage:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        return UnprocessableImage(f"the file cannot be read: {error.strerror}")
+def _exit(outcome: Outcome, files: int, unreadable: int) -> None:
+    """Say what was not done, and exit with the status for it."""
+    if outcome.failed:
+        console.print(f"{outcome.failed} of {files} files could not be classified", style="red", highlight=False)
+    if outcome.stopped or (outcome.error and outcome.done):
+        console.print(f"stopped: {outcome.done:,} of {files:,} files are done", highlight=False)
+    if outcome.error:
+        fail(outcome.error)
+    if outcome.stopped:
+        raise typer.Exit(_STOPPED)
+    if outcome.failed or unreadable:
+        raise typer.Exit(1)
 
 
 @contextmanager
 def _open(path: Path | None) -> Iterator[TextIO]:
+    """The output in UTF-8. Bytes of a file name that are not UTF-8 are written as \\udc80 to \\udcff, as in JSON."""
     if path is None:
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         yield sys.stdout
+        sys.stdout.flush()
         return
     try:
-        stream = path.open("w", encoding="utf-8", newline="")
+        stream = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
     except OSError as error:
         fail(error)
     with stream:
         yield stream
+
+
+def _discard_output() -> None:
+    """Let the interpreter's last flush of a closed pipe go nowhere, instead of failing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -19,6 +20,9 @@ from rich.text import Text
 from models.artifact.parity import Float32Array
 from service.http.v1.schemas import image_json
 from service.inference.results import ImageResult
+
+_MAX_NAME_BYTES = 255
+"""Longest file name of the usual file systems."""
 
 
 class Sink(Protocol):
@@ -41,13 +45,18 @@ class TableWriter:
 
     def write(self, path: Path, result: ImageResult) -> None:
         if result.error is not None:
-            self._table.add_row(Text(str(path)), Text(str(result.error), style="red"), "")
+            self._table.add_row(Text(_printable(path)), Text(str(result.error), style="red"), "")
         for rank, prediction in enumerate(result.predictions):
-            name = Text("" if rank else str(path))
+            name = Text("" if rank else _printable(path))
             self._table.add_row(name, Text(prediction.label), f"{prediction.probability:.2%}")
 
     def finish(self) -> None:
         Console(file=self._stream).print(self._table)
+
+
+def _printable(path: Path) -> str:
+    """A path as the output shows it, so that the columns of a table have the right width."""
+    return str(path).encode(errors="backslashreplace").decode()
 
 
 class CsvWriter:
@@ -105,13 +114,22 @@ class MapFolder:
         place = self._folder / path.absolute().relative_to(self._common)
         for rank, prediction in enumerate(result.predictions, start=1):
             if prediction.cam_png is not None:
-                label = re.sub(r"[^\w.-]+", "-", prediction.label).strip("-")[:80]
                 place.parent.mkdir(parents=True, exist_ok=True)
-                file = place.with_name(f"{place.name}.{rank}-{label}.png")
-                file.write_bytes(prediction.cam_png)
+                label = re.sub(r"[^\w.-]+", "-", prediction.label).strip("-")
+                place.with_name(_map_name(place.name, rank, label)).write_bytes(prediction.cam_png)
 
     def finish(self) -> None:
         """Nothing: each file is written at once."""
+
+
+def _map_name(image: str, rank: int, label: str) -> str:
+    """Name of a map: that of the image, the rank and the label, as much of them as a file system takes."""
+    label = os.fsdecode(os.fsencode(label)[:80])
+    ending = f".{rank}-{label}.png"
+    room = _MAX_NAME_BYTES - len(os.fsencode(ending))
+    if len(name := os.fsencode(image)) > room:
+        name = name[: room - 9] + b"-" + hashlib.sha256(name).hexdigest()[:8].encode()
+    return os.fsdecode(name) + ending
 
 
 class EmbeddingFile:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from starlette.types import Scope
 
 from models.artifact.manifest import SHA256
+from models.files import decode_text
 from models.validation import first_error
 from service.core.errors import Forbidden, Unauthorized
 from service.http.openapi import errors
@@ -118,7 +119,7 @@ class ApiKeyStore:
 
     def _read(self) -> tuple[Key, ...]:
         try:
-            return tuple(_KeyFile.model_validate(tomllib.loads(self._path.read_text(encoding="utf-8"))).key)
+            return tuple(_KeyFile.model_validate(tomllib.loads(decode_text(self._path.read_bytes()))).key)
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise KeyFileError(f"{self._path}: cannot be read: {error}") from error
         except ValidationError as error:

@@ -179,7 +179,7 @@ def test_the_command_makes_a_key(tmp_path: Path) -> None:
     secret = done.stderr.split()[-1]
     assert secret not in done.stdout
     assert tomllib.loads(done.stdout)["key"][0]["name"] == 'the "web"'
-    (tmp_path / "keys.toml").write_text(done.stdout)
+    (tmp_path / "keys.toml").write_text(done.stdout, encoding="utf-8-sig")  # as editors on Windows do
     ring = ApiKeyStore(tmp_path / "keys.toml")
     assert ring.check(secret, "admin").name == 'the "web"'
     with pytest.raises(Forbidden):

@@ -6,6 +6,9 @@ import base64
 import csv
 import io
 import json
+import os
+import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +18,19 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from service.cli.classify import classify, find_files
+from service.cli.classify import classify
+from service.cli.sinks import EmbeddingFile
+from service.inference.results import ImageResult
 from tests.support.service import Client
 from tests.support.tiny import Eager
 
 Photographs = list[tuple[str, bytes]]
 
 
-def run(*arguments: object) -> Result:
+def run(*arguments: object, input: str | None = None) -> Result:
     app = typer.Typer()
     app.command()(classify)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=input, catch_exceptions=False)
 
 
 @pytest.fixture
@@ -192,12 +197,109 @@ def test_wrong_command_line_exits_with_2(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
 
 
-def test_suffix_selects_files_in_folders_only(tmp_path: Path) -> None:
-    (tmp_path / "deep" / "er").mkdir(parents=True)
-    for name in ("z.jpg", "a.JPEG", "deep/m.Png", "deep/er/b.tiff", "deep/readme.md", "noext"):
-        (tmp_path / name).touch()
-    assert find_files([tmp_path]) == [tmp_path / name for name in ("a.JPEG", "deep/er/b.tiff", "deep/m.Png", "z.jpg")]
-    assert find_files([tmp_path / "noext", tmp_path / "z.jpg"]) == [tmp_path / "noext", tmp_path / "z.jpg"]
+def test_names_that_are_not_utf8_or_too_long_are_scored_to_the_end(
+    tmp_path: Path, tiny_repository: Path, photographs: Photographs
+) -> None:
+    """The three formats, maps and embeddings have a result for each file, under a name that leads back to it."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    files = [folder / os.fsdecode(b"caf\xe9.jpg"), folder / f"{'n' * 250}.jpg", folder / "z.jfif"]
+    for path in files:
+        path.write_bytes(photographs[0][1])
+    for format_ in ("table", "csv", "jsonl"):
+        output, embeddings = tmp_path / f"answers.{format_}", tmp_path / "embeddings.npz"
+        options = ("--format", format_, "--output", output, "--cam", tmp_path / "maps", "--embedding", embeddings)
+        result = run(folder, "--repository", tiny_repository, *options)
+        assert result.exit_code == 0, result.output
+    answers = lines((tmp_path / "answers.jsonl").read_text())
+    assert [os.fsencode(answer["file"]) for answer in answers] == [os.fsencode(path) for path in files]
+    assert len(rows((tmp_path / "answers.csv").read_text())) == len(files)
+    assert (tmp_path / "answers.table").read_text().count("class ") == len(files)
+    assert len(list((tmp_path / "maps").iterdir())) == len(files)
+    with np.load(tmp_path / "embeddings.npz") as kept:
+        assert kept["files"].tolist() == [str(path) for path in files]
+
+
+def test_skipped_files_are_named_with_the_reason(folder: Path, tiny_repository: Path) -> None:
+    (folder / ".hidden.jpg").write_bytes(b"x")
+    (folder / "nowhere.jpg").symlink_to("missing")
+    (folder / "round").symlink_to("..")
+    result = run(folder, "--repository", tiny_repository, "--format", "csv")
+    assert result.exit_code == 0, result.output
+    assert [row["file"] for row in rows(result.stdout)] == [str(path) for path in found(folder) if path.name[0] != "."]
+    for part in ("1 hidden", "1 linked to nothing", "1 linked to a folder around it", "1 without the suffix"):
+        assert part in result.stderr
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\0"])
+def test_list_on_standard_input(end: str, folder: Path, tiny_repository: Path) -> None:
+    """Files, folders and one that does not exist; with the mark that editors on Windows write."""
+    listed = [found(folder / "b")[0], folder / "a", folder / "missing.jpg"]
+    content = "\ufeff" + "".join(f"{path}{end}" for path in listed)
+    result = run("-", "--repository", tiny_repository, "--format", "csv", input=content)
+    assert result.exit_code == 1, result.output
+    table = {row["file"]: row["error"] for row in rows(result.stdout)}
+    assert list(table) == [str(path) for path in (listed[0], *found(folder / "a"), listed[2])]
+    assert [name for name, error in table.items() if "No such file" in error] == [str(folder / "missing.jpg")]
+
+
+def test_executor_and_precision_of_the_options(
+    folder: Path, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The simulated executor gives the first class; the settings of a server on this machine are ignored."""
+    monkeypatch.setenv("RESNET_SERVE_MAX_IN_FLIGHT_IMAGES", "1")
+    monkeypatch.setenv("RESNET_SERVE_EXECUTOR", "none")
+    good, repository = found(folder)[0], ("--repository", tiny_repository, "--format", "csv")
+    simulated = rows(run(good, *repository, "--executor", "simulated:0").stdout)
+    assert float(simulated[0]["probability"]) != float(rows(run(good, *repository).stdout)[0]["probability"])
+    for options, message in (
+        (("--executor", "nope"), "no executor is named 'nope'"),
+        (("--precision", "int9"), "--precision: Input should be 'float32'"),
+        (("--precision", "int8"), "has no file that onnxruntime-cpu computes int8 from"),
+    ):
+        result = run(good, *repository, *options)
+        assert result.exit_code == 2, result.output
+        assert message in result.stderr
+
+
+@pytest.mark.parametrize("format_", ["jsonl", "table"])
+def test_ctrl_c_keeps_the_results_so_far(
+    format_: str, folder: Path, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C arrives with the 40th result, when the images of further chunks are being classified."""
+    source = found(folder)[0].absolute()
+    many = [folder / "many" / f"{number:03}.jpg" for number in range(300)]
+    (folder / "many").mkdir()
+    for path in many:
+        path.symlink_to(source)
+    written = EmbeddingFile.write
+
+    def write(sink: EmbeddingFile, path: Path, result: ImageResult) -> None:
+        written(sink, path, result)
+        if path == many[39]:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(EmbeddingFile, "write", write)
+    options = ("--repository", tiny_repository, "--format", format_, "--embedding", "embeddings.npz")
+    result = run(folder / "many", *options)
+    assert result.exit_code == 130, result.output
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    (done,) = re.findall(r"stopped: (\d+) of 300 files are done", result.stderr)
+    assert 40 <= int(done) < 300
+    with np.load("embeddings.npz") as kept:
+        assert kept["files"].tolist() == [str(path) for path in many[: int(done)]]
+    if format_ == "jsonl":
+        assert [answer["file"] for answer in lines(result.stdout)] == [str(path) for path in many[: int(done)]]
+    else:
+        assert sum(".jpg" in line for line in result.stdout.splitlines()) == int(done)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_is_one_line(folder: Path, tiny_repository: Path) -> None:
+    for option in (("--output", "/dev/full", "--format", "csv"), ("--embedding", "/dev/full")):
+        result = run(folder, "--repository", tiny_repository, *option)
+        assert result.exit_code == 2
+        assert "No space left on device" in result.stderr
 
 
 def test_maps_are_written_to_the_folders_of_the_images(

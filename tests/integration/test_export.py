@@ -254,6 +254,12 @@ def test_golden_images_of_another_model_are_detected(copy: Path) -> None:
         verify_version(copy)
 
 
+def test_manifest_with_a_byte_order_mark_is_read(copy: Path) -> None:
+    described = manifest.read(copy)
+    (copy / "manifest.json").write_text((copy / "manifest.json").read_text(), encoding="utf-8-sig")
+    assert manifest.read(copy) == described
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -107,7 +107,7 @@ def hugging() -> ResNetForImageClassification:
 
 @pytest.fixture
 def names(tmp_path: Path) -> Path:
-    (tmp_path / "labels.txt").write_text("cat\nrocket\ncoffee\n")
+    (tmp_path / "labels.txt").write_text("cat\nrocket\ncoffee\n", encoding="utf-8-sig")
     return tmp_path / "labels.txt"
 
 

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import struct
 import tarfile
 from collections.abc import Callable, Iterator
@@ -23,10 +24,12 @@ from typer.testing import CliRunner
 from models.__main__ import app
 from models.data import ArrayDataset, DataError, Split, Subset, load, read_ahead
 from models.data.imagefolder import ImageFolder
+from models.imaging.image_files import Skipped
 from models.imaging.preprocess import Geometry, Preprocess, UInt8Array
 from models.training import checkpoint
 from models.training.recipe import Recipe
 from models.training.train import measure_preprocess, train
+from service.cli.file_list import find_files
 
 SMALL = Geometry(size=(16, 16), resize=18)
 TIMEOUT = 60
@@ -275,7 +278,7 @@ TRAIN_FILES = {
 TEST_FILES = {"cat/1.png": encode(6), "ant/7.png": encode(7)}
 
 
-@pytest.mark.parametrize("test_name", ["test", "val", "validation"])
+@pytest.mark.parametrize("test_name", ["test", "val", "valid", "validation"])
 def test_image_folder(tmp_path: Path, test_name: str) -> None:
     write_files(tmp_path, TRAIN_FILES)
     write_files(tmp_path / test_name, TEST_FILES)
@@ -337,9 +340,45 @@ def test_test_split_alone_is_enough_to_evaluate(tmp_path: Path) -> None:
         load(tmp_path, "train", SMALL)
 
 
+def test_training_and_scoring_skip_the_same_files_and_say_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_files(tmp_path, TRAIN_FILES)
+    write_files(tmp_path / "test", TEST_FILES)
+    write_files(tmp_path / "val", {"cat/2.png": encode(8), "cat/3.png": encode(9)})
+    write_files(tmp_path, {"train/cat/9.jfif": encode(9, "jpeg"), "train/cat/._9.jpg": b"x", "train/0.png": encode(1)})
+    (tmp_path / "train" / "cat" / "loop").symlink_to("..")
+    (tmp_path / "train" / "wasp").symlink_to("bee")
+    data, test = load(tmp_path, "train", SMALL), load(tmp_path, "test", SMALL)
+    assert isinstance(data, ImageFolder)
+    scored = [
+        path.relative_to(tmp_path / "train" / "cat").as_posix()
+        for path in find_files([tmp_path / "train" / "cat"], Skipped())
+    ]
+    assert [name for name in data.files if name.startswith("cat/")] == [f"cat/{name}" for name in scored]
+    assert "9.jfif" in scored
+    assert data.classes == ("ant", "bee", "cat", "wasp")
+    assert len(test.labels) == len(TEST_FILES)
+    said = capsys.readouterr().err
+    for part in (
+        f"1 hidden ({tmp_path}/train/cat/._9.jpg)",
+        f"1 linked to a folder around it ({tmp_path}/train/cat/loop)",
+        f"skipped: val in {tmp_path}, beside the splits train and test",
+        f"1 outside the folders of the classes ({tmp_path}/train/0.png)",
+    ):
+        assert said.count(part) == 1
+
+
+def test_class_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    write_files(tmp_path, TRAIN_FILES)
+    (tmp_path / "train" / "ant").rename(tmp_path / "train" / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(DataError, match="is not UTF-8: rename it"):
+        load(tmp_path, "train")
+
+
 def test_incomplete_image_folders_are_refused(tmp_path: Path) -> None:
     write_files(tmp_path, TRAIN_FILES)
-    with pytest.raises(DataError, match="no class folders in test or val or validation"):
+    with pytest.raises(DataError, match="no class folders in test or val or valid or validation"):
         load(tmp_path, "test")
     write_files(tmp_path / "val", {**TEST_FILES, "dog/1.png": encode(1)})
     with pytest.raises(DataError, match="val/dog: is not a class of the training split"):
@@ -404,8 +443,20 @@ def test_tar_shards(tmp_path: Path, prefix: str, form: int) -> None:
     # The test split alone has one class; the training shards tell how many there are.
     assert data.classes == test.classes == ("0", "1", "2")
     assert data.name == tmp_path.name
-    (tmp_path / "labels.txt").write_text("rose\ntulip\nlily\n")
-    assert load(tmp_path, "test").classes == ("rose", "tulip", "lily")
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        (tmp_path / "labels.txt").write_text("rose\ntulip\nlys Ö\n", encoding=encoding)
+        assert load(tmp_path, "test").classes == ("rose", "tulip", "lys Ö")
+
+
+def test_byte_order_marks_in_a_shard_and_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = {"0.cls": "1".encode("utf-8-sig"), "1.json": '{"label": 0}'.encode("utf-8-sig")}
+    odd = {"2.heic": b"x", "2.json": b'{"label": 2}', ".3.png": b"x"}
+    write_tar(tmp_path / "train.tar", {**FIRST, **labels, **odd})
+    write_tar(tmp_path / "extra.tar", FIRST)
+    assert load(tmp_path, "train", SMALL).labels.tolist() == [1, 0]
+    said = capsys.readouterr().err
+    for part in ("without an image (", "1 hidden", f"1 not used as a shard of a split ({tmp_path}/extra.tar)"):
+        assert part in said
 
 
 def test_long_names_and_links_in_a_shard(tmp_path: Path) -> None:

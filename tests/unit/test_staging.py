@@ -19,7 +19,7 @@ def test_builds_at_the_same_time_get_different_versions(tmp_path: Path) -> None:
         barrier.wait()
         with staged_version(tmp_path / "model") as (folder, number):
             (folder / "content").write_text(f"{writer}")
-            barrier.wait()  # nobody finishes before all have begun
+            barrier.wait()  # no build ends before all have begun
         return number
 
     with ThreadPoolExecutor(4) as pool:

@@ -1,0 +1,106 @@
+"""Which files of a folder are images: one rule for training and for offline scoring. No torch.
+
+- an image has the suffix of an accepted format, in any case: .jpg, .jfif, .PNG, ...;
+- files and folders whose name begins with a dot are skipped: archives from macOS have a "._cat.jpg" beside each file;
+- links to files and to folders are followed, except for a link to a folder that the link is in.
+
+All that is skipped is counted by its reason, so that nothing is left out silently.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from models.imaging import images
+
+SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in images.FORMATS)
+"""File name suffixes of all accepted formats, in lower case with the dot."""
+
+
+@dataclass
+class Skipped:
+    """Files and folders that were left out, by the reason."""
+
+    paths: dict[str, list[str]] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+    """`PATH: REASON` of files and folders that the system does not let this process read."""
+
+    def add(self, reason: str, path: str | Path) -> None:
+        """Add a path; the reason is a phrase such as "hidden"."""
+        self.paths.setdefault(reason, []).append(str(path))
+
+    def __str__(self) -> str:
+        """Number and first path for each reason, in one line; empty if nothing was skipped."""
+        parts = [
+            f"{len(paths):,} {reason} ({paths[0]}{', …' if len(paths) > 1 else ''})"
+            for reason, paths in self.paths.items()
+        ]
+        return f"skipped: {'; '.join(parts)}" if parts else ""
+
+
+def has_image_name(name: str) -> bool:
+    """Whether a file is an image by its name."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def find_images(folder: str | Path, skipped: Skipped | None = None) -> Iterator[str]:
+    """Paths of the images in a folder, at any depth, relative to the folder, sorted by their parts.
+
+    Args:
+        folder: the folder.
+        skipped: collects what is left out.
+    """
+    skipped = skipped or Skipped()
+    root = Path(folder)
+    around_root = frozenset(_identity(parent) for parent in root.resolve().parents)
+    # The next entry is the last one: an image, or a folder with the identities of the folders around it.
+    pending: list[tuple[str, frozenset[tuple[int, int]] | None]] = [("", around_root)]
+    while pending:
+        relative, around = pending.pop()
+        if around is None:
+            yield relative
+            continue
+        place = root / relative
+        try:
+            identity = _identity(place)
+            if identity in around:
+                skipped.add("linked to a folder around it", place)
+                continue
+            with os.scandir(place) as entries:
+                found = {entry.name: entry.is_dir() for entry in entries if _is_wanted(entry, skipped)}
+        except OSError as error:
+            skipped.unreadable.append(f"{place}: cannot be read: {error.strerror}")
+            continue
+        for name in sorted(found, reverse=True):
+            inside = around | {identity} if found[name] else None
+            pending.append((f"{relative}/{name}" if relative else name, inside))
+
+
+def _is_wanted(entry: os.DirEntry[str], skipped: Skipped) -> bool:
+    """Whether an entry is an image or a folder; all else is added to `skipped`."""
+    try:
+        if entry.name.startswith("."):
+            reason = "hidden"
+        elif entry.is_dir():
+            return True
+        elif not has_image_name(entry.name):
+            reason = "without the suffix of an image"
+        elif entry.is_file():
+            return True
+        else:
+            reason = "linked to nothing" if entry.is_symlink() else "not a regular file"
+    except OSError as error:  # a link to itself, for one
+        skipped.unreadable.append(f"{entry.path}: cannot be read: {error.strerror}")
+        return False
+    skipped.add(reason, entry.path)
+    return False
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
