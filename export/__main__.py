@@ -44,6 +44,13 @@ def build_command(
     allow_unfused: Annotated[
         bool, typer.Option("--allow-unfused", help="Write the version even if a residual addition is not fused.")
     ] = False,
+    by_position: Annotated[
+        bool,
+        typer.Option(
+            "--by-position",
+            help="The classes of --data are the checkpoint's in this order, whatever their names. Default: by name.",
+        ),
+    ] = False,
     triton: Annotated[
         bool, typer.Option("--triton", help="Also write config.pbtxt, with which Triton loads the model's folder.")
     ] = False,
@@ -58,7 +65,16 @@ def build_command(
     from models.training.checkpoint import CheckpointError
 
     try:
-        version = build(path, repository, name, data, float16=float16, int8=int8, allow_unfused=allow_unfused)
+        version = build(
+            path,
+            repository,
+            name,
+            data,
+            float16=float16,
+            int8=int8,
+            allow_unfused=allow_unfused,
+            by_position=by_position,
+        )
         if triton:
             write_configuration(version)
     except (BuildError, CheckpointError, DataError, ParityError, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from export.quantization import qdq
 from export.quantization.calibrate import calibrate
 from export.quantization.search import Selection, search
 from export.staging import staged_version
-from export.temperature import fit_temperature
+from export.temperature import choose_temperature
 from export.version import ArtifactValidator, describe_version
 from models.architectures import ResNet
 from models.architectures.complexity import count_multiply_adds
@@ -43,6 +44,7 @@ def build(
     float16: bool = False,
     int8: bool = False,
     allow_unfused: bool = False,
+    by_position: bool = False,
 ) -> Path:
     """Write the next version of a model and return its folder.
 
@@ -53,30 +55,30 @@ def build(
         repository: folder of models; created if it does not exist.
         name: name of the model in the repository.
         data: folder of a data set, used in the checkpoint's geometry to fit the temperature, to calibrate int8, to
-            compare artifacts and to measure accuracy. By default, shipped photographs are used, without a temperature.
+            compare artifacts and to measure accuracy. By default, shipped photographs are used; the temperature is 1.
         float16: also write a file in half precision, for GPUs.
         int8: also write two int8 files, one for ONNX Runtime on CPUs and one for TensorRT and OpenVINO.
         allow_unfused: write the version even if a runtime leaves a residual addition outside its convolutions.
+        by_position: match the classes of the data set by their order, not by their names.
 
     Raises:
-        CheckpointError: the file is no usable checkpoint, or has other classes than the data set.
-        DataError: the folder is no usable data set.
+        CheckpointError: the file is no usable checkpoint.
+        DataError: the folder is no usable data set, or has other classes than the checkpoint.
         ParityError: an artifact computes other logits than the checkpoint.
         BuildError: an addition is not fused, or the folder cannot be written.
     """
     trained = checkpoint.load(checkpoint_path)
     model = trained.model()
-    used = samples.from_photographs(trained.preprocess) if data is None else samples.from_data(trained, data)
+    used = samples.find(trained, data, by_position)
     validator = ArtifactValidator(used, _logits(model, used.parity, trained), allow_unfused)
     selection = Selection(used.selection, _logits(model, used.selection, trained), used.selection_labels)
-    temperature = 1.0 if selection.labels is None else fit_temperature(selection.logits, selection.labels)
-    multiply_adds = count_multiply_adds(model, trained.preprocess.channels, trained.preprocess.size)
-
+    temperature, fit = choose_temperature(selection.logits, selection.labels, used.selection_source)
     with staged_version(repository / name) as (folder, number):
         artifacts = [_write_float(trained, model, temperature, folder / "model.onnx", "float32", validator)]
         if float16:
-            half = folder / "model.fp16.onnx"
-            artifacts.append(_write_float(trained, model, temperature, half, "float16", validator))
+            artifacts.append(
+                _write_float(trained, model, temperature, folder / "model.fp16.onnx", "float16", validator)
+            )
         if int8:
             artifacts += _write_int8(folder, used.calibration, selection, validator)
         describe_version(
@@ -86,14 +88,20 @@ def build(
             Classifier(*(values.detach().numpy() for values in (model.classifier.weight, model.classifier.bias))),
             name=name,
             version=number,
-            architecture=trained.architecture.model_copy(update={"multiply_adds": multiply_adds}),
-            labels=trained.labels,
-            preprocess=trained.preprocess,
+            **_network(trained, model),
             temperature=temperature,
+            temperature_fit=fit,
             artifacts=tuple(artifacts),
             provenance=_provenance(trained, checkpoint_path),
         )
     return repository / name / str(number)
+
+
+def _network(trained: Checkpoint, model: ResNet) -> dict[str, Any]:
+    """The fields of the manifest from the checkpoint; the multiply-adds of the architecture are counted."""
+    multiply_adds = count_multiply_adds(model, trained.preprocess.channels, trained.preprocess.size)
+    architecture = trained.architecture.model_copy(update={"multiply_adds": multiply_adds})
+    return {"architecture": architecture, "labels": trained.labels, "preprocess": trained.preprocess}
 
 
 def _write_float(

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.artifact import manifest
-from models.artifact.manifest import Artifact, Quantization
+from models.artifact.manifest import Artifact, Manifest, Quantization
 from models.artifact.parity import bounded_error
 
 
@@ -26,6 +26,7 @@ def print_version(version: Path, console: Console) -> None:
     facts.add_row("architecture", " ".join([arch.name, *(f"{key}={value}" for key, value in arch.options.items())]))
     facts.add_row("classes", f"{arch.num_classes}: {_shortened(described.labels)}")
     facts.add_row("input", f"{preprocess.size[0]} x {preprocess.size[1]} {preprocess.mode}")
+    facts.add_row("temperature", _temperature(described))
     facts.add_row("trained on", str(described.provenance.get("dataset") or "not recorded"))
     facts.add_row("folder", str(version.relative_to(Path.cwd()) if version.is_relative_to(Path.cwd()) else version))
     console.print(facts, highlight=False, soft_wrap=True)
@@ -34,6 +35,9 @@ def print_version(version: Path, console: Console) -> None:
     for artifact in described.artifacts:
         table.add_row(*_row(artifact, version))
     console.print(table)
+    if accuracy := next((artifact.accuracy for artifact in described.artifacts if artifact.accuracy), None):
+        apart = " that no choice was made on" if described.temperature_fit else ""
+        console.print(f"top-1 on {accuracy.images:,} test images{apart}", highlight=False)
     for artifact in described.artifacts:
         for runtime, report in artifact.fusion.items():
             console.print(
@@ -46,6 +50,19 @@ def print_version(version: Path, console: Console) -> None:
                 console.print(f"  {count} not: {reason}", highlight=False, soft_wrap=True, markup=False)
         if artifact.quantization is not None:
             console.print(_how_quantized(artifact.file, artifact.quantization), highlight=False, soft_wrap=True)
+
+
+def _temperature(described: Manifest) -> str:
+    """The temperature, and the images that justify it."""
+    value, fit = f"{described.temperature:.3g}", described.temperature_fit
+    if fit is None:
+        return (
+            f"{value}, not fitted" if described.temperature == 1 else f"{value}, fitted on images that are not recorded"
+        )
+    wrong = f"{fit.errors:,} of {fit.images:,} {fit.source} are misclassified"
+    # Without enough errors nothing justifies higher probabilities.
+    refused = fit.likeliest < described.temperature
+    return f"{value}, not {fit.likeliest:.2g}: only {wrong}" if refused else f"{value}: {wrong}"
 
 
 def _row(artifact: Artifact, version: Path) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data import DataError, Dataset, Indices, Subset, load
+from models.data import DataError, Dataset, Indices, Subset, load, match_classes
 from models.imaging import images
 from models.imaging.preprocess import Preprocess, UInt8Array
 from models.training.checkpoint import Checkpoint
@@ -31,39 +31,49 @@ class Samples:
     calibration: UInt8Array
     """Images to calibrate int8."""
     selection: UInt8Array
-    """Images to make choices on; if the training split is known, the network was not trained on them."""
+    """Images to make choices on, which the network was not trained on."""
     selection_labels: NDArray[np.int64] | None
     """None for photographs."""
+    selection_source: str
+    """Kind of the images to make choices on, for people."""
     test: Dataset | None
-    """Images to report accuracy on."""
-    selection_indices: Indices
-    """Indices of the images of `test` that choices were made on."""
+    """Images to report accuracy on; no choice is made on them."""
+
+
+def find(trained: Checkpoint, folder: Path | None, by_position: bool) -> Samples:
+    """Images of a data set as `from_data`; without a folder, the shipped photographs."""
+    if folder is None:
+        return from_photographs(trained.preprocess)
+    return from_data(trained, folder, by_position=by_position)
 
 
 def from_photographs(preprocess: Preprocess) -> Samples:
     """The shipped photographs for every use."""
     views = photographs(preprocess)
-    return Samples(views, views, views, None, None, np.empty(0, np.int64))
+    return Samples(views, views, views, None, "photographs", None)
 
 
-def from_data(trained: Checkpoint, folder: Path) -> Samples:
+def from_data(trained: Checkpoint, folder: Path, *, by_position: bool = False) -> Samples:
     """Images of a data set in the geometry of a checkpoint.
 
-    Choices are made on the held-out training images or, if there are none, on every second test image. Without a
-    training split, int8 is calibrated on these images, too.
+    Choices are made on the training images that were held out. If there are none, they are made on every second test
+    image, and accuracy is reported on the others. Without a training split, int8 is calibrated on these images, too.
+
+    Args:
+        trained: the checkpoint.
+        folder: the data set.
+        by_position: match classes by their order, not by their names.
 
     Raises:
-        DataError: the folder is no usable data set.
-        CheckpointError: the data set has other classes.
+        DataError: the folder is no usable data set, or has other classes.
     """
-    test = load(folder, "test", trained.preprocess)
-    trained.check_classes(test.classes)
-    training = _training(folder, trained.preprocess)
+    test = match_classes(load(folder, "test", trained.preprocess), trained.labels, by_position=by_position)
+    training = _training(trained, folder, by_position)
     held_out = None if training is None else _held_out(trained, training)
-    selection_indices = np.empty(0, np.int64)
+    source, reported = "held-out training images", test
     if held_out is None:
-        selection_indices = evenly_spaced(np.arange(0, len(test.labels), 2), SELECTION_IMAGES)
-        held_out = Subset(test, selection_indices)
+        source, indices = "held-out test images", np.arange(len(test.labels))
+        held_out, reported = Subset(test, indices[::2]), Subset(test, indices[1::2])
     chosen = evenly_spaced(np.arange(len(held_out.labels)), SELECTION_IMAGES)
     calibrated = held_out if training is None else training
     return Samples(
@@ -71,8 +81,8 @@ def from_data(trained: Checkpoint, folder: Path) -> Samples:
         calibration=calibrated.images(evenly_spaced(np.arange(len(calibrated.labels)), CALIBRATION_IMAGES)),
         selection=held_out.images(chosen),
         selection_labels=held_out.labels[chosen],
-        test=test,
-        selection_indices=selection_indices,
+        selection_source=source,
+        test=reported if len(reported.labels) else None,
     )
 
 
@@ -90,17 +100,25 @@ def photographs(preprocess: Preprocess) -> UInt8Array:
     return np.concatenate([upright, upright[:, :, ::-1]])
 
 
-def _training(folder: Path, geometry: Preprocess) -> Dataset | None:
+def _training(trained: Checkpoint, folder: Path, by_position: bool) -> Dataset | None:
     """The training split; None for a data set with test images only."""
     try:
-        return load(folder, "train", geometry)
+        training = load(folder, "train", trained.preprocess)
     except DataError:
         return None
+    return match_classes(training, trained.labels, by_position=by_position)
 
 
 def _held_out(trained: Checkpoint, training: Dataset) -> Dataset | None:
+    """The training images that were held out; None if there are none, or if these are not the images of the training.
+
+    With another number of images the same seed would hold out others: the network may have been trained on them.
+    """
     recipe = trained.training.get("recipe", {})
-    return split(training, Recipe(**recipe))[1] if recipe.get("validation") else None
+    if not recipe.get("validation"):
+        return None
+    trained_on, held_out = split(training, Recipe(**recipe))
+    return held_out if len(trained_on.labels) == trained.training.get("images") else None
 
 
 def evenly_spaced(items: Indices, count: int) -> Indices:

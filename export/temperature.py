@@ -5,9 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from models.artifact.manifest import TemperatureFit
 from models.artifact.parity import Float32Array
 
 Labels = NDArray[np.int64]
+
+MIN_ERRORS = 10
+"""Misclassified images without which the temperature is at least 1. If a network classifies all images correctly, the
+likelihood rises without end as the temperature falls; a few errors hardly stop it."""
 
 _SMALLEST, _LARGEST = 0.05, 20.0
 _BINS = 15
@@ -29,6 +34,22 @@ def fit_temperature(logits: Float32Array, labels: Labels) -> float:
         slope = float(np.mean(true - (_softmax(values * inverse) * values).sum(1)))
         low, high = (inverse, high) if slope > 0 else (low, inverse)
     return float(2 / (low + high))
+
+
+def choose_temperature(logits: Float32Array, labels: Labels | None, source: str) -> tuple[float, TemperatureFit | None]:
+    """The likeliest temperature, but at least 1 if fewer than `MIN_ERRORS` images are misclassified; 1 without labels.
+
+    Args:
+        logits: float32 [n, classes] of images that the network was not trained on.
+        labels: int64 [n]; None if they are not known.
+        source: kind of images, for the report.
+    """
+    if labels is None:
+        return 1.0, None
+    likeliest = fit_temperature(logits, labels)
+    errors = int((logits.argmax(1) != labels).sum())
+    fit = TemperatureFit(source=source, images=len(labels), errors=errors, likeliest=likeliest)
+    return likeliest if errors >= MIN_ERRORS else max(1.0, likeliest), fit
 
 
 def calibration_error(probabilities: Float32Array, labels: Labels) -> float:

@@ -10,7 +10,7 @@ from export.temperature import calibration_error
 from models.artifact import classifier_head, golden, manifest, parity
 from models.artifact.manifest import INPUT, Accuracy, ManifestError, Parity, Precision
 from models.artifact.parity import Float32Array, ParityError
-from models.data import Dataset, Indices
+from models.data import Dataset
 from models.imaging.preprocess import UInt8Array
 from models.progress import progress_bar
 from models.runtime.onnxruntime import ort
@@ -82,14 +82,8 @@ def verify_version(version: Path) -> dict[str, Parity]:
     }
 
 
-def measure_accuracy(runner: OnnxRunner, data: Dataset, selection_indices: Indices) -> Accuracy:
-    """Top-1 and top-5 over all images, and the calibration error over those without a choice made on them.
-
-    Args:
-        runner: the artifact.
-        data: labelled images.
-        selection_indices: indices of the images that the temperature was fitted on.
-    """
+def measure_accuracy(runner: OnnxRunner, data: Dataset) -> Accuracy:
+    """Top-1, top-5 and calibration error over all images."""
     labels = data.labels
     parts = []
     with progress_bar("measuring accuracy", total=len(labels)) as progress:
@@ -100,10 +94,9 @@ def measure_accuracy(runner: OnnxRunner, data: Dataset, selection_indices: Indic
     probabilities = np.concatenate(parts)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
     hits = best == labels[:, None]
-    unseen = np.setdiff1d(np.arange(len(labels)), selection_indices)
     return Accuracy(
         top1=float(hits[:, 0].mean()),
         top5=float(hits.any(1).mean()),
         images=len(labels),
-        calibration_error=calibration_error(probabilities[unseen], labels[unseen]) if len(unseen) else None,
+        calibration_error=calibration_error(probabilities, labels),
     )

@@ -49,7 +49,7 @@ class ArtifactValidator:
             sha256=manifest.sha256(path),
             parity=check_parity(runner, self.samples.parity, self.logits, precision),
             fusion=fusion.reports(path, (format, precision)),
-            accuracy=None if test is None else measure_accuracy(runner, test, self.samples.selection_indices),
+            accuracy=None if test is None else measure_accuracy(runner, test),
             quantization=quantization,
         )
         if not self.allow_unfused:

@@ -14,7 +14,7 @@ from models.architectures.blocks import ShortcutKind
 from models.architectures.complexity import count_multiply_adds, count_parameters
 from models.architectures.resnet import NormKind
 from models.console import console, fail
-from models.data import DataError, load
+from models.data import DataError, load, match_classes
 from models.imaging.preprocess import Geometry
 from models.training import checkpoint
 from models.training.checkpoint import CheckpointError
@@ -142,12 +142,18 @@ def evaluate_command(
     path: Annotated[Path, typer.Argument(help="Checkpoint.", metavar="CHECKPOINT")],
     data: Annotated[Path, typer.Option(help="Folder of the data set; its test split is used.")],
     confusion: Annotated[Path | None, typer.Option(help="PNG file for the confusion matrix.")] = None,
+    by_position: Annotated[
+        bool,
+        typer.Option(
+            "--by-position",
+            help="The classes of --data are the checkpoint's in this order, whatever their names. Default: by name.",
+        ),
+    ] = False,
 ) -> None:
     """Print top-1, top-5 and the accuracy of each class on the test split."""
     try:
         loaded = checkpoint.load(path)
-        test = load(data, "test", loaded.preprocess)
-        loaded.check_classes(test.classes)
+        test = match_classes(load(data, "test", loaded.preprocess), loaded.labels, by_position=by_position)
         report = evaluate(loaded.model(), test, loaded.preprocess)
     except (DataError, CheckpointError) as error:
         fail(error)
@@ -161,7 +167,7 @@ def _print_report(report: EvaluationReport, labels: tuple[str, ...]) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for label, count, share in zip(labels, report.confusion.sum(1), report.per_class, strict=True):
-        table.add_row(label, f"{count}", f"{share:.2%}")
+        table.add_row(label, f"{count}", f"{share:.2%}" if count else "-")
     table.add_section()
     table.add_row("all", f"{report.images}", f"{report.top1:.2%}")
     output = type(console)()

@@ -11,7 +11,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from models.imaging.preprocess import Preprocess
 from models.validation import first_error
@@ -87,13 +96,25 @@ class Parity(_ManifestPart):
 
 
 class Accuracy(_ManifestPart):
-    """Accuracy of an artifact on the test split."""
+    """Accuracy of an artifact on images of the test split that no choice was made on."""
 
     top1: float
     top5: float | None = None
     images: PositiveInt
     calibration_error: float | None = None
-    """Expected calibration error (Guo et al. 2017), on images that the temperature was not fitted on."""
+    """Expected calibration error (Guo et al. 2017)."""
+
+
+class TemperatureFit(_ManifestPart):
+    """The images that the temperature was fitted on; the quantisation of int8 artifacts is chosen on the same."""
+
+    source: str
+    """Kind of images, for people."""
+    images: PositiveInt
+    errors: NonNegativeInt
+    """Images that the network misclassifies."""
+    likeliest: PositiveFloat
+    """Temperature with the highest likelihood. Below 1 it is used only if there are enough errors."""
 
 
 class Quantization(_ManifestPart):
@@ -137,6 +158,8 @@ class Manifest(_ManifestPart):
     preprocess: Preprocess
     temperature: PositiveFloat = 1.0
     """Calibration temperature: probabilities = softmax(logits / temperature)."""
+    temperature_fit: TemperatureFit | None = None
+    """None if the temperature was not fitted, or by a version of `export` that did not record it."""
     artifacts: tuple[Artifact, ...]
     outputs: tuple[str, ...] = OUTPUTS
     """Outputs of the graphs: at least logits and probabilities."""

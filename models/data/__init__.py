@@ -9,10 +9,22 @@ from pathlib import Path
 from typing import Protocol
 
 from models.data import cifar, idx, imagefolder, tarshards
+from models.data.classes import match_classes
 from models.data.dataset import ArrayDataset, DataError, Dataset, Indices, LabelledBatch, Split, Subset, read_ahead
 from models.imaging.preprocess import Geometry
 
-__all__ = ["ArrayDataset", "DataError", "Dataset", "Indices", "LabelledBatch", "Split", "Subset", "load", "read_ahead"]
+__all__ = [
+    "ArrayDataset",
+    "DataError",
+    "Dataset",
+    "Indices",
+    "LabelledBatch",
+    "Split",
+    "Subset",
+    "load",
+    "match_classes",
+    "read_ahead",
+]
 
 
 class _Format(Protocol):

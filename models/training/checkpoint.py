@@ -6,7 +6,6 @@ Reading a checkpoint executes no code of the file.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,17 +59,6 @@ class Checkpoint:
             raise CheckpointError(f"these are not the weights of {arch.name}: {problem}")
         model.load_state_dict(self.weights, assign=True)
         return model.eval()
-
-    def check_classes(self, classes: Sequence[str]) -> None:
-        """Check that a data set has as many classes, in the same order; their names may differ.
-
-        Raises:
-            CheckpointError: the number of classes differs, or the same names are in another order.
-        """
-        if len(classes) != len(self.labels):
-            raise CheckpointError(f"the data set has {len(classes)} classes, the checkpoint {len(self.labels)}")
-        if tuple(classes) != self.labels and set(classes) == set(self.labels):
-            raise CheckpointError("the data set has the checkpoint's classes in another order")
 
     def save(self, path: Path) -> None:
         """Write the checkpoint atomically."""

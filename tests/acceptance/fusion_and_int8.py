@@ -30,7 +30,7 @@ from export.verify import verify_version
 from models.artifact import manifest
 from models.artifact.manifest import ManifestError, Precision
 from models.artifact.parity import ParityError
-from models.data import load
+from models.data import Subset, load
 from service import executors
 from service.executors.base import Source, compute
 from tests.acceptance.report import run
@@ -75,8 +75,9 @@ def line_1() -> tuple[bool, str]:
 
 
 def line_2() -> tuple[bool, str]:
-    """Top-1 of the shipped model over all test images, by the executors that serve."""
-    test = load(DATA, "test")
+    """Top-1 of the shipped model over the test images that no choice was made on, by the executors that serve."""
+    whole = load(DATA, "test")
+    test = Subset(whole, np.arange(1, len(whole.labels), 2))
     kinds: list[tuple[str, Precision]] = [
         ("onnxruntime-cpu", "float32"),
         ("onnxruntime-cpu", "int8"),

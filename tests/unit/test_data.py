@@ -686,5 +686,12 @@ def test_train_and_evaluate_commands_on_image_files(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "dark" in result.stdout
     assert "images 4" in result.stdout
+    (folder / "val" / "dark").rename(folder / "val" / "night")
+    (folder / "train" / "dark").rename(folder / "train" / "night")
+    result = CliRunner().invoke(app, ["evaluate", str(out / "model.safetensors"), "--data", str(folder)])
+    assert (result.exit_code, "1 of its 2 classes are not classes of the network: 'night'" in result.stderr) == (
+        2,
+        True,
+    )
     line = json.loads((out / "metrics.jsonl").read_text())
     assert line["epoch"] == 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from export.temperature import calibration_error, fit_temperature
+from export.temperature import MIN_ERRORS, calibration_error, choose_temperature, fit_temperature
 
 
 @pytest.mark.parametrize("true", [0.4, 1.0, 3.0])
@@ -21,10 +21,27 @@ def test_temperature_that_the_labels_were_drawn_with_is_found(true: float) -> No
     assert min(losses, key=lambda scale: losses[scale]) == 1.0
 
 
-def test_certain_labels_give_a_finite_temperature() -> None:
-    logits = np.eye(3, dtype=np.float32)
-    assert 0 < fit_temperature(logits, np.arange(3)) < 1
-    assert fit_temperature(logits, np.asarray([1, 2, 0])) > 1
+@pytest.mark.parametrize(
+    ("images", "errors", "expected"),
+    [
+        (2000, 0, 1.0),
+        (2000, MIN_ERRORS - 1, 1.0),
+        (30, 1, 1.0),
+        (2000, MIN_ERRORS, None),
+        (2000, 1500, None),
+        (3, 3, None),
+    ],
+)
+def test_only_errors_justify_higher_probabilities(images: int, errors: int, expected: float | None) -> None:
+    """None: the likeliest temperature. The network has a confidence of 0.7, whether it is right or wrong."""
+    logits = np.tile(np.log(np.asarray([0.7, 0.2, 0.1], np.float32)), (images, 1))
+    labels = np.zeros(images, np.int64)
+    labels[:errors] = 1
+    temperature, fit = choose_temperature(logits, labels, "images")
+    assert fit is not None
+    assert (fit.images, fit.errors, fit.likeliest) == (images, errors, fit_temperature(logits, labels))
+    assert temperature == (fit.likeliest if expected is None else expected)
+    assert 0.05 <= fit.likeliest <= 20
 
 
 def test_calibration_error_by_hand() -> None:

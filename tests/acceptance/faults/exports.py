@@ -1,0 +1,164 @@
+"""Cases 18 and 19: probabilities that are wrong without a word, and classes of another folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from models.artifact import manifest
+from models.artifact.manifest import Manifest
+from models.imaging.preprocess import UInt8Array
+from models.training.checkpoint import Checkpoint
+from tests.acceptance.faults.case import check, expect
+from tests.support.networks import make_checkpoint
+
+ROOT = Path(__file__).parents[3]
+IMAGES = 120
+
+
+def run(module: str, *arguments: object, cwd: Path = ROOT) -> tuple[int, str]:
+    """Exit code and output of a command; a traceback fails the case."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, cwd=cwd,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "COLUMNS": "200", "TERM": "dumb"},
+    )  # fmt: skip
+    output = done.stdout + done.stderr
+    expect("Traceback" not in output, f"{module} {arguments[0]} ends in a traceback:\n{output[-2000:]}")
+    return done.returncode, output
+
+
+def write_pictures(folder: Path, names: list[str], labels: list[int], pictures: UInt8Array) -> Path:
+    """Pictures as PNG files in `folder/test/NAME`, without loss."""
+    for number, (label, picture) in enumerate(zip(labels, pictures, strict=True)):
+        target = folder / "test" / names[label] / f"{number:03}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(target)
+    return folder
+
+
+def crops(count: int, size: int) -> UInt8Array:
+    """Cuts of the shipped photographs, uint8 [count, size, size, 3]."""
+    rng = np.random.default_rng(0)
+    files = sorted((ROOT / "export" / "photographs").glob("*.jpg"))
+    found = []
+    for index in range(count):
+        photograph = Image.open(files[index % len(files)]).convert("RGB").resize((4 * size, 4 * size))
+        left, top = (int(value) for value in rng.integers(0, 3 * size, 2))
+        found.append(np.asarray(photograph.crop((left, top, left + size, top + size))))
+    return np.stack(found)
+
+
+def network(*labels: str) -> Checkpoint:
+    """A network for 32 x 32 pixels, which are taken as they are."""
+    made = make_checkpoint("tiny", classes=len(labels))
+    return Checkpoint(made.architecture, labels, made.preprocess.model_copy(update={"resize": None}), made.weights)
+
+
+def logits_of(checkpoint: Checkpoint, pictures: UInt8Array) -> torch.Tensor:
+    """Logits [n, classes], with the normalisation written out."""
+    mean, std = torch.tensor(checkpoint.preprocess.mean), torch.tensor(checkpoint.preprocess.std)
+    inputs = (torch.from_numpy(pictures).float() / 255 - mean) / std
+    with torch.inference_mode():
+        return checkpoint.model()(inputs.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
+
+
+def built(folder: Path, checkpoint: Checkpoint, data: Path, *options: object) -> tuple[Manifest, str]:
+    """The manifest of a version that `build` writes, and what it prints."""
+    checkpoint.save(folder / "checkpoint.safetensors")
+    code, output = run(
+        "export", "build", folder / "checkpoint.safetensors", "--repository", folder / "repository", "--name", "m",
+        "--data", data, *options,
+    )  # fmt: skip
+    expect(code == 0, f"build --data ends with {code}: {output}")
+    newest = max((folder / "repository" / "m").iterdir(), key=lambda path: int(path.name))
+    return manifest.read(newest), output
+
+
+@check(18, "temperature: no sharpening without errors")
+def temperature(folder: Path) -> str:
+    """All images are right, then one in five is wrong: the temperature against a grid of likelihoods."""
+    names = [f"class {index}" for index in range(4)]
+    checkpoint = network(*names)
+    pictures = crops(IMAGES, 32)
+    logits = logits_of(checkpoint, pictures)
+    right = logits.argmax(1)
+    described, output = built(folder, checkpoint, write_pictures(folder / "right", names, right.tolist(), pictures))
+    expect(described.temperature == 1, f"all images are right, and the temperature is {described.temperature}")
+    expect("temperature   1, not 0.05: only 0 of " in output, f"build does not say why: {output}")
+    code, shown = run("export", "inspect", folder / "repository")
+    expect(code == 0 and "only 0 of " in shown, f"inspect does not say why: {shown}")
+
+    wrong = torch.where(torch.arange(IMAGES) % 5 == 0, (right + 1) % 4, right)
+    data = write_pictures(folder / "wrong", names, wrong.tolist(), pictures)
+    described, _ = built(folder, checkpoint, data)
+    # The folder lists the images by class; every second one is for choices.
+    order = [number for label in range(4) for number in range(IMAGES) if wrong[number] == label]
+    chosen, kept = torch.tensor(order[::2]), torch.tensor(order[1::2])
+    grid = torch.exp(torch.linspace(-3, 3, 2001))
+    losses = [torch.nn.functional.cross_entropy(logits[chosen] / value, wrong[chosen]).item() for value in grid]
+    best = float(grid[int(np.argmin(losses))])
+    expect(abs(described.temperature / best - 1) < 0.02, f"temperature {described.temperature}, the grid's is {best}")
+    accuracy, fit = described.artifacts[0].accuracy, described.temperature_fit
+    expected = float((logits[kept].argmax(1) == wrong[kept]).float().mean())
+    expect(accuracy is not None and fit is not None, "the manifest records no accuracy or no images of the choice")
+    assert accuracy is not None
+    assert fit is not None
+    apart = accuracy.images + fit.images == IMAGES and abs(accuracy.top1 - expected) < 1e-6
+    expect(apart, f"top-1 {accuracy.top1} of {accuracy.images} images, not {expected} of those without a choice")
+    return f"1 without errors; {described.temperature:.3f} with {fit.errors} (grid {best:.3f}), top-1 on the other half"
+
+
+@check(18, "the shipped model: choices and accuracy on different images")
+def shipped(folder: Path) -> str:
+    """The record of the shipped model, and that the README shows its figures."""
+    version = ROOT / "models" / "pretrained" / "repository" / "fashion-mnist-resnet20" / "1"
+    described = manifest.read(version)
+    fit, readme = described.temperature_fit, (ROOT / "README.md").read_text(encoding="utf-8")
+    expect(fit is not None, "the manifest does not record the images of the choice")
+    assert fit is not None
+    figures = []
+    for artifact in described.artifacts:
+        accuracy = artifact.accuracy
+        assert accuracy is not None
+        apart = "training" in fit.source or accuracy.images <= 5000
+        expect(apart, f"{artifact.file}: chosen on {fit.source}, accuracy on {accuracy.images} images")
+        shown = f"{accuracy.top1:.2%}"
+        expect(any(artifact.file in line and shown in line for line in readme.splitlines()), f"README lacks {shown}")
+        figures.append(f"{artifact.precision} {shown}")
+    code, output = run("export", "verify", version)
+    expect(code == 0, f"verify ends with {code}: {output}")
+    return f"{', '.join(figures)}; {fit.images} {fit.source}"
+
+
+@check(19, "classes of another folder")
+def other_classes(folder: Path) -> str:
+    """Classes in another order, with other spelling, or other ones; by `resnet-evaluate` and `build --data`."""
+    checkpoint = network("T-shirt/top", "Ankle boot", "bag", "coat")
+    checkpoint.save(folder / "checkpoint.safetensors")
+    pictures = crops(40, 32)
+    right = logits_of(checkpoint, pictures).argmax(1).tolist()
+    spelled = write_pictures(folder / "spelled", ["t-shirt_top", "ankle-boot", "Bag", "Coat"], right, pictures)
+    code, output = run("models", "evaluate", folder / "checkpoint.safetensors", "--data", spelled)
+    expect(code == 0 and "top-1 1.0000" in output, f"classes are not matched by name: {code}, {output}")
+    described, _ = built(folder, checkpoint, spelled)
+    accuracy = described.artifacts[0].accuracy
+    expect(accuracy is not None and accuracy.top1 == 1, f"build does not match classes by name: {accuracy}")
+
+    others = write_pictures(folder / "others", ["cat", "dog", "bird", "bag"], right, pictures)
+    commands = (
+        ("models", "evaluate", folder / "checkpoint.safetensors", "--data", others),
+        ("export", "build", folder / "checkpoint.safetensors", "--repository", folder / "no", "--name", "m",
+         "--data", others),
+    )  # fmt: skip
+    for command in commands:
+        code, output = run(*map(str, command))
+        named = all(f"'{name}'" in output for name in ("cat", "dog", "bird")) and output.count("\n") == 1
+        expect(code == 2 and named, f"{command[1]} with other classes: exit code {code}: {output}")
+    code, output = run("models", "evaluate", folder / "checkpoint.safetensors", "--data", others, "--by-position")
+    expect(code == 0 and "top-1" in output, f"--by-position: exit code {code}: {output}")
+    return "matched by name; unknown names are listed, exit code 2"
