@@ -132,7 +132,7 @@ OVERLOAD = {
     "queue_full": "too many images are waiting",
     "would_be_late": "so many images are waiting that the time limit would pass",
     "connections": "too many clients are connected",
-    "memory": "too many bytes of request bodies are in memory",
+    "memory": "the memory for requests is used up",
 }
 
 

@@ -186,6 +186,10 @@ class Settings(BaseSettings):
     max_decompressed_bytes: PositiveInt = 64 * _MIB
     """Largest request body after its Content-Encoding (gzip, deflate) is undone."""
 
+    max_json_bytes: PositiveInt = _MIB
+    """Largest JSON in a request. Counts what is slow to parse: numbers, brackets and names, and for base64 nothing. A
+    parse of the default takes up to 50 ms, in which the service does nothing else."""
+
     max_buffered_body_bytes: PositiveInt = 1024 * _MIB
     """Memory for the bodies of all requests in flight. Further requests are refused."""
 

@@ -1,4 +1,4 @@
-"""Priorities and CPUs of threads.
+"""Threads for work beside the event loop, and their priorities and CPUs.
 
 Threads that compute have a lower priority than the event loop. With equal priorities, the event loop would wait for a
 CPU while the instances wait for images that it has not submitted yet. The loop runs for short times only, so the
@@ -39,3 +39,15 @@ async def run_in_background(function: Callable[_P, _T], *args: _P.args, **kwargs
         return await asyncio.get_running_loop().run_in_executor(pool, partial(function, *args, **kwargs))
     finally:
         pool.shutdown(wait=False)
+
+
+_python_thread = ThreadPoolExecutor(1, "python")
+
+
+async def run_python(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Call a function that holds the interpreter lock for milliseconds, in the one thread for such work.
+
+    A second thread would gain nothing, and between two functions the event loop has its turn. The thread has the
+    priority of the event loop, which waits for the lock.
+    """
+    return await asyncio.get_running_loop().run_in_executor(_python_thread, partial(function, *args, **kwargs))

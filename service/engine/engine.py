@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ from service.executors.base import Executor
 from service.messages.inference import InferenceRequest, InferenceResult
 from service.telemetry.metrics import Metrics
 from service.telemetry.statistics import Statistics
+
+_NO_MEMORY = re.compile(r"bad_alloc|[Ff]ailed to allocate memory|out of memory")
+"""Found in the errors of C++, ONNX Runtime and CUDA, which have no class of their own."""
 
 
 @dataclass(eq=False, slots=True)
@@ -206,6 +210,8 @@ def _failure(error: Exception) -> ServiceError:
     failure: ServiceError
     if isinstance(error, NoDevice):
         failure = Unavailable(str(error))
+    elif isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        failure = Overloaded(1, "memory")
     else:
         failure = InferenceFailed("the model failed on this batch: try again; the server's log has the cause")
     failure.__cause__ = error

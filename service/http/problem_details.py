@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
-from service.core.errors import BadRequest, ServiceError
+from service.core.errors import BadRequest, Overloaded, ServiceError
 from service.http.openapi import PROBLEM_MEDIA_TYPE
 from service.http.request_body import path
 from service.telemetry import request_context
@@ -47,6 +47,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, _client_disconnected)
+    app.add_exception_handler(MemoryError, _out_of_memory)
     app.add_exception_handler(Exception, _unexpected_error)
 
 
@@ -66,6 +67,11 @@ def _respond(scope: Scope, content: Problem, headers: dict[str, str] | None = No
 async def _service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
     return respond(request.scope, error)
+
+
+async def _out_of_memory(request: Request, error: Exception) -> Response:
+    log.warning("out of memory: %s %s", request.method, request.url.path, exc_info=error)
+    return respond(request.scope, Overloaded(1, "memory"))
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:

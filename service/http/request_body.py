@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import zlib
-from dataclasses import dataclass
 
 from starlette.types import Message, Receive, Scope
 
-from service.core.errors import BadRequest, Overloaded, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
+from service.core import malloc
+from service.core.errors import Overloaded, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 from service.http.connection_state import connection_state
-
-_GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
-_PIECE = 256 * 1024
-"""Bytes decompressed at a time; takes about a millisecond, in which the event loop does nothing else."""
+from service.http.inflate import Inflate
 
 
 def header(scope: Scope, name: bytes, default: str = "") -> str:
@@ -31,12 +27,43 @@ def path(scope: Scope) -> str:
     return whole.removeprefix(scope.get("root_path", ""))
 
 
-@dataclass
-class BodyMemory:
-    """Memory of the bodies of all requests in flight."""
+_LARGE = 256 * 1024
+_QUIET_SECONDS = 2.0
 
-    max_bytes: int
-    used_bytes: int = 0
+
+class BodyMemory:
+    """Memory of the bodies of all requests in flight. Returns memory to the system some time after large bodies.
+
+    Args:
+        max_bytes: most bytes.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._used_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def hold(self, size: int) -> None:
+        """Count bytes.
+
+        Raises:
+            Overloaded: there are too many. They are counted all the same.
+        """
+        self._used_bytes += size
+        if self._used_bytes > self._max_bytes:
+            raise Overloaded(1, "memory")
+
+    def release(self, size: int) -> None:
+        """End the count of the bytes of a request."""
+        self._used_bytes -= size
+        if size >= _LARGE:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(_QUIET_SECONDS, self._trim)
+
+    def _trim(self) -> None:
+        # The C library keeps freed memory: 54 MB after a few JSON bodies.
+        asyncio.get_running_loop().run_in_executor(None, malloc.trim)
 
 
 class LimitedBody:
@@ -70,12 +97,13 @@ class LimitedBody:
         self._memory = memory
         self._max_bytes = max_bytes
         self._deadline = asyncio.get_running_loop().time() + seconds
-        self._bytes = 0
+        self._sent = 0
+        self._held = 0
         self._complete = False
-        self._inflate: _Inflate | None = None
+        self._inflate: Inflate | None = None
         encoding = header(scope, b"content-encoding").strip().lower() or "identity"
-        if encoding in ("gzip", "deflate"):
-            self._inflate = _Inflate(max_decompressed)
+        if encoding in ("gzip", "x-gzip", "deflate"):
+            self._inflate = Inflate(max_decompressed)
         elif encoding != "identity":
             raise UnsupportedMediaType(f"Content-Encoding {encoding!r} is not supported: send gzip, deflate or none")
 
@@ -88,17 +116,19 @@ class LimitedBody:
             Overloaded: the bodies of all requests together take too much memory.
             BadRequest: the body cannot be decompressed.
         """
-        if self._inflate is None:
-            return await self._next()
-        if not self._inflate.pending and not self._complete:
+        inflate = self._inflate
+        if inflate is None or inflate.done:
+            message = await self._next()
+            self._hold(len(message.get("body", b"")))
+            return message
+        if not inflate.pending and not self._complete:
             message = await self._next()
             if message["type"] == "http.disconnect":
                 return message
-            self._inflate.pending = message.get("body", b"")
-        elif self._inflate.done:
-            return await self._next()
-        piece = self._inflate.piece(self._complete)
-        return {"type": "http.request", "body": piece, "more_body": not self._inflate.done}
+            inflate.pending = message.get("body", b"")
+        piece = await inflate.piece(self._complete)
+        self._hold(len(piece))
+        return {"type": "http.request", "body": piece, "more_body": not inflate.done}
 
     async def _next(self) -> Message:
         if self._complete:  # the next message is the disconnect
@@ -106,7 +136,9 @@ class LimitedBody:
         if self._content_length > self._max_bytes:
             raise self._too_large()
         message = await (self._receive() if self._connection.body_complete else self._receive_in_time())
-        self._count(len(message.get("body", b"")))
+        self._sent += len(message.get("body", b""))
+        if self._sent > self._max_bytes:
+            raise self._too_large()
         self._complete = not message.get("more_body", False)
         return message
 
@@ -117,46 +149,16 @@ class LimitedBody:
         except TimeoutError:
             raise RequestTimeout("the body did not arrive within the time limit for clients: send it faster") from None
 
-    def _count(self, size: int) -> None:
-        self._bytes += size
-        self._memory.used_bytes += size
-        if self._bytes > self._max_bytes:
-            raise self._too_large()
-        if self._memory.used_bytes > self._memory.max_bytes:
-            raise Overloaded(1, "memory")
+    def _hold(self, size: int) -> None:
+        """Count bytes in memory: those of a piece after decompression."""
+        self._held += size
+        self._memory.hold(size)
 
     def release(self) -> None:
         """Free the memory of the body, after the response."""
-        self._memory.used_bytes -= self._bytes
+        self._memory.release(self._held)
 
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(
             f"the body is larger than the {self._max_bytes:,} bytes accepted: send fewer or smaller images"
         )
-
-
-class _Inflate:
-    def __init__(self, max_bytes: int) -> None:
-        self.pending = b""
-        self.done = False
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._stream = zlib.decompressobj(_GZIP_OR_ZLIB)
-
-    def piece(self, last: bool) -> bytes:
-        """Decompress a piece of the pending bytes; with `last`, no more bytes follow them."""
-        try:
-            data = self._stream.decompress(self.pending, _PIECE)
-        except zlib.error as error:
-            raise BadRequest(f"the body does not match its Content-Encoding: {error}") from None
-        if self._stream.unused_data:
-            raise BadRequest("the body has more bytes after the end of the compressed data")
-        self.pending = self._stream.unconsumed_tail
-        self._bytes += len(data)
-        if self._bytes > self._max_bytes:
-            raise PayloadTooLarge(f"the body is larger than the {self._max_bytes:,} bytes accepted once decompressed")
-        if last and not self.pending and len(data) < _PIECE:
-            if not self._stream.eof:
-                raise BadRequest("the compressed body is incomplete")
-            self.done = True
-        return data

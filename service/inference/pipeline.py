@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 
 from models.imaging.preprocess import Preprocess, UInt8Array
-from service.core.errors import DeadlineExceeded, ServiceError
+from service.core.errors import DeadlineExceeded, Overloaded, ServiceError
 from service.core.priority import Priority
 from service.core.settings import Settings
 from service.decoding.decoder import DecodedFile, Decoder
@@ -54,7 +54,11 @@ class Pipeline:
         Raises:
             Overloaded: the images are above the capacity, or would not be computed in time.
         """
-        self.admission.of(model).check(images, seconds, priority)
+        try:
+            self.admission.of(model).check(images, seconds, priority)
+        except Overloaded:
+            self.backend.count_refused(model.key)
+            raise
 
     def lease(self, name: str | None = None, version: str | None = None) -> Lease:
         """Hold a version while the lease is entered; by default the current version of the default model."""

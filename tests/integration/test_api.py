@@ -399,6 +399,52 @@ def test_a_failing_executor(
     check_still_answers(client, photographs, eager)
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("bad_alloc"), RuntimeError("CUDA out of memory.")])
+def test_an_executor_without_memory(
+    error: Exception, client: Client, photographs: Photographs, eager: Eager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.engine().executors[0], "run", fail)
+        response = client.post("/v1/classify", content=photographs[0][1])
+    check_problem(response, 503, "memory")
+    check_still_answers(client, photographs, eager)
+
+
+@pytest.mark.parametrize(
+    ("function", "path", "send"),
+    [
+        ("service.http.content.json_text.parse_now", "/v1/classify", as_json),
+        ("service.http.content.base64_text.decode", "/v1/classify", as_json),
+        ("service.http.content.json_text.parse_now", "/v2/models/tiny/infer", lambda data: {"content": b"{}"}),
+        ("service.inference.activation_maps.activation_maps", "/v1/classify?cam=values", as_form),
+        ("service.inference.pipeline.top_k", "/v1/classify", as_form),
+        ("service.http.v1.classify.encode", "/v1/classify", as_form),
+    ],
+)
+def test_no_memory_is_an_overload(
+    function: str,
+    path: str,
+    send: Send,
+    client: Client,
+    photographs: Photographs,
+    eager: Eager,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(function, fail)
+        response = client.post(path, **send(photographs[0][1]))
+    assert response.status_code == 503, response.text
+    assert response.headers["retry-after"] == "1"
+    assert "memory" in response.text
+    check_still_answers(client, photographs, eager)
+
+
 def test_unexpected_error_does_not_reveal_its_cause(
     client: Client, photographs: Photographs, eager: Eager, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "max_images": "30",
         "examples": str(tmp_path),
         "max_decompressed_bytes": "3000",
+        "max_json_bytes": "77",
         "max_buffered_body_bytes": "4000",
         "rate_limit": "2.5",
         "rate_burst": "5",

@@ -16,8 +16,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from service.http.api_keys import ApiKeyCheck
+from service.http.content.images_body import ClassifyRequest, read_images
 from service.http.disconnect import cancel_on_disconnect
-from service.http.images_body import ClassifyRequest, read_images
 from service.http.openapi import Responses, errors
 from service.http.problem_details import Problem
 from service.http.request_body import header
@@ -75,7 +75,7 @@ class ClassifyEndpoint:
         context.model, context.version, context.priority = model.name, model.version, priority
         pipeline.check_admission(model, 1, seconds, priority)  # before the body is read
         started = time.monotonic()
-        files = await read_images(request, pipeline.settings.max_images)
+        files, seconds = await read_images(request, pipeline.settings, seconds)
         context.stage("read", started, time.monotonic() - started)
         # The version is leased only now: another one may have replaced it while the body was read.
         admitted = pipeline.admit(model.name, version, len(files), seconds, priority)

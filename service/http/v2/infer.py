@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,14 +14,18 @@ from starlette.responses import Response
 
 from models.artifact.manifest import OUTPUTS
 from models.imaging.preprocess import UInt8Array
-from service.core.errors import BadRequest, ServiceError
+from service.core.errors import BadRequest, DeadlineExceeded, ServiceError
 from service.core.naming import ENCODED
+from service.core.priority import Priority
+from service.core.threads import run_python
 from service.decoding.decoder import DecodedFile
+from service.http.content import json_text
+from service.http.content.images_body import read
 from service.http.disconnect import cancel_on_disconnect
-from service.http.images_body import read
 from service.http.openapi import errors
 from service.http.v2 import json_body, model_names, tensors
 from service.http.v2.model_names import ModelName
+from service.http.v2.responses import respond
 from service.http.v2.schemas import Error, InferRequest, InferResponse, InputParameters, InputTensor, RequestedOutput
 from service.inference.pipeline import Pipeline
 from service.messages.inference import InferenceResult
@@ -30,6 +37,8 @@ router = APIRouter(prefix="/v2")
 DEFAULT_OUTPUT = "probabilities"
 """Output of a request that names none, and the only one in the metadata: clients written for classifiers refuse a model
 with several outputs, and perf_analyzer requests all of them."""
+_MAX_VALUES = 4096
+"""Most values that are read from JSON, or classes that are written, on the event loop."""
 
 
 async def infer(request: Request, model_name: ModelName) -> Response:
@@ -38,18 +47,28 @@ async def infer(request: Request, model_name: ModelName) -> Response:
     model = pipeline.backend.find(model_name.model, model_name.version)
     context = request_context.current()
     context.model, context.version = model.name, model.version
+    # Before the body is read, which may be large. Its priority and time limit are in the body.
+    pipeline.check_admission(model, 1, math.inf, Priority.interactive)
+    length = json_body.json_length(request)
     started = time.monotonic()
     content = await read(request)
-    context.stage("read", started, time.monotonic() - started)
-    body, raw = await _parse(request, content, model_name)
+    received = time.monotonic()
+    context.stage("read", started, received - started)
     with cancel_on_disconnect(request.scope):
-        return await _answer(pipeline, model_name, body, raw)
+        body, raw = await _parse(pipeline, content, length, model_name)
+        return await _answer(pipeline, model_name, body, raw, received)
 
 
-async def _parse(request: Request, content: bytes, model_name: ModelName) -> tuple[InferRequest, memoryview]:
-    head, raw = json_body.split(request, content)
+async def _parse(
+    pipeline: Pipeline, content: bytes, length: int | None, model_name: ModelName
+) -> tuple[InferRequest, memoryview]:
+    head, raw = json_body.split(content, length)
     if len(head) or not len(raw):
-        return await json_body.parse(InferRequest, head), raw
+        try:
+            async with asyncio.timeout(pipeline.settings.timeout_ms / 1e3):
+                return await json_text.parse(InferRequest, head, pipeline.settings.max_json_bytes), raw
+        except TimeoutError:
+            raise DeadlineExceeded("the time limit passed while JSON was parsed: try again") from None
     if not model_name.encoded:
         raise BadRequest(
             f"a raw body is one image file, for {model_name.name}{ENCODED}; {model_name.name} needs JSON first"
@@ -61,32 +80,53 @@ async def _parse(request: Request, content: bytes, model_name: ModelName) -> tup
     return InferRequest(inputs=[whole]), memoryview(element)
 
 
-async def _answer(pipeline: Pipeline, model_name: ModelName, body: InferRequest, raw: memoryview) -> Response:
-    seconds = body.parameters.timeout / 1e6 or pipeline.settings.timeout_ms / 1e3
+async def _answer(
+    pipeline: Pipeline, model_name: ModelName, body: InferRequest, raw: memoryview, received: float
+) -> Response:
+    deadline = received + (body.parameters.timeout / 1e6 or pipeline.settings.timeout_ms / 1e3)
     outputs, priority = _check_outputs(body.outputs), body.parameters.request_priority
-    names, max_images = frozenset(output.name for output in outputs), pipeline.settings.max_images
+    names = frozenset(output.name for output in outputs)
     # The version is leased only now: another one may have replaced it while the body was read.
     lease = pipeline.lease(model_name.model, model_name.version)
     with lease as model:
         _check_model_has(names, model)
         context = request_context.current()
         context.version, context.priority = model.version, priority
-        preprocess, started = model.preprocess, time.monotonic()
-        deadline = started + seconds
-        files: Sequence[bytes] = ()
-        images: Sequence[UInt8Array] = ()
-        if model_name.encoded:
-            files = tensors.read_files(body.inputs[0], raw, max_images)
-        else:
-            images = list(tensors.read_images(body.inputs[0], raw, preprocess.shape, max_images))
-        lease.admit(len(files) or len(images), seconds, priority)
+        files, images = await _read_tensor(pipeline, model_name, model, body.inputs[0], raw)
+        started = time.monotonic()
+        lease.admit(len(files) or len(images), deadline - started, priority)
         if files:
-            decoded = await pipeline.decode(files, preprocess, deadline, priority)
+            decoded = await pipeline.decode(files, model.preprocess, deadline, priority)
             images = [image.pixels for image in map(_good, range(len(decoded)), decoded)]
         decode = time.monotonic() - started
         result = await pipeline.infer(model, images, names, deadline, priority, decode)
         context.images += len(images)
-        return _respond(model, model_name, body, outputs, result)
+        answer = InferResponse(model_name=model_name.name, model_version=model.version, id=body.id, outputs=[])
+        return await respond(answer, await _write(outputs, result, model, body.parameters.binary_data_output))
+
+
+async def _read_tensor(
+    pipeline: Pipeline, model_name: ModelName, model: ServedModel, tensor: InputTensor, raw: memoryview
+) -> tuple[Sequence[bytes], Sequence[UInt8Array]]:
+    """The image files, or the images, in a request."""
+    max_images = pipeline.settings.max_images
+    if model_name.encoded:
+        return tensors.read_files(tensor, raw, max_images), ()
+    read_images = partial(tensors.read_images, tensor, raw, model.preprocess.shape, max_images)
+    in_json = tensor.data is not None and math.prod(tensor.shape) > _MAX_VALUES
+    return (), list(await run_python(read_images) if in_json else read_images())
+
+
+async def _write(
+    outputs: Sequence[RequestedOutput], result: InferenceResult, model: ServedModel, binary: bool
+) -> list[tensors.Encoded]:
+    written = []
+    for output in outputs:
+        values = result.outputs[output.name]
+        write = partial(tensors.write, output, values, model.labels, binary)
+        classes = len(values) * min(output.parameters.classification, len(model.labels))
+        written.append(await run_python(write) if classes > _MAX_VALUES else write())
+    return written
 
 
 def _check_outputs(outputs: list[RequestedOutput]) -> list[RequestedOutput]:
@@ -115,30 +155,6 @@ def _good(index: int, image: DecodedFile | ServiceError) -> DecodedFile:
     if isinstance(image, ServiceError):
         raise type(image)(f"image {index}: {image}")
     return image
-
-
-def _respond(
-    model: ServedModel,
-    model_name: ModelName,
-    body: InferRequest,
-    outputs: list[RequestedOutput],
-    result: InferenceResult,
-) -> Response:
-    binary = body.parameters.binary_data_output
-    written = [tensors.write(output, result.outputs[output.name], model.labels, binary) for output in outputs]
-    answer = InferResponse(
-        model_name=model_name.name,
-        model_version=model.version,
-        id=body.id,
-        outputs=[output.tensor for output in written],
-    )
-    head = answer.model_dump_json(exclude_none=True).encode()
-    raw = b"".join(output.raw for output in written)
-    if not raw:
-        return Response(head, media_type="application/json")
-    return Response(
-        head + raw, headers={json_body.LENGTH_HEADER: str(len(head))}, media_type="application/octet-stream"
-    )
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, FailFast, Field, NonNegativeInt
 
 from service.core.priority import Priority
 
@@ -25,10 +25,10 @@ class InputParameters(_V2Schema):
 
 class InputTensor(_V2Schema):
     name: str
-    shape: Annotated[list[NonNegativeInt], Field(max_length=8)]
+    shape: Annotated[list[NonNegativeInt], Field(max_length=8), FailFast()]
     datatype: str
     parameters: InputParameters = InputParameters()
-    data: Any = None
+    data: list[Any] | None = None
 
 
 class OutputParameters(_V2Schema):
@@ -58,8 +58,8 @@ class RequestParameters(_V2Schema):
 class InferRequest(_V2Schema):
     id: str | None = None
     parameters: RequestParameters = RequestParameters()
-    inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=1)]
-    outputs: list[RequestedOutput] = []
+    inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=1), FailFast()]
+    outputs: Annotated[list[RequestedOutput], Field(max_length=16), FailFast()] = []
 
 
 class OutputTensor(_V2Schema):

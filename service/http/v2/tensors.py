@@ -6,6 +6,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from service.inference.top_k import top_k
 
 FILES = "image"
 """Name of the input of image files."""
+_SLICE = 65536
+"""Numbers that are read at a time, in about 2 ms; other threads run in between."""
 
 
 def read_images(tensor: InputTensor, raw: memoryview, shape: tuple[int, ...], max_images: int) -> UInt8Array:
@@ -41,15 +44,41 @@ def read_images(tensor: InputTensor, raw: memoryview, shape: tuple[int, ...], ma
         if len(raw) != prod(tensor.shape):
             raise BadRequest(f"{INPUT}: {len(raw)} bytes for shape {tensor.shape}, which needs {prod(tensor.shape)}")
         return np.frombuffer(raw, np.uint8).reshape(tensor.shape)
-    try:
-        values = np.array(tensor.data)
-    except (ValueError, OverflowError):
-        raise BadRequest(f"{INPUT}: the lists in data have different lengths") from None
-    if values.size != prod(tensor.shape):
-        raise BadRequest(f"{INPUT}: {values.size} values for shape {tensor.shape}, which needs {prod(tensor.shape)}")
-    if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
-        raise BadRequest(f"{INPUT}: UINT8 values are whole numbers from 0 to 255")
-    return values.astype(np.uint8).reshape(tensor.shape)
+    return _from_lists(tensor.data or [], tensor.shape)
+
+
+def _from_lists(data: list[Any], shape: list[int]) -> UInt8Array:
+    """Read pixels in JSON, in one list or in nested ones. Checks lengths and kinds before it makes an array."""
+    lengths: list[int] = []
+    first: Any = data
+    while isinstance(first, list):
+        lengths.append(len(first))
+        first = first[0] if first else None
+    if prod(lengths) != prod(shape):
+        raise BadRequest(f"{INPUT}: {prod(lengths)} values for shape {shape}, which needs {prod(shape)}")
+    pixels = bytearray()
+    _collect(data, lengths, pixels)
+    return np.frombuffer(pixels, np.uint8).reshape(shape)
+
+
+def _collect(values: list[Any], lengths: list[int], pixels: bytearray) -> None:
+    """Append the values in nested lists with these lengths."""
+    if len(values) != lengths[0]:
+        raise BadRequest(f"{INPUT}: the lists in data have different lengths")
+    if len(lengths) > 1:
+        for inner in values:
+            if not isinstance(inner, list):
+                raise BadRequest(f"{INPUT}: the lists in data have different lengths")
+            _collect(inner, lengths[1:], pixels)
+        return
+    for start in range(0, len(values), _SLICE):
+        part = values[start : start + _SLICE]
+        try:
+            if set(map(type, part)) != {int}:  # `bytes` also takes booleans
+                raise ValueError
+            pixels += bytes(part)
+        except ValueError:
+            raise BadRequest(f"{INPUT}: UINT8 values are whole numbers from 0 to 255") from None
 
 
 def read_files(tensor: InputTensor, raw: memoryview, max_images: int) -> list[bytes]:
@@ -65,9 +94,9 @@ def read_files(tensor: InputTensor, raw: memoryview, max_images: int) -> list[by
     _check_count(tensor.shape[0], max_images)
     if not _is_raw(tensor, raw):
         raise BadRequest(f"{FILES}: JSON cannot hold image files: send the tensor as binary data")
-    files = []
+    files: list[bytes] = []
     start = 0
-    while start + 4 <= len(raw):
+    while start + 4 <= len(raw) and len(files) < tensor.shape[0]:
         (length,) = struct.unpack_from("<I", raw, start)
         start += 4 + length
         files.append(bytes(raw[start - length : start]))
@@ -104,12 +133,29 @@ def _is_raw(tensor: InputTensor, raw: memoryview) -> bool:
     return True
 
 
+_NO_BYTES = memoryview(b"")
+
+
 @dataclass(frozen=True)
 class Encoded:
-    """An output: its part of the JSON, and its bytes behind the JSON."""
+    """An output: its part of the JSON, and its values in the JSON or behind it."""
 
     tensor: OutputTensor
-    raw: bytes = b""
+    """Without data."""
+    data: Float32Array | list[str] | None = None
+    """Values in the JSON, float32 [values] or strings; None if they are behind it."""
+    raw: memoryview = _NO_BYTES
+    """Bytes behind the JSON."""
+
+    @property
+    def count(self) -> int:
+        """Number of values in the JSON."""
+        return 0 if self.data is None else len(self.data)
+
+    def values(self, start: int = 0, stop: int | None = None) -> list[Any]:
+        """Some of the values in the JSON."""
+        part = () if self.data is None else self.data[start:stop]
+        return part.tolist() if isinstance(part, np.ndarray) else list(part)
 
 
 def write(requested: RequestedOutput, values: Float32Array, labels: Sequence[str], binary: bool) -> Encoded:
@@ -128,16 +174,18 @@ def write(requested: RequestedOutput, values: Float32Array, labels: Sequence[str
             for row in top_k(values, labels, requested.parameters.classification)
         ]
         strings = [text for row in best for text in row]
-        raw = b"".join(struct.pack("<I", len(text)) + text for text in (string.encode() for string in strings))
-        return _encoded(requested.name, "BYTES", [len(best), len(best[0])], strings, raw, binary)
-    flat = [] if binary else values.ravel().tolist()
-    return _encoded(requested.name, "FP32", list(values.shape), flat, values.astype("<f4").tobytes(), binary)
-
-
-def _encoded(
-    name: str, datatype: str, shape: list[int], data: list[str] | list[float], raw: bytes, binary: bool
-) -> Encoded:
+        shape = [len(best), len(best[0])]
+        if not binary:
+            return Encoded(OutputTensor(name=requested.name, datatype="BYTES", shape=shape), strings)
+        elements = b"".join(struct.pack("<I", len(text)) + text for text in (string.encode() for string in strings))
+        return _binary(requested.name, "BYTES", shape, memoryview(elements))
+    shape = list(values.shape)
     if not binary:
-        return Encoded(OutputTensor(name=name, datatype=datatype, shape=shape, data=data))
+        return Encoded(OutputTensor(name=requested.name, datatype="FP32", shape=shape), values.ravel())
+    raw = np.ascontiguousarray(values, "<f4").reshape(-1).data.cast("B")
+    return _binary(requested.name, "FP32", shape, raw)
+
+
+def _binary(name: str, datatype: str, shape: list[int], raw: memoryview) -> Encoded:
     parameters = {"binary_data_size": len(raw)}
-    return Encoded(OutputTensor(name=name, datatype=datatype, shape=shape, parameters=parameters), raw)
+    return Encoded(OutputTensor(name=name, datatype=datatype, shape=shape, parameters=parameters), None, raw)

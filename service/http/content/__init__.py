@@ -1,0 +1,1 @@
+"""Reads the content of request bodies: images, forms, JSON and base64."""
