@@ -4,12 +4,32 @@ import * as api from "./api.js";
 import { Batch } from "./batch.js";
 import * as camera from "./camera.js";
 import { byId, element, sentence, show } from "./dom.js";
+import * as key from "./key.js";
 import * as live from "./live.js";
-import { view } from "./viewer.js";
+import { describe, explain } from "./model.js";
+import { showMaps, view } from "./viewer.js";
 
-const RETRY = 1000; // ms until the next request to a service that still loads its models
+const RETRY = 1000; // ms until the next request to a service that loads its models, or is gone
 
-const batch = new Batch(view);
+const batch = new Batch(showItem, connect);
+let models = [];
+let connecting = false;
+
+function showItem(item) {
+  view(item, batch.model);
+  explain(item, batch.model);
+  if (item?.answer && !item.maps && batch.model.cam) loadMaps(item, batch.model);
+}
+
+/** Heat maps of the image that is shown, apart from its classification: the time of that is then what a client pays. */
+async function loadMaps(item, model) {
+  const { answer } = item;
+  item.maps = { pictures: [] };
+  const maps = await api.heatMaps(item.file, model).catch((error) => ({ pictures: [], error }));
+  if (item.answer !== answer) return; // of another model by now
+  item.maps = maps;
+  showMaps(item);
+}
 
 function takeFiles() {
   byId("files").addEventListener("change", (event) => {
@@ -36,32 +56,47 @@ function takeFiles() {
   });
 }
 
-async function offerModels() {
-  let models = [];
-  while (models.length === 0) {
+/** Wait for the service, ask for a key where one is needed, then offer the models and send the images that wait. */
+async function connect() {
+  if (connecting) return;
+  connecting = true;
+  let found = [];
+  while (found.length === 0) {
     try {
-      models = await api.models();
-      notice(models.length === 0 ? "The models are being loaded." : "");
+      found = await api.models();
+      notice(found.length === 0 ? "The models are being loaded." : "");
     } catch (error) {
-      notice(sentence(error.message));
+      notice(error.kind === "key" ? "" : sentence(error.message));
+      if (error.kind === "key") {
+        await key.ask(error.message);
+        continue;
+      }
     }
-    if (models.length === 0) await new Promise((resolve) => setTimeout(resolve, RETRY));
+    if (found.length === 0) await new Promise((resolve) => setTimeout(resolve, RETRY));
   }
-  const [name, version] = [byId("model"), byId("version")];
-  const ofName = () => models.filter((model) => model.name === name.value);
-  const chosen = () => batch.use(ofName().find((model) => model.version === version.value));
-  const offerVersions = () => {
-    fill(version, ofName().map((model) => model.version));
-    chosen();
-  };
-  fill(name, [...new Set(models.map((model) => model.name))]);
-  name.addEventListener("change", offerVersions);
-  version.addEventListener("change", chosen);
+  connecting = false;
+  models = found;
+  key.accepted();
+  fill(byId("model"), [...new Set(models.map((model) => model.name))]);
   offerVersions();
 }
 
+function offerVersions() {
+  fill(byId("version"), models.filter((model) => model.name === byId("model").value).map((model) => model.version));
+  choose();
+}
+
+function choose() {
+  const model = models.find(({ name, version }) => name === byId("model").value && version === byId("version").value);
+  describe(model);
+  batch.use(model);
+}
+
+/** Set the options of a list, and keep the chosen one if it is still among them. */
 function fill(select, values) {
+  const chosen = select.value;
   select.replaceChildren(...values.map((value) => element("option", { value, textContent: value })));
+  if (values.includes(chosen)) select.value = chosen;
   select.disabled = false;
 }
 
@@ -88,8 +123,10 @@ function notice(text) {
   show(byId("notice"), text !== "");
 }
 
+byId("model").addEventListener("change", offerVersions);
+byId("version").addEventListener("change", choose);
 takeFiles();
 camera.offer((photo) => batch.add([photo]));
-offerModels();
-offerExamples();
-live.watch();
+connect();
+offerExamples().catch(() => show(byId("examples"), false));
+live.watch(connect);

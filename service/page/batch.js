@@ -2,20 +2,29 @@
 
 import { classify } from "./api.js";
 import { announce, byId, element, percent, show } from "./dom.js";
+import { count, save } from "./summary.js";
 
 const AT_ONCE = 4; // requests in flight, which the service computes in batches
+const ATTEMPTS = 3; // times that an image is sent to a service that is gone, or that needs another key
+const FAILED = { image: "unreadable", refused: "failed", gone: "failed", key: "failed" };
 
-/** The images, one of which is selected. `onChange(item)` is called when the selected image or its result changes. */
+/**
+ * The images, one of which is selected. `onChange(item)` is called when the selected image or its result changes,
+ * `onHalt(problem)` when no image can be sent; `use` sends them again.
+ */
 export class Batch {
-  constructor(onChange) {
+  constructor(onChange, onHalt) {
     this.items = [];
     this.chosen = null;
     this.model = null;
     this.waiting = [];
     this.running = 0;
     this.round = 0; // results of an earlier model are dropped
+    this.halted = false;
     this.onChange = onChange;
+    this.onHalt = onHalt;
     byId("strip").addEventListener("keydown", (event) => this.move(event));
+    byId("save").addEventListener("click", () => save(this.items));
   }
 
   /** Classify files, and select the first of them. */
@@ -32,14 +41,18 @@ export class Batch {
     this.send(added);
   }
 
-  /** Use another model from now on, and classify the images again. */
+  /** Use a model from now on. If it is another one than before, classify all images again. */
   use(model) {
+    const other = model.name !== this.model?.name || model.version !== this.model?.version;
     this.model = model;
     this.round++;
     this.waiting = [];
-    for (const item of this.items) delete item.answer;
-    for (const item of this.items) delete item.error;
-    this.send(this.items);
+    this.halted = false;
+    for (const item of this.items) {
+      if (other) item.answer = item.error = undefined;
+      item.problem = undefined;
+    }
+    this.send(this.items.filter((item) => !item.answer && !item.error));
   }
 
   clear() {
@@ -61,9 +74,9 @@ export class Batch {
   }
 
   send(items) {
-    if (this.model === null) return;
-    this.waiting.push(...items);
     for (const item of items) label(item);
+    if (this.model === null || this.halted) return;
+    this.waiting.push(...items);
     this.onChange(this.chosen);
     this.progress();
     while (this.running < AT_ONCE && this.waiting.length > 0) this.work();
@@ -74,12 +87,19 @@ export class Batch {
     while (this.waiting.length > 0) {
       const [item, round] = [this.waiting.shift(), this.round];
       const outcome = await classify(item.file, this.model).then(
-        (answer) => ({ answer }),
-        (error) => ({ error: error.message }),
+        (answer) => ({ answer, maps: undefined }),
+        (error) => (this.halts(item, error) ? { problem: error } : { error }),
       );
       if (round === this.round) this.done(item, outcome);
     }
     this.running--;
+  }
+
+  /** Whether a failure concerns all images. An image that fails so again and again fails alone. */
+  halts(item, { kind }) {
+    if (kind !== "gone" && kind !== "key") return false;
+    item.halts = (item.halts ?? 0) + 1;
+    return item.halts < ATTEMPTS;
   }
 
   done(item, outcome) {
@@ -87,6 +107,11 @@ export class Batch {
     label(item);
     if (item === this.chosen) this.onChange(item);
     this.progress();
+    if (outcome.problem && !this.halted) {
+      this.halted = true; // the other images would fail in the same way
+      this.waiting = [];
+      this.onHalt(outcome.problem);
+    }
   }
 
   progress() {
@@ -95,11 +120,14 @@ export class Batch {
     const done = this.items.filter((item) => item.answer).length + failed;
     show(byId("batch"), total > 1);
     show(byId("clear"), total > 0);
+    show(byId("save"), done > 0);
     show(byId("progress"), total > 1 && done < total);
     Object.assign(byId("progress"), { max: Math.max(1, total), value: done });
-    const bad = failed === 0 ? "" : `, ${failed} could not be read`;
+    const unread = this.items.filter((item) => item.error?.kind === "image").length;
+    const bad = failed === 0 ? "" : `, ${failed} ${unread === failed ? "could not be read" : "failed"}`;
     byId("batch-title").textContent = `${total} images`;
     byId("progress-text").textContent = done < total ? `${done} of ${total} done` : `all done${bad}`;
+    count(this.items);
     if (total > 0 && done === total) announce(total === 1 ? describe(this.items[0]) : `${total} images done${bad}.`);
   }
 
@@ -120,6 +148,7 @@ function thumbnail(item) {
   return element("button", { type: "button", className: "thumb" }, [
     picture,
     element("span", { className: "thumb-label" }),
+    element("span", { className: "thumb-value" }),
   ]);
 }
 
@@ -127,7 +156,8 @@ function label(item) {
   const best = item.answer?.predictions[0];
   item.button.classList.toggle("failed", Boolean(item.error));
   item.button.classList.toggle("pending", !best && !item.error);
-  item.button.querySelector(".thumb-label").textContent = best?.label ?? (item.error ? "unreadable" : "…");
+  item.button.querySelector(".thumb-label").textContent = best?.label ?? FAILED[item.error?.kind] ?? "…";
+  item.button.querySelector(".thumb-value").textContent = best ? percent(best.probability) : "";
   item.button.title = item.name;
   item.button.setAttribute("aria-label", describe(item));
 }
@@ -135,5 +165,5 @@ function label(item) {
 function describe(item) {
   const best = item.answer?.predictions[0];
   if (best) return `${item.name}: ${best.label}, ${percent(best.probability)}`;
-  return item.error ? `${item.name}: ${item.error}` : `${item.name}: waiting`;
+  return item.error ? `${item.name}: ${item.error.message}` : `${item.name}: waiting`;
 }

@@ -28,6 +28,6 @@ export function percent(share) {
 }
 
 /** A message of the service as a sentence, with a capital letter and a full stop. */
-export const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}${text.endsWith(".") ? "" : "."}`;
+export const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}${/[.?!]$/.test(text) ? "" : "."}`;
 
 export const milliseconds = (value) => `${value.toFixed(value >= 99.5 ? 0 : value >= 9.95 ? 1 : 2)} ms`;

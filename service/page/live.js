@@ -1,5 +1,6 @@
 // Throughput, queue and latency, read from /metrics. Paused while the tab is hidden.
 
+import { metrics } from "./api.js";
 import { byId, show } from "./dom.js";
 
 const EVERY = 2000; // ms
@@ -10,11 +11,15 @@ const SVG = "http://www.w3.org/2000/svg";
 const lines = { throughput: [], queue: [], latency: [] };
 let before = null;
 
-/** Start to watch; the section stays hidden without access to the metrics. */
-export function watch() {
+/** Start to watch; `onGone()` is called when the service does not answer. Hidden without access to the metrics. */
+export function watch(onGone) {
   let timer = null;
   const tick = async () => {
-    await sample();
+    await sample().catch(() => {
+      show(byId("live"), false);
+      before = null;
+      onGone();
+    });
     timer = document.hidden ? null : setTimeout(tick, EVERY);
   };
   document.addEventListener("visibilitychange", () => {
@@ -27,16 +32,10 @@ export function watch() {
 }
 
 async function sample() {
-  let text;
-  try {
-    const response = await fetch("metrics");
-    if (!response.ok) return show(byId("live"), false);
-    text = await response.text();
-  } catch {
-    return show(byId("live"), false);
-  }
+  const text = await metrics();
+  show(byId("live"), text !== null);
+  if (text === null) return;
   const now = { at: performance.now(), ...read(text) };
-  show(byId("live"), true);
   if (before !== null) {
     const latency = median(now.buckets, before.buckets);
     draw("throughput", (now.images - before.images) / ((now.at - before.at) / 1000), 1);

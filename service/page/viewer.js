@@ -1,4 +1,4 @@
-// One image: the picture, its classes as bars, the heat map of a class over it, and the time per stage.
+// One image: the picture, its classes as bars, the heat map of a class over it, and the time of its request.
 
 import { byId, element, milliseconds, percent, sentence, show } from "./dom.js";
 
@@ -7,11 +7,17 @@ const STAGES = [
   ["decode_ms", "decode"],
   ["queue_ms", "queue"],
   ["inference_ms", "inference"],
-  ["extras_ms", "maps"],
 ];
+const FAILURES = {
+  image: "This image cannot be read",
+  refused: "This image was not classified",
+  gone: "The service is gone",
+  key: "An API key is needed",
+};
 
 let shown = null;
 let pinned = null; // index of the class whose heat map is kept
+let wanted = null; // index of the class whose heat map is shown, once it is there
 
 const image = byId("image");
 const map = byId("map");
@@ -31,8 +37,8 @@ function frame(works, width, height) {
   show(byId("no-preview"), !works);
 }
 
-/** Show an item of the batch, or the empty state for null. */
-export function view(item) {
+/** Show an item of the batch, or the empty state for null; `model` may have heat maps. */
+export function view(item, model) {
   const changed = shown !== item;
   shown = item;
   pinned = changed ? null : pinned;
@@ -44,39 +50,48 @@ export function view(item) {
   }
   showMap(null);
   headline(item);
-  bars(item?.answer?.predictions ?? []);
+  bars(item?.answer?.predictions ?? [], Boolean(model?.cam));
   timing(item?.answer?.timing ?? null);
+  mapsTime(item?.maps);
+}
+
+/** Show the heat maps of an item, which come after its classes. */
+export function showMaps(item) {
+  if (item !== shown) return;
+  showMap(wanted);
+  mapsTime(item.maps);
 }
 
 function headline(item) {
   const best = item?.answer?.predictions[0];
+  const failure = item?.error ?? item?.problem;
   const [title, lead] = !item
     ? ["What is in the picture?", "Send an image to see its most probable classes, and a heat map of the pixels that support each class."]
-    : item.error
-      ? ["This image cannot be read", sentence(item.error)]
+    : failure
+      ? [FAILURES[failure.kind], `${sentence(failure.message)}${item.problem ? " The image is sent again as soon as possible." : ""}`]
       : best
         ? [best.label, `${percent(best.probability)} sure`]
         : ["Classifying…", item.name];
   byId("headline").textContent = title;
   byId("lead").textContent = lead;
-  byId("results").classList.toggle("failed", Boolean(item?.error));
+  byId("results").classList.toggle("failed", Boolean(failure));
 }
 
-function bars(predictions) {
+function bars(predictions, withMaps) {
   const list = byId("bars");
-  list.replaceChildren(...predictions.map((prediction, index) => element("li", {}, [bar(prediction, index)])));
+  list.replaceChildren(...predictions.map((prediction, index) => element("li", {}, [bar(prediction, index, withMaps)])));
   show(list, predictions.length > 0);
-  show(byId("hint"), predictions.some((prediction) => prediction.cam_png));
+  show(byId("hint"), withMaps && predictions.length > 0);
 }
 
-function bar(prediction, index) {
+function bar(prediction, index, withMaps) {
   const button = element("button", { type: "button", className: "bar" }, [
     element("span", { className: "label", textContent: prediction.label }),
     element("span", { className: "value", textContent: percent(prediction.probability) }),
     element("span", { className: "track" }, [element("span", { className: "fill" })], { "aria-hidden": "true" }),
   ]);
   button.querySelector(".fill").style.width = `${100 * prediction.probability}%`;
-  if (!prediction.cam_png) return button;
+  if (!withMaps) return button;
   button.setAttribute("aria-pressed", "false");
   button.addEventListener("pointerenter", () => showMap(index));
   button.addEventListener("focus", () => showMap(index));
@@ -100,15 +115,16 @@ function focused() {
 }
 
 function showMap(index) {
-  const prediction = index === null ? null : shown?.answer?.predictions[index];
-  const visible = Boolean(prediction?.cam_png);
-  if (visible) {
-    map.src = `data:image/png;base64,${prediction.cam_png}`;
-    map.alt = `Heat map of the pixels that support ${prediction.label}`;
+  wanted = index;
+  const picture = shown?.maps?.pictures[index];
+  const label = shown?.answer?.predictions[index]?.label;
+  if (picture) {
+    map.src = `data:image/png;base64,${picture}`;
+    map.alt = `Heat map of the pixels that support ${label}`;
   }
-  show(map, visible);
-  show(byId("legend"), visible);
-  byId("caption").textContent = visible ? `Pixels that support “${prediction.label}”` : describe(shown);
+  show(map, Boolean(picture));
+  show(byId("legend"), Boolean(picture));
+  byId("caption").textContent = picture ? `Pixels that support “${label}”` : describe(shown);
 }
 
 function describe(item) {
@@ -119,7 +135,7 @@ function describe(item) {
 function timing(values) {
   show(byId("timing"), values !== null);
   if (values === null) return;
-  const parts = STAGES.filter(([key]) => values[key] !== undefined).map(([key, name]) => [name, values[key]]);
+  const parts = STAGES.map(([key, name]) => [name, values[key]]);
   const known = parts.reduce((sum, [, value]) => sum + value, 0);
   parts.push(["other", Math.max(0, values.total_ms - known)]);
   byId("stages").replaceChildren(
@@ -137,4 +153,15 @@ function timing(values) {
       ]),
     ),
   );
+}
+
+/** The time for the heat maps, which the page asks for in a second request. */
+function mapsTime(maps) {
+  const text = maps?.error
+    ? `There are no heat maps: ${sentence(maps.error.message)}`
+    : maps?.time
+      ? `The heat maps took another ${milliseconds(maps.time)}, in a request of their own.`
+      : "";
+  byId("maps-time").textContent = text;
+  show(byId("maps-time"), text !== "");
 }

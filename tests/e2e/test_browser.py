@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from service.core.settings import shipped_repository
+from tests.support.api_keys import KEYS, OPERATOR, WEB, write_keys
 from tests.support.browser import CHROMIUM, Watched, chromium, visit
 from tests.support.process import ServerProcess, running
 
@@ -91,7 +96,8 @@ def test_dropped_image_shows_bars_and_maps(visitor: Watched, server: ServerProce
     page.locator("#headline").hover()
     expect(page.locator("#map")).to_be_hidden()
     stages = page.locator("#stage-list dt")
-    expect(stages).to_have_text(["decode", "queue", "inference", "maps", "other", "total"])
+    expect(stages).to_have_text(["decode", "queue", "inference", "other", "total"])
+    expect(page.locator("#maps-time")).to_have_text(re.compile(r"The heat maps took another [\d.]+ ms"))
 
 
 def test_file_without_an_image_shows_its_error(visitor: Watched) -> None:
@@ -124,8 +130,128 @@ def test_a_batch_shows_its_progress(visitor: Watched) -> None:
     labels = {"ankle-boot.png": "Ankle boot", "pullover.png": "Pullover", "trouser.png": "Trouser"}
     expected = [labels[path.name] for path in (EXAMPLES * 7)[:19]] + ["unreadable"]
     expect(page.locator(".thumb-label")).to_have_text(expected)
+    expect(page.locator("#counts li")).to_have_text(["Ankle boot 7", "Pullover 6", "Trouser 6"])
     page.locator(".thumb").nth(1).click()
     expect(page.locator("#headline")).to_have_text("Pullover")
+
+
+def test_thumbnail_has_the_class_and_its_probability(visitor: Watched, server: ServerProcess) -> None:
+    visitor.drop(*EXAMPLES)
+    best = [answer(server, path)[0] for path in EXAMPLES]
+    expect(visitor.page.locator(".thumb-label")).to_have_text([each["label"] for each in best])
+    expect(visitor.page.locator(".thumb-value")).to_have_text([f"{each['probability']:.0%}" for each in best])
+
+
+def test_batch_is_saved_in_the_format_of_resnet_classify(visitor: Watched, server: ServerProcess) -> None:
+    awkward = 'a "quoted", name.png'
+    visitor.drop(BOOT, (awkward, b"no image"))
+    expect(visitor.page.locator("#progress-text")).to_have_text("all done, 1 could not be read")
+    with visitor.page.expect_download() as download:
+        visitor.page.get_by_role("button", name="Save as CSV").click()
+    with download.value.path().open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["file"], row["rank"]) for row in rows] == [(BOOT.name, str(rank)) for rank in range(1, 6)] + [
+        (awkward, "0")
+    ]
+    for row, expected in zip(rows, answer(server, BOOT), strict=False):
+        assert (row["label"], row["index"]) == (expected["label"], str(expected["index"]))
+        assert float(row["probability"]) == pytest.approx(expected["probability"])
+    assert "not an image" in rows[-1]["error"]
+
+
+def test_shown_commands_classify_the_image(visitor: Watched, server: ServerProcess, tmp_path: Path) -> None:
+    name = 'it\'s $HOME, "quoted" & `more`.png'
+    shutil.copy(BOOT, tmp_path / name)
+    visitor.drop(tmp_path / name)
+    visitor.page.locator("#program summary").click()
+    expected = answer(server, BOOT)
+    for program, parse in (("curl", json.loads), ("python", ast.literal_eval)):
+        text = visitor.page.locator(f"#{program}").inner_text()
+        command = ["sh", "-c", text] if program == "curl" else [sys.executable, "-c", text]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        answered = parse(done.stdout)
+        predictions = answered["results"][0]["predictions"] if program == "curl" else answered
+        assert [each["label"] for each in predictions] == [each["label"] for each in expected]
+
+
+def test_facts_of_the_model(visitor: Watched, server: ServerProcess) -> None:
+    (model,) = httpx.get(f"{server.url}/v1/models").json()["models"]
+    expect(visitor.page.locator("#facts dd")).to_have_text(
+        [
+            model["architecture"],
+            model["version"],
+            "28 \u00d7 28, grey",
+            str(len(model["labels"])),
+            f"{model['accuracy']['top1']:.2%} of 10,000 test images",
+            model["precision"],
+            model["executor"],
+            "yes",
+        ]
+    )
+
+
+def test_time_is_that_of_a_request_without_heat_maps(visitor: Watched) -> None:
+    page = visitor.page
+    with (
+        page.expect_response(lambda response: response.url.endswith("errors=inline")) as classified,
+        page.expect_response(lambda response: response.url.endswith("cam=overlay")) as mapped,
+    ):
+        visitor.drop(BOOT)
+    timing, extras = (response.value.json()["timing"] for response in (classified, mapped))
+    assert "extras_ms" not in timing
+    expect(page.locator("#maps-time")).to_be_visible()
+    for selector, expected in ((".stage-total dd", timing["total_ms"]), ("#maps-time", extras["extras_ms"])):
+        (number,) = re.findall(r"([\d.]+) ms", page.locator(selector).inner_text())
+        assert float(number) == pytest.approx(expected, rel=0.01)
+
+
+def test_key_form_sends_one_request_per_key_and_keeps_it_in_the_tab(browser: Browser, tmp_path: Path) -> None:
+    write_keys(tmp_path / "keys.toml", KEYS)
+    with (
+        running("--api-keys", tmp_path / "keys.toml") as server,
+        visit(browser, server.url, "#key-form:not([hidden])") as visitor,
+    ):
+        page = visitor.page
+        requested: list[str] = []
+        page.on("request", lambda request: requested.append(request.url) if "/v1/" in request.url else None)
+        visitor.drop(BOOT)
+        expect(page.locator("#key-reason")).to_have_text("This service needs an API key.")
+        for key, reason in (("wrong", "Refused: No such API key."), (OPERATOR, re.compile("lacks the scope"))):
+            page.locator("#key").fill(key)
+            page.get_by_role("button", name="Use this key").click()
+            expect(page.locator("#key-reason")).to_have_text(reason)
+        assert len(requested) == 2  # one request for each key, and none while the page waits for one
+        page.locator("#key").fill(WEB)
+        page.keyboard.press("Enter")
+        expect(page.locator("#headline")).to_have_text("Ankle boot")
+        expect(page.locator("#key-form")).to_be_hidden()
+        expect(page.locator("#curl")).to_contain_text("Bearer YOUR_KEY")
+        assert page.evaluate("[localStorage.length, document.cookie, location.search]") == [0, "", ""]
+        page.reload()
+        expect(page.locator("#model option")).to_have_count(1)
+        page.get_by_role("button", name="Forget the key").click()
+        expect(page.locator("#key-form")).to_be_visible()
+
+
+def test_service_that_is_gone_is_reported_and_images_wait_for_it(browser: Browser) -> None:
+    with running() as server, visit(browser, server.url) as visitor:
+        port = server.url.rpartition(":")[2]
+        page = visitor.page
+        server.end()
+        visitor.drop(*EXAMPLES)
+        expect(page.locator("#headline")).to_have_text("The service is gone")
+        expect(page.locator("#notice")).to_contain_text("The service cannot be reached")
+        again = ServerProcess("--port", port)
+        try:
+            expect(page.locator("#headline")).to_have_text("Ankle boot", timeout=30_000)
+            expect(page.locator("#progress-text")).to_have_text("all done")
+            expect(page.locator("#notice")).to_be_hidden()
+        finally:
+            again.kill()
+
+
+_FOCUSED = """(({ ariaLabel, textContent, id }) => ariaLabel || textContent || id)(document.activeElement)"""
 
 
 def test_keyboard_navigation(visitor: Watched) -> None:
@@ -135,7 +261,7 @@ def test_keyboard_navigation(visitor: Watched) -> None:
     def tab_to(name: str) -> None:
         for _ in range(40):
             page.keyboard.press("Tab")
-            if re.search(name, page.evaluate("document.activeElement.textContent || document.activeElement.id")):
+            if re.search(name, page.evaluate(_FOCUSED)):
                 return
         raise AssertionError(f"the Tab key does not reach {name}")
 
@@ -160,7 +286,7 @@ def test_keyboard_navigation(visitor: Watched) -> None:
     expect(page.locator("#map")).to_be_visible()  # it is pinned
     page.keyboard.press("Enter")
     expect(page.locator("#headline")).to_have_text("Trouser")
-    tab_to("^Ankle boot$")
+    tab_to("^ankle-boot.png: Ankle boot")
     page.keyboard.press("Enter")
     expect(page.locator("#headline")).to_have_text("Ankle boot")
     page.keyboard.press("ArrowRight")
@@ -244,6 +370,12 @@ def test_markup_in_a_file_name_is_text(visitor: Watched) -> None:
     assert visitor.page.locator("#caption img").count() == 0
 
 
+TEXTS = (
+    *("#headline", ".lead", ".bar .value", ".bar .label", ".hint", ".button", ".thumb.failed span"),
+    *(".thumb-value", "#counts li", "#facts dt", "#maps-time", "#program summary", "#save"),
+)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 390, 1280])
 def test_page_fits_narrow_screens_with_enough_contrast(
@@ -254,7 +386,7 @@ def test_page_fits_narrow_screens_with_enough_contrast(
         visitor.drop(*EXAMPLES, ("a file with a very long name that goes on and on and on.png", b"no image"))
         expect(visitor.page.locator("#progress-text")).to_contain_text("all done")
         assert visitor.page.evaluate("document.documentElement.scrollWidth") <= width
-        for selector in ("#headline", ".lead", ".bar .value", ".bar .label", ".hint", ".button", ".thumb.failed span"):
+        for selector in TEXTS:
             contrast = visitor.page.locator(selector).last.evaluate(_CONTRAST)
             assert contrast >= 4.5, selector
 
