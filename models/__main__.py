@@ -9,20 +9,21 @@ import torch
 import typer
 from rich.table import Table
 
-from models.architectures import VARIANTS, build
+from models.architectures import VARIANTS, UnknownArchitecture, build
 from models.architectures.blocks import ShortcutKind
 from models.architectures.complexity import count_multiply_adds, count_parameters
 from models.architectures.resnet import NormKind
 from models.console import console, fail
-from models.data import DataError, load, match_classes
-from models.imaging.preprocess import Geometry
+from models.data import DataError, Dataset, load, match_classes
+from models.data.files import EncodedDataset, centre_crop, check_images
 from models.training import checkpoint
 from models.training.checkpoint import CheckpointError
 from models.training.device import Compute
 from models.training.evaluate import EvaluationReport, evaluate
 from models.training.plots import plot_confusion
 from models.training.recipe import Recipe
-from models.training.train import Interrupted, train
+from models.training.run_directory import CHECKPOINT_FILE, check_folder
+from models.training.train import Diverged, Interrupted, train
 
 app = typer.Typer(help="Train and evaluate networks.", no_args_is_help=True)
 _default = Recipe("")
@@ -60,19 +61,19 @@ def train_command(
         int | None,
         typer.Option(
             help="Height and width in pixels of the centre crop of image files, after their shorter side is scaled to "
-            "256/224 of it. Default: 224; data sets of arrays keep their size.",
+            "256/224 of it. Default: the input of the architecture; data sets of arrays keep their size.",
             min=1,
         ),
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes through the training images.", min=1)] = _default.epochs,
     batch_size: Annotated[int, typer.Option(help="Images per step.", min=1)] = _default.batch_size,
-    lr: Annotated[float, typer.Option(help="Learning rate after warm-up.")] = _default.peak_lr,
-    momentum: float = _default.momentum,
+    lr: Annotated[float, typer.Option(help="Learning rate after warm-up.", min=0)] = _default.peak_lr,
+    momentum: Annotated[float, typer.Option(min=0, max=1)] = _default.momentum,
     weight_decay: Annotated[
-        float, typer.Option(help="Of weights; biases and normalisation have none.")
+        float, typer.Option(help="Of weights; biases and normalisation have none.", min=0)
     ] = _default.weight_decay,
-    warmup: Annotated[float, typer.Option(help="Epochs of linear warm-up.")] = _default.warmup_epochs,
-    label_smoothing: float = _default.label_smoothing,
+    warmup: Annotated[float, typer.Option(help="Epochs of linear warm-up.", min=0)] = _default.warmup_epochs,
+    label_smoothing: Annotated[float, typer.Option(min=0, max=1)] = _default.label_smoothing,
     crop: Annotated[int, typer.Option(help="Largest random shift in pixels.", min=0)] = _default.crop_padding,
     flip: Annotated[bool, typer.Option(help="Mirror half of the images left to right.")] = _default.flip,
     erasing: Annotated[
@@ -83,7 +84,7 @@ def train_command(
     ] = None,
     norm: Annotated[str, typer.Option(help="Normalisation: batch or none.")] = "batch",
     zero_gamma: Annotated[bool, typer.Option(help="Initialise each block as its shortcut.")] = False,
-    seed: int = _default.seed,
+    seed: Annotated[int, typer.Option(min=0)] = _default.seed,
     validation: Annotated[
         int, typer.Option(help="Training images to hold out, to make choices on.", min=0)
     ] = _default.validation,
@@ -123,18 +124,42 @@ def train_command(
         options={key: value for key, value in options.items() if value != defaults[key]},
     )
     try:
-        if (out / "state.safetensors").exists() and not resume:
-            raise CheckpointError(f"{out}: already holds a run: give --resume to continue it, or another --out")
-        geometry = None if size is None else Geometry(size=(size, size), resize=round(size * 256 / 224))
-        result = train(recipe, load(data, "train", geometry), load(data, "test", geometry), out, resume=resume)
+        check_folder(out, resume=resume)
+        images, test_images = _load_splits(data, arch, size)
+        result = train(recipe, images, test_images, out, resume=resume)
     except Interrupted as interrupted:
         console.print(str(interrupted), highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
-    except (DataError, CheckpointError, ValueError) as error:
+    except (DataError, CheckpointError, Diverged, ValueError) as error:
         fail(error)
     test = result.training["test"]
     console.print(f"top-1 {test['top1']:.2%} on {test['images']} test images", highlight=False)
-    console.print(f"checkpoint: {out / 'model.safetensors'}", highlight=False, soft_wrap=True)
+    console.print(f"checkpoint: {out / CHECKPOINT_FILE}", highlight=False, soft_wrap=True)
+
+
+def _load_splits(folder: Path, arch: str, size: int | None) -> tuple[Dataset, Dataset]:
+    """The training and the test split, in the size of the option or else of the architecture; prints the size.
+
+    Raises:
+        DataError, UnknownArchitecture.
+    """
+    if arch not in VARIANTS:
+        raise UnknownArchitecture(arch)
+    geometry = None if size is None else centre_crop(size)
+    input_size = VARIANTS[arch].input_size
+    training = load(folder, "train", geometry, file_size=input_size)
+    test = load(folder, "test", geometry, file_size=input_size)
+    height, width = training.geometry.size
+    origin = "as --size says" if size else "as they are stored"
+    if size is None and isinstance(training, EncodedDataset):
+        origin = f"the input of {arch}; --size sets another"
+    console.print(
+        f"{len(training.labels):,} training and {len(test.labels):,} test images of {len(training.classes):,} classes, "
+        f"{height} x {width} pixels ({origin})",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return training, test
 
 
 @app.command("evaluate")
@@ -153,7 +178,9 @@ def evaluate_command(
     """Print top-1, top-5 and the accuracy of each class on the test split."""
     try:
         loaded = checkpoint.load(path)
-        test = match_classes(load(data, "test", loaded.preprocess), loaded.labels, by_position=by_position)
+        test = load(data, "test", loaded.preprocess)
+        check_images(test)
+        test = match_classes(test, loaded.labels, by_position=by_position)
         report = evaluate(loaded.model(), test, loaded.preprocess)
     except (DataError, CheckpointError) as error:
         fail(error)

@@ -5,12 +5,14 @@ One module per format; a new format is a new module and a line in `_FORMATS`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from models.data import cifar, idx, imagefolder, tarshards
 from models.data.classes import match_classes
 from models.data.dataset import ArrayDataset, DataError, Dataset, Indices, LabelledBatch, Split, Subset, read_ahead
+from models.data.files import EncodedDataset, centre_crop
 from models.imaging.preprocess import Geometry
 
 __all__ = [
@@ -37,14 +39,16 @@ class _Format(Protocol):
 _FORMATS: tuple[_Format, ...] = (idx, cifar, imagefolder, tarshards)
 
 
-def load(folder: Path, split: Split, geometry: Geometry | None = None) -> Dataset:
+def load(folder: Path, split: Split, geometry: Geometry | None = None, *, file_size: int = 224) -> Dataset:
     """The training or the test split of the data set in a folder.
 
     Args:
         folder: a data set in one of the formats of this package.
         split: the split; images of the test split are never used for a choice.
-        geometry: size and colour mode of the images. By default, arrays keep theirs, and image files become 224 x 224
-            in colour, cropped from the centre after their shorter side is scaled to 256.
+        geometry: size and colour mode of the images. By default, arrays keep theirs, and image files are in colour,
+            cropped from the centre to `file_size`.
+        file_size: height and width of image files in pixels, if there is no `geometry`. Their shorter side is scaled to
+            256/224 of it before the crop.
 
     Raises:
         DataError: the folder does not exist, has no known format or several, or has missing or damaged files or no
@@ -59,6 +63,8 @@ def load(folder: Path, split: Split, geometry: Geometry | None = None) -> Datase
         dataset = _format_of(folder).load(folder, split, geometry)
     except OSError as error:
         raise DataError(f"{error.filename or folder}: cannot be read: {error.strerror or error}") from error
+    if geometry is None and isinstance(dataset, EncodedDataset):
+        dataset = replace(dataset, geometry=centre_crop(file_size))
     if len(dataset.labels) == 0:
         raise DataError(f"{folder}: the {split} split holds no images")
     return dataset

@@ -13,7 +13,7 @@ from models.console import console, fail
 from models.data import DataError
 from models.studies import STUDIES
 from models.studies.study import Study, StudySettings, draw, run
-from models.training.train import Interrupted
+from models.training.train import Diverged, Interrupted
 from models.validation import first_error
 
 app = typer.Typer(add_completion=False)
@@ -65,7 +65,7 @@ def study_command(
     except (Interrupted, KeyboardInterrupt):
         console.print("stopped; the same command continues", highlight=False)
         raise typer.Exit(130) from None
-    except DataError as error:
+    except (DataError, Diverged) as error:
         fail(error)
     console.print(f"{out / name}.json, .png, .svg", highlight=False, soft_wrap=True)
 

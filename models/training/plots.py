@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 
-def plot_curves(history: list[dict[str, Any]], path: Path) -> None:
+def plot_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
     """Write the error over epochs, of training and, if there is one, of validation."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     epochs = [figures["epoch"] for figures in history]

@@ -9,6 +9,10 @@ from models.training.device import Compute
 from models.training.optim import Schedule
 
 
+class RecipeError(ValueError):
+    """The options and the data do not fit together; the message says which option to change."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All options that decide the result of a run."""

@@ -6,14 +6,12 @@
 
 from __future__ import annotations
 
-import signal
+import math
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from torch.nn import functional as F
 from models import architectures
 from models.artifact.manifest import Architecture
 from models.data import Dataset, Indices, LabelledBatch, Subset, read_ahead
+from models.data.files import check_images
 from models.imaging.preprocess import Preprocess
 from models.progress import ProgressBar, progress_bar
 from models.training import checkpoint
@@ -32,14 +31,19 @@ from models.training.checkpoint import Checkpoint
 from models.training.device import best_device, compute_dtype
 from models.training.evaluate import evaluate, normalise
 from models.training.optim import learning_rate, make_optimizer, set_learning_rate
-from models.training.recipe import Recipe
+from models.training.recipe import Recipe, RecipeError
 from models.training.run_directory import RunDirectory, TrainingState
+from models.training.signals import stop_signals
 
 _STATISTICS_IMAGES = 65_536
 
 
 class Interrupted(Exception):
     """SIGINT or SIGTERM stopped the run; its state is saved."""
+
+
+class Diverged(Exception):
+    """The loss or a weight is not a finite number any more; the last finished epoch before is kept."""
 
 
 def train(
@@ -63,11 +67,15 @@ def train(
 
     Raises:
         Interrupted: SIGINT or SIGTERM was received; the state is saved.
-        CheckpointError: `resume` with the state of another recipe or other data.
-        DataError: an image cannot be read or decoded.
+        Diverged: the loss or a weight is not finite; nothing of this epoch is saved.
+        RecipeError: no images are left to train on, or too few for batch normalisation.
+        CheckpointError: `resume` with the state of another recipe or other data, or another process trains in `out`.
+        DataError: images cannot be read or decoded.
     """
     device = best_device()
     training, validation = split(data, recipe)
+    check_batches(len(training.labels), recipe)
+    check_images(data, test, *(watched or {}).values())
     preprocess = measure_preprocess(training)
     architecture = Architecture(
         name=recipe.arch, num_classes=len(data.classes), in_channels=preprocess.channels, options=recipe.options
@@ -75,31 +83,27 @@ def train(
     state = start(recipe, architecture, device)
     count = len(training.labels)
     run = RunDirectory(out, {**asdict(recipe), "data": data.name, "images": count, **preprocess.model_dump()})
-    history = run.resume(state) if resume else []
     watched = {**({} if validation is None else {"validation": validation}), **(watched or {})}
 
-    with (
-        progress_bar("training", total=recipe.epochs * count) as progress,
-        _stop_signals() as stop,
-        ThreadPoolExecutor(1) as reader,
-    ):
+    bar = progress_bar("training", total=recipe.epochs * count)
+    with run.locked(), bar as progress, stop_signals() as stop, ThreadPoolExecutor(1) as reader:
+        history = run.resume(state) if resume else []
         progress.update(state.epoch * count + state.images_done)
         while state.epoch < recipe.epochs:
             rate = run_epoch(state, recipe, training, preprocess, device, reader, progress, stop)
+            check_finite(state, recipe, run)
             if stop:
-                run.save_state(state)
+                run.save_state(state, history)
                 raise Interrupted(f"stopped in epoch {state.epoch + 1}, saved in {out}: continue with --resume")
             history.append(finish_epoch(state, rate, watched, preprocess))
             details = {"recipe": asdict(recipe), "dataset": data.name, "images": count, "metrics": history[-1]}
-            Checkpoint(architecture, data.classes, preprocess, state.model.state_dict(), details).save(run.checkpoint)
-            run.write_history(history)
-            run.save_state(state)
+            trained = Checkpoint(architecture, data.classes, preprocess, state.model.state_dict(), details)
+            run.save_epoch(trained, state, history)
             progress.note(describe(history[-1], recipe))
 
     result = checkpoint.load(run.checkpoint)
     if test is not None:
-        report = evaluate(state.model, test, preprocess)
-        result.training["test"] = {"top1": report.top1, "top5": report.top5, "images": report.images}
+        result.training["test"] = measure_test(state, test, preprocess)
         result.save(run.checkpoint)
     return result
 
@@ -108,8 +112,17 @@ def split(data: Dataset, recipe: Recipe) -> tuple[Dataset, Dataset | None]:
     """Training images, and the `recipe.validation` images that are held out, the same ones for the same seed."""
     if recipe.validation == 0:
         return data, None
+    if recipe.validation >= len(data.labels):
+        raise RecipeError(f"--validation {recipe.validation} holds out all {len(data.labels)} images: give fewer")
     order = np.random.default_rng(recipe.seed).permutation(len(data.labels))
     return Subset(data, np.sort(order[recipe.validation :])), Subset(data, np.sort(order[: recipe.validation]))
+
+
+def check_batches(count: int, recipe: Recipe) -> None:
+    """Check that batch normalisation has more than one image per batch to measure its statistics on."""
+    if min(count, recipe.batch_size) < 2 and recipe.options.get("norm", "batch") == "batch":
+        what = "one training image" if count < 2 else "batches of one image"
+        raise RecipeError(f"batch normalisation cannot train on {what}: give more images per batch, or --norm none")
 
 
 def measure_preprocess(data: Dataset) -> Preprocess:
@@ -157,13 +170,13 @@ def run_epoch(
     progress: ProgressBar,
     stop: list[int],
 ) -> float:
-    """The remaining batches of an epoch, or of its part until `stop` has an item; returns images per second."""
+    """The remaining batches of an epoch, or until `stop` has an item or the loss is not finite; gives images/s."""
     count = len(training.labels)
     started, images_before = time.perf_counter(), state.images_done
     for batch in read_ahead(training, batches(count, recipe, state), reader):
         step(state, recipe, count, batch, preprocess, device)
         progress.update(state.epoch * count + state.images_done, loss=state.loss_sum / state.images_done)
-        if stop:
+        if stop or not math.isfinite(state.loss_sum):
             break
     return (state.images_done - images_before) / (time.perf_counter() - started)
 
@@ -171,8 +184,16 @@ def run_epoch(
 def batches(count: int, recipe: Recipe, state: TrainingState) -> Iterator[Indices]:
     """The indices of the epoch's remaining batches, in an order drawn from (seed, epoch)."""
     order = np.random.default_rng((recipe.seed, state.epoch)).permutation(count)
-    for first in range(state.step * recipe.batch_size, count, recipe.batch_size):
-        yield order[first : first + recipe.batch_size]
+    steps = steps_per_epoch(count, recipe.batch_size)
+    for step in range(state.step, steps):
+        first = step * recipe.batch_size
+        yield order[first : count if step == steps - 1 else first + recipe.batch_size]
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Number of batches; one image that is left over joins the last batch, for batch normalisation needs two."""
+    left_over = count % batch_size
+    return max(1, count // batch_size + (left_over > 1))
 
 
 def step(
@@ -184,7 +205,7 @@ def step(
     device: torch.device,
 ) -> None:
     """One batch of an epoch of `count` images: augment, forward, backward, update."""
-    per_epoch = -(-count // recipe.batch_size)
+    per_epoch = steps_per_epoch(count, recipe.batch_size)
     rate = learning_rate(
         state.epoch * per_epoch + state.step,
         peak=recipe.peak_lr,
@@ -223,6 +244,23 @@ def augment(images: Tensor, recipe: Recipe, preprocess: Preprocess, generator: G
     return random_erasing(images, recipe.erasing, fill, generator)
 
 
+def check_finite(state: TrainingState, recipe: Recipe, run: RunDirectory) -> None:
+    """Check the loss and the weights before they are saved.
+
+    Raises:
+        Diverged: one is not finite.
+    """
+    if math.isfinite(state.loss_sum) and all(
+        bool(values.isfinite().all()) for values in state.model.state_dict().values() if values.is_floating_point()
+    ):
+        return
+    kept = f"{run.checkpoint} keeps epoch {state.epoch}" if state.epoch else "nothing was saved"
+    raise Diverged(
+        f"training diverged in epoch {state.epoch + 1}, step {state.step}: the loss is not a finite number; {kept}: "
+        f"train again with a lower --lr than {recipe.peak_lr:g}, or a longer --warmup"
+    )
+
+
 def finish_epoch(
     state: TrainingState, rate: float, watched: Mapping[str, Dataset], preprocess: Preprocess
 ) -> dict[str, Any]:
@@ -240,6 +278,12 @@ def finish_epoch(
     return figures
 
 
+def measure_test(state: TrainingState, test: Dataset, preprocess: Preprocess) -> dict[str, float]:
+    """The accuracy on the test images, for the checkpoint."""
+    report = evaluate(state.model, test, preprocess)
+    return {"top1": report.top1, "top5": report.top5, "images": report.images}
+
+
 def describe(figures: dict[str, Any], recipe: Recipe) -> str:
     """The figures of an epoch in one line."""
     line = f"epoch {figures['epoch']}/{recipe.epochs}  loss {figures['train_loss']:.4f}"
@@ -247,20 +291,3 @@ def describe(figures: dict[str, Any], recipe: Recipe) -> str:
     if "validation_error" in figures:
         line += f"  validation error {figures['validation_error']:.2%}"
     return line
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that gets an item with the first SIGINT or SIGTERM; a second one ends the process as usual."""
-    received: list[int] = []
-
-    def receive(number: int, _: FrameType | None) -> None:
-        received.append(number)
-        signal.signal(number, previous[signal.Signals(number)])
-
-    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

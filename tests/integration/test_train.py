@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import models.training.train as train_module
 from models.__main__ import app
 from models.architectures import VARIANTS
+from models.artifact.manifest import Architecture
 from models.data import ArrayDataset
 from models.imaging.preprocess import Preprocess
 from models.training import checkpoint
@@ -23,8 +28,9 @@ from models.training.augment import random_crop, random_erasing, random_flip
 from models.training.checkpoint import CheckpointError
 from models.training.evaluate import evaluate, normalise
 from models.training.optim import learning_rate, make_optimizer
-from models.training.recipe import Recipe
-from models.training.train import Interrupted, measure_preprocess, split, train
+from models.training.recipe import Recipe, RecipeError
+from models.training.run_directory import RunDirectory, TrainingState
+from models.training.train import Diverged, Interrupted, batches, measure_preprocess, split, start, train
 from tests.support.marks import slow_except
 
 
@@ -256,14 +262,10 @@ def test_random_erasing_fills_one_rectangle() -> None:
 
 
 def test_command_line_errors_are_one_line(tmp_path: Path) -> None:
-    def fail(*arguments: str) -> str:
-        result = CliRunner().invoke(app, ["train", "--out", str(tmp_path / "run"), *arguments])
-        assert result.exit_code == 2
-        return result.stderr
-
-    assert "there is no such folder" in fail("--arch", "tiny", "--data", str(tmp_path / "none"))
-    assert "holds no data set" in fail("--arch", "tiny", "--data", str(tmp_path))
-    assert "--shortcut takes A, B, C, none" in fail("--arch", "tiny", "--data", "x", "--shortcut", "D")
+    options = ("--out", tmp_path / "run", "--arch", "tiny", "--data")
+    assert "there is no such folder" in fail(*options, tmp_path / "none")
+    assert "holds no data set" in fail(*options, tmp_path)
+    assert "--shortcut takes A, B, C, none" in fail(*options, "x", "--shortcut", "D")
 
 
 @pytest.mark.slow
@@ -289,3 +291,166 @@ def test_evaluation_counts_the_argmax() -> None:
         for given in range(3):
             assert report.confusion[true, given] == ((data.labels == true) & (predicted == given)).sum()
         assert report.per_class[true] == pytest.approx((predicted[data.labels == true] == true).mean())
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "expected"),
+    [
+        (96, 16, [16] * 6),
+        (97, 16, [16] * 5 + [17]),
+        (98, 16, [16] * 6 + [2]),
+        (1, 16, [1]),
+        (5, 16, [5]),
+        (3, 1, [1] * 3),
+    ],
+)
+def test_one_image_that_is_left_over_joins_the_last_batch(count: int, size: int, expected: list[int]) -> None:
+    recipe = Recipe("tiny", batch_size=size)
+    state = start(recipe, Architecture(name="tiny", num_classes=3), torch.device("cpu"))
+    drawn = list(batches(count, recipe, state))
+    assert [len(batch) for batch in drawn] == expected
+    assert sorted(np.concatenate(drawn)) == list(range(count))
+    state.step = len(drawn) - 1
+    (last,) = batches(count, recipe, state)
+    assert last.tolist() == drawn[-1].tolist()
+
+
+def test_epoch_with_a_last_batch_of_one_image_on_the_smallest_maps(tmp_path: Path) -> None:
+    """The last feature map of a ResNet-18 has one pixel per channel here: one image has no statistics."""
+    data = stripes(9, channels=3)
+    train(Recipe("resnet18", epochs=1, batch_size=8, compute="float32"), data, None, tmp_path)
+    assert checkpoint.load(tmp_path / "model.safetensors").training["images"] == 9
+
+
+@pytest.mark.parametrize(
+    ("change", "count", "message"),
+    [
+        ({"validation": 96}, 96, "--validation 96 holds out all 96 images"),
+        ({"validation": 200}, 96, "--validation 200 holds out all 96 images"),
+        ({"validation": 2}, 3, "cannot train on one training image"),
+        ({"batch_size": 1}, 96, "cannot train on batches of one image"),
+    ],
+)
+def test_recipes_that_do_not_fit_the_data_are_refused(
+    change: dict[str, Any], count: int, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        train(replace(RECIPE, **{"validation": 0, **change}), stripes(count), None, tmp_path)
+
+
+def test_diverged_run_stops_and_keeps_the_last_good_epoch(tmp_path: Path) -> None:
+    """The learning rate is so high that the weights of the second epoch are not finite."""
+    recipe = replace(RECIPE, epochs=3, warmup_epochs=0.0)
+    good = train(replace(recipe, epochs=1), stripes(), None, tmp_path / "good")
+
+    def spoil(state: TrainingState, recipe: Recipe, *rest: Any) -> None:
+        real_step(state, recipe, *rest)
+        if state.epoch == 1:
+            with torch.no_grad():
+                next(state.model.parameters()).mul_(math.inf)
+
+    real_step = train_module.step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "step", spoil)
+        with pytest.raises(
+            Diverged, match=r"diverged in epoch 2, step \d.*model.safetensors keeps epoch 1.*lower --lr"
+        ):
+            train(recipe, stripes(), None, tmp_path / "run")
+    kept = checkpoint.load(tmp_path / "run" / "model.safetensors")
+    assert kept.training["metrics"]["epoch"] == 1
+    assert all(bool(values.isfinite().all()) for values in kept.weights.values())
+    assert kept.weights.keys() == good.weights.keys()
+    resumed = train(recipe, stripes(), None, tmp_path / "run", resume=True)
+    assert resumed.training["metrics"]["epoch"] == 3
+
+
+def test_loss_that_is_not_a_number_ends_the_command_with_one_line(image_folder: Path, tmp_path: Path) -> None:
+    options = ("--lr", "1e30", "--warmup", "0", "--batch-size", "4")
+    stderr = fail("--arch", "tiny", "--data", image_folder, "--out", tmp_path / "run", *options)
+    assert "error: training diverged in epoch 1" in stderr
+    assert "nothing was saved" in stderr
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_lost_metrics_are_restored_on_resume(damage: str, tmp_path: Path) -> None:
+    train(RECIPE, stripes(), None, tmp_path / "whole")
+    train(RECIPE, stripes(), None, tmp_path / "resumed")
+    metrics = tmp_path / "resumed" / "metrics.jsonl"
+    metrics.unlink()
+    if damage == "cut":
+        # States of version 0.1 have no figures.
+        tensors, metadata = checkpoint.load_tensors(tmp_path / "resumed" / "state.safetensors")
+        header = json.loads(metadata["state"])
+        del header["history"]
+        checkpoint.save_tensors(tensors, tmp_path / "resumed" / "state.safetensors", {"state": json.dumps(header)})
+        metrics.write_text((tmp_path / "whole" / "metrics.jsonl").read_text()[:-20])
+    result = train(RECIPE, stripes(), None, tmp_path / "resumed", resume=True)
+    assert result.training["metrics"]["epoch"] == RECIPE.epochs
+    if damage == "missing":
+        figures = [json.loads(line)["train_loss"] for line in metrics.read_text().splitlines()]
+        whole = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+        assert figures == [json.loads(line)["train_loss"] for line in whole]
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Photographs of three classes: 12 training images, and 3 test images."""
+    data = stripes(15, channels=3)
+    for index, image in enumerate(data.images(np.arange(15))):
+        path = tmp_path / "photos" / ("train" if index < 12 else "test") / data.classes[index % 3] / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).resize((80, 60)).save(path, quality=95)
+    return tmp_path / "photos"
+
+
+def fail(*arguments: object) -> str:
+    """Run `resnet-train`, which must end with exit code 2, and return what it prints."""
+    result = CliRunner().invoke(app, ["train", *map(str, arguments)])
+    assert result.exit_code == 2, result.output
+    return result.stderr
+
+
+def test_damaged_images_are_all_named_before_training(image_folder: Path, tmp_path: Path) -> None:
+    damaged = [image_folder / name for name in ("train/rows/0.jpg", "train/noise/5.jpg", "test/rows/12.jpg")]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:400])
+    stderr = fail("--arch", "tiny", "--data", image_folder, "--out", tmp_path / "run")
+    assert "3 of 15 images cannot be used" in stderr
+    assert all(str(path) in stderr for path in damaged)
+    assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "printed", "size"),
+    [([], "16 x 16 pixels (the input of tiny; --size sets another)", 16), (["--size", "24"], "24 x 24 pixels", 24)],
+)
+def test_size_follows_from_the_architecture_and_is_printed(
+    options: list[str], printed: str, size: int, image_folder: Path, tmp_path: Path
+) -> None:
+    command = ["train", "--arch", "tiny", "--data", str(image_folder), "--out", str(tmp_path / "run"), "--epochs", "1"]
+    result = CliRunner().invoke(app, [*command, *options])
+    assert result.exit_code == 0, result.output
+    assert "12 training and 3 test images of 3 classes" in result.stderr
+    assert printed in result.stderr
+    assert checkpoint.load(tmp_path / "run" / "model.safetensors").preprocess.size == (size, size)
+
+
+def test_folder_of_the_run_is_checked_before_anything_is_read(image_folder: Path, tmp_path: Path) -> None:
+    options = ("--arch", "tiny", "--data", image_folder)
+    assert "mistyped: holds no run to resume" in fail(*options, "--out", tmp_path / "mistyped", "--resume")
+    assert not (tmp_path / "mistyped").exists()
+    (tmp_path / "file").touch()
+    assert "file/run: cannot be written" in fail(*options, "--out", tmp_path / "file" / "run")
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / "model.safetensors").touch()
+    assert "done: already holds a run" in fail(*options, "--out", tmp_path / "done")
+    (tmp_path / "odd").mkdir()
+    checkpoint.save_tensors({"x": torch.zeros(1)}, tmp_path / "odd" / "state.safetensors", {})
+    assert "is not the state of a run" in fail(*options, "--out", tmp_path / "odd", "--resume")
+    assert "no architecture is named 'resnet21'" in fail("--arch", "resnet21", *options[2:], "--out", tmp_path / "new")
+
+
+def test_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path, {}).locked(), pytest.raises(CheckpointError, match="another process trains in it"):
+        train(RECIPE, stripes(), None, tmp_path)
