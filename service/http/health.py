@@ -8,6 +8,9 @@ from fastapi import APIRouter, Query, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response
 
+from service.http import query
+from service.http.openapi import errors
+from service.http.problem_details import Problem
 from service.http.v1.schemas import Readiness
 from service.messages.backend import Backend
 
@@ -24,7 +27,12 @@ async def healthz() -> str:
     return "ok\n"
 
 
-@router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness, "description": "Not ready"}})
+@router.get(
+    "/readyz",
+    dependencies=[query.only("verbose")],
+    response_model=Readiness,
+    responses={503: {"model": Readiness, "description": "Not ready"}, **errors(Problem, 400)},
+)
 async def readyz(request: Request, verbose: Verbose = None) -> Response:
     """200 if images are classified, with the devices that are lost; 503 while models load or if no engine works."""
     backend: Backend = request.app.state.pipeline.backend

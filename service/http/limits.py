@@ -13,7 +13,7 @@ from service.http.rate_limit import RateLimiter
 from service.http.request_body import BodyMemory, LimitedBody, path
 from service.telemetry.metrics import Metrics
 
-PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+PROBES = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 """Paths without limits: an orchestrator that gets no response from a loaded service would stop it."""
 
 

@@ -6,6 +6,7 @@ import base64
 import gc
 import io
 import json
+import quopri
 import re
 import shutil
 import struct
@@ -40,7 +41,35 @@ def as_type(content_type: str) -> Send:
     return lambda data: {"content": data, "headers": {"content-type": content_type}}
 
 
+def as_part(head: str, encode: Callable[[bytes], bytes] = bytes) -> Send:
+    """A form with a field and one file, whose part has these headers."""
+
+    def send(data: bytes) -> dict[str, Any]:
+        field = b'--x\r\nContent-Disposition: form-data; name="note"\r\n\r\nhello\r\n'
+        part = b"--x\r\nContent-Disposition: form-data; " + head.encode() + b"\r\n\r\n" + encode(data) + b"\r\n"
+        empty = b'--x\r\nContent-Disposition: form-data; name="b"; filename=""\r\n\r\n\r\n--x--\r\n'
+        return {"content": field + part + empty, "headers": {"content-type": "multipart/form-data; boundary=x"}}
+
+    return send
+
+
 ONE_IMAGE: dict[str, Send] = {
+    "image/*": as_type("image/*"),
+    "binary/octet-stream": as_type("binary/octet-stream"),
+    "an empty type": as_type(""),
+    "JSON with a byte-order mark": lambda data: {
+        "content": b"\xef\xbb\xbf" + json.dumps(as_json(data)["json"]).encode(),
+        "headers": {"content-type": "application/vnd.example+json"},
+    },
+    "a part with an extended name": as_part("name=image; filename*=UTF-8''%C3%A9.jpg"),
+    "a part with a name in sections": as_part('name="image"; filename*0="a"; filename*1=".jpg"'),
+    "a part with a type only": as_part('name="image"\r\nContent-Type: image/jpeg'),
+    "a part with a file name only": as_part('filename="a.jpg"'),
+    "a part in base64": as_part("name=i; filename=i\r\nContent-Transfer-Encoding: BASE64", base64.encodebytes),
+    "a part in quoted-printable": as_part(
+        "name=i; filename=i\r\nContent-Transfer-Encoding: quoted-printable", quopri.encodestring
+    ),
+    "a binary part": as_part("name=i; filename=i\r\ncontent-transfer-encoding: binary"),
     "image/jpeg": as_type("image/jpeg"),
     "image/png although it is JPEG": as_type("image/png"),
     "application/octet-stream": as_type("application/octet-stream"),
@@ -153,6 +182,14 @@ def form_body(text: str) -> dict[str, Any]:
 MISTAKES: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "top_k of zero": ("/v1/classify?top_k=0", {"content": b"x"}, 400, "top_k: .*greater than or equal to 1"),
     "top_k in words": ("/v1/classify?top_k=all", {"content": b"x"}, 400, "top_k"),
+    "another spelling": (
+        "/v1/classify?topk=3",
+        {"content": b"x"},
+        400,
+        "'topk': did you mean 'top_k'",
+    ),
+    "a parameter in capitals": ("/v1/classify?Timeout-MS=3", {"content": b"x"}, 400, "did you mean 'timeout_ms'"),
+    "an unknown parameter": ("/v1/classify?limit=3", {"content": b"x"}, 400, "'limit'; there are: top_k, timeout_ms"),
     "no time": ("/v1/classify?timeout_ms=0", {"content": b"x"}, 400, "timeout_ms"),
     "endless time": ("/v1/classify?timeout_ms=inf", {"content": b"x"}, 400, "timeout_ms"),
     "time that is no number": ("/v1/classify?timeout_ms=nan", {"content": b"x"}, 400, "timeout_ms"),
@@ -205,6 +242,19 @@ MISTAKES: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "too many files": ("/v1/classify", as_form(*[b"x"] * 129), 413, "128"),
     "far too many files": ("/v1/classify", as_form(*[b"x"] * 300), 413, "128"),
     "a text": ("/v1/classify", as_type("text/plain")(b"cat"), 415, "'text/plain'.*multipart/form-data.*JSON"),
+    "a type that is none": ("/v1/classify", as_type("image/../x")(b"cat"), 415, "'image/../x'"),
+    "an unknown encoding of a part": (
+        "/v1/classify",
+        as_part("name=i; filename=i\r\nContent-Transfer-Encoding: uuencode")(b"cat"),
+        415,
+        "'uuencode' is not supported",
+    ),
+    "damaged base64 in a part": (
+        "/v1/classify",
+        as_part("name=i; filename=i\r\nContent-Transfer-Encoding: base64")(b"####"),
+        400,
+        "Content-Transfer-Encoding",
+    ),
     "an URL-encoded form": ("/v1/classify", {"data": {"image": "cat"}}, 415, "urlencoded"),
     "nothing": ("/v1/classify", {"content": b""}, 422, "empty"),
     "an empty file": ("/v1/classify", as_form(b""), 422, "empty"),

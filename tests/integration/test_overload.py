@@ -340,7 +340,10 @@ def test_rate_limit_per_client(tiny_repository: Path, photographs: Photographs) 
         response = client.post("/v1/classify", content=photographs[0][1])
         check_problem(response, 429, "more than 0.001 requests per second")
         assert int(response.headers["retry-after"]) > 900
-        assert client.get("/healthz").status_code == 200
+        for probe in ("/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"):
+            assert client.get(probe).status_code == 200
+        assert client.get("/v2").status_code == 429
+        check_problem(client.get("/readyz?verbos"), 400, "'verbos': did you mean 'verbose'")
         other = Exchange([photographs[0][1]])  # from another address
         client.portal.call(other.run, client.app)
         assert other.status == 200

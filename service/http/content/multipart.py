@@ -6,13 +6,51 @@ Calls python-multipart directly: Starlette's parser writes each file to a tempor
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import binascii
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from service.core.errors import BadRequest, PayloadTooLarge
+from service.core.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
+from service.core.threads import run_python
+from service.http.content import base64_text
+
+_FILE_TYPES = (b"image/", b"application/octet-stream", b"binary/octet-stream")
+_EXTENDED_FILENAME = re.compile(rb";\s*filename\*(?:0\*?)?=", re.IGNORECASE)
+_AS_IT_IS = (b"", b"binary", b"8bit", b"7bit")
+_DECODE: dict[bytes, Callable[[bytes], bytes]] = {b"base64": base64_text.decode, b"quoted-printable": binascii.a2b_qp}
+"""By Content-Transfer-Encoding, which clients set that use libraries for e-mail."""
+_LARGE = 1 << 20
+"""Bytes of a form whose files are put together in a thread."""
+
+
+class _File:
+    """A part that is a file.
+
+    Args:
+        decode: undoes the Content-Transfer-Encoding; None if there is none.
+        named: whether the file has a name.
+    """
+
+    def __init__(self, decode: Callable[[bytes], bytes] | None, named: bool) -> None:
+        self.pieces: list[bytes] = []
+        self.named = named
+        self._decode = decode
+
+    def content(self) -> bytes:
+        """The content of the file.
+
+        Raises:
+            BadRequest: it does not match its encoding.
+        """
+        content = b"".join(self.pieces)
+        try:
+            return content if self._decode is None else self._decode(content)
+        except ValueError as error:
+            raise BadRequest(f"a file does not match its Content-Transfer-Encoding: {error}") from None
 
 
 class _Reader:
@@ -23,13 +61,14 @@ class _Reader:
     """
 
     def __init__(self, max_parts: int) -> None:
-        self.files: list[bytes] = []
+        self.files: list[_File] = []
         self.ended = False
         self._max_parts = max_parts
         self._parts = 0
-        self._name = self._value = self._disposition = b""
-        self._content: list[bytes] | None = None
-        """Content of a file; None in a part that is not a file."""
+        self._name = self._value = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._file: _File | None = None
+        """The current part, if it is a file."""
 
     def on_part_begin(self) -> None:
         self._parts += 1
@@ -37,7 +76,7 @@ class _Reader:
             raise PayloadTooLarge(
                 f"more than {2 * self._max_parts} parts in one form: send the images in several requests"
             )
-        self._disposition = b""
+        self._headers = {}
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]
@@ -46,25 +85,38 @@ class _Reader:
         self._value += data[start:end]
 
     def on_header_end(self) -> None:
-        if self._name.lower() == b"content-disposition":
-            self._disposition = self._value
+        self._headers[self._name.lower()] = self._value
         self._name = self._value = b""
 
     def on_headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        if b"name" not in options:
+        disposition = self._headers.get(b"content-disposition", b"")
+        _, options = parse_options_header(disposition)
+        extended = _EXTENDED_FILENAME.search(disposition) is not None  # `parse_options_header` leaves it out
+        if b"name" not in options and b"filename" not in options and not extended:
             raise BadRequest("the form cannot be read: a part has no Content-Disposition with a name")
-        self._content = [] if b"filename" in options else None
-        if self._content is not None and len(self.files) == self._max_parts:
-            raise PayloadTooLarge(f"more than {self._max_parts} images in one request: send them in several requests")
+        self._file = None
+        if b"filename" in options or extended or self._header(b"content-type").startswith(_FILE_TYPES):
+            if len(self.files) == self._max_parts:
+                raise PayloadTooLarge(
+                    f"more than {self._max_parts} images in one request: send them in several requests"
+                )
+            self._file = _File(self._decoder(), extended or options.get(b"filename") != b"")
+            self.files.append(self._file)
+
+    def _header(self, name: bytes) -> bytes:
+        return self._headers.get(name, b"").strip().lower()
+
+    def _decoder(self) -> Callable[[bytes], bytes] | None:
+        encoding = self._header(b"content-transfer-encoding")
+        if encoding not in _DECODE and encoding not in _AS_IT_IS:
+            raise UnsupportedMediaType(
+                f"Content-Transfer-Encoding {encoding.decode('latin-1')!r} is not supported: send files as they are"
+            )
+        return _DECODE.get(encoding)
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        if self._content is not None:
-            self._content.append(data[start:end])
-
-    def on_part_end(self) -> None:
-        if self._content is not None:
-            self.files.append(b"".join(self._content))
+        if self._file is not None:
+            self._file.pieces.append(data[start:end])
 
     def on_end(self) -> None:
         self.ended = True
@@ -73,26 +125,37 @@ class _Reader:
 async def read_files(pieces: AsyncIterator[bytes], content_type: str, max_files: int) -> list[bytes]:
     """Read the contents of the files, in their order; other fields are ignored.
 
+    A file is a part with a file name, or with the type of an image. For a field without a chosen file, browsers send an
+    empty part with an empty name, which is left out.
+
     Args:
         pieces: pieces of the body.
         content_type: the Content-Type, with the boundary.
         max_files: most files, and most other fields.
 
     Raises:
-        BadRequest: the body is not a form, or its end is missing.
+        BadRequest: the body is not a form, its end is missing, or a file does not match its encoding.
         PayloadTooLarge: there are too many files or other fields.
+        UnsupportedMediaType: the encoding of a file is not supported.
     """
     _, options = parse_options_header(content_type)
     if b"boundary" not in options:
         raise BadRequest("the form cannot be read: its Content-Type has no boundary")
     reader = _Reader(max_files)
     callbacks: Any = {name: getattr(reader, name) for name in vars(_Reader) if name.startswith("on_")}
+    size = 0
     try:
         parser = MultipartParser(options[b"boundary"], callbacks)
         async for piece in pieces:
             parser.write(piece)
+            size += len(piece)
     except FormParserError as error:
         raise BadRequest(f"the form cannot be read: {error}") from None
     if not reader.ended:
         raise BadRequest("the form cannot be read: its end is missing")
-    return reader.files
+    files = [file for file in reader.files if file.named or file.pieces]
+    return await run_python(_contents, files) if size > _LARGE else _contents(files)
+
+
+def _contents(files: Sequence[_File]) -> list[bytes]:
+    return [file.content() for file in files]

@@ -23,7 +23,15 @@ from service.http.problem_details import Problem
 from service.http.request_body import header
 from service.http.v1 import ndjson
 from service.http.v1.ndjson import NdjsonResponse
-from service.http.v1.parameters import DEFAULT_QUERY, ClassifyQuery, ModelName, ModelPath, VersionNumber, parse
+from service.http.v1.parameters import (
+    DEFAULT_QUERY,
+    ClassifyQuery,
+    ModelName,
+    ModelPath,
+    VersionNumber,
+    parse,
+    parse_query,
+)
 from service.http.v1.schemas import ClassificationJson, encode
 from service.inference.pipeline import Pipeline
 from service.telemetry import request_context
@@ -67,7 +75,7 @@ class ClassifyEndpoint:
         """Find the model, read the images, classify them, answer."""
         pipeline, scope = self._pipeline, request.scope
         name, version = _model(scope["path_params"])
-        query = parse(ClassifyQuery, request.query_params) if scope["query_string"] else DEFAULT_QUERY
+        query = parse_query(request.query_params) if scope["query_string"] else DEFAULT_QUERY
         outputs, priority = query.optional_outputs, query.priority
         seconds = (query.timeout_ms or pipeline.settings.timeout_ms) / 1000
         model = pipeline.backend.find(name, version)

@@ -12,6 +12,7 @@ from models.artifact.manifest import MODEL_NAME
 from models.validation import first_error
 from service.core.errors import BadRequest
 from service.core.priority import Priority
+from service.http import query
 from service.inference.optional_outputs import Cam, OptionalOutputs
 
 ModelName = Annotated[str, Field(pattern=MODEL_NAME, description="Name of a model in the repository.")]
@@ -55,6 +56,16 @@ class ClassifyQuery(BaseModel):
 DEFAULT_QUERY = ClassifyQuery()
 
 _Parameters = TypeVar("_Parameters", bound=BaseModel)
+
+
+def parse_query(values: Mapping[str, str]) -> ClassifyQuery:
+    """Validate query parameters.
+
+    Raises:
+        BadRequest: a parameter is unknown or not valid.
+    """
+    query.check_names(values, ClassifyQuery.model_fields)
+    return parse(ClassifyQuery, values)
 
 
 def parse(schema: type[_Parameters], values: Mapping[str, str]) -> _Parameters:

@@ -19,6 +19,7 @@ from service.core.naming import ENCODED
 from service.core.priority import Priority
 from service.core.threads import run_python
 from service.decoding.decoder import DecodedFile
+from service.http import query
 from service.http.content import json_text
 from service.http.content.images_body import read
 from service.http.disconnect import cancel_on_disconnect
@@ -37,6 +38,15 @@ router = APIRouter(prefix="/v2")
 DEFAULT_OUTPUT = "probabilities"
 """Output of a request that names none, and the only one in the metadata: clients written for classifiers refuse a model
 with several outputs, and perf_analyzer requests all of them."""
+_INSTEAD_OF_QUERY = {
+    "top_k": 'request {"name": "probabilities", "parameters": {"classification": N}} in outputs',
+    "timeout_ms": "use parameters.timeout in the JSON, in microseconds",
+    "timeout": "use parameters.timeout in the JSON, in microseconds",
+    "priority": "use parameters.priority in the JSON",
+    "embedding": 'request {"name": "embedding"} in outputs',
+    "cam": "heat maps are at /v1/classify",
+    "errors": "errors of single images are at /v1/classify",
+}
 _MAX_VALUES = 4096
 """Most values that are read from JSON, or classes that are written, on the event loop."""
 
@@ -44,6 +54,8 @@ _MAX_VALUES = 4096
 async def infer(request: Request, model_name: ModelName) -> Response:
     """Compute the tensor in the body: pixels for NAME, image files for NAME-encoded."""
     pipeline: Pipeline = request.app.state.pipeline
+    if request.scope["query_string"]:
+        query.refuse(request, _INSTEAD_OF_QUERY)
     model = pipeline.backend.find(model_name.model, model_name.version)
     context = request_context.current()
     context.model, context.version = model.name, model.version
