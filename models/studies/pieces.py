@@ -18,6 +18,7 @@ from typing import Any
 
 from models.console import console
 from models.files import atomic_write
+from models.progress import duration
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,6 @@ class _Countdown:
         left = sum(self._left.values()) * self._seconds / self._cost
         console.print(
             f"{self._count - len(self._left)} of {self._count}: {piece.name}, {seconds:.1f} s; "
-            f"about {_duration(left)} left",
+            f"about {duration(left)} left",
             highlight=False,
         )
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

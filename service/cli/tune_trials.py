@@ -24,6 +24,7 @@ from service import executors
 from service.cli.tune_timing import time_calls
 from service.core.settings import available_cpus
 from service.engine.instance_group import plan_instances
+from service.executors import Runtime
 from service.executors.base import Executor, ExecutorError, Source, close_all, compute
 from service.registry.loader import multiply_adds
 from service.registry.repository import LoadError
@@ -79,7 +80,14 @@ class _Trial:
             compute(instance, self.pixels, _OUTPUTS)
 
 
-def tune(version: Path, cache: Path, bounds: Bounds, seconds: float, threads: Sequence[int] = ()) -> TuningProfile:
+def tune(
+    version: Path,
+    cache: Path,
+    bounds: Bounds,
+    seconds: float,
+    threads: Sequence[int] = (),
+    requested: Sequence[str] = (),
+) -> TuningProfile:
     """Measure a version on this machine and store the profile in the engine cache.
 
     Args:
@@ -88,15 +96,18 @@ def tune(version: Path, cache: Path, bounds: Bounds, seconds: float, threads: Se
         bounds: limits of the best measurement; candidates beyond them are measured too.
         seconds: approximate time to measure, after all candidates are loaded.
         threads: numbers of threads to try. Default: powers of two up to the number of CPUs, and that number.
+        requested: executors to try. Default: all that are installed, without those of `tuning.ONLY_IF_REQUESTED`.
 
     Raises:
         ManifestError: the version cannot be read.
-        ExecutorError: no executor on this machine can compute it.
+        ExecutorError: no executor on this machine can compute it, or one that was requested is not installed.
         OSError: the profile cannot be written.
     """
     described = manifest.read(version)
     images, logits = golden.read(version / manifest.GOLDEN_FILE)
-    candidates = list(load_candidates(version, described, images, logits, threads or _thread_counts(), cache))
+    names = list(requested) or [name for name in executors.names() if name not in tuning.ONLY_IF_REQUESTED]
+    runtimes = list(_find_runtimes(names, required=bool(requested)))
+    candidates = list(load_candidates(version, described, images, logits, threads or _thread_counts(), cache, runtimes))
     if not candidates:
         raise ExecutorError(f"{described.name} version {described.version}: no executor here can compute it")
     try:
@@ -113,10 +124,21 @@ def tune(version: Path, cache: Path, bounds: Bounds, seconds: float, threads: Se
         host=Host.here(available_cpus()),
         created=datetime.now(UTC).replace(microsecond=0),
         bounds=bounds,
+        requested=tuple(requested),
         measurements=tuple(measurements),
     )
     tuning.write(cache, described, profile)
     return profile
+
+
+def _find_runtimes(names: Sequence[str], required: bool) -> Iterator[Runtime]:
+    """The executors that are installed; raises ExecutorError for another one if it is required."""
+    for name in names:
+        try:
+            yield executors.find(name)
+        except ExecutorError:
+            if required:
+                raise
 
 
 def load_candidates(
@@ -126,13 +148,10 @@ def load_candidates(
     logits: Float32Array,
     threads: Sequence[int],
     cache: Path,
+    runtimes: Sequence[Runtime],
 ) -> Iterator[Candidate]:
     """Everything that computes a version on this machine; prints the candidates whose answers are wrong."""
-    for name in executors.names():
-        try:
-            runtime = executors.find(name)
-        except ExecutorError:  # not installed
-            continue
+    for runtime in runtimes:
         for precision in runtime.artifacts:
             for count in sorted(threads, reverse=True):
                 try:
@@ -151,7 +170,7 @@ def load_candidates(
                     close_all(loaded)
                     break
                 loss = _accuracy_loss(described, artifact, precision, loaded[0], images, logits)
-                yield Candidate(name, precision, count, loss, loaded, ThreadPoolExecutor(len(loaded)))
+                yield Candidate(runtime.name, precision, count, loss, loaded, ThreadPoolExecutor(len(loaded)))
                 if loaded[0].device != "cpu":  # threads are those of the host
                     break
 

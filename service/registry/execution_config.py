@@ -93,4 +93,8 @@ def _find_measurement(
         log.warning("%s version %d: the profile is not used: %s", described.name, described.version, error)
         return None, str(error)
     rate = f"{best.images_per_second:,.1f} images/s with {best.latency_ms:.1f} ms per batch of {best.batch}"
-    return best, f"measured on {profile.created:%Y-%m-%d}: {rate}"
+    reason = f"measured on {profile.created:%Y-%m-%d}: {rate}"
+    if best.disturbed:
+        reason += ", while other processes used the CPUs: tune again on a quiet machine"
+        log.warning("%s version %d: %s", described.name, described.version, reason)
+    return best, reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import shutil
@@ -13,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from models.artifact import manifest
 from models.artifact.manifest import Manifest
 from models.runtime import engine_cache, tuning
 from models.runtime.tuning import Bounds, Host, Measurement, NotTuned, TuningError, TuningProfile
-from service.cli.tune import app
+from service.cli.tune import app, print_tables
 from service.core.settings import Settings, available_cpus
 from tests.support.service import serve
 from tests.support.tiny import copy_repository
@@ -34,6 +36,7 @@ def measured(
     batch: int = 1,
     rate: float = 100.0,
     loss: float = 0.0,
+    disturbed: bool = False,
 ) -> Measurement:
     return Measurement(
         executor=executor,
@@ -44,6 +47,7 @@ def measured(
         latency_ms=1000 * batch / rate,
         accuracy_loss=loss,
         rounds=3,
+        disturbed=disturbed,
     )
 
 
@@ -119,6 +123,32 @@ def test_best_measurement_keeps_the_bounds(
     assert (None if best is None else (best.executor, best.precision, best.threads, best.batch)) == expected
 
 
+def test_torch_is_best_only_if_it_was_requested(described: Manifest) -> None:
+    profile = tuned(described, *TABLE, measured("torch", batch=8, rate=900))
+    assert (best := profile.best()) is not None
+    assert best.executor == "onnxruntime-cpu"
+    for found in (profile.best("torch"), profile.model_copy(update={"requested": ("torch",)}).best()):
+        assert found is not None
+        assert found.executor == "torch"
+
+
+def test_tables_fit_a_terminal_of_80_columns(described: Manifest) -> None:
+    """The widest figures: disturbed, beyond the bounds and of all sizes, with more batch sizes than fit in a table."""
+    rates = [0.4, 9999.4, 12_345, 99_949, 99_951, 987_654, 5, 50, 500]
+    rows = [
+        measured(executor, precision, 128, 2**power, rate, 0.999, disturbed=True)
+        for executor, precision in (("onnxruntime-cuda", "bfloat16"), ("onnxruntime-cpu", "float32"))
+        for power, rate in enumerate(rates)
+    ]
+    output = io.StringIO()
+    print_tables(tuned(described, *rows, max_accuracy_loss=0.01), Console(file=output, width=80))
+    printed = output.getvalue()
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "…" not in printed
+    figures = ("(0*)", "(9,999*)", "(12.3k*)", "(99.9k*)", "(100k*)", "(988k*)", "(500*)", "99.9%")
+    assert all(text in printed for text in ("onnxruntime-cuda", "256", *figures))
+
+
 def test_ratio_is_to_float32_at_the_same_batch(described: Manifest) -> None:
     table = (*TABLE, measured(threads=1, batch=8, rate=80))
     found = tuned(described, *table)
@@ -189,6 +219,18 @@ def test_service_uses_the_best(here: TuningProfile, tmp_path: Path, repository: 
     assert reason == "measured on 2026-01-02: 300.0 images/s with 13.3 ms per batch of 4"
 
 
+def test_winner_that_was_measured_on_a_disturbed_machine_is_marked(
+    tmp_path: Path, repository: Path, described: Manifest, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = (measured(rate=50), measured(precision="int8", rate=90, disturbed=True))
+    tuning.write(tmp_path, described, tuned(described, *rows, host=Host.here(available_cpus())))
+    with caplog.at_level(logging.WARNING):
+        answer = shown(repository, tmp_path)
+    assert used(answer)[:2] == ("onnxruntime-cpu", "int8")
+    assert "while other processes used the CPUs" in answer["config"]["reason"]
+    assert [record.message for record in caplog.records if "tune again on a quiet machine" in record.message]
+
+
 def test_settings_override_the_profile(here: TuningProfile, tmp_path: Path, repository: Path) -> None:
     answer = shown(repository, tmp_path, precision="float32", max_batch=4)
     assert used(answer) == ("onnxruntime-cpu", "float32", 2, 4)
@@ -256,7 +298,7 @@ def test_tune_measures_every_engine(run: tuple[str, Path], described: Manifest) 
         ("openvino", "float32"),
         ("openvino", "int8"),
     }
-    assert "simulated" not in {executor for executor, _ in kinds}
+    assert not {"simulated", "torch"} & {executor for executor, _ in kinds}
     for kind in kinds:
         rows = [row for row in found.measurements if (row.executor, row.precision) == kind]
         assert [row.batch for row in rows][:3] == [1, 2, 4]
@@ -273,6 +315,7 @@ def test_tune_prints_the_best_and_plots(run: tuple[str, Path], described: Manife
     best = tuning.read(cache, described, Host.here(available_cpus())).best()
     assert best is not None
     assert f"best: {best.executor} {best.precision}, threads 1, batches of up to {best.batch}" in output
+    assert max(len(line) for line in output.splitlines() if not line.startswith("written: ")) <= 80
     file = engine_cache.tuning_file(cache, described.artifacts[0].sha256)
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert all(name in file.with_suffix(".svg").read_text() for name in ("openvino int8", "onnxruntime-cpu float32"))
@@ -291,7 +334,11 @@ def test_accuracy_loss_comes_from_the_manifest(run: tuple[str, Path], described:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["missing"], "holds no exported model"), (["tiny", "--threads", "two"], "--threads takes numbers")],
+    [
+        (["missing"], "holds no exported model"),
+        (["tiny", "--threads", "two"], "--threads takes numbers"),
+        (["tiny", "--executor", "tensorflow"], "no executor is named 'tensorflow'"),
+    ],
 )
 def test_tune_refuses_bad_arguments(
     arguments: list[str], message: str, repository: Path, monkeypatch: pytest.MonkeyPatch
