@@ -48,7 +48,7 @@ class ArtifactValidator:
             precision=precision,
             sha256=manifest.sha256(path),
             parity=check_parity(runner, self.samples.parity, self.logits, precision),
-            fusion=fusion.reports(path, (format, precision)),
+            fusion=fusion.reports(path, (format, precision), all_runtimes=not self.allow_unfused),
             accuracy=None if test is None else measure_accuracy(runner, test),
             quantization=quantization,
         )

@@ -1,4 +1,4 @@
-"""Atomic file writes, and text of any editor."""
+"""Atomic file writes, text of any editor, and files that Git LFS has not fetched."""
 
 from __future__ import annotations
 
@@ -37,3 +37,16 @@ def decode_text(content: bytes) -> str:
     """
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     return content.decode("utf-16" if utf16 else "utf-8-sig")
+
+
+_POINTER_START = b"version https://git-lfs.github.com/spec/"
+
+
+def git_lfs_problem(path: Path) -> str | None:
+    """A message if a file has the text that Git keeps in place of a large file; None for all other files."""
+    try:
+        with path.open("rb") as file:
+            pointer = file.read(len(_POINTER_START)) == _POINTER_START
+    except OSError:
+        return None
+    return f"{path}: is a pointer of Git LFS, not the file itself: run git lfs pull" if pointer else None

@@ -42,13 +42,23 @@ RUNTIMES = {
 }
 
 
-def reports(path: Path, kind: tuple[str, Precision]) -> dict[str, FusionReport]:
-    """The report of each installed runtime about an artifact (format, precision)."""
+def reports(path: Path, kind: tuple[str, Precision], *, all_runtimes: bool = True) -> dict[str, FusionReport]:
+    """The report of each installed runtime about an artifact (format, precision).
+
+    Args:
+        path: ONNX file.
+        kind: format and precision.
+        all_runtimes: False leaves out the runtimes that cannot load the file.
+    """
     found = {}
     for name, runtime in RUNTIMES.items():
         if kind in runtime.fuses and importlib.util.find_spec(runtime.package):
             read: Reader = importlib.import_module(f"export.fusion.{runtime.module}").report
-            found[name] = read(path)
+            try:
+                found[name] = read(path)
+            except Exception:  # the runtimes' exceptions have no common base
+                if all_runtimes:
+                    raise
     return found
 
 

@@ -16,70 +16,23 @@ from typer.testing import CliRunner
 
 from export.__main__ import app
 from export.errors import BuildError, ForeignWeights
-from export.verify import verify_version
+from export.verify import OnnxRunner, verify_version
 from export.wrapping import import_onnx
 from models.artifact import manifest
 from models.artifact.parity import Float32Array
 from models.imaging.preprocess import UInt8Array
 from models.runtime.onnxruntime import ort
 from service.core.settings import Settings
+from tests.support.onnx_classifiers import CLASSES, ENDS, FIXED, PROBABILITIES, REFUSED, classifier
 from tests.support.service import Client, serve
 from tests.support.tiny import cut
 
-CLASSES = 5
 MEAN, STD = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
 WISHES: dict[str, Any] = {"size": (32, 32), "resize": 36}
 
-ENDS = ("pool", "mean", "mean18", "matmul", "softmax", "channels last", "fixed batch", "flat")
-
-
-def classifier(end: str, classes: int = CLASSES) -> onnx.ModelProto:
-    """Two convolutions and a head, written in one of the ways that are met; takes `x`, gives `y`."""
-    rng = np.random.default_rng(0)
-    weights: list[onnx.TensorProto] = []
-    nodes: list[onnx.NodeProto] = []
-
-    def weight(*shape: int, scale: float = 1.0) -> str:
-        values = (rng.standard_normal(shape) * scale).astype(np.float32)
-        weights.append(numpy_helper.from_array(values, f"w{len(weights)}"))
-        return weights[-1].name
-
-    def node(kind: str, *inputs: str, **attributes: Any) -> str:
-        nodes.append(helper.make_node(kind, inputs, [f"t{len(nodes)}"], f"n{len(nodes)}", **attributes))
-        return str(nodes[-1].output[0])
-
-    x = node("Transpose", "x", perm=[0, 3, 1, 2]) if end == "channels last" else "x"
-    for inputs in (3, 8):
-        conv = node("Conv", x, weight(8, inputs, 3, 3, scale=0.3), weight(8, scale=0.1), strides=[2, 2], pads=[1] * 4)
-        x = node("Relu", conv)
-    if end == "flat":
-        x = node("Flatten", x)
-    elif end == "mean":
-        x = node("ReduceMean", x, axes=[2, 3], keepdims=0)
-    elif end == "mean18":
-        weights.append(numpy_helper.from_array(np.array([-1, -2]), "axes"))
-        x = node("ReduceMean", x, "axes", keepdims=0)
-    else:
-        x = node("Flatten", node("GlobalAveragePool", x))
-    features = 8 * 64 if end == "flat" else 8
-    if end == "matmul":
-        x = node("Add", node("MatMul", x, weight(features, classes)), weight(classes))
-    else:
-        x = node("Gemm", x, weight(classes, features), weight(classes), transB=1)
-    if end == "softmax":
-        x = node("Softmax", x, axis=1)
-    nodes[-1].output[0] = "y"
-    batch: str | int = 1 if end == "fixed batch" else "batch"
-    shape = [batch, 32, 32, 3] if end == "channels last" else [batch, 3, 32, 32]
-    graph = helper.make_graph(
-        nodes,
-        "classifier",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, classes])],
-        weights,
-    )
-    opset = 18 if end == "mean18" else 13
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+WITHOUT_MAPS = {"softmax squeeze", "softmax percent", "log softmax exp", "softmax by hand"}
+"""Ends before which no last layer is found."""
+ROUNDED = {"softmax quantised", "softmax cast", "half", "half input"}
 
 
 @pytest.fixture(scope="module")
@@ -110,12 +63,36 @@ def reference(end: str, pixels: UInt8Array) -> Float32Array:
     normalised = (pixels / 255 - MEAN) / STD
     given = normalised if end == "channels last" else normalised.transpose(2, 0, 1)
     session = ort.InferenceSession(classifier(end).SerializeToString(), providers=["CPUExecutionProvider"])
-    (row,) = session.run(["y"], {"x": given[None].astype(np.float32)})[0]
-    if end == "softmax":
-        return np.asarray(row, np.float32)
+    images = np.stack([given] * (4 if end == "fixed batch of 4" else 1))
+    dtype = np.float16 if end == "half input" else np.float32
+    row = session.run(["y"], {"x": images.astype(dtype)})[0][0].astype(np.float64)
+    if end in ("softmax", *PROBABILITIES) and end != "log softmax":
+        return np.asarray(row / row.sum(), np.float32)
     exponentials = np.exp(row - row.max())
     probabilities: Float32Array = exponentials / exponentials.sum()
     return probabilities
+
+
+@pytest.mark.parametrize("end", [*PROBABILITIES, *FIXED])
+def test_probabilities_and_batches_are_those_of_the_file(
+    end: str, labels: Path, photographs: list[tuple[str, bytes]], tmp_path: Path
+) -> None:
+    onnx.save(classifier(end), tmp_path / "model.onnx")
+    imported = import_onnx(tmp_path / "model.onnx", tmp_path / "repository", "model", labels, WISHES)
+    pixels = np.stack([cut(data) for _, data in photographs])
+    found = OnnxRunner(imported.version / "model.onnx").probabilities(pixels)
+    expected = np.stack([reference(end, image) for image in pixels])
+    np.testing.assert_allclose(found, expected, atol=0.01 if end in ROUNDED else 1e-5)
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
+    assert imported.maps == (end not in WITHOUT_MAPS)
+
+
+@pytest.mark.parametrize("end", REFUSED)
+def test_outputs_that_cannot_be_served_are_refused(end: str, labels: Path, tmp_path: Path) -> None:
+    onnx.save(classifier(end), tmp_path / "model.onnx")
+    with pytest.raises(ForeignWeights, match=REFUSED[end]) as raised:
+        import_onnx(tmp_path / "model.onnx", tmp_path / "repository", "model", labels, WISHES)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -151,7 +128,9 @@ def test_maps_and_embedding_where_the_graph_has_them(
     path = f"/v1/models/{name}/classify?top_k={CLASSES}&cam=values&embedding=true"
     (result,) = client.post(path, content=photographs[0][1]).json()["results"]
     assert len(result["embedding"]) == 8
-    bias = numpy_helper.to_array(classifier(end).graph.initializer[-1])
+    (bias,) = (
+        numpy_helper.to_array(item) for item in classifier(end).graph.initializer if list(item.dims) == [CLASSES]
+    )
     logits = np.array([np.sum(item["cam"]) + bias[item["index"]] for item in result["predictions"]])
     logarithms = np.log([item["probability"] for item in result["predictions"]])
     np.testing.assert_allclose(logits - logits[0], logarithms - logarithms[0], atol=1e-4)

@@ -1,21 +1,30 @@
-"""Cases 18 and 19: probabilities that are wrong without a word, and classes of another folder."""
+"""Cases 18, 19 and 20: probabilities that are wrong without a word, other classes, and files of `torch.onnx.export`."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import torch
 from PIL import Image
 
+from export.errors import BuildError, ForeignWeights
+from export.wrapping import import_onnx
 from models.artifact import manifest
 from models.artifact.manifest import Manifest
+from models.artifact.parity import ParityError
 from models.imaging.preprocess import UInt8Array
 from models.training.checkpoint import Checkpoint
 from tests.acceptance.faults.case import check, expect
 from tests.support.networks import make_checkpoint
+from tests.support.onnx_classifiers import CLASSES, PROBABILITIES, REFUSED, classifier
 
 ROOT = Path(__file__).parents[3]
 IMAGES = 120
@@ -162,3 +171,126 @@ def other_classes(folder: Path) -> str:
     code, output = run("models", "evaluate", folder / "checkpoint.safetensors", "--data", others, "--by-position")
     expect(code == 0 and "top-1" in output, f"--by-position: exit code {code}: {output}")
     return "matched by name; unknown names are listed, exit code 2"
+
+
+@check(18, "an ONNX file's probabilities: never a second softmax")
+def onnx_probabilities(folder: Path) -> str:
+    """Each graph with nodes behind the softmax, served by ONNX Runtime, against the file's own output."""
+    (folder / "labels.txt").write_text("".join(f"class {index}\n" for index in range(CLASSES)))
+    pictures = crops(12, 32)
+    worst = 0.0
+    for end in ("softmax", "pool", *PROBABILITIES):
+        onnx.save(classifier(end), folder / "model.onnx")
+        version = imported(folder, end)
+        expected = file_probabilities(end, pictures)
+        session = ort.InferenceSession(version / "model.onnx", providers=["CPUExecutionProvider"])
+        found = session.run(["probabilities"], {"images": pictures})[0]
+        error = float(np.abs(found - expected).max())
+        expect(error <= 0.02, f"{end}: probabilities differ by {error:.3f}")
+        worst = max(worst, error)
+    for end, reason in REFUSED.items():
+        onnx.save(classifier(end), folder / "model.onnx")
+        code, output = run_import(folder, end)
+        expect(code == 2 and output.count("\n") == 1, f"{end}: exit code {code}: {output}")
+        expect(reason in output, f"{end}: refused without a reason: {output}")
+    return f"{2 + len(PROBABILITIES)} graphs, largest difference {worst:.4f}; {len(REFUSED)} refused in one line"
+
+
+@check(20, "files of torch.onnx.export for one image")
+def exported_by_torch(folder: Path) -> str:
+    """Both exporters with their defaults, several ways to flatten: batches are computed, or the reason is one line."""
+    (folder / "labels.txt").write_text("".join(f"class {index}\n" for index in range(CLASSES)))
+    pictures = crops(7, 32)
+    done = []
+    for dynamo in (True, False):
+        for way in ("flatten", "view", "reshape", "squeeze"):
+            torch.manual_seed(0)
+            net = Net(way).eval()
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                torch.onnx.export(net, (torch.zeros(1, 3, 32, 32),), folder / "model.onnx", dynamo=dynamo)
+            name = f"{'new' if dynamo else 'old'}-{way}"
+            if way == "squeeze":
+                code, output = run_import(folder, name)
+                one_line = code == 2 and output.count("\n") == 1 and "computes batches of 1 only" in output
+                expect(one_line, f"{name}: exit code {code}: {output}")
+                continue
+            session = ort.InferenceSession(imported(folder, name) / "model.onnx", providers=["CPUExecutionProvider"])
+            found = session.run(["logits"], {"images": pictures})[0]
+            with torch.inference_mode():
+                expected = net(torch.from_numpy(normalised(pictures))).numpy()
+            expect(np.abs(found - expected).max() < 1e-3, f"{name}: other logits than the network")
+            done.append(name)
+    return f"{', '.join(done)} compute batches; squeeze() of the batch is refused in one line"
+
+
+@check(20, "damaged and unusual ONNX files: no traceback")
+def damaged_onnx(folder: Path) -> str:
+    """Bytes changed at random in a good file, and fields removed: an error of one line, or a version."""
+    rng = np.random.default_rng(0)
+    labels = folder / "labels.txt"
+    labels.write_text("".join(f"class {index}\n" for index in range(CLASSES)))
+    refused = 0
+    for number in range(150):
+        data = bytearray(classifier("softmax cast" if number % 2 else "pool").SerializeToString())
+        for _ in range(int(rng.integers(1, 6))):
+            data[int(rng.integers(0, len(data)))] = int(rng.integers(0, 256))
+        if number % 3 == 0:
+            del data[int(rng.integers(0, len(data))) :]
+        (folder / "model.onnx").write_bytes(data)
+        try:
+            import_onnx(folder / "model.onnx", folder / "repository", "m", labels, {"size": (32, 32)})
+        except (ForeignWeights, BuildError, ParityError) as error:
+            expect("\n" not in str(error), f"an error of several lines: {error}")
+            refused += 1
+    return f"150 files, {refused} of them refused in one line each, the others written"
+
+
+class Net(torch.nn.Module):
+    """A convolution, global pooling and a linear layer, with a way to drop the spatial dimensions."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.conv, self.way = torch.nn.Conv2d(3, 8, 3, 2, 1), way
+        self.norm, self.fc = torch.nn.BatchNorm2d(8), torch.nn.Linear(8, CLASSES)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pooled = torch.nn.functional.adaptive_avg_pool2d(self.norm(self.conv(images)).relu(), 1)
+        ways = {
+            "flatten": lambda: torch.flatten(pooled, 1),
+            "view": lambda: pooled.view(pooled.size(0), -1),
+            "reshape": lambda: pooled.reshape(-1, 8),
+            "squeeze": lambda: pooled.squeeze().unsqueeze(0),
+        }
+        return self.fc(ways[self.way]())  # type: ignore[no-any-return]
+
+
+def normalised(pictures: UInt8Array) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """ImageNet's normalisation, float32 [n, 3, H, W]."""
+    mean, std = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+    return np.asarray(((pictures / 255 - mean) / std).transpose(0, 3, 1, 2), np.float32)
+
+
+def file_probabilities(end: str, pictures: UInt8Array) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    """Probabilities that the file itself gives, scaled to a sum of 1."""
+    session = ort.InferenceSession(classifier(end).SerializeToString(), providers=["CPUExecutionProvider"])
+    given = normalised(pictures).astype(np.float16 if end == "half input" else np.float32)
+    values = session.run(["y"], {"x": given})[0].astype(np.float64)
+    if end in ("pool", "log softmax"):
+        values = np.exp(values - values.max(1, keepdims=True))
+    return np.asarray(values / values.sum(1, keepdims=True))
+
+
+def run_import(folder: Path, name: str) -> tuple[int, str]:
+    """`resnet-export import --onnx` of `model.onnx`."""
+    return run(
+        "export", "import", folder / "model.onnx", "--onnx", "--labels", folder / "labels.txt", "--repository",
+        folder / "repository", "--name", name.replace(" ", "-"), "--size", 32, "--resize", 0,
+    )  # fmt: skip
+
+
+def imported(folder: Path, name: str) -> Path:
+    """The version that the import writes."""
+    code, output = run_import(folder, name)
+    expect(code == 0, f"{name}: exit code {code}: {output}")
+    return folder / "repository" / name.replace(" ", "-") / "1"
