@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
+from service.http.body_memory import BodyMemory
+
 _KEY = "connection"
 
 
@@ -18,6 +20,10 @@ class ConnectionState:
     """Whether more clients are connected than the service accepts; the response is then 503."""
     body_complete: bool = False
     """Whether the server has received the whole body, so that reading it does not wait."""
+    memory: BodyMemory | None = None
+    """Memory that large responses are counted in."""
+    response_bytes: int = 0
+    """Bytes of a large response."""
     on_disconnect: list[Callable[[], None]] = field(default_factory=list)
     """Functions that the server calls if the client disconnects before the end of the response. Waiting for ASGI's
     `http.disconnect` instead takes a task per request."""
@@ -31,3 +37,15 @@ def connection_state(scope: Scope) -> ConnectionState:
         state = values[_KEY] = ConnectionState()
     assert isinstance(state, ConnectionState)
     return state
+
+
+def hold_response(scope: Scope, size: int) -> None:
+    """Count the bytes of a large response, until it is sent.
+
+    Raises:
+        Overloaded: there is no room for it.
+    """
+    state = connection_state(scope)
+    if state.memory is not None:
+        state.response_bytes += size
+        state.memory.hold(size)

@@ -8,9 +8,10 @@ from service.core.errors import Overloaded, ServiceError
 from service.core.settings import Settings
 from service.http import problem_details
 from service.http.access_log import caller
+from service.http.body_memory import BodyMemory
 from service.http.connection_state import connection_state
 from service.http.rate_limit import RateLimiter
-from service.http.request_body import BodyMemory, LimitedBody, path
+from service.http.request_body import LimitedBody, path
 from service.telemetry.metrics import Metrics
 
 PROBES = frozenset({"/healthz", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})

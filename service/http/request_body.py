@@ -6,8 +6,8 @@ import asyncio
 
 from starlette.types import Message, Receive, Scope
 
-from service.core import malloc
-from service.core.errors import Overloaded, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
+from service.core.errors import PayloadTooLarge, RequestTimeout, UnsupportedMediaType
+from service.http.body_memory import BodyMemory
 from service.http.connection_state import connection_state
 from service.http.inflate import Inflate
 
@@ -25,45 +25,6 @@ def path(scope: Scope) -> str:
     """The path of a request, without the root path of the service."""
     whole: str = scope["path"]
     return whole.removeprefix(scope.get("root_path", ""))
-
-
-_LARGE = 256 * 1024
-_QUIET_SECONDS = 2.0
-
-
-class BodyMemory:
-    """Memory of the bodies of all requests in flight. Returns memory to the system some time after large bodies.
-
-    Args:
-        max_bytes: most bytes.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._used_bytes = 0
-        self._timer: asyncio.TimerHandle | None = None
-
-    def hold(self, size: int) -> None:
-        """Count bytes.
-
-        Raises:
-            Overloaded: there are too many. They are counted all the same.
-        """
-        self._used_bytes += size
-        if self._used_bytes > self._max_bytes:
-            raise Overloaded(1, "memory")
-
-    def release(self, size: int) -> None:
-        """End the count of the bytes of a request."""
-        self._used_bytes -= size
-        if size >= _LARGE:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = asyncio.get_running_loop().call_later(_QUIET_SECONDS, self._trim)
-
-    def _trim(self) -> None:
-        # The C library keeps freed memory: 54 MB after a few JSON bodies.
-        asyncio.get_running_loop().run_in_executor(None, malloc.trim)
 
 
 class LimitedBody:
@@ -93,6 +54,7 @@ class LimitedBody:
     ) -> None:
         self._content_length = int(header(scope, b"content-length", "0"))
         self._connection = connection_state(scope)
+        self._connection.memory = memory
         self._receive = receive
         self._memory = memory
         self._max_bytes = max_bytes
@@ -155,8 +117,8 @@ class LimitedBody:
         self._memory.hold(size)
 
     def release(self) -> None:
-        """Free the memory of the body, after the response."""
-        self._memory.release(self._held)
+        """Free the memory of the body, and of the response, after the response."""
+        self._memory.release(self._held + self._connection.response_bytes)
 
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(

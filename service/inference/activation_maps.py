@@ -79,20 +79,25 @@ def overlay(values: Float32Array, geometry: Geometry, width: int, height: int) -
     return buffer.getvalue()
 
 
-def picture(values: Float32Array, geometry: Geometry, image: Image.Image) -> bytes:
-    """Draw a map over its image, as a PNG whose longer side is that of the image, limited by `PICTURE_SIDES`.
+def canvas(image: Image.Image) -> Image.Image:
+    """Scale an image for `picture`, so that its longer side is within `PICTURE_SIDES`. Mode "RGBA"."""
+    least, most = PICTURE_SIDES
+    size = _fit(image.size, min(max(max(image.size), least), most))
+    return image.convert("RGB").resize(size, Image.Resampling.BILINEAR).convert("RGBA")
+
+
+def picture(values: Float32Array, geometry: Geometry, size: tuple[int, int], below: Image.Image) -> bytes:
+    """Draw a map over its image, as a PNG.
 
     Args:
         values: the map, float32 [h, w].
         geometry: resizing and crop of the preprocessing.
-        image: the image, upright.
+        size: width and height of the image in pixels.
+        below: the image, from `canvas`.
     """
     buffer = io.BytesIO()
-    least, most = PICTURE_SIDES
-    canvas = _fit(image.size, min(max(max(image.size), least), most))
-    layer = _layer(values, geometry, image.size, canvas)
+    layer = _layer(values, geometry, size, below.size)
     layer.info["transparency"] = _OPACITY
-    below = image.convert("RGB").resize(canvas, Image.Resampling.BILINEAR).convert("RGBA")
     Image.alpha_composite(below, layer.convert("RGBA")).convert("RGB").save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 

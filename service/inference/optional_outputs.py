@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -11,7 +12,7 @@ from models.artifact.parity import Float32Array
 from models.imaging import images
 from service.core.errors import BadRequest, DeadlineExceeded
 from service.inference import activation_maps
-from service.inference.results import ImageResult, Prediction
+from service.inference.results import ImageResult
 from service.messages.model import ServedModel
 
 
@@ -27,7 +28,10 @@ class Cam(StrEnum):
 
 
 _MAX_MAPS = {Cam.values: 1280, Cam.overlay: 1280, Cam.picture: 64}
-"""Most maps in one response, which is in memory as a whole: a picture can take a megabyte."""
+"""Most maps in one response: a picture can take 3 MB."""
+_SMALL = {None: 1024, Cam.values: 32, Cam.overlay: 16, Cam.picture: 0}
+"""Most predictions in a response that is written on the event loop, in about 2 ms."""
+_SMALL_EMBEDDINGS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,10 @@ class OptionalOutputs:
                 "lower top_k, or send the images in several requests"
             )
 
+    def is_large(self, model: ServedModel, files: int, k: int) -> bool:
+        """Whether the response to `files` images with `k` classes each takes long to write."""
+        return files * min(k, len(model.labels)) > _SMALL[self.cam] or (self.embedding and files > _SMALL_EMBEDDINGS)
+
     async def add(
         self,
         model: ServedModel,
@@ -88,6 +96,7 @@ class OptionalOutputs:
         outputs: Mapping[str, Float32Array],
         files: Sequence[bytes],
         deadline: float,
+        threads: Executor,
     ) -> list[ImageResult]:
         """Add the outputs to results, in a thread: takes milliseconds per image, for pictures tens of them per class.
 
@@ -97,60 +106,70 @@ class OptionalOutputs:
             outputs: outputs of the engine, float32 [n, ...] each.
             files: the encoded images.
             deadline: `time.monotonic` seconds.
+            threads: threads that draw.
 
         Raises:
             DeadlineExceeded: the deadline passed.
         """
+        drawing = _Drawing(self, model, outputs)
         try:
             async with asyncio.timeout_at(deadline):
-                return await asyncio.to_thread(self._add, model, answers, outputs, files)
+                return await asyncio.get_running_loop().run_in_executor(threads, drawing.add, answers, files)
         except TimeoutError:
             raise DeadlineExceeded("the time limit passed while maps were drawn: raise timeout_ms") from None
-
-    def _add(
-        self,
-        model: ServedModel,
-        answers: Sequence[ImageResult],
-        outputs: Mapping[str, Float32Array],
-        files: Sequence[bytes],
-    ) -> list[ImageResult]:
-        extended = []
-        for row, (answer, data) in enumerate(zip(answers, files, strict=True)):
-            if self.embedding:
-                answer = replace(answer, embedding=outputs["embedding"][row].tolist())
-            if self.cam is not None:
-                answer = _with_maps(self.cam, model, answer, outputs["feature_map"][row], data)
-            extended.append(answer)
-        return extended
+        finally:
+            drawing.abandoned = True
 
 
 NONE = OptionalOutputs()
 
 
-def _with_maps(
-    kind: Cam, model: ServedModel, answer: ImageResult, feature_map: Float32Array, data: bytes
-) -> ImageResult:
-    assert answer.image is not None and model.classifier is not None
-    geometry, size = model.preprocess, (answer.image.width, answer.image.height)
-    maps = activation_maps.activation_maps(feature_map, model.classifier, [item.index for item in answer.predictions])
-    if kind is Cam.values:
-        predictions = [
-            replace(item, cam=values.tolist()) for item, values in zip(answer.predictions, maps, strict=True)
-        ]
-    elif kind is Cam.overlay:
-        predictions = [
-            _drawn(item, activation_maps.overlay(values, geometry, *size))
-            for item, values in zip(answer.predictions, maps, strict=True)
-        ]
-    else:  # over the image in its own colours, although the network may take grey pixels
-        image = images.decode(data, "RGB", max_pixels=size[0] * size[1])
-        predictions = [
-            _drawn(item, activation_maps.picture(values, geometry, image))
-            for item, values in zip(answer.predictions, maps, strict=True)
-        ]
-    region = replace(answer.image, region=geometry.region(*size))
-    return replace(answer, predictions=predictions, image=region)
+class _Drawing:
+    """Makes the optional outputs of one request, in a thread.
 
+    Args:
+        optional: the outputs.
+        model: the version that computed the images.
+        outputs: outputs of the engine.
+    """
 
-def _drawn(prediction: Prediction, png: bytes) -> Prediction:
-    return replace(prediction, cam_png=png)
+    def __init__(self, optional: OptionalOutputs, model: ServedModel, outputs: Mapping[str, Float32Array]) -> None:
+        self.abandoned = False
+        """Whether the request has ended; the drawing then ends after the current map."""
+        self._optional, self._model, self._outputs = optional, model, outputs
+
+    def add(self, answers: Sequence[ImageResult], files: Sequence[bytes]) -> list[ImageResult]:
+        """Add the outputs to results."""
+        extended = []
+        for row, (answer, data) in enumerate(zip(answers, files, strict=True)):
+            if self._optional.embedding:
+                answer = replace(answer, embedding=self._outputs["embedding"][row].tolist())
+            if self._optional.cam is not None:
+                answer = self._with_maps(self._optional.cam, answer, self._outputs["feature_map"][row], data)
+            extended.append(answer)
+        return extended
+
+    def _with_maps(self, kind: Cam, answer: ImageResult, feature_map: Float32Array, data: bytes) -> ImageResult:
+        model, image = self._model, answer.image
+        assert image is not None and model.classifier is not None
+        geometry, size = model.preprocess, (image.width, image.height)
+        classes = [item.index for item in answer.predictions]
+        maps = activation_maps.activation_maps(feature_map, model.classifier, classes)
+        below = None
+        if kind is Cam.picture:  # over the image in its own colours, although the network may take grey pixels
+            self._check()
+            below = activation_maps.canvas(images.decode(data, "RGB", max_pixels=size[0] * size[1]))
+        predictions = []
+        for item, values in zip(answer.predictions, maps, strict=True):
+            self._check()
+            if kind is Cam.values:
+                predictions.append(replace(item, cam=values.tolist()))
+            elif below is None:
+                predictions.append(replace(item, cam_png=activation_maps.overlay(values, geometry, *size)))
+            else:
+                predictions.append(replace(item, cam_png=activation_maps.picture(values, geometry, size, below)))
+        return replace(answer, predictions=predictions, image=replace(image, region=geometry.region(*size)))
+
+    def _check(self) -> None:
+        if self.abandoned:
+            raise DeadlineExceeded("the request has ended while maps were drawn")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from models.imaging.preprocess import Preprocess, UInt8Array
 from service.core.errors import DeadlineExceeded, Overloaded, ServiceError
 from service.core.priority import Priority
 from service.core.settings import Settings
+from service.core.threads import lower_priority, run_python
 from service.decoding.decoder import DecodedFile, Decoder
 from service.inference.admission import AdmissionTable
 from service.inference.leases import Lease
 from service.inference.optional_outputs import NONE, OptionalOutputs
-from service.inference.results import Classification, ImageInfo, ImageResult, make_timing
+from service.inference.results import Classification, ImageInfo, ImageResult, Prediction, fit_times, make_timing
 from service.inference.top_k import top_k
 from service.messages.backend import Backend
 from service.messages.inference import InferenceRequest, InferenceResult
@@ -23,6 +25,10 @@ from service.telemetry import request_context
 from service.telemetry.metrics import Metrics
 
 _OUTPUTS = frozenset({"probabilities"})
+_MAX_ON_EVENT_LOOP = 1024
+"""Most predictions that are made on the event loop, in about 1 ms."""
+_WINDOW = 8
+"""Images with heat maps that are computed ahead of the line that is sent: a client may read slowly."""
 _NOT_COMPUTED = InferenceResult({}, 0.0, 0.0, 0.0, 0)
 
 
@@ -41,12 +47,14 @@ class Pipeline:
         self.settings = settings
         self.admission = AdmissionTable(settings.max_in_flight_images)
         self._decoder = decoder
+        self._drawing = ThreadPoolExecutor(settings.decode_threads, "draw", lower_priority)
         self._metrics = metrics
         metrics.watch_admitted(self.admission.images)
 
     def close(self) -> None:
-        """End the decoder threads."""
+        """End the threads of the decoder, and those that draw."""
         self._decoder.close()
+        self._drawing.shutdown(wait=False, cancel_futures=True)
 
     def check_admission(self, model: ServedModel, images: int, seconds: float, priority: Priority) -> None:
         """Check whether images can be admitted; arguments are those of `admit`.
@@ -122,6 +130,7 @@ class Pipeline:
         result = await self.backend.submit(
             model.key, InferenceRequest(images, outputs, deadline, priority, decode_seconds, only_in_flight)
         )
+        result = fit_times(result, time.monotonic() - submitted)
         _record_stages(result, submitted)
         return result
 
@@ -165,10 +174,15 @@ class Pipeline:
             pixels = [image.pixels for image in images]
             inference = await self.infer(model, pixels, outputs, deadline, priority, decoded_at - started)
             computed_at = time.monotonic()
-            results = self._results(model, images, inference, k)
+            probabilities = inference.outputs["probabilities"]
+            if len(images) * min(k, len(model.labels)) > _MAX_ON_EVENT_LOOP:
+                best = await run_python(top_k, probabilities, model.labels, k)
+            else:
+                best = top_k(probabilities, model.labels, k)
+            results = self._results(model, images, best)
             if optional:
                 good = [file for file, image in zip(files, decoded, strict=True) if isinstance(image, DecodedFile)]
-                results, extras_seconds = await _add_optional(optional, model, results, inference, good, deadline)
+                results, extras_seconds = await self._add_optional(optional, model, results, inference, good, deadline)
         if len(images) < len(decoded):
             results = _with_errors(decoded, results)
         finished = time.monotonic()
@@ -179,9 +193,8 @@ class Pipeline:
         return Classification(model=model.name, version=model.version, results=results, timing=timing)
 
     def _results(
-        self, model: ServedModel, images: Sequence[DecodedFile], inference: InferenceResult, k: int
+        self, model: ServedModel, images: Sequence[DecodedFile], best: Sequence[list[Prediction]]
     ) -> list[ImageResult]:
-        best = top_k(inference.outputs["probabilities"], model.labels, k)
         metrics = self._metrics.model(model.name)
         for predictions in best:
             metrics.prediction(predictions[0].index, predictions[0].label, predictions[0].probability)
@@ -191,6 +204,22 @@ class Pipeline:
             )
             for image, predictions in zip(images, best, strict=True)
         ]
+
+    async def _add_optional(
+        self,
+        optional: OptionalOutputs,
+        model: ServedModel,
+        results: list[ImageResult],
+        inference: InferenceResult,
+        files: Sequence[bytes],
+        deadline: float,
+    ) -> tuple[list[ImageResult], float]:
+        """Add the optional outputs to results; also gives the seconds that it took."""
+        started = time.monotonic()
+        extended = await optional.add(model, results, inference.outputs, files, deadline, self._drawing)
+        seconds = time.monotonic() - started
+        request_context.current().stage("extras", started, seconds)
+        return extended, seconds
 
     async def classify_each(
         self,
@@ -207,10 +236,14 @@ class Pipeline:
             (position, result) of each image as soon as it is computed; an error, or the time limit, is the `error` of
             its result.
         """
+        deadline = time.monotonic() + timeout_seconds
+        window = asyncio.Semaphore(_WINDOW if optional.cam is not None else len(files))
 
         async def classify_one(position: int, file: bytes) -> tuple[int, ImageResult]:
+            await window.acquire()  # until the result was sent
             try:
-                answer = await self.classify(model, [file], k, timeout_seconds, optional, priority)
+                seconds = deadline - time.monotonic()
+                answer = await self.classify(model, [file], k, seconds, optional, priority)
             except ServiceError as error:
                 return position, ImageResult(error=error)
             return position, answer.results[0]
@@ -219,25 +252,10 @@ class Pipeline:
         try:
             for done in asyncio.as_completed(tasks):
                 yield await done
+                window.release()
         finally:
             for task in tasks:
                 task.cancel()
-
-
-async def _add_optional(
-    optional: OptionalOutputs,
-    model: ServedModel,
-    results: list[ImageResult],
-    inference: InferenceResult,
-    files: Sequence[bytes],
-    deadline: float,
-) -> tuple[list[ImageResult], float]:
-    """Add the optional outputs to results; also gives the seconds that it took."""
-    started = time.monotonic()
-    extended = await optional.add(model, results, inference.outputs, files, deadline)
-    seconds = time.monotonic() - started
-    request_context.current().stage("extras", started, seconds)
-    return extended, seconds
 
 
 def _with_errors(decoded: Sequence[DecodedFile | ServiceError], results: Iterable[ImageResult]) -> list[ImageResult]:

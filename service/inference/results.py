@@ -70,6 +70,20 @@ class Classification:
     timing: Timing
 
 
+def fit_times(result: InferenceResult, seconds: float) -> InferenceResult:
+    """A result whose times fit into the time that passed: times of batches that are computed together are sums."""
+    remaining = seconds - result.queue_seconds
+    computed = result.assembly_seconds + result.inference_seconds
+    if computed <= remaining:
+        return result
+    scale = max(0.0, remaining / computed)
+    return result._replace(
+        queue_seconds=min(result.queue_seconds, seconds),
+        assembly_seconds=result.assembly_seconds * scale,
+        inference_seconds=result.inference_seconds * scale,
+    )
+
+
 def make_timing(
     decode_seconds: float, inference: InferenceResult, extras_seconds: float, total_seconds: float
 ) -> Timing:

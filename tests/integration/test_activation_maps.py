@@ -29,6 +29,7 @@ from models.training.checkpoint import Checkpoint
 from models.training.evaluate import normalise
 from service.core.settings import Settings
 from service.inference import activation_maps
+from tests.support.api import as_form, as_json
 from tests.support.marks import slow_except
 from tests.support.networks import make_checkpoint
 from tests.support.service import TIMEOUT, Client, serve
@@ -153,9 +154,10 @@ def test_optional_outputs_are_computed_only_on_request(
         ("cam=picture&top_k=5", "cam: 65 maps.*at most 64.*'picture'.*top_k"),
     ],
 )
-def test_mistakes(query: str, detail: str, client: Client, photographs: Photographs) -> None:
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+def test_mistakes(query: str, detail: str, accept: str, client: Client, photographs: Photographs) -> None:
     form = {"files": [("image", ("x.jpg", photographs[0][1], "image/jpeg"))] * 13}
-    response = client.post(f"/v1/classify?{query}", **form)
+    response = client.post(f"/v1/classify?{query}", **form, headers={"accept": accept})
     assert response.status_code == 400
     assert response.headers["content-type"] == "application/problem+json"
     assert re.search(detail, response.json()["detail"]), response.text
@@ -182,13 +184,26 @@ def test_a_version_without_classifier_is_served_without_maps(
 def test_a_deadline_that_passes_while_maps_are_drawn(
     client: Client, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Other requests are answered meanwhile, also if they are parsed or written in a thread."""
     stop = Event()
     monkeypatch.setattr(activation_maps, "overlay", lambda *_: stop.wait(TIMEOUT))
+    data = photographs[0][1]
     try:
-        late = client.post("/v1/classify?cam=overlay&timeout_ms=300", content=photographs[0][1])
+        late = client.post_together("/v1/classify?cam=overlay&timeout_ms=300", [{"content": data}] * 40)
+        assert client.post("/v1/classify?embedding=false", **as_json(*[data] * 100)).status_code == 200
     finally:
         stop.set()
-    assert (late.status_code, "timeout_ms" in late.json()["detail"]) == (504, True)
+    for response in late:
+        assert (response.status_code, "timeout_ms" in response.json()["detail"]) == (504, True)
+    assert client.post("/v1/classify?cam=values", content=data).status_code == 200
+
+
+def test_more_maps_than_are_computed_ahead_of_a_slow_client(client: Client, photographs: Photographs) -> None:
+    files = [data for _, data in photographs] * 8
+    headers = {"accept": "application/x-ndjson"}
+    lines = client.post("/v1/classify?cam=overlay&top_k=2", **as_form(*files), headers=headers).text.splitlines()
+    assert sorted(json.loads(line)["index"] for line in lines) == list(range(len(files)))
+    assert all(len(json.loads(line)["predictions"]) == 2 for line in lines)
 
 
 def test_an_executor_that_computes_nothing_gives_no_maps(tiny_repository: Path, photographs: Photographs) -> None:

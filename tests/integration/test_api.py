@@ -161,6 +161,15 @@ def test_timing_adds_up(client: Client, photographs: Photographs) -> None:
     assert timing["decode_ms"] + timing["queue_ms"] + timing["inference_ms"] <= timing["total_ms"] + 0.01
 
 
+def test_total_time_is_not_below_one_of_its_parts(tiny_repository: Path, photographs: Photographs) -> None:
+    """Batches that are computed at the same time take more time together than passes."""
+    with serve(Settings(repository=tiny_repository, executor="simulated:30", max_batch=1, instances=2)) as client:
+        timing = client.post("/v1/classify", **as_form(*[photographs[0][1]] * 6)).json()["timing"]
+    parts = {name: value for name, value in timing.items() if name.endswith("_ms")}
+    assert max(parts.values()) == parts["total_ms"]
+    assert parts["inference_ms"] > 30
+
+
 def bomb(width: int, height: int) -> bytes:
     """A valid PNG header of a huge image, with nearly no data."""
 

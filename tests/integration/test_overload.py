@@ -9,7 +9,7 @@ import logging
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from threading import Semaphore
+from threading import Event, Semaphore
 
 import pytest
 
@@ -20,7 +20,8 @@ from service.engine.batch_queue import QueuedRequest
 from service.engine.engine import Engine
 from service.executors.base import Float32Array
 from service.http.connection_state import ConnectionState
-from tests.support.api import Chunks, as_form, check, check_problem, check_still_answers, metrics
+from service.http.content import json_text
+from tests.support.api import Chunks, as_form, as_json, check, check_problem, check_still_answers, metrics
 from tests.support.asgi import Exchange
 from tests.support.service import TIMEOUT, Client, serve
 from tests.support.tiny import Eager
@@ -85,6 +86,28 @@ def test_full_service_refuses_before_reading_the_body(client: Client, photograph
     check_problem(response, 503, "too many images are waiting.* try again in [0-9]+ s")
     assert int(response.headers["retry-after"]) >= 1
     assert body.sent == 0
+    check_still_answers(client, photographs, eager)
+
+
+def test_full_service_refuses_in_v2_before_reading_the_body(client: Client) -> None:
+    body = Chunks(100)
+    with client.admit(512):
+        response = client.post("/v2/models/tiny/infer", content=body)
+    assert (response.status_code, body.sent) == (503, 0)
+    assert "too many images are waiting" in response.json()["error"]
+
+
+def test_time_limit_covers_parsing(
+    client: Client, photographs: Photographs, eager: Eager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(json_text, "parse_now", lambda *_: stop.wait(TIMEOUT))
+        try:
+            late = client.post("/v1/classify?timeout_ms=100", **as_json(photographs[0][1]))
+        finally:
+            stop.set()
+    check_problem(late, 504, "JSON was parsed: raise timeout_ms")
     check_still_answers(client, photographs, eager)
 
 

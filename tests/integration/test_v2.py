@@ -21,6 +21,7 @@ from tritonclient.utils import InferenceServerException
 
 from models.artifact.parity import Float32Array
 from service.core.settings import Settings
+from service.http.v2 import infer, responses
 from tests.support.process import running
 from tests.support.service import Client, serve
 from tests.support.tiny import Eager, cut
@@ -216,6 +217,43 @@ def test_outputs_that_the_metadata_does_not_list(client: Client, photographs: Ph
     }
     # The embedding is the average over positions of the feature map.
     np.testing.assert_allclose(values["embedding"], values["feature_map"].mean((2, 3)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("slice_values", [16384, 100])
+def test_large_outputs_are_sent_in_slices(
+    slice_values: int, client: Client, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(responses, "_MAX_VALUES", 100)
+    monkeypatch.setattr(responses, "_MAX_BYTES", 1000)
+    monkeypatch.setattr(responses, "_SLICE_BYTES", 999)
+    monkeypatch.setattr(responses, "_SLICE_VALUES", slice_values)
+    images = np.stack([cut(data) for _, data in photographs] * 10)
+    names = ("feature_map", "embedding", "probabilities")
+    apart = {
+        name: binary_values(client.post(PIXELS, **binary_request(images, outputs=[{"name": name}]))) for name in names
+    }
+    for binary in ({"feature_map": False}, {"feature_map": True, "probabilities": True}):
+        outputs = [{"name": name, "parameters": {"binary_data": binary.get(name, False)}} for name in names]
+        response = client.post(PIXELS, **binary_request(images, outputs=outputs, id="7"))
+        length = int(response.headers.get("inference-header-content-length", len(response.content)))
+        head, raw = json.loads(response.content[:length]), response.content[length:]
+        assert (head["id"], head["model_name"], head["model_version"]) == ("7", "tiny", "1")
+        for output, name in zip(head["outputs"], names, strict=True):
+            assert (output["name"], output["datatype"], output["shape"]) == (name, "FP32", [*apart[name].shape])
+            if binary.get(name, False):
+                size = output["parameters"]["binary_data_size"]
+                values, raw = np.frombuffer(raw[:size], "<f4"), raw[size:]
+            else:
+                values = np.array(output["data"], np.float32)
+            assert np.array_equal(values, apart[name].ravel())
+        assert raw == b""
+
+
+def test_many_classes_are_written_in_a_thread(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = binary_request(IMAGE, outputs=[{"name": "logits", "parameters": {"classification": 5}}])
+    apart = client.post(PIXELS, **request).content
+    monkeypatch.setattr(infer, "_MAX_VALUES", 4)
+    assert client.post(PIXELS, **request).content == apart
 
 
 def test_statistics_count_images_batches_and_time(tiny_repository: Path, photographs: Photographs) -> None:

@@ -11,18 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from service.http.api_keys import ApiKeyCheck
+from service.http.connection_state import hold_response
 from service.http.content.images_body import ClassifyRequest, read_images
 from service.http.disconnect import cancel_on_disconnect
 from service.http.openapi import Responses, errors
 from service.http.problem_details import Problem
 from service.http.request_body import header
 from service.http.v1 import ndjson
-from service.http.v1.ndjson import NdjsonResponse
+from service.http.v1.ndjson import NdjsonResponse, Results
 from service.http.v1.parameters import (
     DEFAULT_QUERY,
     ClassifyQuery,
@@ -32,8 +33,11 @@ from service.http.v1.parameters import (
     parse,
     parse_query,
 )
-from service.http.v1.schemas import ClassificationJson, encode
+from service.http.v1.schemas import ClassificationJson, encode, encode_slices
+from service.http.v1.slices import in_slices, response_bytes
+from service.inference.leases import Lease
 from service.inference.pipeline import Pipeline
+from service.messages.model import ServedModel
 from service.telemetry import request_context
 
 PATHS = ("/v1/classify", "/v1/models/{model}/classify", "/v1/models/{model}/versions/{version}/classify")
@@ -48,6 +52,10 @@ def routes(pipeline: Pipeline, key_check: ApiKeyCheck | None) -> list[Route]:
     """
     endpoint = ClassifyEndpoint(pipeline, key_check)
     return [Route(path, endpoint, methods=["POST"]) for path in PATHS]
+
+
+_LONG_LINE = 1024
+"""Predictions in a line that take long to write."""
 
 
 class JsonResponse(Response):
@@ -88,15 +96,27 @@ class ClassifyEndpoint:
         # The version is leased only now: another one may have replaced it while the body was read.
         admitted = pipeline.admit(model.name, version, len(files), seconds, priority)
         if ndjson.MEDIA_TYPE in header(scope, b"accept"):
-            return NdjsonResponse(
-                admitted, lambda leased: pipeline.classify_each(leased, files, query.top_k, seconds, outputs, priority)
-            )
+            return self._lines(admitted, files, query, seconds)
         with cancel_on_disconnect(scope), admitted as leased:
-            outputs.check_size(leased, len(files), query.top_k)
+            if outputs:
+                outputs.check_size(leased, len(files), query.top_k)
             answer = await pipeline.classify(
                 leased, files, query.top_k, seconds, outputs, priority, inline_errors=query.errors == "inline"
             )
+            if outputs.is_large(leased, len(files), query.top_k):
+                hold_response(scope, sum(map(response_bytes, answer.results)))
+                return StreamingResponse(in_slices(encode_slices(answer)), media_type="application/json")
         return JsonResponse(encode(answer))
+
+    def _lines(self, admitted: Lease, files: Sequence[bytes], query: ClassifyQuery, seconds: float) -> Response:
+        outputs = query.optional_outputs
+
+        def classify_each(leased: ServedModel) -> Results:
+            outputs.check(leased)
+            outputs.check_size(leased, len(files), query.top_k)
+            return self._pipeline.classify_each(leased, files, query.top_k, seconds, outputs, query.priority)
+
+        return NdjsonResponse(admitted, classify_each, large=outputs.cam is not None or query.top_k > _LONG_LINE)
 
 
 def _model(path_params: Mapping[str, str]) -> tuple[str | None, str | None]:

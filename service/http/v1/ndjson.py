@@ -9,6 +9,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.http.v1 import schemas
+from service.http.v1.slices import in_slices
 from service.inference.results import ImageResult
 from service.messages.model import ServedModel
 
@@ -22,26 +23,36 @@ class NdjsonResponse(StreamingResponse):
 
     Args:
         admitted: gives the model, and is held until the last line; its errors are raised before the first byte.
-        classify: yields (position, result) of each image.
+        classify: returns a generator of (position, result) of each image; its errors are raised before the first byte.
+        large: whether a line takes long to write.
     """
 
     media_type = MEDIA_TYPE
 
     def __init__(
-        self, admitted: AbstractContextManager[ServedModel], classify: Callable[[ServedModel], Results]
+        self,
+        admitted: AbstractContextManager[ServedModel],
+        classify: Callable[[ServedModel], Results],
+        *,
+        large: bool,
     ) -> None:
         # The body is set once the model is known. Without the header, nginx buffers the response until its end.
         super().__init__((), headers={"X-Accel-Buffering": "no"})
         self._admitted = admitted
         self._classify = classify
+        self._large = large
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._admitted as model:
             async with aclosing(self._classify(model)) as results:
-                self.body_iterator = _lines(model, results)
+                self.body_iterator = _lines(model, results, self._large)
                 await super().__call__(scope, receive, send)
 
 
-async def _lines(model: ServedModel, results: Results) -> AsyncIterator[bytes]:
+async def _lines(model: ServedModel, results: Results, large: bool) -> AsyncIterator[bytes]:
     async for index, result in results:
-        yield schemas.encode_line(result, index, model.name, model.version)
+        if large:
+            async for part in in_slices(schemas.encode_line_slices(result, index, model.name, model.version)):
+                yield part
+        else:
+            yield schemas.encode_line(result, index, model.name, model.version)

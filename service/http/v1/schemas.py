@@ -7,7 +7,8 @@ pipeline without a validation, which would take three quarters of the time to bu
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,6 +19,9 @@ from service.http.problem_details import Problem, problem
 from service.inference.results import Classification, ImageResult, Prediction, Timing
 from service.messages.model import ConfigProvenance
 from service.messages.status import ModelStatus, PlanStatus, VersionStatus
+
+_SLICE_PREDICTIONS = 64
+_NO_PREDICTIONS = b'"predictions":[]'
 
 
 class _V1Schema(BaseModel):
@@ -88,6 +92,37 @@ def encode(answer: Classification) -> bytes:
 def encode_line(result: ImageResult, index: int, model: str, version: str) -> bytes:
     """Write a JSON line: an `ImageResultJson`, the position of the image in the request, and the model."""
     return to_json({**image_json(result), "index": index, "model": model, "version": version}) + b"\n"
+
+
+def encode_slices(answer: Classification) -> Iterator[bytes]:
+    """As `encode`, in slices that take milliseconds each."""
+    yield to_json({"model": answer.model, "version": answer.version})[:-1] + b',"results":['
+    for position, result in enumerate(answer.results):
+        if position:
+            yield b","
+        yield from _image_slices(result, {})
+    yield b'],"timing":' + to_json(_timing(answer.timing)) + b"}"
+
+
+def encode_line_slices(result: ImageResult, index: int, model: str, version: str) -> Iterator[bytes]:
+    """As `encode_line`, in slices that take milliseconds each."""
+    yield from _image_slices(result, {"index": index, "model": model, "version": version})
+    yield b"\n"
+
+
+def _image_slices(result: ImageResult, more: Mapping[str, Any]) -> Iterator[bytes]:
+    """`image_json` with more fields, as JSON."""
+    rest = to_json({**image_json(replace(result, predictions=())), **more})
+    if not result.predictions:
+        yield rest
+        return
+    before, after = rest.split(_NO_PREDICTIONS, 1)
+    yield before + _NO_PREDICTIONS[:-1]
+    step = 1 if result.predictions[0].cam_png is not None else _SLICE_PREDICTIONS
+    for start in range(0, len(result.predictions), step):
+        part = to_json([_prediction(item) for item in result.predictions[start : start + step]])[1:-1]
+        yield b"," + part if start else part
+    yield b"]" + after
 
 
 def image_json(result: ImageResult) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from service.core.priority import Priority
 from service.core.threads import run_python
 from service.decoding.decoder import DecodedFile
 from service.http import query
+from service.http.connection_state import hold_response
 from service.http.content import json_text
 from service.http.content.images_body import read
 from service.http.disconnect import cancel_on_disconnect
@@ -68,7 +69,7 @@ async def infer(request: Request, model_name: ModelName) -> Response:
     context.stage("read", started, received - started)
     with cancel_on_disconnect(request.scope):
         body, raw = await _parse(pipeline, content, length, model_name)
-        return await _answer(pipeline, model_name, body, raw, received)
+        return await _answer(request, model_name, body, raw, received)
 
 
 async def _parse(
@@ -93,8 +94,9 @@ async def _parse(
 
 
 async def _answer(
-    pipeline: Pipeline, model_name: ModelName, body: InferRequest, raw: memoryview, received: float
+    request: Request, model_name: ModelName, body: InferRequest, raw: memoryview, received: float
 ) -> Response:
+    pipeline: Pipeline = request.app.state.pipeline
     deadline = received + (body.parameters.timeout / 1e6 or pipeline.settings.timeout_ms / 1e3)
     outputs, priority = _check_outputs(body.outputs), body.parameters.request_priority
     names = frozenset(output.name for output in outputs)
@@ -114,6 +116,7 @@ async def _answer(
         result = await pipeline.infer(model, images, names, deadline, priority, decode)
         context.images += len(images)
         answer = InferResponse(model_name=model_name.name, model_version=model.version, id=body.id, outputs=[])
+        hold_response(request.scope, sum(output.nbytes for output in result.outputs.values()))
         return await respond(answer, await _write(outputs, result, model, body.parameters.binary_data_output))
 
 
