@@ -10,6 +10,7 @@
     ├── UnsupportedMediaType    415
     ├── UnprocessableImage      422
     ├── TooManyRequests         429, with Retry-After
+    ├── HeadTooLarge            431
     ├── InferenceFailed         500
     ├── Unavailable             503
     │   └── Overloaded          503, with Retry-After
@@ -98,6 +99,18 @@ class TooManyRequests(ServiceError):
     @property
     def headers(self) -> dict[str, str]:
         return {"Retry-After": str(self.retry_after)}
+
+
+class HeadTooLarge(ServiceError):
+    """The headers, trailers or chunk extensions of a request are too large."""
+
+    status, title = 431, "Headers too large"
+
+    def __init__(self, max_bytes: int, max_headers: int) -> None:
+        super().__init__(
+            f"the head of the request, or what its body has beside data, is larger than {max_bytes:,} bytes or "
+            f"{max_headers:,} headers: send fewer or shorter headers"
+        )
 
 
 class InferenceFailed(ServiceError):

@@ -54,6 +54,9 @@ class FormerEnvironment(PydanticBaseSettingsSource):
             if value := os.environ.get(variable):
                 _warn(variable, prefix + current.upper())
                 values[current] = value
+        if proxies := os.environ.get("FORWARDED_ALLOW_IPS"):
+            _warn("FORWARDED_ALLOW_IPS", prefix + "TRUSTED_PROXIES")
+            values["trusted_proxies"] = proxies
         if os.environ.get(prefix + ISOLATE_VARIABLE):
             log.warning(_ISOLATE, prefix + ISOLATE_VARIABLE)
         return values

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib import resources
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,15 @@ def available_cpus() -> int:
 
 def _check_versions(text: str) -> str:
     Policies(text)
+    return text
+
+
+def _check_proxies(text: str) -> str:
+    for proxy in text.replace(",", " ").replace("*", "").split():
+        try:
+            ip_network(proxy)
+        except ValueError as error:
+            raise ValueError(f"{error}: give addresses or networks, such as 10.0.0.7 or 172.16.0.0/12") from None
     return text
 
 
@@ -100,6 +110,10 @@ class Settings(BaseSettings):
 
     ssl_keyfile: Path | None = None
     """Private key of the certificate, PEM, unless it is in the same file."""
+
+    trusted_proxies: Annotated[str, AfterValidator(_check_proxies)] = ""
+    """Addresses or networks of proxies, such as `10.0.0.7 172.16.0.0/12`, separated by blanks; * for all. The address
+    of a client, for the rate limit and the log, is then taken from their header X-Forwarded-For. Default: from none."""
 
     api_keys: Path | None = None
     """TOML file of API keys; `python -P -m service.cli.api_key NAME` makes a key. A change of the file applies at once.
@@ -170,7 +184,8 @@ class Settings(BaseSettings):
     """Requests that a client may send at once after a pause, if there is a rate limit."""
 
     max_connections: PositiveInt = 4096
-    """Clients connected at the same time; each takes a file descriptor. Requests on further connections get 503."""
+    """Clients connected at the same time; each takes a file descriptor. Further connections get one response, with
+    status 503 except for probes, and are closed."""
 
     client_timeout_seconds: PositiveFloat = 30.0
     """Time limit for a client to send a request, and to read its response. A larger value serves slower networks; a

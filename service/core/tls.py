@@ -17,8 +17,8 @@ class TlsError(Exception):
     """The files for TLS cannot be used; the message says which file, why, and what to do."""
 
 
-def check_tls_files(certfile: Path, keyfile: Path | None) -> None:
-    """Load a certificate chain and its key as the server will.
+def load_tls_files(certfile: Path, keyfile: Path | None) -> ssl.SSLContext:
+    """Load a certificate chain and its key, for the server.
 
     Args:
         certfile: certificate chain, PEM.
@@ -40,9 +40,10 @@ def check_tls_files(certfile: Path, keyfile: Path | None) -> None:
     def refuse_password() -> str:
         raise TlsError(f"{name}: {source} is encrypted: write it without a password, with `openssl pkey`")
 
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         # Without the function, OpenSSL would ask for a password on the terminal.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certfile, keyfile, refuse_password)
+        context.load_cert_chain(certfile, keyfile, refuse_password)
     except ssl.SSLError as error:
         if error.reason in _MISMATCH:
             raise TlsError(
@@ -53,6 +54,7 @@ def check_tls_files(certfile: Path, keyfile: Path | None) -> None:
             f"ssl_certfile: {certfile} with the key in {source} cannot be used ({error.reason or error}): one of them "
             "is damaged or not supported; `openssl x509` and `openssl pkey` show which"
         ) from error
+    return context
 
 
 def _read(name: str, path: Path) -> bytes:

@@ -53,6 +53,8 @@ class AccessLogMiddleware:
             await self._app(scope, receive, send)
             return
         context = _begin(scope)
+        if scope["method"] == "HEAD":  # every path with GET has HEAD as well; the server leaves out the body
+            scope = {**scope, "method": "GET"}
         status = 500  # of an exception that no handler answers: ServerErrorMiddleware, further out, does
 
         async def send_and_record(message: Message) -> None:

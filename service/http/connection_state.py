@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
+from service.core.errors import ServiceError
 from service.http.body_memory import BodyMemory
 
 _KEY = "connection"
@@ -16,8 +17,8 @@ _KEY = "connection"
 class ConnectionState:
     """State of the connection of one request."""
 
-    over_limit: bool = False
-    """Whether more clients are connected than the service accepts; the response is then 503."""
+    refusal: ServiceError | None = None
+    """Why the request is refused: it cannot be parsed, or too many clients are connected."""
     body_complete: bool = False
     """Whether the server has received the whole body, so that reading it does not wait."""
     memory: BodyMemory | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.core.errors import Overloaded, ServiceError
+from service.core.errors import ServiceError
 from service.core.settings import Settings
 from service.http import problem_details
 from service.http.access_log import caller
@@ -61,7 +61,8 @@ class RequestLimitsMiddleware:
             body.release()
 
     def _check(self, scope: Scope) -> None:
-        if connection_state(scope).over_limit:
-            raise Overloaded(1, "connections")
+        refusal = connection_state(scope).refusal
+        if refusal is not None:
+            raise refusal
         if self._rates is not None:
             self._rates.take(caller(scope))

@@ -21,6 +21,12 @@ def header(scope: Scope, name: bytes, default: str = "") -> str:
     return default
 
 
+def content_length(scope: Scope) -> int:
+    """The length of the body in bytes as the client states it, or 0; the server has checked that it is a number."""
+    # Python refuses numbers of thousands of digits, also if they are zeros.
+    return int(header(scope, b"content-length").strip().lstrip("0") or 0)
+
+
 def path(scope: Scope) -> str:
     """The path of a request, without the root path of the service."""
     whole: str = scope["path"]
@@ -52,7 +58,7 @@ class LimitedBody:
         max_decompressed: int,
         seconds: float,
     ) -> None:
-        self._content_length = int(header(scope, b"content-length", "0"))
+        self._content_length = content_length(scope)
         self._connection = connection_state(scope)
         self._connection.memory = memory
         self._receive = receive
@@ -76,7 +82,8 @@ class LimitedBody:
             PayloadTooLarge: the body is too large, by its Content-Length, as sent or decompressed.
             RequestTimeout: the body did not arrive in time.
             Overloaded: the bodies of all requests together take too much memory.
-            BadRequest: the body cannot be decompressed.
+            BadRequest: the body cannot be decompressed, or its chunks cannot be parsed.
+            HeadTooLarge: the trailers or the chunk extensions are too large.
         """
         inflate = self._inflate
         if inflate is None or inflate.done:
@@ -98,6 +105,8 @@ class LimitedBody:
         if self._content_length > self._max_bytes:
             raise self._too_large()
         message = await (self._receive() if self._connection.body_complete else self._receive_in_time())
+        if self._connection.refusal is not None:
+            raise self._connection.refusal
         self._sent += len(message.get("body", b""))
         if self._sent > self._max_bytes:
             raise self._too_large()

@@ -98,7 +98,7 @@ def test_classification_through_the_proxy(
     larger = photograph + bytes(
         2_000_000
     )  # above the default limit of nginx; bytes behind the end of a JPEG are not read
-    with running("--repository", tiny_repository, "--log-format", "json") as server:
+    with running("--repository", tiny_repository, "--log-format", "json", "--trusted-proxies", "127.0.0.1") as server:
         with proxy(tmp_path, server.url.removeprefix("http://")) as client:
             direct = httpx.post(f"{server.url}/v1/classify", content=photograph).json()["results"]
             for body in (photograph, larger):

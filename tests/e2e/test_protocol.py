@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Thread
 
 import httpx
 import pytest
@@ -140,9 +141,123 @@ def test_image_of_a_disconnected_client_is_not_computed(
         with httpx.Client(base_url=server.url, timeout=TIMEOUT) as client:
             assert client.post("/v1/classify", content=data).status_code == 200
             metrics = client.get("/metrics").text
+        with connect(server.url) as client:  # has not gone, but takes as long as one that has
+            client.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(data) + data)
+            client.shutdown(socket.SHUT_WR)
+            assert statuses(read_all(client)) == [100, 200]
         (computed,) = re.findall(r"resnet_batch_size_sum.* (\S+)", metrics)
         assert float(computed) <= 2
         assert "ERROR" not in server.end()
+
+
+def statuses(received: bytes) -> list[int]:
+    """The statuses of all responses of a connection."""
+    return [int(status) for status in re.findall(rb"HTTP/1.1 (\d+)", received)]
+
+
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "part", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nA: ", b"a", 431),
+        (b"GET / HTTP/1.1\r\n", b"a:\r\n", 431),
+        (b"GET /", b"a", 431),
+        (CHUNKED + b"1\r\na\r\n0\r\nA: ", b"a", 431),
+        (CHUNKED + b"1\r\na\r\n0\r\n", b"a:\r\n", 431),
+        (CHUNKED + b"1;a=", b"a", 431),
+        (CHUNKED, b"1;a=" + b"a" * 1000 + b"\r\na\r\n", 431),
+        (CHUNKED, b"no size\r\n", 400),
+        (b"", b"no request\r\n", 400),
+    ],
+    ids=["header", "headers", "path", "trailer", "trailers", "chunk extension", "chunk extensions", "chunk", "method"],
+)
+def test_endless_head_is_refused_after_the_requests_before(start: bytes, part: bytes, status: int, url: str) -> None:
+    before = b"GET /v1/nothing HTTP/1.1\r\nHost: a\r\n\r\n"
+    with connect(url) as client:
+        client.sendall(before + start + part * (200_000 // len(part)))
+        answer = read_all(client)
+    assert statuses(answer) == [404, status]
+    problem = json.loads(answer.rpartition(b"\r\n\r\n")[2])
+    assert (problem["status"], b"connection: close" in answer.lower()) == (status, True)
+
+
+def test_a_head_below_the_limit_is_read(url: str) -> None:
+    with connect(url) as client:
+        client.sendall(b"GET /healthz HTTP/1.1\r\nConnection: close\r\nA: " + b"a" * 65_000 + b"\r\n\r\n")
+        assert statuses(read_all(client)) == [200]
+
+
+def test_pipelined_requests_are_answered_in_order(url: str) -> None:
+    paths = ["/healthz", "/v1/nothing", "/v1/classify"] * 1000
+    sent = "".join(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n" for path in paths)
+    with connect(url) as client:
+        sender = Thread(target=client.sendall, args=(sent.encode() + HEAD + b"Connection: close\r\n\r\n",))
+        sender.start()
+        answer = read_all(client)
+        sender.join()
+    assert statuses(answer) == [200, 404, 405] * 1000 + [422]
+
+
+@pytest.mark.parametrize("upgrade", ["h2c", "websocket"])
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_an_upgrade_is_ignored_and_the_body_is_read(upgrade: str, framing: str, url: str) -> None:
+    hidden = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"  # must not be run
+    head = HEAD + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: %s\r\n" % upgrade.encode()
+    if framing == "length":
+        request = head + b"Content-Length: %d\r\n\r\n%s" % (len(hidden), hidden)
+    else:
+        request = head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(hidden), hidden)
+    with connect(url) as client:
+        client.sendall(request * 2 + b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        answer = read_all(client)
+    assert statuses(answer) == [422, 422, 200]
+
+
+def test_a_client_that_ends_its_side_gets_its_answers(url: str, photographs: list[tuple[str, bytes]]) -> None:
+    _, data = photographs[0]
+    for request in (
+        HEAD + b"Content-Length: %d\r\n\r\n" % len(data) + data,
+        HEAD + b"Content-Length: %s%d\r\n\r\n" % (b"0" * 5000, len(data)) + data,
+    ):
+        with connect(url) as client:
+            client.sendall(request * 2)
+            client.shutdown(socket.SHUT_WR)
+            assert statuses(read_all(client)) == [200, 200]
+
+
+def test_expect_continue_on_a_pipelined_request(url: str, photographs: list[tuple[str, bytes]]) -> None:
+    _, data = photographs[0]
+    with connect(url) as client:
+        client.sendall(
+            b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+            + HEAD
+            + b"Connection: close\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(data)
+        )
+        read_until(client, b"HTTP/1.1 100 Continue\r\n\r\n")
+        client.sendall(data)
+        assert statuses(read_all(client)) == [200]
+
+
+def test_head_gets_the_headers_of_get(url: str) -> None:
+    paths = ("/healthz", "/readyz", "/metrics", "/", "/docs", "/openapi.json", "/v1/models", "/v2/health/live")
+    with httpx.Client(base_url=url, timeout=TIMEOUT) as client:
+        for path in paths:
+            answer, headed = client.get(path), client.head(path)
+            assert (headed.status_code, headed.content) == (answer.status_code, b"")
+            assert headed.headers.get("content-type") == answer.headers.get("content-type")
+        assert client.head("/v1/classify").status_code == 405
+
+
+@pytest.mark.parametrize("trusted", [None, "127.0.0.1"])
+def test_forwarded_addresses_count_only_from_trusted_proxies(trusted: str | None, tiny_repository: Path) -> None:
+    flags = ["--executor", "simulated:0", "--rate-limit", 0.001, "--rate-burst", 1]
+    flags += [] if trusted is None else ["--trusted-proxies", trusted]
+    with running("--repository", tiny_repository, *flags) as server, httpx.Client(base_url=server.url) as client:
+        answers = [client.get("/v1/models", headers={"X-Forwarded-For": f"192.0.2.{number}"}) for number in (1, 2)]
+        server.end()
+    assert [answer.status_code for answer in answers] == [200, 429 if trusted is None else 200]
 
 
 def test_connection_above_the_limit_gets_503(url: str, photographs: list[tuple[str, bytes]]) -> None:
@@ -155,6 +270,9 @@ def test_connection_above_the_limit_gets_503(url: str, photographs: list[tuple[s
         assert refused.status_code == 503
         assert "too many clients are connected" in refused.json()["detail"]
         assert refused.headers["retry-after"] == "1"
+        with connect(url) as client:  # is closed, although the client goes on to send
+            client.sendall(HEAD + b"Content-Length: 1000000\r\n\r\n" + bytes(500_000))
+            assert statuses(read_all(client)) == [503]
         assert httpx.get(f"{url}/healthz").status_code == 200
         others[0].shutdown(socket.SHUT_WR)
         assert read_all(others[0]) == b""  # the service has closed its end as well

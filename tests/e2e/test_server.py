@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,38 @@ def test_accepted_requests_are_answered_before_exit(tiny_repository: Path, photo
         server.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_shutdown_seconds_may_be_less_than_one(
+    number: signal.Signals, tiny_repository: Path, photographs: Photographs
+) -> None:
+    async def play(server: ServerProcess) -> tuple[int, Any]:
+        connection = await Connection.open(server.url)
+        await connection.announce(len(photographs[0][1]))
+        await connection.send(photographs[0][1])
+        server.process.send_signal(number)
+        return await connection.receive()
+
+    with running("--repository", tiny_repository, "--executor", "simulated:300", "--shutdown-seconds", 0.9) as server:
+        status, _ = asyncio.run(asyncio.wait_for(play(server), TIMEOUT))
+        assert status == 200
+        server.wait()
+
+
+def test_open_connections_do_not_delay_the_exit(tiny_repository: Path) -> None:
+    """The time limit is that of the shutdown, not that of clients, which is far above."""
+    with (
+        running("--repository", tiny_repository, "--shutdown-seconds", 0.1, "--client-timeout-seconds", 600) as server,
+        ExitStack() as stack,
+    ):
+        host, port = server.url.removeprefix("http://").split(":")
+        for sent in (b"", b"GET", b"POST /v1/classify HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc"):
+            client = stack.enter_context(socket.create_connection((host, int(port))))
+            client.sendall(sent)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(TIMEOUT) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_while_idle_exits_with_success(
     number: signal.Signals, tiny_repository: Path, photographs: Photographs
 ) -> None:
@@ -127,7 +159,12 @@ def test_tls(tiny_repository: Path, tmp_path: Path) -> None:
     subprocess.run([*command.split(), *options], check=True, capture_output=True)
     context = ssl.create_default_context(cafile=str(certificate))
     flags = ["--executor", "simulated:0", "--ssl-certfile", certificate, "--ssl-keyfile", key]
+    flags += ["--max-connections", "1", "--client-timeout-seconds", "1"]
     with running("--repository", tiny_repository, *flags) as server:
+        host, port = server.url.removeprefix("https://").split(":")
+        with socket.create_connection((host, int(port)), TIMEOUT) as silent:  # its handshake never comes
+            assert httpx.post(f"{server.url}/v1/classify", verify=context).status_code == 503
+            assert silent.recv(1) == b""  # after the time limit
         assert server.url.startswith("https://")
         assert httpx.get(f"{server.url}/healthz", verify=context).text == "ok\n"
         settings = {"RESNET_SERVE_PORT": server.url.rpartition(":")[2], "RESNET_SERVE_SSL_CERTFILE": str(certificate)}

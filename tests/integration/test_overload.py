@@ -14,6 +14,7 @@ from threading import Event, Semaphore
 import pytest
 
 from models.imaging.preprocess import UInt8Array
+from service.core.errors import Overloaded
 from service.core.priority import Priority
 from service.core.settings import Settings
 from service.engine.batch_queue import QueuedRequest
@@ -347,7 +348,7 @@ def test_compressed_bodies_count_what_they_hold(tiny_repository: Path) -> None:
 @pytest.mark.parametrize("root_path", ["", "/vision"])
 def test_connection_above_the_limit_gets_only_probes(root_path: str, client: Client, photographs: Photographs) -> None:
     for path, status in (("/v1/classify", 503), ("/healthz", 405), ("/readyz", 405), ("/metrics", 405)):
-        connection = ConnectionState(over_limit=True)
+        connection = ConnectionState(refusal=Overloaded(1, "connections"))
         exchange = Exchange([photographs[0][1]], path=path, root_path=root_path, connection=connection)
         client.portal.call(exchange.run, client.app)
         assert exchange.status == status

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.http.coalescing_transport import CoalescingTransport
+from service.http.connection.coalescing_transport import CoalescingTransport
 
 
 class Wire:
@@ -16,6 +16,8 @@ class Wire:
         self.writes: list[bytes] = []
         self.ended: list[str] = []
         self.waiting = 0
+        self.eof = True
+        """Whether one side of it can be closed: without TLS."""
 
     def write(self, data: bytes) -> None:
         assert not self.ended
@@ -23,6 +25,12 @@ class Wire:
 
     def close(self) -> None:
         self.ended.append("closed")
+
+    def can_write_eof(self) -> bool:
+        return self.eof
+
+    def write_eof(self) -> None:
+        self.ended.append("end written")
 
     def abort(self) -> None:
         self.ended.append("aborted")
@@ -51,7 +59,7 @@ def wire() -> Any:
 
 @pytest.fixture
 def output(wire: Any) -> CoalescingTransport:
-    return CoalescingTransport(wire)
+    return CoalescingTransport(wire, lambda: False)
 
 
 def test_head_and_body_leave_together(wire: Wire, output: CoalescingTransport) -> None:
@@ -101,6 +109,21 @@ def test_closing_writes_first(wire: Wire, output: CoalescingTransport) -> None:
     output.write(HEAD)
     output.close()
     assert (wire.writes, wire.ended, output.is_closing()) == ([HEAD], ["closed"], True)
+
+
+def test_a_connection_that_lingers_is_closed_when_it_is_closed_again(wire: Wire) -> None:
+    output = CoalescingTransport(wire, lambda: True)  # type: ignore[arg-type]
+    output.write(HEAD)
+    output.close()
+    assert (wire.writes, wire.ended, output.is_closing()) == ([HEAD], ["end written"], True)
+    output.close()
+    assert wire.ended == ["end written", "closed"]
+
+
+def test_tls_lingers_by_itself(wire: Wire) -> None:
+    wire.eof = False
+    CoalescingTransport(wire, lambda: True).close()  # type: ignore[arg-type]
+    assert wire.ended == ["closed"]
 
 
 def test_aborting_does_not(wire: Wire, output: CoalescingTransport) -> None:

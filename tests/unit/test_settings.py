@@ -72,6 +72,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "max_buffered_body_bytes": "4000",
         "rate_limit": "2.5",
         "rate_burst": "5",
+        "trusted_proxies": "10.0.0.7 172.16.0.0/12",
         "max_connections": "100",
         "client_timeout_seconds": "4.5",
         "keep_alive_seconds": "6",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.core.tls import TlsError, check_tls_files
+from service.core.tls import TlsError, load_tls_files
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the command openssl")
 
@@ -36,7 +36,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("certificate", "key"), [("rsa.pem", "rsa.key"), ("ec.pem", "ec.key"), ("both.pem", None)])
 def test_files_that_belong_together_are_accepted(certificate: str, key: str | None, files: Path) -> None:
-    check_tls_files(files / certificate, None if key is None else files / key)
+    load_tls_files(files / certificate, None if key is None else files / key)
 
 
 @pytest.mark.parametrize(
@@ -58,4 +58,4 @@ def test_files_that_belong_together_are_accepted(certificate: str, key: str | No
 )
 def test_each_mistake_has_its_sentence(certificate: str, key: str | None, message: str, files: Path) -> None:
     with pytest.raises(TlsError, match=f"^{message}[^\n]*$"):
-        check_tls_files(files / certificate, None if key is None else files / key)
+        load_tls_files(files / certificate, None if key is None else files / key)

@@ -7,6 +7,7 @@ throughput of a ResNet-20 at one connection.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 _HEAD, _LENGTH = b"HTTP/1.1 ", b"\r\ncontent-length: "
 """Both are in a head that a body follows at once. Before the first chunk of a streamed body, minutes may pass."""
@@ -17,10 +18,13 @@ class CoalescingTransport:
 
     Args:
         transport: transport of the connection.
+        lingers: called before the connection is closed; if it returns True, the client gets the end of the connection,
+            and is read until it ends its side. With TLS the transport does so by itself.
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, lingers: Callable[[], bool]) -> None:
         self._transport = transport
+        self._lingers = lingers
         self._head = b""
         self.get_extra_info = transport.get_extra_info
         self.is_closing = transport.is_closing
@@ -43,9 +47,14 @@ class CoalescingTransport:
             self._head = b""
 
     def close(self) -> None:
-        """Write the head and close the connection."""
+        """Write the head and close the connection, or let it linger."""
         self.flush()
-        self._transport.close()
+        if not self.is_closing() and self._transport.can_write_eof() and self._lingers():
+            self.is_closing = _closing
+            self._transport.write_eof()
+            self._transport.resume_reading()
+        else:
+            self._transport.close()
 
     def abort(self) -> None:
         """Close the connection at once."""
@@ -55,3 +64,7 @@ class CoalescingTransport:
     def get_write_buffer_size(self) -> int:
         """Bytes that the client has not read yet."""
         return len(self._head) + self._transport.get_write_buffer_size()
+
+
+def _closing() -> bool:
+    return True

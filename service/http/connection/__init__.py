@@ -1,0 +1,1 @@
+"""One connection of a client: framing of requests, order, limits, TLS."""
