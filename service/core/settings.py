@@ -10,7 +10,6 @@ from typing import Annotated
 
 from pydantic import (
     AfterValidator,
-    DirectoryPath,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -43,6 +42,14 @@ def available_cpus() -> int:
     except (OSError, ValueError):
         return cpus
     return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
+
+
+def _check_folder(path: Path) -> Path:
+    try:
+        os.scandir(path).close()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    return path
 
 
 def _check_versions(text: str) -> str:
@@ -214,7 +221,7 @@ class Settings(BaseSettings):
     max_images: PositiveInt = 128
     """Most images in one request."""
 
-    examples: DirectoryPath | None = None
+    examples: Annotated[Path, AfterValidator(_check_folder)] | None = None
     """Folder of images that the page offers as examples. Default: the examples of the model that ships with the
     project, if it is served."""
 

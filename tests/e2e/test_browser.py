@@ -183,7 +183,7 @@ def test_facts_of_the_model(visitor: Watched, server: ServerProcess) -> None:
             model["version"],
             "28 \u00d7 28, grey",
             str(len(model["labels"])),
-            f"{model['accuracy']['top1']:.2%} of 10,000 test images",
+            f"{model['accuracy']['top1']:.2%} of {model['accuracy']['images']:,} test images",
             model["precision"],
             model["executor"],
             "yes",

@@ -192,6 +192,7 @@ def test_current_flags_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
         (["--versions", "newest"], "versions"),
         (["--watch", "never"], "watch"),
         (["--root-path", "vision"], "root_path"),
+        (["--examples", "/missing"], "examples"),
     ],
 )
 def test_invalid_value_is_refused_by_name(flags: list[str], field: str) -> None:
