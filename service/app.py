@@ -112,20 +112,24 @@ def _lifespan(
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Startup and shutdown of the application."""
 
-    async def load_and_watch() -> None:
-        await service.start()
-        await service.registry.watch()
+    async def load() -> None:
+        try:
+            await service.start()
+        except Exception:
+            log.exception("the models were not loaded")
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(load_and_watch())
+        tasks = [asyncio.create_task(load()), asyncio.create_task(service.registry.watch())]
         lag = LoopLagMonitor(asyncio.get_running_loop(), service.metrics.loop_lag)
         try:
             yield
         finally:
             lag.close()
             await service.close()
-            await loading
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
             if tracer_provider is not None:
                 await asyncio.to_thread(tracer_provider.shutdown)
 

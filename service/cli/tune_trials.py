@@ -160,7 +160,7 @@ def load_candidates(
                     plan = plan_instances(
                         runtime.device, available_cpus(), multiply_adds(version, described), threads=count
                     )
-                    loaded = load_verified(runtime, source, plan.instances)
+                    loaded = load_verified(runtime, source, plan.instances).executors
                 except ExecutorError:
                     break
                 except LoadError as error:

@@ -100,8 +100,8 @@ class Settings(BaseSettings):
     a home folder."""
 
     watch: Watch = "auto"
-    """How the service detects new and removed versions. auto: by file events, or once per second on network file
-    systems, which have no events; poll: once per second; off: only at start, or if an admin loads the model."""
+    """When the service looks for new and removed versions. auto: once per second; poll: the same, as before version
+    0.2; off: only at start, or if an admin loads the model."""
 
     host: str = "127.0.0.1"
     """Address to listen on. 0.0.0.0 makes the service reachable from other machines."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from _thread import start_new_thread
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 _NICENESS = 5
+_BEGIN_SECONDS = 5.0
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -33,12 +35,37 @@ def pin_to_cpu(cpu: int) -> None:
 
 
 async def run_in_background(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Call a function in its own thread with a lower priority, which threads of a runtime inherit."""
-    pool = ThreadPoolExecutor(1, "background", lower_priority)
+    """Call a function in its own thread with a lower priority, which threads of a runtime inherit.
+
+    The process can end while the function still runs, so the function may wait for an event that does not come.
+
+    Raises:
+        MemoryError: the thread did not begin.
+    """
+    outcome: Future[_T] = Future()
+    outcome.set_running_or_notify_cancel()  # from now on, a cancellation of the caller leaves it alone
+    begun = False
+
+    def run() -> None:
+        nonlocal begun
+        begun = True
+        try:
+            lower_priority()
+            outcome.set_result(function(*args, **kwargs))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    # `Thread.start` waits until the new thread has begun: for ever, if there is no memory left for its first steps.
+    start_new_thread(run, ())
+    result = asyncio.wrap_future(outcome)
     try:
-        return await asyncio.get_running_loop().run_in_executor(pool, partial(function, *args, **kwargs))
-    finally:
-        pool.shutdown(wait=False)
+        await asyncio.wait([result], timeout=_BEGIN_SECONDS)
+    except asyncio.CancelledError:
+        result.cancel()
+        raise
+    if not begun:
+        raise MemoryError("there is not enough memory for another thread")
+    return await result
 
 
 _python_thread = ThreadPoolExecutor(1, "python")

@@ -17,7 +17,9 @@ from operator import itemgetter
 import numpy as np
 
 from service.core.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceError, Unavailable
+from service.core.threads import run_in_background
 from service.engine.batch_queue import Batch, BatchQueue, QueueClosed, QueuedRequest, QueueFull
+from service.engine.progress import MIN_STALL_SECONDS
 from service.engine.workers import Computed, NoDevice, Workers
 from service.executors.base import Executor
 from service.messages.inference import InferenceRequest, InferenceResult
@@ -50,6 +52,7 @@ class Engine:
         name: name of the model, for logs and metrics.
         single_image: an instance for a single image while no other request is in flight, or None.
         cpus: the CPU that the threads of each instance are pinned to; empty if they are not pinned.
+        stall_seconds: time after which a batch is stalled.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Engine:
         name: str,
         single_image: Executor | None = None,
         cpus: Sequence[int] = (),
+        stall_seconds: float = MIN_STALL_SECONDS,
     ) -> None:
         self.executors = executors
         self._queue = queue
@@ -67,7 +71,7 @@ class Engine:
         self._metrics = metrics.model(name)
         self.statistics = Statistics()
         deliver, fail = partial(self._call, self._deliver), partial(self._call, self._fail)
-        self._workers = Workers(executors, queue, self._metrics, name, deliver, fail, single_image, cpus)
+        self._workers = Workers(executors, queue, self._metrics, name, deliver, fail, single_image, cpus, stall_seconds)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self) -> None:
@@ -76,9 +80,9 @@ class Engine:
         self._workers.start()
 
     async def close(self) -> None:
-        """Refuse new requests, compute the waiting ones, then close the executors."""
+        """Refuse new requests, compute the waiting ones, then close the executors; do not wait for a stalled batch."""
         self._queue.close()
-        await asyncio.to_thread(self._workers.join)
+        await run_in_background(self._workers.join)
 
     @property
     def alive(self) -> bool:
@@ -91,9 +95,18 @@ class Engine:
         return self._workers.devices
 
     @property
-    def lost(self) -> list[str]:
-        """A sentence per lost device, with the reason."""
-        return self._workers.lost
+    def problems(self) -> list[str]:
+        """A sentence per device that is lost, or that does not finish its batch."""
+        return self._workers.lost + self._workers.stalled
+
+    @property
+    def stalled(self) -> int:
+        """Number of devices that do not finish their batch."""
+        return len(self._workers.stalled)
+
+    def check_progress(self) -> None:
+        """Detect batches that do not end; called once per second."""
+        self._workers.check_progress()
 
     @property
     def waiting(self) -> int:
@@ -136,7 +149,7 @@ class Engine:
 
     async def _compute(self, request: InferenceRequest) -> InferenceResult:
         if self._loop is None or not self.alive:
-            raise Unavailable("; ".join([f"model {self._name!r} is not running", *self.lost]))
+            raise Unavailable("; ".join([f"model {self._name!r} is not running", *self.problems]))
         pending = _Pending(self._loop.create_future())
         queued = QueuedRequest(
             request.images,

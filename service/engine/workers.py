@@ -7,6 +7,7 @@ image only if it is the only work. A batch whose device is lost is computed once
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import NamedTuple
 from models.imaging.preprocess import UInt8Array
 from service.core.threads import lower_priority, pin_to_cpu
 from service.engine.batch_queue import Batch, BatchQueue
+from service.engine.progress import MIN_STALL_SECONDS, BatchClock, StallDetector
 from service.executors.base import DeviceLost, Executor, Float32Array, close_all, padded_size
 from service.telemetry.metrics import ModelMetrics
 
@@ -27,6 +29,9 @@ log = logging.getLogger(__name__)
 _SMALL_BYTES = 64 * 1024
 """Images up to this size are copied without numpy, which releases the interpreter lock for every copy of 500 values or
 more, and has to wait for it again: longer than the copy takes."""
+
+_JOIN_SECONDS = 1.0
+"""Time between two checks whether a batch is stalled, while the threads end."""
 
 
 class Computed(NamedTuple):
@@ -69,6 +74,7 @@ class Workers:
         fail: called in a worker thread with each batch that failed, and the error.
         single_image: an instance for a single image while no other image is in flight, or None.
         cpus: the CPU that each instance is pinned to; empty if they are not pinned.
+        stall_seconds: time after which a batch is stalled.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class Workers:
         fail: Callable[[Batch, Exception], None],
         single_image: Executor | None = None,
         cpus: Sequence[int] = (),
+        stall_seconds: float = MIN_STALL_SECONDS,
     ) -> None:
         self._queue = queue
         self._metrics = metrics
@@ -94,13 +101,13 @@ class Workers:
         self._running = 0
         """Threads."""
         self._lock = Lock()
-        self._threads = [
-            self._make_thread(each, queue.take, f"{index}.{number}")
-            for index, each in enumerate(self._instances)
-            for number in range(each.executor.concurrent_batches)
-        ]
+        self._stalls = StallDetector(name, stall_seconds)
+        self._threads: dict[Thread, BatchClock] = {}
+        for index, each in enumerate(self._instances):
+            for number in range(each.executor.concurrent_batches):
+                self._add_thread(each, queue.take, f"{index}.{number}")
         if self._single_image is not None:
-            self._threads.append(self._make_thread(self._single_image, queue.take_single_image, "single"))
+            self._add_thread(self._single_image, queue.take_single_image, "single")
 
     def __len__(self) -> int:
         """Batches that can be computed at the same time."""
@@ -114,10 +121,13 @@ class Workers:
                 self._running += 1
 
     def join(self) -> None:
-        """Wait for the threads, then close the executors."""
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join()
+        """Wait for the threads, then close the executors. If a batch is stalled, they stay open, as it uses them."""
+        for thread, clock in self._threads.items():
+            while thread.is_alive():
+                thread.join(_JOIN_SECONDS)
+                if self._stalls.is_stalled(clock, time.monotonic()):
+                    log.error("model %s: a stalled batch keeps its memory until the process ends", self._name)
+                    return
         close_all(each.executor for each in self._instances)
         if self._single_image is not None:
             self._single_image.executor.close()
@@ -125,7 +135,7 @@ class Workers:
     @property
     def alive(self) -> bool:
         """Whether batches can be computed."""
-        return self._running > 0 and self._concurrent_batches > 0
+        return self._running > 0 and self._concurrent_batches > 0 and not self._stalls.all_stalled
 
     @property
     def devices(self) -> int:
@@ -137,33 +147,46 @@ class Workers:
         """A sentence per lost device, with the reason."""
         return [f"{each.executor.device} is lost: {each.lost}" for each in self._instances if each.lost is not None]
 
-    def _make_thread(self, instance: _Instance, take: Callable[[], Batch | None], suffix: str) -> Thread:
-        name = f"engine-{self._name}-{instance.executor.device}-{suffix}"
-        return Thread(target=self._work, args=(instance, take), name=name, daemon=True)
+    @property
+    def stalled(self) -> list[str]:
+        """A sentence per device that does not finish its batch, as of the last `check_progress`."""
+        return self._stalls.reasons
 
-    def _work(self, instance: _Instance, take: Callable[[], Batch | None]) -> None:
+    def check_progress(self) -> None:
+        """Detect stalled batches; called once per second."""
+        self._stalls.check(time.monotonic())
+
+    def _add_thread(self, instance: _Instance, take: Callable[[], Batch | None], suffix: str) -> None:
+        device = instance.executor.device
+        clock = BatchClock(device, single_image=instance is self._single_image)
+        name = f"engine-{self._name}-{device}-{suffix}"
+        self._threads[Thread(target=self._work, args=(instance, take, clock), name=name, daemon=True)] = clock
+
+    def _work(self, instance: _Instance, take: Callable[[], Batch | None], clock: BatchClock) -> None:
+        self._stalls.add(clock)
         try:
-            self._run_loop(instance, take)
+            self._run_loop(instance, take, clock)
         finally:
+            self._stalls.remove(clock)
             with self._lock:
                 self._running -= 1
 
-    def _run_loop(self, instance: _Instance, take: Callable[[], Batch | None]) -> None:
+    def _run_loop(self, instance: _Instance, take: Callable[[], Batch | None], clock: BatchClock) -> None:
         if instance.executor.device == "cpu":
             lower_priority()
         if instance.cpu is not None:
             pin_to_cpu(instance.cpu)
         while instance.lost is None and (batch := take()) is not None:
-            self._compute(instance, batch)
+            self._compute(instance, batch, clock)
         if not self.devices:
             self._queue.close()
             while (batch := self._queue.take()) is not None:
                 self._fail(batch, NoDevice("; ".join(self.lost)))
 
-    def _compute(self, own: _Instance, batch: Batch) -> None:
+    def _compute(self, own: _Instance, batch: Batch, clock: BatchClock) -> None:
         """Compute a batch and deliver its outputs or its error."""
         try:
-            computed = self._run_or_retry(own, batch)
+            computed = self._run_or_retry(own, batch, clock)
         except Exception as error:  # every exception of a native runtime must reach the requests, not end the thread
             log.exception("model %s: a batch of %d failed", self._name, batch.size)
             self._queue.done()
@@ -173,14 +196,14 @@ class Workers:
             self._queue.done()  # before the next request of the same client
             self._deliver(batch, computed)
 
-    def _run_or_retry(self, own: _Instance, batch: Batch) -> Computed:
+    def _run_or_retry(self, own: _Instance, batch: Batch, clock: BatchClock) -> Computed:
         """Compute a batch; if its device is lost, once more on another device."""
         try:
-            return self._run(self._failover_target(own), batch)
+            return self._run(self._failover_target(own), batch, clock)
         except DeviceLost:
             other = self._failover_target(own)
             self._metrics.retried()
-            return self._run(other, batch)
+            return self._run(other, batch, clock)
 
     def _failover_target(self, own: _Instance) -> _Instance:
         """The instance itself, or another one if its device is lost."""
@@ -191,11 +214,11 @@ class Workers:
                 return other
         raise NoDevice("; ".join(self.lost))
 
-    def _run(self, instance: _Instance, batch: Batch) -> Computed:
+    def _run(self, instance: _Instance, batch: Batch, clock: BatchClock) -> Computed:
         executor = instance.executor
         instance.free.get()  # threads of lost devices use it in addition to its own
         try:
-            started = time.monotonic()
+            started = clock.started = time.monotonic()
             buffer = executor.acquire(batch.size)
             _assemble(batch, buffer)
             assembled = time.monotonic()
@@ -204,6 +227,7 @@ class Workers:
             self._mark_lost(instance, error)
             raise
         finally:
+            clock.started = math.inf
             instance.free.put(None)
         finished = time.monotonic()
         return Computed(outputs, started, assembled, finished, padded_size(batch.size, executor.buckets) - batch.size)

@@ -17,6 +17,7 @@ from service.core.settings import Settings, available_cpus
 from service.engine.batch_queue import BatchQueue
 from service.engine.engine import Engine
 from service.engine.instance_group import InstancePlan, estimate_multiply_adds, pinned_cpus, plan_instances
+from service.engine.progress import stall_seconds
 from service.executors.base import Executor, ExecutorError, Source, closed_on_error
 from service.messages.model import ServedModel
 from service.messages.status import PlanStatus
@@ -39,6 +40,8 @@ class _Instances:
     plan: InstancePlan
     executors: Sequence[Executor]
     single_image: Executor | None
+    seconds_per_image: float
+    """Time of an image in a large batch."""
 
 
 class Loader:
@@ -153,15 +156,16 @@ class Loader:
             max_batch=config.max_batch,
         )
         source = Source(version, described, artifact, config.precision, plan.threads, cache=self._settings.cache)
-        loaded = load_verified(runtime, source, plan.instances)
+        loaded, seconds_per_image = load_verified(runtime, source, plan.instances)
         with closed_on_error(loaded):
             plan = replace(plan, max_batch=_fit_max_batch(plan.max_batch, config.max_batch, loaded[0].buckets))
             for executor in loaded:
                 executor.prepare(plan.max_batch)
             single_image = None
             if plan.single_image_threads:
-                (single_image,) = load_verified(runtime, replace(source, threads=plan.single_image_threads, spin=True))
-        return _Instances(plan, loaded, single_image)
+                alone = replace(source, threads=plan.single_image_threads, spin=True)
+                single_image = load_verified(runtime, alone).executors[0]
+        return _Instances(plan, loaded, single_image, seconds_per_image)
 
     def _make_engine(self, name: str, instances: _Instances) -> Engine:
         settings, plan, loaded = self._settings, instances.plan, instances.executors
@@ -173,7 +177,15 @@ class Loader:
             split=multi_instance,
             single_image=instances.single_image is not None,
         )
-        return Engine(loaded, queue, self._metrics, name, instances.single_image, pinned_cpus(loaded, plan.threads))
+        return Engine(
+            loaded,
+            queue,
+            self._metrics,
+            name,
+            instances.single_image,
+            pinned_cpus(loaded, plan.threads),
+            stall_seconds(instances.seconds_per_image, plan.max_batch),
+        )
 
 
 def multiply_adds(version: Path, described: Manifest) -> int:

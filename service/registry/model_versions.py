@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 
 from service.core import malloc
@@ -16,9 +17,15 @@ from service.core.version_policy import Policy
 from service.messages.status import VersionState, VersionStatus
 from service.registry.loader import Loader
 from service.registry.repository import LoadError, VersionDir
-from service.registry.version import Version
+from service.registry.version import LoadedVersion, LoadFailure, Version
 
 log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = 10.0
+_MAX_RETRY_SECONDS = 600.0
+"""Pause after a load that failed; it doubles with each attempt. Memory or file descriptors may be available again."""
+_TURN_SECONDS = 2.0
+"""Time after which the next load begins beside one that is not done: loads take less memory one after another."""
 
 
 class ModelVersions:
@@ -27,16 +34,21 @@ class ModelVersions:
     Args:
         name: name of the model.
         loader: loads a version, in a thread.
+        turn: held by the load that has begun last, for all models together.
     """
 
-    def __init__(self, name: str, loader: Loader) -> None:
+    def __init__(self, name: str, loader: Loader, turn: asyncio.Lock) -> None:
         self.name = name
         self.current: Version | None = None
         """The newest version that is READY: it answers requests without a version."""
         self._loader = loader
+        self._turn = turn
         self._versions: dict[int, Version] = {}
         self._found: Mapping[int, VersionDir] = {}
         self._policy = Policy("latest")
+        self._loading: dict[int, Version] = {}
+        """The content of each version that is loaded now; an older content may take requests meanwhile."""
+        self._loads: set[asyncio.Task[None]] = set()
         self._unloading: dict[Version, asyncio.Task[None]] = {}
 
     @property
@@ -47,7 +59,7 @@ class ModelVersions:
     @property
     def empty(self) -> bool:
         """Whether no version is in the repository or in memory."""
-        return not (self._found or self._versions or self._unloading)
+        return not (self._found or self._versions or self._loads or self._unloading)
 
     def find(self, number: int | None = None) -> Version | None:
         """A version that takes requests, or the current one; None if there is none."""
@@ -58,11 +70,7 @@ class ModelVersions:
 
     def is_loading(self, number: int | None = None) -> bool:
         """Whether a version, or any version, is being loaded."""
-        return any(
-            version.state is VersionState.LOADING
-            for version in self._versions.values()
-            if number in (None, version.number)
-        )
+        return bool(self._loading) if number is None else number in self._loading
 
     def failure(self, number: int | None = None) -> str | None:
         """Why a version, or the newest that failed, could not be loaded."""
@@ -70,19 +78,33 @@ class ModelVersions:
         chosen = [version for version in failed if number in (None, version.number)]
         return max(chosen, key=lambda version: version.number).reason if chosen else None
 
-    async def reconcile(self, found: Mapping[int, VersionDir], policy: Policy) -> None:
-        """Load the versions that the policy selects from the repository, then retire the others.
+    def reconcile(self, found: Mapping[int, VersionDir], policy: Policy) -> None:
+        """Begin to load the versions that the policy selects from the repository, and retire the others.
 
         If none of the selected versions can be loaded, the versions that took requests continue.
         """
         self._found, self._policy = found, policy
+        self._update()
+
+    async def settled(self) -> None:
+        """Wait until no version is being loaded."""
+        while self._loads:
+            await asyncio.wait(self._loads)
+
+    def _update(self) -> None:
+        """Begin the loads that are due, and retire the versions that are not needed any more."""
+        candidates = self._policy.candidates(self._found)
+        for number in self._loading.keys() - set(candidates):
+            self._drop_load(number)
         self._update_entries()
-        candidates = policy.candidates(found)
-        kept = set()
+        kept, loads = set(), False
         for number in candidates:
-            if await self._ensure_ready(number):
+            if not (loads and self._policy.one):
+                self._ensure_loaded(number)
+            loads |= number in self._loading
+            if self._versions[number].ready:
                 kept.add(number)
-                if policy.one:
+                if self._policy.one:
                     break
         if kept or not candidates:
             for version in self.ready:
@@ -105,53 +127,93 @@ class ModelVersions:
     def _update_current(self) -> None:
         self.current = max(self.ready, key=lambda version: version.number, default=None)
 
-    async def _ensure_ready(self, number: int) -> bool:
-        """Load the content that a version has in the repository; whether the version takes requests."""
+    def _ensure_loaded(self, number: int) -> None:
+        """Begin to load the content that a version has in the repository, unless this is done or has failed."""
         version, directory = self._versions[number], self._found[number]
-        if version.failed == directory.fingerprint:
-            return version.ready
+        loading = self._loading.get(number)
+        if loading is not None and loading.directory == directory:
+            return
         if version.ready and version.directory.fingerprint == directory.fingerprint:
             version.reason = version.failed = None
-            return True
-        if version.ready:
-            return await self._replace(version, directory)
-        if version.state is VersionState.UNLOADING:
-            version = self._versions[number] = Version(number, directory)
-        return await self._load(version) is None
+            return
+        failed = version.failed
+        if failed is not None and failed.fingerprint == directory.fingerprint and time.monotonic() < failed.retry_at:
+            return
+        new = version if version.state is VersionState.UNAVAILABLE else Version(number, directory)
+        if not version.ready:
+            self._versions[number] = new
+        self._loading[number] = new
+        new.state = VersionState.LOADING
+        task = asyncio.create_task(self._load(new))
+        self._loads.add(task)
+        task.add_done_callback(self._loads.discard)
 
-    async def _replace(self, old: Version, directory: VersionDir) -> bool:
-        """Load the new content of a version that takes requests. If this fails, the old content continues."""
-        new = Version(old.number, directory)
-        reason = await self._load(new)
-        if reason is None:
-            self._versions[old.number] = new
-            self._retire(old)
-        else:
-            old.failed, old.reason = directory.fingerprint, f"an older content is served: {reason}"
-        return True
+    def _drop_load(self, number: int) -> None:
+        """Forget a load that has no use any more; its thread cannot be stopped."""
+        version = self._loading.pop(number)
+        version.set_unavailable("not needed any more")
 
-    async def _load(self, version: Version) -> str | None:
-        """Load a version. Returns the reason if this fails."""
-        version.state, version.reason = VersionState.LOADING, None
+    async def _load(self, version: Version) -> None:
+        """Load a version, and put it into service if it is still needed."""
+        number, loaded = version.number, None
         try:
-            loaded = await run_in_background(self._loader.load, version.directory.folder)
+            loaded = await self._load_in_turn(version)
+            if self._loading.get(number) is version:
+                loaded.engine.start()
+                self._serve(version, loaded)
+                loaded = None
         except Exception as error:  # an error in one version must not affect the others
-            expected = isinstance(error, LoadError)
-            reason = str(error) if expected else f"cannot be loaded: {error}"
-            log.error(
-                "%s version %d is not served: %s",
-                self.name,
-                version.number,
-                reason,
-                exc_info=None if expected else error,
-            )
-            version.set_unavailable(reason, failed=version.directory.fingerprint)
-            await asyncio.to_thread(malloc.trim)
-            return reason
-        loaded.engine.start()
+            if self._loading.get(number) is version:
+                self._note_failure(version, error)
+        if self._loading.get(number) is version:
+            del self._loading[number]
+        self._update()
+        if not version.ready:
+            if loaded is not None:
+                await loaded.engine.close()
+            await run_in_background(malloc.trim)
+
+    async def _load_in_turn(self, version: Version) -> LoadedVersion:
+        """Load a version after those that were begun before, or beside one that takes long."""
+        async with self._turn:
+            load = asyncio.ensure_future(run_in_background(self._loader.load, version.directory.folder))
+            try:
+                await asyncio.wait([load], timeout=_TURN_SECONDS)
+            except asyncio.CancelledError:
+                load.cancel()
+                raise
+        return await load
+
+    def _serve(self, version: Version, loaded: LoadedVersion) -> None:
+        """Have a version take requests, in place of its older content."""
+        old = self._versions.get(version.number)
         version.set_ready(loaded)
+        self._versions[version.number] = version
         self._update_current()
-        return None
+        if old is not None and old is not version and old.ready:
+            self._retire(old)
+
+    def _note_failure(self, version: Version, error: Exception) -> None:
+        """Keep the reason of a failed load, and when it is tried again."""
+        expected = isinstance(error, LoadError | OSError | MemoryError)
+        reason = str(error) if isinstance(error, LoadError) else f"cannot be loaded: {error}"
+        entry, fingerprint = self._versions[version.number], version.directory.fingerprint
+        again = entry.failed is not None and entry.failed.fingerprint == fingerprint
+        attempts = 1 + (entry.failed.attempts if again and entry.failed is not None else 0)
+        pause = min(_RETRY_SECONDS * 2 ** (attempts - 1), _MAX_RETRY_SECONDS)
+        failed = LoadFailure(fingerprint, attempts, time.monotonic() + pause)
+        if entry is version:
+            version.set_unavailable(reason, failed)
+        else:
+            entry.failed, entry.reason = failed, f"an older content is served: {reason}"
+        log.error(
+            "%s version %d is not served, and tried again in %.0f s or when its files change: %s",
+            self.name,
+            version.number,
+            pause,
+            reason,
+            exc_info=None if expected else error,
+        )
 
     def retry(self) -> None:
         """Have the next `reconcile` load versions again that failed, or that are served without their TensorRT
@@ -170,7 +232,7 @@ class ModelVersions:
         try:
             await version.unused.wait()
             await version.engine.close()
-            await asyncio.to_thread(malloc.trim)
+            await run_in_background(malloc.trim)
         except Exception:  # a version that cannot be freed must not keep its entry
             log.exception("%s version %d was not freed", self.name, version.number)
         finally:
@@ -180,9 +242,10 @@ class ModelVersions:
         log.info("%s version %d is unloaded", self.name, version.number)
 
     async def close(self) -> None:
-        """Finish the images that the engines accepted, then free everything."""
-        for version in self.ready:
-            self._retire(version)
+        """Finish the images that the engines accepted, then free everything. Loads are not waited for."""
+        self.reconcile({}, self._policy)
+        for load in self._loads:
+            load.cancel()
         for version in self._unloading:
             version.unused.set()  # do not wait for requests that still hold a version
         await asyncio.gather(*self._unloading.values())

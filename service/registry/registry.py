@@ -15,9 +15,10 @@ from service.messages.model import ServedModel
 from service.messages.status import ModelStatus, PlanStatus, VersionStatus
 from service.registry.loader import Loader
 from service.registry.model_versions import ModelVersions
-from service.registry.repository import LoadError, VersionDir, find_versions
+from service.registry.periodic import repeat
+from service.registry.repository import VersionDir
+from service.registry.repository_reader import RepositoryReader
 from service.registry.version import Version
-from service.registry.watcher import changes
 from service.telemetry.metrics import Metrics
 from service.telemetry.statistics import Statistics
 
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 
 LOADING = "loading and warming up"
 """The reason of a service that will be ready by itself; any other reason needs an action."""
+
+_CHECK_SECONDS = 1.0
+_CLOSE_SECONDS = 1.0
 
 _UNLOADED = Policy("unloaded", frozenset())
 
@@ -49,10 +53,12 @@ class Registry:
         """Versions that requests hold, by key."""
         self._unloaded: set[str] = set()
         self._default: str | None = None
-        self._trouble: str | None = None
-        """Why the repository cannot be read."""
+        self._reader = RepositoryReader(settings.repository, metrics)
+        self._reading = asyncio.Lock()
+        self._was_read = False
+        self._turn = asyncio.Lock()
+        """Held by the load that has begun last."""
         self._stop = asyncio.Event()
-        self._refreshing = asyncio.Lock()
         metrics.watch_versions(self._served_versions)
 
     async def start(self) -> None:
@@ -63,40 +69,59 @@ class Registry:
             self.loading = False
 
     async def watch(self) -> None:
-        """Refresh whenever the repository changes, until `close`."""
-        async for _ in changes(self._settings.repository, self._settings.watch, self._stop):
-            await self.refresh()
+        """Apply changes of the repository after the first read, and detect stalled batches, until `close`."""
+        await asyncio.gather(
+            repeat(self._apply_changes, _CHECK_SECONDS, self._stop),
+            repeat(self._check_progress, _CHECK_SECONDS, self._stop),
+        )
+
+    async def _apply_changes(self) -> float:
+        if self._was_read and self._settings.watch != "off":
+            await self._read()
+        return self._reader.pause
+
+    async def _check_progress(self) -> float:
+        for model in self._models.values():
+            for version in model.ready:
+                version.engine.check_progress()
+        return _CHECK_SECONDS
 
     async def close(self) -> None:
-        """Finish the requests that were accepted, then free everything."""
+        """Finish the requests that were accepted, then free everything. Waits for a second at most: whatever still runs
+        then, such as a stalled batch, ends with the process."""
         self.draining = True
         self._stop.set()
-        async with self._refreshing:
-            await asyncio.gather(*(model.close() for model in self._models.values()))
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await asyncio.gather(*(model.close() for model in self._models.values()))
+        except TimeoutError:
+            log.error("a batch does not end; the process does not wait for it")
 
     async def refresh(self) -> None:
-        """Read the repository, load new versions and retire removed ones. A version that failed is tried again when its
-        files change."""
-        async with self._refreshing:
-            try:
-                found = await asyncio.to_thread(find_versions, self._settings.repository)
-            except LoadError as error:  # loaded versions continue: a file system may be missing for a moment
-                if str(error) != self._trouble:
-                    log.error("%s", error)
-                self._trouble = str(error)
-                return
-            self._trouble = None if found else f"{self._settings.repository} holds no model yet"
-            for name in sorted(found.keys() | self._models.keys()):
-                if not self.draining:
-                    await self._reconcile(name, found.get(name, {}))
+        """Read the repository, and wait until new versions are loaded and removed ones retired. A version that failed
+        is tried again when its files change, or after some time."""
+        await self._read()
+        await asyncio.gather(*(model.settled() for model in self._models.values()))
 
-    async def _reconcile(self, name: str, found: Mapping[int, VersionDir]) -> None:
+    async def _read(self) -> None:
+        """Read the repository, begin to load new versions, and retire removed ones."""
+        async with self._reading:
+            contents = await self._reader.read()
+            self._was_read = True
+            if contents is None:  # loaded versions continue: a file system may be missing for a moment
+                return
+            for name in sorted(contents.versions.keys() | self._models.keys() - contents.unreadable.keys()):
+                if not self.draining:
+                    self._reconcile(name, contents.versions.get(name, {}))
+
+    def _reconcile(self, name: str, found: Mapping[int, VersionDir]) -> None:
         model = self._models.get(name)
         if model is None:
-            model = self._models[name] = ModelVersions(name, self._loader)
+            model = self._models[name] = ModelVersions(name, self._loader, self._turn)
             self._metrics.watch_queue(name, lambda: sum(version.engine.waiting for version in self._ready(name)))
             self._metrics.watch_devices(name, lambda: sum(version.engine.devices for version in self._ready(name)))
-        await model.reconcile(found, _UNLOADED if name in self._unloaded else self._policies.of(name))
+            self._metrics.watch_stalled(name, lambda: sum(version.engine.stalled for version in self._ready(name)))
+        model.reconcile(found, _UNLOADED if name in self._unloaded else self._policies.of(name))
         if model.empty:
             del self._models[name]
 
@@ -115,9 +140,10 @@ class Registry:
         self._unloaded.discard(name)
         if name in self._models:
             self._models[name].retry()
-        await self.refresh()
+        await self._read()
         if name not in self._models:
             raise self._not_found(name)
+        await self._models[name].settled()
         if reason := self._models[name].failure():
             raise Unavailable(f"model {name} could not be loaded: {reason}")
 
@@ -130,7 +156,7 @@ class Registry:
         if name not in self._models:
             raise self._not_found(name)
         self._unloaded.add(name)
-        await self.refresh()
+        await self._read()
 
     def current(self) -> dict[str, ServedModel]:
         """The current version of each model, sorted by name."""
@@ -243,7 +269,7 @@ class Registry:
             return [LOADING]
         current = self._current()
         dead = [
-            f"{name}: {'; '.join(version.engine.lost) or 'its engine has stopped'}"
+            f"{name}: {'; '.join(version.engine.problems) or 'its engine has stopped'}"
             for name, version in current.items()
             if not version.engine.alive
         ]
@@ -251,13 +277,14 @@ class Registry:
             return dead
         failed = {name: model.failure() for name, model in self._models.items()}
         reasons = [f"{name}: {reason}" for name, reason in failed.items() if reason]
-        return reasons or [self._trouble or "no model is served"]
+        return reasons or self._reader.problems() or [f"{self._settings.repository} holds no model yet"]
 
     def degraded(self) -> list[str]:
-        """Limitations of models that are served: lost devices, and TensorRT engines that are missing or unusable."""
-        limits = []
+        """Limitations of a service that is ready: devices that are lost or do not finish their batch, TensorRT engines
+        that are missing or unusable, and folders of the repository that cannot be read."""
+        limits = self._reader.problems()
         for name, version in self._current().items():
-            limits += [f"{name}: {lost}" for lost in version.engine.lost]
+            limits += [f"{name}: {problem}" for problem in version.engine.problems]
             if version.loaded is not None and version.loaded.fallback_reason is not None:
                 limits.append(f"{name}: TensorRT does not serve it: {version.loaded.fallback_reason}")
         return limits

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from models.artifact import manifest
 from models.artifact.manifest import MODEL_NAME
 
 _VERSION = r"[1-9][0-9]{0,17}"
+_FOLDER = "."
+"""Name of the folder itself in a fingerprint."""
 
 
 class LoadError(Exception):
@@ -17,7 +22,8 @@ class LoadError(Exception):
 
 
 Fingerprint = tuple[tuple[str, int, int], ...]
-"""Name, size in bytes and modification time in ns of each file: it changes with the content of a folder."""
+"""Name, size in bytes and modification time in ns of each file: it changes with the content of a folder. A file or a
+folder that cannot be read has -1 and the number of the error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,33 +34,84 @@ class VersionDir:
     fingerprint: Fingerprint
 
 
+class Contents(NamedTuple):
+    """The content of a repository."""
+
+    versions: dict[str, dict[int, VersionDir]]
+    """The versions, by model and number. Folders that cannot be read are listed; to load them gives the reason."""
+    unreadable: dict[str, str]
+    """Models whose folder cannot be read, with the reason."""
+
+
 def find_versions(repository: Path) -> dict[str, dict[int, VersionDir]]:
-    """The versions of a repository, by model and number.
+    """As `read_repository`, without the models that cannot be read."""
+    return read_repository(repository).versions
+
+
+def read_repository(repository: Path) -> Contents:
+    """Find the versions of a repository.
 
     Raises:
-        LoadError: there is no such folder, or it cannot be read.
+        LoadError: there is no such folder, it cannot be read, or this process lacks the resources to read it.
     """
     if not repository.is_dir():
         raise LoadError(f"{repository}: there is no such folder; give the one that resnet-export wrote to")
-    found: dict[str, dict[int, VersionDir]] = {}
+    contents = Contents({}, {})
     try:
-        for model in sorted(repository.iterdir()):
-            if not re.fullmatch(MODEL_NAME, model.name) or not model.is_dir():
-                continue
-            for folder in sorted(model.iterdir()):
-                if re.fullmatch(_VERSION, folder.name) and (folder / manifest.FILE_NAME).is_file():
-                    found.setdefault(model.name, {})[int(folder.name)] = VersionDir(folder, _fingerprint(folder))
+        for name in _names(repository, MODEL_NAME):
+            try:
+                versions = _find_in_model(repository / name)
+            except OSError as error:
+                _raise_if_exhausted(error)
+                contents.unreadable[name] = f"{repository / name}: cannot be read: {error.strerror}"
+            else:
+                if versions:
+                    contents.versions[name] = versions
     except OSError as error:
         raise LoadError(f"{repository}: cannot be read: {error}") from error
+    return contents
+
+
+def _find_in_model(folder: Path) -> dict[int, VersionDir]:
+    found = {}
+    for name in _names(folder, _VERSION):
+        fingerprint = _fingerprint(folder / name)
+        if any(entry[0] in (manifest.FILE_NAME, _FOLDER) for entry in fingerprint):
+            found[int(name)] = VersionDir(folder / name, fingerprint)
     return found
+
+
+def _names(folder: Path, pattern: str) -> list[str]:
+    """Names of the entries of a folder that match a pattern, sorted; none if it is not a folder."""
+    try:
+        return sorted(name for name in os.listdir(folder) if re.fullmatch(pattern, name))
+    except (FileNotFoundError, NotADirectoryError):  # removed meanwhile, or a file
+        return []
 
 
 def _fingerprint(folder: Path) -> Fingerprint:
     entries = []
-    for path in sorted(folder.iterdir()):
-        try:
-            status = path.stat()
-        except FileNotFoundError:  # removed meanwhile
-            continue
-        entries.append((path.name, status.st_size, status.st_mtime_ns))
-    return tuple(entries)
+    try:
+        with os.scandir(folder) as files:
+            for file in files:
+                try:
+                    status = file.stat()
+                except FileNotFoundError:  # removed meanwhile
+                    continue
+                except OSError as error:  # such as a link to itself
+                    _raise_if_exhausted(error)
+                    entries.append((file.name, -1, error.errno or 0))
+                else:
+                    entries.append((file.name, status.st_size, status.st_mtime_ns))
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except OSError as error:
+        _raise_if_exhausted(error)
+        return ((_FOLDER, -1, error.errno or 0),)
+    return tuple(sorted(entries))
+
+
+def _raise_if_exhausted(error: OSError) -> None:
+    """Raise an error again if it says nothing about the file: this process has no descriptors or memory left."""
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        raise error

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,10 +23,14 @@ def check_inside(repository: Path, *paths: Path) -> None:
     """Check that symbolic links do not lead out of the repository.
 
     Raises:
-        LoadError: a path leads out of the repository.
+        LoadError: a path leads out of the repository, or to itself.
     """
     for path in paths:
-        if not path.resolve().is_relative_to(repository.resolve()):
+        try:
+            inside = path.resolve().is_relative_to(repository.resolve())
+        except (OSError, RuntimeError) as error:  # by version of Python
+            raise LoadError(f"{path}: cannot be read: {error}") from error
+        if not inside:
             raise LoadError(f"{path}: is a link that leads out of the repository")
 
 
@@ -52,7 +59,15 @@ def read_classifier(version: Path, described: Manifest) -> Classifier | None:
     return classifier_head.read(version / manifest.CLASSIFIER_FILE, len(described.labels))
 
 
-def load_verified(runtime: Runtime, source: Source, instances: int = 1) -> list[Executor]:
+class Verified(NamedTuple):
+    """Instances whose outputs are right."""
+
+    executors: list[Executor]
+    seconds_per_image: float
+    """Time of an image in a large batch; 0 for an executor that computes nothing."""
+
+
+def load_verified(runtime: Runtime, source: Source, instances: int = 1) -> Verified:
     """Load instances of a version on each device of a runtime, and verify each with the golden images.
 
     Raises:
@@ -62,12 +77,15 @@ def load_verified(runtime: Runtime, source: Source, instances: int = 1) -> list[
     images, logits = golden.read(source.version / manifest.GOLDEN_FILE)
     loaded = runtime.load(source, instances)
     with closed_on_error(loaded):
-        for executor in loaded:
-            check_golden(executor, images, logits, source.artifact.file, source.precision)
-    return loaded
+        seconds = [
+            check_golden(executor, images, logits, source.artifact.file, source.precision) for executor in loaded
+        ]
+    return Verified(loaded, max(seconds))
 
 
-def check_golden(executor: Executor, images: UInt8Array, logits: Float32Array, file: str, precision: Precision) -> None:
+def check_golden(
+    executor: Executor, images: UInt8Array, logits: Float32Array, file: str, precision: Precision
+) -> float:
     """Compute the golden images on an executor and compare the logits with those of the PyTorch model.
 
     The images are computed in every bucket on every stream; without buckets, in one batch and one by one.
@@ -79,22 +97,29 @@ def check_golden(executor: Executor, images: UInt8Array, logits: Float32Array, f
         file: name of the artifact, for messages.
         precision: precision of the arithmetic.
 
+    Returns:
+        Seconds per image in the size of batch that is fastest; 0 if the executor computes nothing.
+
     Raises:
         LoadError: the executor fails, or the difference of the logits exceeds the bound of the precision.
     """
     if not executor.computes:
-        return
+        return 0.0
+    fastest = math.inf
     for size in executor.buckets or (len(images), 1):
         # The images repeat until the last batch is full.
         order = np.arange(-(-len(images) // size) * size) % len(images)
         for _ in range(executor.concurrent_batches):  # executors use their streams in turn
             parts = []
             for indices in np.split(order, len(order) // size):
+                started = time.monotonic()
                 try:
                     parts.append(compute(executor, images[indices], frozenset({"logits"}))["logits"])
                 except Exception as error:  # the exceptions of runtimes have no common base
                     raise LoadError(f"{file}: the runtime fails on {size} golden images: {error}") from error
+                fastest = min(fastest, (time.monotonic() - started) / size)
             try:
                 parity.check(np.concatenate(parts), logits[order], precision)
             except ParityError as error:
                 raise LoadError(f"{file}: wrong outputs for the golden images in batches of {size}: {error}") from error
+    return fastest

@@ -25,6 +25,16 @@ class LoadedVersion:
     """Why another runtime serves a version for which TensorRT is configured."""
 
 
+@dataclass(frozen=True, slots=True)
+class LoadFailure:
+    """Content of a version's folder that could not be loaded. It is tried again when it changes, or later."""
+
+    fingerprint: Fingerprint
+    attempts: int
+    retry_at: float
+    """`time.monotonic` seconds."""
+
+
 @dataclass(eq=False, slots=True)
 class Version:
     """One content of a version's folder. Used on the event loop only.
@@ -41,8 +51,8 @@ class Version:
     state: VersionState = VersionState.UNAVAILABLE
     reason: str | None = None
     """Why the version is UNAVAILABLE or UNLOADING, or what limits it when it is READY."""
-    failed: Fingerprint | None = None
-    """Content of the folder that could not be loaded; it is tried again when it changes."""
+    failed: LoadFailure | None = None
+    """The last attempt to load the version, if it failed."""
     loaded: LoadedVersion | None = None
     """Set in the states READY and UNLOADING."""
     users: int = 0
@@ -88,7 +98,7 @@ class Version:
         """Enter READY."""
         self.state, self.reason, self.failed, self.loaded = VersionState.READY, None, None, loaded
 
-    def set_unavailable(self, reason: str, failed: Fingerprint | None = None) -> None:
+    def set_unavailable(self, reason: str, failed: LoadFailure | None = None) -> None:
         """Enter UNAVAILABLE, because of a failure if `failed` is given."""
         self.state, self.reason, self.failed, self.loaded = VersionState.UNAVAILABLE, reason, failed, None
 
@@ -104,7 +114,7 @@ class Version:
         """The state and the reason, with the state of the engine."""
         state, reason = self.state, self.reason
         if self.ready:
-            reason = "; ".join(self.engine.lost) or reason
+            reason = "; ".join(self.engine.problems) or reason
             if not self.engine.alive:
                 state, reason = VersionState.UNAVAILABLE, reason or "its engine has stopped"
         accuracy = None if self.loaded is None else self.served.accuracy

@@ -66,8 +66,12 @@ class Metrics:
             "Time by which the event loop is late, measured every 20 ms: no connection is served meanwhile.",
             _LAG_SECONDS,
         ).labels()
+        self._reads = self._counter("resnet_repository_reads", "Attempts to read the repository.", "outcome")
         # Read when Prometheus scrapes.
         self._devices = self._gauge("resnet_devices", "Devices that compute.", "model")
+        self._stalled = self._gauge(
+            "resnet_devices_stalled", "Devices that do not finish their batch, until the batch ends.", "model"
+        )
         self._waiting = self._gauge("resnet_queue_images", "Images that wait for a batch.", "model")
         self._in_flight = self._gauge("resnet_requests_in_flight", "Requests accepted and not yet answered.")
         self.registry.register(_DroppedLines())
@@ -77,6 +81,8 @@ class Metrics:
             self.refused.labels("", reason)
         for outcome in ("loaded", "failed"):
             self._loads.labels(outcome)
+        for outcome in ("read", "failed"):
+            self._reads.labels(outcome)
 
     def _loop_counter(self, name: str, text: str, *labels: str) -> LoopCounter:
         counter = LoopCounter(name, text, labels)
@@ -124,6 +130,10 @@ class Metrics:
             self._loads.labels(outcome).inc()
             self._load_seconds.observe(time.monotonic() - started)
 
+    def repository_read(self, outcome: str) -> None:
+        """Count an attempt to read the repository: `read` or `failed`."""
+        self._reads.labels(outcome).inc()
+
     def watch_requests(self, in_flight: Callable[[], float]) -> None:
         """Read the number of requests in flight at each scrape."""
         self._in_flight.set_function(in_flight)
@@ -139,6 +149,10 @@ class Metrics:
     def watch_devices(self, model: str, devices: Callable[[], float]) -> None:
         """Read the number of a model's devices at each scrape."""
         self._devices.labels(model).set_function(devices)
+
+    def watch_stalled(self, model: str, stalled: Callable[[], float]) -> None:
+        """Read the number of a model's devices that do not finish their batch at each scrape."""
+        self._stalled.labels(model).set_function(stalled)
 
     def watch_versions(self, served: Callable[[], Iterable[tuple[str, str, str, str]]]) -> None:
         """Read the served versions at each scrape: model, version, executor and precision of each."""

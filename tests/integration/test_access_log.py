@@ -83,6 +83,8 @@ def test_every_metric_is_counted(
     assert values["resnet_model_loads_total", "failed"] == 0
     assert values["resnet_model_load_seconds_sum",] > 0
     assert values["resnet_model_info", "onnxruntime-cpu", "tiny", "float32", "1"] == 1
+    assert values["resnet_repository_reads_total", "read"] >= 1
+    assert values["resnet_devices_stalled", "tiny"] == 0
     assert values["resnet_queue_images", "tiny"] == 0
     assert values["during", "resnet_images_in_flight"] == 512
     assert values["resnet_images_in_flight", "tiny"] == 0
@@ -123,6 +125,8 @@ def test_all_metrics_are_tested(traffic: tuple[str, dict[tuple[str, ...], float]
         "resnet_confidence",
         "resnet_event_loop_lag_seconds",
         "resnet_log_lines_dropped",
+        "resnet_repository_reads",
+        "resnet_devices_stalled",
     }
 
 

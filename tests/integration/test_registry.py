@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import shutil
 import time
@@ -18,13 +17,11 @@ import numpy as np
 import pytest
 
 from models.artifact import manifest
-from service.core.choices import Watch
 from service.core.errors import NotFound, ServiceError, Unavailable
 from service.core.settings import Settings
 from service.core.version_policy import Policies
 from service.executors.onnxruntime_cpu import OnnxRuntimeCpuExecutor
 from service.messages.inference import InferenceRequest
-from service.registry import watcher
 from service.registry.loader import Loader
 from service.registry.registry import Registry
 from service.registry.version import LoadedVersion
@@ -399,30 +396,6 @@ def test_name_with_the_suffix_encoded_is_refused(repo: Path) -> None:
 
     add(repo, 1, name="tiny-encoded")
     play(repo, scenario)
-
-
-@pytest.mark.parametrize("how", ["auto", "poll"])
-def test_changes_are_reported(how: Watch, tmp_path: Path) -> None:
-    async def scenario() -> None:
-        stop = asyncio.Event()
-        bursts = watcher.changes(tmp_path, how, stop)
-        async with asyncio.timeout(TIMEOUT):
-            await anext(bursts)
-            (tmp_path / "model").mkdir()
-            await anext(bursts)
-            (tmp_path / "model" / ".partial").mkdir()
-            await anext(bursts)
-            (tmp_path / "model" / ".partial").rename(tmp_path / "model" / "1")
-            await anext(bursts)
-            stop.set()
-            assert [burst async for burst in bursts] == []
-
-    asyncio.run(scenario())
-
-
-def test_file_system_of_a_folder() -> None:
-    assert watcher.file_system(Path("/proc/self")) == "proc"
-    assert watcher.file_system(Path(os.devnull)) != "proc"
 
 
 @contextmanager

@@ -85,6 +85,10 @@ class ServedProcess:
         """Number of threads."""
         return len(os.listdir(f"/proc/{self.process.pid}/task"))
 
+    def address_space(self) -> int:
+        """Size of the process's address space in bytes."""
+        return int(self._status("VmSize") * 1e6)
+
     def wait_until_ready(self) -> None:
         """Wait until `/readyz` says 200.
 
