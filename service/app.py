@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.middleware.cors import CORSMiddleware
 
+from models.imaging.allowance import DecodeMemory
 from service.core.settings import Settings
 from service.decoding.decoder import Decoder
 from service.executors.cuda.gpu_batcher import DecodeBatcher
@@ -48,7 +49,11 @@ class Service:
         self.registry = Registry(settings, self.metrics)
         gpu = open_decoder(settings.decode_gpu, settings.max_pixels)
         decoder = Decoder(
-            settings.decode_threads, settings.max_pixels, settings.decode, None if gpu is None else DecodeBatcher(gpu)
+            settings.decode_threads,
+            settings.max_pixels,
+            settings.decode,
+            None if gpu is None else DecodeBatcher(gpu),
+            DecodeMemory(settings.max_decode_bytes),
         )
         self.pipeline = Pipeline(self.registry, decoder, settings, self.metrics)
 

@@ -1,53 +1,65 @@
 """Decodes image files to Pillow images in the colour mode of a network, for training, serving and scoring. No torch.
 
-- the EXIF orientation is applied, so a portrait photograph of a phone is upright;
+- the EXIF orientation is applied, so a portrait photograph of a phone is upright; unreadable metadata means upright;
 - 16-bit and 32-bit grey is scaled to 8 bits (range of 32-bit values: 0-65535 for integers, 0-1 for floating point);
 - alpha is composed over white; palettes, CMYK and other modes are converted by Pillow;
 - the first frame of an animation is used;
 - ICC profiles are ignored, because networks are trained on the stored values.
+
+Files are hostile: the cost of a file is read from its headers first (`sources`), and limited by an `Allowance`.
 """
 
 from __future__ import annotations
 
-import io
 import struct
 import warnings
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
-import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageFile, UnidentifiedImageError
 
-from models.imaging import png
+from models.imaging import decode_cost, png, sources
+from models.imaging.allowance import DEFAULT_MAX_PIXELS, UNLIMITED, Allowance
+from models.imaging.conversion import Mode, to_mode, upright
+from models.imaging.errors import DeadlinePassed, ImageError, NotAnImage, TooManyPixels, TooMuchMemory, UnsupportedMode
+from models.imaging.orientation import UPRIGHT
+from models.imaging.sources import FORMATS, Source
+
+__all__ = [
+    "DEFAULT_MAX_PIXELS",
+    "FORMATS",
+    "Allowance",
+    "DeadlinePassed",
+    "ImageError",
+    "Mode",
+    "NotAnImage",
+    "Reduced",
+    "TooManyPixels",
+    "TooMuchMemory",
+    "UnsupportedMode",
+    "decode",
+    "decode_reduced",
+    "to_mode",
+]
 
 # Pillow warns of odd metadata in files that it decodes. Set once, because `catch_warnings` is not thread-safe.
 warnings.filterwarnings("ignore", module="PIL")
 Image.init()  # loads all codecs now, or the first damaged file would wait for them
-# `max_pixels` below is the limit instead: per call, and checked before decoding.
+# `Allowance.max_pixels` is the limit instead: per call, and checked before decoding.
 Image.MAX_IMAGE_PIXELS = None
+# The reader of plain PPM removes comments in a time that grows with the square of this.
+ImageFile.SAFEBLOCK = 64 * 1024
+# Images are decoded in several threads already, and each thread of a decoder takes memory of its own.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
-Mode = Literal["L", "RGB"]
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-"""Accepted formats: common ones, whose decoders are fuzzed. Pillow knows further formats, which are little used."""
-
-_TURNED = (2, 3, 4, 5, 6, 7, 8)
-"""EXIF orientations of images that are stored turned or mirrored."""
 _SIDEWAYS, _FROM_RIGHT, _FROM_BOTTOM = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
 """EXIF orientations that swap width and height, that move the left side to the right, and the top to the bottom."""
 
-DEFAULT_MAX_PIXELS = 64_000_000
-
-
-class ImageError(ValueError):
-    """The bytes cannot be used as an image; the message is meant for the client."""
-
-
-class NotAnImage(ImageError):
-    """The bytes are no image, have an unknown format or are damaged."""
-
-
-class TooManyPixels(ImageError):
-    """The image has more pixels than the limit, according to its header."""
+_PLAIN_PNG_PIXELS = 256 * 256
+"""Largest PNG that is decoded without Pillow's reader; for larger ones it makes no difference."""
+_LONG_RATIO = 8
+_OUT_OF_MEMORY = "out of memory"
+"""In the text of Pillow's error."""
 
 
 class Reduced(NamedTuple):
@@ -64,7 +76,11 @@ class Reduced(NamedTuple):
     may lie partly outside."""
 
 
-def decode(data: bytes, mode: Mode, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+def _nothing(width: int, height: int) -> int:
+    return 0
+
+
+def decode(data: bytes, mode: Mode, allowance: Allowance = UNLIMITED) -> Image.Image:
     """Decode an image file completely (Pillow's `open` alone is lazy).
 
     Returns:
@@ -72,13 +88,19 @@ def decode(data: bytes, mode: Mode, max_pixels: int = DEFAULT_MAX_PIXELS) -> Ima
 
     Raises:
         NotAnImage: the bytes are empty, no image, of a format not in `FORMATS`, truncated or damaged.
-        TooManyPixels: width x height is larger than `max_pixels`.
+        UnsupportedMode: the colours cannot be converted.
+        TooManyPixels, TooMuchMemory, DeadlinePassed: as the allowance.
+        MemoryError: there is no memory.
     """
-    return decode_reduced(data, mode, None, max_pixels).image
+    return decode_reduced(data, mode, None, allowance).image
 
 
 def decode_reduced(
-    data: bytes, mode: Mode, min_shorter_side: int | None, max_pixels: int = DEFAULT_MAX_PIXELS
+    data: bytes,
+    mode: Mode,
+    min_shorter_side: int | None,
+    allowance: Allowance = UNLIMITED,
+    needed_later: Callable[[int, int], int] = _nothing,
 ) -> Reduced:
     """Decode like `decode`, but a JPEG file at 1/2, 1/4 or 1/8 of its size if that is enough.
 
@@ -89,21 +111,25 @@ def decode_reduced(
         data: content of the file.
         mode: L or RGB.
         min_shorter_side: smallest shorter side of the result in pixels; None decodes at full size.
-        max_pixels: limit of the full size.
+        allowance: limits. The caller releases it when the image is no longer used.
+        needed_later: gives the bytes that the caller takes for an upright image of a width and height, which are
+            reserved as well; may raise ImageError.
 
     Raises:
-        NotAnImage, TooManyPixels: as for `decode`.
+        ImageError, DeadlinePassed, MemoryError: as for `decode`.
     """
     if not data:
         raise NotAnImage("the image is empty: send the bytes of an image file")
-    if (plain := png.decode(data, max_pixels)) is not None:
+    if (plain := png.decode(data, min(_PLAIN_PNG_PIXELS, allowance.max_pixels))) is not None:
         width, height = plain.size
+        if max(width, height) > _LONG_RATIO * min(width, height):  # grows when it is resized
+            allowance.reserve(needed_later(width, height))
         result = to_mode(plain, mode)
         result.format = plain.format
         return Reduced(result, width, height, (0.0, 0.0, width, height))
     try:
-        return _decode(data, mode, min_shorter_side, max_pixels)
-    except ImageError:
+        return _decode(sources.read(data), mode, min_shorter_side, allowance, needed_later)
+    except (ImageError, DeadlinePassed, MemoryError):
         raise
     except UnidentifiedImageError:
         raise NotAnImage(f"this is not an image in a known format ({', '.join(FORMATS)})") from None
@@ -114,54 +140,57 @@ def decode_reduced(
         IndexError,
         KeyError,
         TypeError,
+        AttributeError,
         EOFError,
+        ArithmeticError,
+        AssertionError,
         struct.error,
         RuntimeError,
-        MemoryError,
     ) as error:
         # Pillow documents OSError, but its readers raise all of these for damaged files.
+        if _OUT_OF_MEMORY in str(error):
+            raise MemoryError(str(error)) from error
         raise NotAnImage(f"the image is damaged or incomplete ({error}): send the whole file") from error
 
 
-def _decode(data: bytes, mode: Mode, min_shorter_side: int | None, max_pixels: int) -> Reduced:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+def _decode(
+    source: Source,
+    mode: Mode,
+    min_shorter_side: int | None,
+    allowance: Allowance,
+    needed_later: Callable[[int, int], int],
+) -> Reduced:
+    if source.size is not None:  # Pillow allocates the pixels when it opens the file
+        width, height = source.size
+        source.check_pixels(width, height, allowance)
+        needed = decode_cost.decoding_bytes(source.format, "RGBA", width, height, mode, converted=True, turned=True)
+        later = max(needed_later(width, height), needed_later(height, width))
+        allowance.reserve(needed + source.extra_bytes(width * height) + later)
+    with source.open(allowance) as image:
         width, height = image.size
-        if width * height > max_pixels:
-            raise TooManyPixels(
-                f"the image has {width} x {height} pixels, more than the {max_pixels:,} "
-                "that are accepted: scale it down first"
-            )
-        file_format = image.format
-        if min_shorter_side is not None:
-            image.draft(None, (min_shorter_side, min_shorter_side))  # does nothing with other formats
+        orientation = source.orientation_of(image)
+        if source.size is None:
+            source.check_pixels(width, height, allowance)
+            later = needed_later(height, width) if orientation in _SIDEWAYS else needed_later(width, height)
+            if min_shorter_side is not None:
+                image.draft(None, (min_shorter_side, min_shorter_side))  # does nothing with other formats
+            needed = decode_cost.of_image(image, mode, orientation != UPRIGHT)
+            allowance.reserve(needed + source.extra_bytes(width * height) + later)
         fraction = round(width / image.width)
         image.load()
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-        # It would also copy an image that is upright.
-        result = to_mode(ImageOps.exif_transpose(image) if orientation in _TURNED else image, mode)
+        file_format = image.format
+        result = to_mode(image, mode, allowance.check_time)
+    del image
+    result = upright(result, orientation)
     result.format = file_format
+    return _placed(result, width, height, fraction, orientation)
+
+
+def _placed(image: Image.Image, width: int, height: int, fraction: int, orientation: int) -> Reduced:
+    """The position of a whole image of `width` x `height` stored pixels in an upright one at a fraction of its size."""
     if orientation in _SIDEWAYS:
         width, height = height, width
     across, down = width / fraction, height / fraction
-    left = result.width - across if orientation in _FROM_RIGHT else 0.0
-    top = result.height - down if orientation in _FROM_BOTTOM else 0.0
-    return Reduced(result, width, height, (left, top, left + across, top + down))
-
-
-def to_mode(image: Image.Image, mode: Mode) -> Image.Image:
-    """Convert a Pillow image to grey or colour, with alpha over white and 16 bits scaled to 8."""
-    if image.mode.startswith(("I", "F")):
-        return _to_eight_bits(image).convert(mode)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image if image.mode == mode else image.convert(mode)
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    if image.mode == "F":
-        scaled = np.nan_to_num(values).clip(0.0, 1.0) * 255.0 + 0.5
-        return Image.fromarray(scaled.astype(np.uint8))
-    return Image.fromarray((values.astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))
+    left = image.width - across if orientation in _FROM_RIGHT else 0.0
+    top = image.height - down if orientation in _FROM_BOTTOM else 0.0
+    return Reduced(image, width, height, (left, top, left + across, top + down))

@@ -88,6 +88,12 @@ class Geometry(BaseModel):
         # `asarray` tries four protocols of the image before it does the same.
         return np.frombuffer(image.tobytes(), np.uint8).reshape(self.shape)
 
+    def resizing_bytes(self, width: int, height: int) -> int:
+        """Bytes that `apply` takes for an image of a width and height, besides the image."""
+        (scaled_width, scaled_height), _ = self.cut(width, height)
+        # Pillow first resizes the rows, then the columns.
+        return scaled_width * (height + scaled_height) * (1 if self.mode == "L" else 4)
+
     @property
     def min_shorter_side(self) -> int:
         """Smallest shorter side in pixels that `apply_fast` takes without a loss."""

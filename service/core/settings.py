@@ -216,7 +216,11 @@ class Settings(BaseSettings):
     """Memory for the bodies of all requests in flight. Further requests are refused."""
 
     max_pixels: PositiveInt = 64_000_000
-    """Largest image, width times height; decoding takes about 4 bytes of memory per pixel."""
+    """Largest image, width times height."""
+
+    max_decode_bytes: PositiveInt = 1024 * _MIB
+    """Memory for all images of more than 16 MB that are decoded at the same time. Decoding takes 4 to 16 bytes per
+    pixel, by format. Images wait for memory until their time limit; an image that needs more is refused."""
 
     max_images: PositiveInt = 128
     """Most images in one request."""

@@ -12,7 +12,7 @@ from service.http import query
 from service.http.openapi import errors
 from service.http.problem_details import Problem
 from service.http.v1.schemas import Readiness
-from service.messages.backend import Backend
+from service.inference.pipeline import Pipeline
 
 router = APIRouter()
 
@@ -35,8 +35,8 @@ async def healthz() -> str:
 )
 async def readyz(request: Request, verbose: Verbose = None) -> Response:
     """200 if images are classified, with the devices that are lost; 503 while models load or if no engine works."""
-    backend: Backend = request.app.state.pipeline.backend
-    reasons = backend.not_ready()
+    pipeline: Pipeline = request.app.state.pipeline
+    reasons, backend = pipeline.not_ready(), pipeline.backend
     models = None if verbose is None else backend.statuses()
     answer = Readiness(ready=not reasons, reasons=reasons, degraded=backend.degraded() or None, models=models)
     return Response(answer.model_dump_json(exclude_none=True), 503 if reasons else 200, media_type="application/json")

@@ -10,7 +10,9 @@ from enum import StrEnum
 
 from models.artifact.parity import Float32Array
 from models.imaging import images
-from service.core.errors import BadRequest, DeadlineExceeded
+from models.imaging.allowance import Allowance
+from models.imaging.errors import DeadlinePassed, TooMuchMemory
+from service.core.errors import BadRequest, DeadlineExceeded, PayloadTooLarge
 from service.inference import activation_maps
 from service.inference.results import ImageResult
 from service.messages.model import ServedModel
@@ -97,6 +99,7 @@ class OptionalOutputs:
         files: Sequence[bytes],
         deadline: float,
         threads: Executor,
+        allowance: Allowance,
     ) -> list[ImageResult]:
         """Add the outputs to results, in a thread: takes milliseconds per image, for pictures tens of them per class.
 
@@ -107,18 +110,24 @@ class OptionalOutputs:
             files: the encoded images.
             deadline: `time.monotonic` seconds.
             threads: threads that draw.
+            allowance: limits for decoding the files again, until the deadline.
 
         Raises:
             DeadlineExceeded: the deadline passed.
+            PayloadTooLarge: an image takes too much memory in colour.
+            MemoryError: there is no memory.
         """
-        drawing = _Drawing(self, model, outputs)
+        drawing = _Drawing(self, model, outputs, allowance)
         try:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.get_running_loop().run_in_executor(threads, drawing.add, answers, files)
-        except TimeoutError:
+        except TooMuchMemory as error:
+            raise PayloadTooLarge(str(error)) from error
+        except (TimeoutError, DeadlinePassed):
             raise DeadlineExceeded("the time limit passed while maps were drawn: raise timeout_ms") from None
         finally:
             drawing.abandoned = True
+            allowance.end()
 
 
 NONE = OptionalOutputs()
@@ -131,12 +140,20 @@ class _Drawing:
         optional: the outputs.
         model: the version that computed the images.
         outputs: outputs of the engine.
+        allowance: limits for decoding.
     """
 
-    def __init__(self, optional: OptionalOutputs, model: ServedModel, outputs: Mapping[str, Float32Array]) -> None:
+    def __init__(
+        self,
+        optional: OptionalOutputs,
+        model: ServedModel,
+        outputs: Mapping[str, Float32Array],
+        allowance: Allowance,
+    ) -> None:
         self.abandoned = False
         """Whether the request has ended; the drawing then ends after the current map."""
         self._optional, self._model, self._outputs = optional, model, outputs
+        self._allowance = allowance
 
     def add(self, answers: Sequence[ImageResult], files: Sequence[bytes]) -> list[ImageResult]:
         """Add the outputs to results."""
@@ -158,7 +175,10 @@ class _Drawing:
         below = None
         if kind is Cam.picture:  # over the image in its own colours, although the network may take grey pixels
             self._check()
-            below = activation_maps.canvas(images.decode(data, "RGB", max_pixels=size[0] * size[1]))
+            try:
+                below = activation_maps.canvas(images.decode(data, "RGB", self._allowance))
+            finally:
+                self._allowance.release()
         predictions = []
         for item, values in zip(answer.predictions, maps, strict=True):
             self._check()

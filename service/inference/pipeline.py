@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from models.imaging.errors import DeadlinePassed
 from models.imaging.preprocess import Preprocess, UInt8Array
 from service.core.errors import DeadlineExceeded, Overloaded, ServiceError
 from service.core.priority import Priority
@@ -50,11 +51,16 @@ class Pipeline:
         self._drawing = ThreadPoolExecutor(settings.decode_threads, "draw", lower_priority)
         self._metrics = metrics
         metrics.watch_admitted(self.admission.images)
+        metrics.watch_decoder_threads(lambda: decoder.threads.held, lambda: decoder.threads.replaced)
 
     def close(self) -> None:
         """End the threads of the decoder, and those that draw."""
         self._decoder.close()
         self._drawing.shutdown(wait=False, cancel_futures=True)
+
+    def not_ready(self) -> list[str]:
+        """Reasons why the service cannot answer; empty when it is ready."""
+        return self.backend.not_ready() + self._decoder.not_ready()
 
     def check_admission(self, model: ServedModel, images: int, seconds: float, priority: Priority) -> None:
         """Check whether images can be admitted; arguments are those of `admit`.
@@ -97,8 +103,8 @@ class Pipeline:
             if decoded := self._decoder.decode_at_once(files, preprocess):
                 return decoded
             async with asyncio.timeout_at(deadline):
-                return await self._decoder.decode(files, preprocess, priority)
-        except TimeoutError:
+                return await self._decoder.decode(files, preprocess, priority, deadline)
+        except (TimeoutError, DeadlinePassed):
             raise DeadlineExceeded("the time limit passed while images were decoded: raise timeout_ms") from None
         finally:
             request_context.current().stage("decode", started, time.monotonic() - started)
@@ -216,7 +222,8 @@ class Pipeline:
     ) -> tuple[list[ImageResult], float]:
         """Add the optional outputs to results; also gives the seconds that it took."""
         started = time.monotonic()
-        extended = await optional.add(model, results, inference.outputs, files, deadline, self._drawing)
+        allowance = self._decoder.allowance(deadline)
+        extended = await optional.add(model, results, inference.outputs, files, deadline, self._drawing, allowance)
         seconds = time.monotonic() - started
         request_context.current().stage("extras", started, seconds)
         return extended, seconds

@@ -75,6 +75,9 @@ class Metrics:
         self._waiting = self._gauge("resnet_queue_images", "Images that wait for a batch.", "model")
         self._in_flight = self._gauge("resnet_requests_in_flight", "Requests accepted and not yet answered.")
         self.registry.register(_DroppedLines())
+        self._held = self._gauge(
+            "resnet_decoder_threads_held", "Decoder threads held by images after the end of their requests."
+        )
         self._models: dict[str, ModelMetrics] = {}
         # A series must begin at 0: the increase of a series that begins at 1 is 0, and no alert fires.
         for reason in REASONS:
@@ -146,6 +149,11 @@ class Metrics:
         """Read the number of images in flight per model at each scrape."""
         self.registry.register(_ImagesInFlight(images))
 
+    def watch_decoder_threads(self, held: Callable[[], int], replaced: Callable[[], int]) -> None:
+        """Read at each scrape how many decoder threads are held, and how many were replaced since the start."""
+        self._held.set_function(held)
+        self.registry.register(_ThreadsReplaced(replaced))
+
     def watch_devices(self, model: str, devices: Callable[[], float]) -> None:
         """Read the number of a model's devices at each scrape."""
         self._devices.labels(model).set_function(devices)
@@ -168,6 +176,17 @@ class _DroppedLines(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield CounterMetricFamily("resnet_log_lines_dropped", "Lines that the log lacks.", value=dropped_lines())
+
+
+class _ThreadsReplaced(Collector):
+    """A counter that is kept elsewhere."""
+
+    def __init__(self, replaced: Callable[[], int]) -> None:
+        self._replaced = replaced
+
+    def collect(self) -> Iterator[Metric]:
+        text = "Decoder threads that were replaced, because an image held them past its time limit."
+        yield CounterMetricFamily("resnet_decoder_threads_replaced", text, self._replaced())
 
 
 class _ImagesInFlight(Collector):

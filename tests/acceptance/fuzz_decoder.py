@@ -14,7 +14,7 @@ import atheris
 
 with atheris.instrument_imports(include=["models", "PIL"]):
     from models.imaging import images
-    from models.imaging.images import ImageError
+    from models.imaging.images import Allowance, ImageError
 
 _options = dict(argument[1:].split("=") for argument in sys.argv[1:] if re.match(r"-\w+=", argument))
 _interval = int(_options.get("max_total_time", "600")) / 10
@@ -32,7 +32,7 @@ def try_one(data: bytes) -> None:
         _next_report += _interval
         print(f"memory: {_resident_megabytes()} MB", file=sys.stderr, flush=True)
     try:
-        image = images.decode(data, "RGB" if len(data) % 2 else "L", max_pixels=1_000_000)
+        image = images.decode(data, "RGB" if len(data) % 2 else "L", Allowance(1_000_000))
     except ImageError:
         return
     if image.mode not in ("L", "RGB"):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from models.imaging.preprocess import Preprocess, UInt8Array
 from service.core.choices import DecodeMode
-from service.core.errors import PayloadTooLarge, ServiceError, UnprocessableImage
+from service.core.errors import Overloaded, PayloadTooLarge, ServiceError, UnprocessableImage
 from service.decoding.decoder import DecodedFile, Decoder
 from tests.support.geometry import preprocess_for
 from tests.support.tiny import cut
@@ -184,8 +184,18 @@ def test_any_shape_is_resized_without_a_crop() -> None:
     np.testing.assert_array_equal(answer.pixels, np.full((32, 32, 3), (7, 8, 9)))
 
 
-@pytest.mark.parametrize("raised", [RuntimeError("codec"), MemoryError(), OverflowError("too large")])
-def test_any_exception_of_a_codec_fails_one_image(raised: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("raised", "answer"),
+    [
+        (RuntimeError("codec"), UnprocessableImage),
+        (OverflowError("too large"), UnprocessableImage),
+        (MemoryError(), Overloaded),
+        (OSError("out of memory error when reading image file"), Overloaded),
+    ],
+)
+def test_any_exception_of_a_codec_fails_one_image(
+    raised: Exception, answer: type[ServiceError], monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened = Image.open
 
     def fail_on_gif(file: io.BytesIO, *arguments: object, **options: object) -> Image.Image:
@@ -196,7 +206,7 @@ def test_any_exception_of_a_codec_fails_one_image(raised: Exception, monkeypatch
     monkeypatch.setattr(Image, "open", fail_on_gif)
     good = encode(noise(40, 40))
     answers = decode([good, encode(noise(40, 40), "GIF"), good], threads=1)
-    assert [type(answer) for answer in answers] == [DecodedFile, UnprocessableImage, DecodedFile]
+    assert [type(answer) for answer in answers] == [DecodedFile, answer, DecodedFile]
 
 
 def test_a_damaged_avif() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from models.imaging.images import ImageError, NotAnImage, TooManyPixels, decode
+from models.imaging.images import Allowance, ImageError, NotAnImage, TooManyPixels, decode
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -164,9 +164,9 @@ def test_decompression_bomb_is_found_in_its_header() -> None:
 
 
 def test_limit_is_inclusive() -> None:
-    assert decode(encode(COLOUR), "RGB", max_pixels=48).size == (8, 6)
+    assert decode(encode(COLOUR), "RGB", Allowance(48)).size == (8, 6)
     with pytest.raises(TooManyPixels):
-        decode(encode(COLOUR), "RGB", max_pixels=47)
+        decode(encode(COLOUR), "RGB", Allowance(47))
 
 
 SEEDS = [
@@ -193,7 +193,7 @@ def test_damage_gives_an_image_or_an_image_error(
     for place, value in changes:
         data[place % len(data)] = value
     try:
-        image = decode(bytes(data[: len(data) - cut % len(data)]), mode, max_pixels=1_000_000)
+        image = decode(bytes(data[: len(data) - cut % len(data)]), mode, Allowance(1_000_000))
     except ImageError as error:
         assert str(error)
     else:

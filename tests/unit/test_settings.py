@@ -65,6 +65,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "timeout_ms": "1500.0",
         "max_body_bytes": "1000",
         "max_pixels": "2000",
+        "max_decode_bytes": "5000",
         "max_images": "30",
         "examples": str(tmp_path),
         "max_decompressed_bytes": "3000",

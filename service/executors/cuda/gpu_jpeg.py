@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from models.imaging import jpeg
 from models.imaging.preprocess import Geometry, UInt8Array
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import NoDevice
@@ -24,7 +25,7 @@ from service.messages.decoding import DecodedImage
 if TYPE_CHECKING:
     from service.executors.cuda.device import Device, Kernels
 
-_END = b"\xff\xd9"
+_END, _SCAN = b"\xff\xd9", b"\xff\xda"
 _JFIF = slice(6, 11), b"JFIF\0"
 _EXIF = b"Exif\0\0"
 _ORIENTATION = 0x0112
@@ -109,6 +110,7 @@ class JpegDecoder:
                 and stream.num_channels == 3
                 and min(stream.width, stream.height) >= _MIN_SIDE
                 and stream.width * stream.height <= self._max_pixels
+                and data.count(_SCAN) <= jpeg.MAX_SCANS
                 and _is_usual(data)
             )
         except Exception:  # the decoder of the host reports the error

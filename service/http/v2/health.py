@@ -8,7 +8,7 @@ from starlette.responses import Response
 from service.core.errors import Unavailable
 from service.http.openapi import errors
 from service.http.v2.schemas import Error
-from service.messages.backend import Backend
+from service.inference.pipeline import Pipeline
 
 router = APIRouter(prefix="/v2")
 
@@ -22,7 +22,7 @@ async def live() -> Response:
 @router.get("/health/ready", response_class=Response, responses=errors(Error, 503))
 async def ready(request: Request) -> Response:
     """200 if images are classified."""
-    backend: Backend = request.app.state.pipeline.backend
-    if reasons := backend.not_ready():
+    pipeline: Pipeline = request.app.state.pipeline
+    if reasons := pipeline.not_ready():
         raise Unavailable("; ".join(reasons))
     return Response()

@@ -1,0 +1,159 @@
+"""Limits of decoding: pixels of an image, memory of all images that are decoded at once, and time."""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+import time
+from collections import deque
+
+from models.imaging.errors import DeadlinePassed, TooManyPixels, TooMuchMemory
+
+DEFAULT_MAX_PIXELS = 64_000_000
+MAX_SIDE = 262_144
+"""Longest side in pixels. The filter of a longer one takes hundreds of milliseconds to make, and stops all threads."""
+FREE_BYTES = 16 * 1024 * 1024
+"""An image that takes no more than this is not counted, so small images never wait."""
+
+
+class DecodeMemory:
+    """Memory that all images that are decoded at the same time share. First come, first served. Thread-safe.
+
+    Args:
+        total: bytes.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._free = total
+        self._condition = threading.Condition()
+        self._waiting: deque[Allowance] = deque()
+
+    def acquire(self, size: int, allowance: Allowance) -> None:
+        """Wait for memory.
+
+        Raises:
+            TooMuchMemory: `size` is more than the total.
+            DeadlinePassed: the allowance ended before the memory was free.
+        """
+        if size > self.total:
+            raise TooMuchMemory(
+                f"decoding the image takes {size / 1e6:,.0f} MB of memory, more than the {self.total / 1e6:,.0f} MB "
+                "for all images together: scale it down first, or save it as JPEG"
+            )
+        with self._condition:
+            self._waiting.append(allowance)
+            try:
+                while self._waiting[0] is not allowance or size > self._free:
+                    allowance.check_time()
+                    self._condition.wait(allowance.seconds_left)
+                self._free -= size
+            finally:
+                self._waiting.remove(allowance)
+                self._condition.notify_all()
+
+    def release(self, size: int) -> None:
+        """Give memory back."""
+        with self._condition:
+            self._free += size
+            self._condition.notify_all()
+
+    def wake(self) -> None:
+        """Let images that wait look whether their allowance has ended."""
+        with self._condition:
+            self._condition.notify_all()
+
+
+class Allowance:
+    """The limits for decoding one file; files in turn may share them.
+
+    Args:
+        max_pixels: largest image, width times height.
+        memory: memory that is shared with others; None for no limit.
+        deadline: `time.monotonic` seconds.
+    """
+
+    def __init__(
+        self, max_pixels: int = DEFAULT_MAX_PIXELS, memory: DecodeMemory | None = None, deadline: float = math.inf
+    ) -> None:
+        self.max_pixels = max_pixels
+        self._memory = memory
+        self._deadline = deadline
+        self._reserved = 0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the deadline; None without one."""
+        return None if self._deadline == math.inf else max(0.0, self._deadline - time.monotonic())
+
+    def check_pixels(self, width: int, height: int) -> None:
+        """Check the size of an image.
+
+        Raises:
+            TooManyPixels: it is above the limit.
+        """
+        if max(width, height) > MAX_SIDE:
+            raise TooManyPixels(
+                f"the image has {width} x {height} pixels, more than {MAX_SIDE:,} along one side: crop it first"
+            )
+        if width * height > self.max_pixels:
+            raise TooManyPixels(
+                f"the image has {width} x {height} pixels, more than the {self.max_pixels:,} "
+                "that are accepted: scale it down first"
+            )
+
+    def check_time(self) -> None:
+        """Check the deadline.
+
+        Raises:
+            DeadlinePassed: it has passed, or `end` was called.
+        """
+        if time.monotonic() >= self._deadline:
+            raise DeadlinePassed("the time limit passed while an image was decoded")
+
+    def end(self) -> None:
+        """Give up: the next check of the time fails. For any thread."""
+        self._deadline = -math.inf
+        if self._memory is not None:
+            self._memory.wake()
+
+    def reserve(self, size: int) -> None:
+        """Reserve memory for an image, once per image, before it is decoded.
+
+        Raises:
+            TooMuchMemory, DeadlinePassed: as `DecodeMemory.acquire`.
+        """
+        if size > FREE_BYTES and self._memory is not None:
+            self._memory.acquire(size, self)
+            self._reserved = size
+
+    def release(self) -> int:
+        """Give the memory of an image back; returns the bytes that were reserved."""
+        size = self._reserved
+        if size and self._memory is not None:
+            self._memory.release(size)
+            self._reserved = 0
+        return size
+
+
+UNLIMITED = Allowance()
+"""For files that one trusts: only the number of pixels is limited."""
+
+
+class TimedReader(io.BytesIO):
+    """A file in memory that fails to be read after the deadline.
+
+    Args:
+        data: content of the file.
+        allowance: has the deadline.
+    """
+
+    def __init__(self, data: bytes, allowance: Allowance) -> None:
+        super().__init__(data)
+        self._allowance = allowance
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read bytes. Raises DeadlinePassed."""
+        self._allowance.check_time()
+        return super().read(size)
