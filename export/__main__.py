@@ -142,12 +142,15 @@ def _import_weights(
     imported = import_weights(path, arch, ImportOverrides(layout, labels, preprocess))
     imported.checkpoint.save(output)
     found = imported.checkpoint
-    typer.echo(
-        f"{output}: {arch} with {len(found.labels)} classes, in {imported.layout}'s layout\n"
-        f"labels         {imported.labels_from}: {found.labels[0]}, …\n"
-        f"preprocessing  {imported.preprocess_from}:\n"
-        f"               {found.preprocess.in_words()}"
-    )
+    lines = [
+        f"{output}: {arch} with {len(found.labels)} classes, in {imported.layout}'s layout",
+        f"labels         {imported.labels_from}: {found.labels[0]}, …",
+        f"preprocessing  {imported.preprocess_from}:",
+        f"               {found.preprocess.in_words()}",
+    ]
+    if imported.place:
+        lines.insert(1, f"weights        {imported.place} in {path.name}")
+    typer.echo("\n".join(lines))
 
 
 def _import_onnx(path: Path, repository: Path, name: str, labels: Path | None, preprocess: dict[str, Any]) -> None:

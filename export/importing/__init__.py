@@ -27,6 +27,8 @@ class Imported:
 
     checkpoint: Checkpoint
     layout: str
+    place: str
+    """Place of the weights in the file; empty for a plain state dict."""
     preprocess_from: str
     labels_from: str
 
@@ -52,9 +54,18 @@ def import_weights(path: Path, arch: str, overrides: ImportOverrides | None = No
     Raises:
         ForeignWeights: the file cannot be read, is of another network, or needs further options.
     """
-    overrides = overrides or ImportOverrides()
+    try:
+        return _import(path, arch, overrides or ImportOverrides())
+    except (ForeignWeights, OSError):
+        raise
+    except Exception as error:  # tensors and configurations of any form
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ForeignWeights(f"{path}: cannot be imported: {first}") from error
+
+
+def _import(path: Path, arch: str, overrides: ImportOverrides) -> Imported:
     read = source.read(path)
-    name, layout = _layout(read, overrides.layout)
+    name, layout = _layout(read, arch, overrides.layout)
     layout.check(read, arch)
     try:
         fitted = fit(read.tensors, layout, arch)
@@ -66,24 +77,29 @@ def import_weights(path: Path, arch: str, overrides: ImportOverrides | None = No
         raise ForeignWeights(f"{path}: these are not the weights of {arch} in the layout of {name}: {reason}")
     classes, channels = classes_of(read.tensors, layout), channels_of(read.tensors, layout)
     preprocess, preprocess_from = _preprocess(read, layout, arch, channels, overrides.preprocess)
-    names, labels_from = labels.resolve_labels(path, classes, overrides.labels, layout.labels(read))
+    names, labels_from = labels.resolve_labels(path, classes, overrides.labels, layout.labels(read, arch))
     checkpoint = Checkpoint(
         Architecture(name=arch, num_classes=classes, in_channels=channels, options=fitted.options),
         names,
         preprocess,
         fitted.weights,
-        {"imported": {"layout": name, "file": path.name, "sha256": read.sha256, "preprocess": preprocess_from}},
-    )
-    return Imported(checkpoint, name, preprocess_from, labels_from)
+        {
+            "imported": {
+                "layout": name, "file": path.name, "place": read.place, "sha256": read.sha256,
+                "preprocess": preprocess_from,
+            }
+        },
+    )  # fmt: skip
+    return Imported(checkpoint, name, read.place, preprocess_from, labels_from)
 
 
-def _layout(read: WeightsFile, wanted: str | None) -> tuple[str, WeightsLayout]:
+def _layout(read: WeightsFile, arch: str, wanted: str | None) -> tuple[str, WeightsLayout]:
     if wanted is not None:
         if wanted not in LAYOUTS:
             raise ForeignWeights(f"no layout is named {wanted!r}; there are: {', '.join(LAYOUTS)}")
         return wanted, LAYOUTS[wanted]
     for name, layout in LAYOUTS.items():
-        if layout.recognises(read):
+        if layout.recognises(read, arch):
             return name, layout
     first = ", ".join(list(read.tensors)[:3]) or "none at all"
     raise ForeignWeights(f"{read.path}: its names ({first}, …) are of no known layout; known are: {', '.join(LAYOUTS)}")
@@ -99,7 +115,9 @@ def _preprocess(
     if not imagenet and not {"mean", "std"} <= overrides.keys():
         raise ForeignWeights(f"{read.path}: is no network for ImageNet's colour images: give --mean and --std")
     size = VARIANTS[arch].input_size
-    trained = layout.trained(read) if imagenet else TrainedPreprocess({"size": (size, size)}, "the architecture's size")
+    trained = (
+        layout.trained(read, arch) if imagenet else TrainedPreprocess({"size": (size, size)}, "the architecture's size")
+    )
     values = {**trained.preprocess, **overrides}
     if "size" in overrides and "resize" not in overrides and (resize := trained.preprocess.get("resize")):
         values["resize"] = round(resize * overrides["size"][0] / trained.preprocess["size"][0])

@@ -57,8 +57,8 @@ def resolve_labels(
     """
     if file is not None:
         names, source = read(file), str(file)
-    elif beside is not None:
-        names, source = tuple(beside), "beside the weights"
+    elif beside is not None and len(beside) == classes:  # other names describe another file
+        names, source = tuple(map(str, beside)), "beside the weights"
     elif classes == _IMAGENET_CLASSES:
         names, source = imagenet(), "ImageNet-1k"
     else:

@@ -31,7 +31,7 @@ class TrainedPreprocess:
 class WeightsLayout(Protocol):
     """Interface of a layout's module."""
 
-    def recognises(self, source: WeightsFile) -> bool:
+    def recognises(self, source: WeightsFile, arch: str) -> bool:
         """Whether a file has this layout, by its names and the files beside it."""
         ...
 
@@ -47,7 +47,7 @@ class WeightsLayout(Protocol):
         """
         ...
 
-    def trained(self, source: WeightsFile) -> TrainedPreprocess:
+    def trained(self, source: WeightsFile, arch: str) -> TrainedPreprocess:
         """The preprocessing of the weights.
 
         Raises:
@@ -55,7 +55,7 @@ class WeightsLayout(Protocol):
         """
         ...
 
-    def labels(self, source: WeightsFile) -> Sequence[str] | None:
+    def labels(self, source: WeightsFile, arch: str) -> Sequence[str] | None:
         """Names of the classes, if the files have them."""
         ...
 

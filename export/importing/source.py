@@ -15,15 +15,14 @@ import torch
 from torch import Tensor
 
 from export.errors import ForeignWeights
+from export.importing.unwrap import find_weights
 from models.artifact.manifest import sha256
+from models.files import git_lfs_problem
 from models.training import checkpoint
 from models.training.checkpoint import CheckpointError
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 """First bytes of a file of `torch.save`, since PyTorch 1.6 and before."""
-
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Keys under which training scripts save the state dict."""
 
 
 @dataclass(frozen=True)
@@ -32,27 +31,31 @@ class WeightsFile:
 
     path: Path
     tensors: dict[str, Tensor]
+    place: str = ""
+    """Place of the tensors in the file, by its keys and names; empty for a plain state dict."""
 
     @cached_property
     def sha256(self) -> str:
         return sha256(self.path)
 
     def beside(self, name: str) -> dict[str, Any]:
-        """A JSON file in the same folder; empty if there is none.
-
-        Raises:
-            ForeignWeights: the file is no JSON object.
-        """
-        path = self.path.parent / name
+        """A JSON object in a file of the same folder; empty if there is none, or if the file is something else."""
         try:
-            content = json.loads(path.read_bytes())
-        except FileNotFoundError:
+            content = json.loads((self.path.parent / name).read_bytes())
+        except (OSError, ValueError, RecursionError):
             return {}
-        except (OSError, ValueError) as error:
-            raise ForeignWeights(f"{path}: cannot be read: {error}") from error
-        if not isinstance(content, dict):
-            raise ForeignWeights(f"{path}: is no JSON object")
-        return content
+        return content if isinstance(content, dict) else {}
+
+
+class _Placeholder:
+    """Takes the place of a class or function that a file refers to, and does nothing."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __new__(cls, *_: object, **__: object) -> _Placeholder:
+        return super().__new__(cls)
+
+    def __setstate__(self, _: object) -> None: ...
 
 
 def read(path: Path) -> WeightsFile:
@@ -61,38 +64,61 @@ def read(path: Path) -> WeightsFile:
     Raises:
         ForeignWeights: the file does not exist, has another format, or holds more than tensors.
     """
+    if problem := git_lfs_problem(path):
+        raise ForeignWeights(problem)
     try:
         with path.open("rb") as file:
             start = file.read(len(_ZIP))
     except OSError as error:
         raise ForeignWeights(f"{path}: cannot be read: {error.strerror}") from error
+    content: object
     if start == _ZIP or start.startswith(_PICKLE):
-        tensors = _read_pickled(path)
+        content = _read_pickled(path)
     else:
         try:
-            tensors, _ = checkpoint.load_tensors(path)
+            content, _ = checkpoint.load_tensors(path)
         except CheckpointError as error:
             raise ForeignWeights(f"{path}: is neither safetensors nor a file of torch.save") from error
-    if tensors and all(key.startswith("module.") for key in tensors):  # saved from DistributedDataParallel
-        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-    return WeightsFile(path, tensors)
-
-
-def _read_pickled(path: Path) -> dict[str, Tensor]:
     try:
-        with warnings.catch_warnings():
+        found = find_weights(content)
+    except ForeignWeights as error:
+        raise ForeignWeights(f"{path}: {error}") from error
+    if found is None:
+        raise ForeignWeights(f"{path}: holds {_kind(content)}, no state dict: save model.state_dict()")
+    return WeightsFile(path, found.tensors, str(found))
+
+
+def _read_pickled(path: Path) -> object:
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_placeholders(path)):
             warnings.simplefilter("ignore")  # about old pickle protocols
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ForeignWeights(f"{path}: {_why_not(str(error))}") from error
     except Exception as error:  # a damaged pickle raises errors of any class
-        raise ForeignWeights(f"{path}: is not a complete file of torch.save: {error}") from error
-    for name in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(name), dict):
-            content = content[name]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ForeignWeights(f"{path}: holds no state dict: save model.state_dict()")
-    return {str(key): value for key, value in content.items()}
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ForeignWeights(f"{path}: is not a complete file of torch.save: {first}") from error
+
+
+def _placeholders(path: Path) -> list[Any]:
+    """A placeholder for each class that a file refers to beside its tensors, as in the options that tools save.
+
+    No class or function that a file names is imported or called.
+    """
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # the file is damaged, or older than PyTorch 1.6; torch.load gives the reason
+        return []
+    return [(type(name.rpartition(".")[2], (_Placeholder,), {"__module__": name}), name) for name in names]
+
+
+def _kind(content: object) -> str:
+    if isinstance(content, _Placeholder):
+        return f"an object of {type(content).__module__}"
+    if isinstance(content, dict):
+        objects = [type(value).__module__ for value in content.values() if isinstance(value, _Placeholder)]
+        return f"objects of {', '.join(objects)}" if objects else "only values without tensors"
+    return f"a {type(content).__name__}"
 
 
 def _why_not(message: str) -> str:

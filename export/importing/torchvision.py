@@ -16,7 +16,7 @@ _FIRST_RECIPE = {"f37072fd", "b627a593", "0676ba61", "63fe2227", "394f9c45"}
 152 layers."""
 
 
-def recognises(source: WeightsFile) -> bool:
+def recognises(source: WeightsFile, arch: str) -> bool:
     return any(re.match(r"layer\d+\.\d+\.", key) for key in source.tensors)
 
 
@@ -38,7 +38,7 @@ def check(source: WeightsFile, arch: str) -> None:
     """Nothing to check beyond keys and shapes."""
 
 
-def trained(source: WeightsFile) -> TrainedPreprocess:
+def trained(source: WeightsFile, arch: str) -> TrainedPreprocess:
     second = source.sha256[:8] in _SECOND_RECIPE
     values = {
         "size": (224, 224),
@@ -56,5 +56,5 @@ def trained(source: WeightsFile) -> TrainedPreprocess:
     )
 
 
-def labels(source: WeightsFile) -> None:
+def labels(source: WeightsFile, arch: str) -> None:
     return None

@@ -21,6 +21,9 @@ _DEFAULT_STATISTICS = (0.5, 0.5, 0.5)
 _NO_CROP = 384
 """From this size on, `ConvNextImageProcessor` resizes images without a crop."""
 
+_MODEL_TYPE = "resnet"
+_FIELDS = {"model_type", "downsample_in_bottleneck", "hidden_act", "id2label"}
+
 _RENAMES = (
     (r"\.conv\.", ".convolution."),
     (r"\.norm\.", ".normalization."),
@@ -37,12 +40,19 @@ def rename(key: str) -> str:
     return key
 
 
-def recognises(source: WeightsFile) -> bool:
+def recognises(source: WeightsFile, arch: str) -> bool:
     return any(key.startswith("resnet.encoder.") for key in source.tensors)
 
 
-def check(source: WeightsFile, arch: str) -> None:
+def _config(source: WeightsFile) -> dict[str, Any]:
+    """The configuration beside the weights; empty if it is not that of a ResNet of transformers."""
     config = source.beside(_CONFIG)
+    ours = _FIELDS.intersection(config) and config.get("model_type", _MODEL_TYPE) == _MODEL_TYPE
+    return config if ours else {}
+
+
+def check(source: WeightsFile, arch: str) -> None:
+    config = _config(source)
     if config.get("downsample_in_bottleneck") and not arch.endswith("-v1"):
         raise ForeignWeights(
             f"{source.path.with_name(_CONFIG)}: the stride is in the first convolution of a bottleneck, as in --arch "
@@ -59,7 +69,7 @@ def check(source: WeightsFile, arch: str) -> None:
         raise ForeignWeights(f"{source.path.with_name(_CONFIG)}: hidden_act {config['hidden_act']!r} is not relu")
 
 
-def trained(source: WeightsFile) -> TrainedPreprocess:
+def trained(source: WeightsFile, arch: str) -> TrainedPreprocess:
     config = source.beside(_PROCESSOR)
     size, resize = _sizes(config, source)
     resample = config.get("resample", Image.Resampling.BICUBIC)
@@ -96,8 +106,8 @@ def _sizes(config: dict[str, Any], source: WeightsFile) -> tuple[tuple[int, int]
     )
 
 
-def labels(source: WeightsFile) -> Sequence[str] | None:
-    named = source.beside(_CONFIG).get("id2label")
+def labels(source: WeightsFile, arch: str) -> Sequence[str] | None:
+    named = _config(source).get("id2label")
     if not isinstance(named, dict) or any(str(name).startswith("LABEL_") for name in named.values()):
         return None  # the library's names for classes without a name
-    return [str(named[key]) for key in sorted(named, key=int)]
+    return [str(named[key]) for key in sorted(named, key=int)] if all(key.isdecimal() for key in named) else None

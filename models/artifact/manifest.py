@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from models.files import git_lfs_problem
 from models.imaging.preprocess import Preprocess
 from models.validation import first_error
 
@@ -229,6 +230,8 @@ def check_hash(path: Path, expected: str) -> None:
         actual = sha256(path)
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
+    if problem := git_lfs_problem(path):
+        raise ManifestError(problem)
     if actual != expected:
         raise ManifestError(
             f"{path}: its content is not what the manifest describes "

@@ -19,7 +19,7 @@ from torch import Tensor
 from models import architectures
 from models.architectures import ResNet
 from models.artifact.manifest import Architecture
-from models.files import atomic_write
+from models.files import atomic_write, git_lfs_problem
 from models.imaging.preprocess import Preprocess
 
 _METADATA = "resnet-serve"
@@ -110,6 +110,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         CheckpointError: the file does not exist, or is not a complete safetensors file.
     """
+    if problem := git_lfs_problem(path):
+        raise CheckpointError(problem)
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
     try:

@@ -193,6 +193,24 @@ def test_preprocessing_of_timm_is_read(
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        "not JSON",
+        "[1, 2]",
+        '{"lr": 0.1, "model": "resnet50"}',
+        '{"architecture": "vit_base_patch16_224", "pretrained_cfg": {"input_size": [3, 384, 384]}}',
+        '{"architecture": "resnet18", "pretrained_cfg": {"label_names": ["a"]}}',
+        '{"model_type": "vit", "hidden_act": "gelu", "id2label": {"a": "b"}}',
+    ],
+)
+def test_config_of_another_project_is_ignored(content: str, resnet50: ResNet50, names: Path, tmp_path: Path) -> None:
+    save_file(resnet50.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(content)
+    imported = import_weights(tmp_path / "model.safetensors", "resnet50", ImportOverrides(labels=names))
+    assert (imported.layout, imported.checkpoint.preprocess.resize) == ("torchvision", 256)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"layer2.3.conv2.weight": None}, r"1 missing: layer2\.3\.conv2\.weight"),

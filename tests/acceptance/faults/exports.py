@@ -1,12 +1,16 @@
-"""Cases 18, 19 and 20: probabilities that are wrong without a word, other classes, and files of `torch.onnx.export`."""
+"""Cases 18, 19, 20 and 23: wrong probabilities, other classes, files of `torch.onnx.export`, checkpoints of tools."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
+import itertools
+import json
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +20,9 @@ import torch
 from PIL import Image
 
 from export.errors import BuildError, ForeignWeights
+from export.importing import ImportOverrides, import_weights, torchvision
 from export.wrapping import import_onnx
+from models.architectures import build as build_architecture
 from models.artifact import manifest
 from models.artifact.manifest import Manifest
 from models.artifact.parity import ParityError
@@ -28,6 +34,8 @@ from tests.support.onnx_classifiers import CLASSES, PROBABILITIES, REFUSED, clas
 
 ROOT = Path(__file__).parents[3]
 IMAGES = 120
+
+State = dict[str, torch.Tensor]
 
 
 def run(module: str, *arguments: object, cwd: Path = ROOT) -> tuple[int, str]:
@@ -244,6 +252,78 @@ def damaged_onnx(folder: Path) -> str:
             expect("\n" not in str(error), f"an error of several lines: {error}")
             refused += 1
     return f"150 files, {refused} of them refused in one line each, the others written"
+
+
+@check(23, "checkpoints as tools write them")
+def checkpoints(folder: Path) -> str:
+    """Every order of three wrappers, in every container, against the logits of the network."""
+    torch.manual_seed(0)
+    right, wrong = trained_resnet(), trained_resnet()
+    (folder / "labels.txt").write_text("".join(f"class {index}\n" for index in range(CLASSES)))
+    (folder / "config.json").write_text(json.dumps({"architecture": "their_net", "optimizer": "sgd", "id2label": 3}))
+    images = torch.from_numpy(normalised(crops(4, 64)))
+    with torch.inference_mode():
+        expected = right(images)
+    state, other = torchvision_names(right), torchvision_names(wrong)
+    options = {"hyper_parameters": {"net": argparse.Namespace(lr=0.1), "path": Path("x")}, "epoch": 3}
+    containers: dict[str, Callable[[State], object]] = {
+        "plain": lambda weights: weights,
+        "net": lambda weights: {"net": weights, "acc": 91.0},
+        "weights": lambda weights: {"weights": weights},
+        "lightning": lambda weights: {"state_dict": weights, **options},
+        "nested": lambda weights: {"checkpoint": {"model": weights}, "optimizer": {"state": {0: torch.ones(3)}}},
+        "ema_model": lambda weights: {"model": other, "ema_model": weights},
+        "state_dict_ema": lambda weights: {"state_dict_ema": weights, "state_dict": other},
+        "model_ema": lambda weights: {"model": other, "model_ema": {"n_averaged": torch.tensor(3), **weights}},
+    }
+    done = 0
+    for container, put in containers.items():
+        for parts in [(), *itertools.permutations(("_orig_mod", "module", "model")), ("net",), ("ema", "module")]:
+            prefix = "".join(f"{part}." for part in parts)
+            wrapped = {prefix + name: value for name, value in state.items()}
+            loss = {"criterion.weight": torch.ones(CLASSES)} if "model" in parts or "net" in parts else {}
+            torch.save(put({**wrapped, **loss}), folder / "weights.ckpt")
+            found = import_weights(folder / "weights.ckpt", "resnet18", ImportOverrides(labels=folder / "labels.txt"))
+            with torch.inference_mode():
+                error = float((found.checkpoint.model()(images) - expected).abs().max())
+            expect(error < 1e-3, f"{container} with {prefix!r}: logits differ by {error:.1e}")
+            done += 1
+    code, output = run(
+        "export", "import", folder / "weights.ckpt", "--arch", "resnet18", "--labels", folder / "labels.txt",
+        "-o", folder / "out.safetensors",
+    )  # fmt: skip
+    expect(code == 0 and "model_ema.ema in weights.ckpt" in output, f"import ends with {code}: {output}")
+    return f"{done} checkpoints give the network's logits; {lfs_pointers(folder)}"
+
+
+def lfs_pointers(folder: Path) -> str:
+    """Each command that takes a file names a pointer of Git LFS in one line."""
+    pointer = folder / "pointer.safetensors"
+    pointer.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 102540417\n")
+    commands = (
+        ("export", "import", pointer, "--arch", "resnet18", "-o", folder / "x"),
+        ("export", "import", pointer, "--onnx", "--repository", folder / "r", "--name", "m"),
+        ("export", "build", pointer, "--repository", folder / "r", "--name", "m"),
+        ("models", "evaluate", pointer, "--data", folder),
+    )
+    for command in commands:
+        code, output = run(*map(str, command))
+        named = code == 2 and "pointer of Git LFS" in output and output.count("\n") == 1
+        expect(named, f"{command[1]} of a pointer: exit code {code}: {output}")
+    return f"a pointer of Git LFS is named by {len(commands)} commands"
+
+
+def trained_resnet() -> torch.nn.Module:
+    """A ResNet-18 whose statistics are not the initial ones."""
+    model = build_architecture("resnet18", CLASSES)
+    with torch.no_grad():
+        model.train()(torch.randn(4, 3, 64, 64))
+    return model.eval()
+
+
+def torchvision_names(model: torch.nn.Module) -> State:
+    """A state dict by torchvision's names."""
+    return {torchvision.rename(key): value.clone() for key, value in model.state_dict().items()}
 
 
 class Net(torch.nn.Module):

@@ -1,0 +1,162 @@
+"""Weights are found in checkpoints as training tools write them, and no code of a file runs."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.parallel import DataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from export.errors import ForeignWeights
+from export.importing import source
+from models.training import checkpoint
+from models.training.checkpoint import CheckpointError
+
+# Importing the compiler warns of parts of PyTorch that it uses itself.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+
+
+class Network(nn.Module):
+    """The first names of torchvision's networks."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 1, bias=False)
+        self.layer1 = nn.Sequential(nn.Sequential(nn.Conv2d(4, 4, 1)))
+        self.fc = nn.Linear(4, 2)
+        for parameter in self.parameters():
+            nn.init.constant_(parameter, value)
+
+
+class Lightning(nn.Module):
+    """A module that holds the network, its loss and its average, as a LightningModule does."""
+
+    def __init__(self, name: str, averaged: bool = False) -> None:
+        super().__init__()
+        self.add_module(name, Network(1))
+        if averaged:
+            self.ema_model = average(Network(2))
+        self.criterion = nn.CrossEntropyLoss(weight=torch.ones(2))
+
+
+def average(network: nn.Module) -> AveragedModel:
+    return AveragedModel(network)
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    return torch.compile(network)  # type: ignore[return-value]  # its state dict is that of a module
+
+
+def inner_compiled() -> nn.Module:
+    network = Network(1)
+    network.layer1 = compiled(network.layer1)  # type: ignore[assignment]
+    return network
+
+
+def hyper_parameters() -> dict[str, Any]:
+    """Options of any class, as Lightning saves them."""
+    options = argparse.Namespace(lr=0.1, folder=Path("data"))
+    return {"options": options, "act": functools.partial(nn.ReLU, True), "loss": nn.CrossEntropyLoss()}
+
+
+CHECKPOINTS: dict[str, tuple[Callable[[], Any], float]] = {
+    "plain": (lambda: Network(1).state_dict(), 1),
+    "compiled": (lambda: compiled(Network(1)).state_dict(), 1),
+    "a compiled part": (lambda: inner_compiled().state_dict(), 1),
+    "data parallel": (lambda: DataParallel(Network(1)).state_dict(), 1),
+    "data parallel, compiled": (lambda: compiled(DataParallel(Network(1))).state_dict(), 1),
+    "compiled, data parallel": (lambda: DataParallel(compiled(Network(1))).state_dict(), 1),
+    "average": (lambda: average(Network(1)).state_dict(), 1),
+    "average of compiled": (lambda: {"model": average(compiled(Network(1))).state_dict()}, 1),
+    "net": (lambda: {"net": Network(1).state_dict(), "acc": 93.1, "epoch": 7}, 1),
+    "weights": (lambda: {"weights": DataParallel(Network(1)).state_dict()}, 1),
+    "nested": (lambda: {"checkpoint": {"model": {"state_dict": Network(1).state_dict()}}}, 1),
+    "other word": (lambda: {"best_net": Network(1).state_dict(), "optimizer": {0: {"exp": torch.ones(2)}}}, 1),
+    "lightning": (
+        lambda: {"state_dict": Lightning("model").state_dict(), "hyper_parameters": hyper_parameters(), "epoch": 3}, 1,
+    ),
+    "lightning, net": (lambda: {"state_dict": compiled(Lightning("net")).state_dict()}, 1),
+    "lightning with an average": (lambda: {"state_dict": Lightning("model", averaged=True).state_dict()}, 2),
+    "ema_model": (lambda: {"ema_model": Network(2).state_dict(), "model": Network(1).state_dict()}, 2),
+    "state_dict_ema": (lambda: {"state_dict": Network(1).state_dict(), "state_dict_ema": Network(2).state_dict()}, 2),
+    "model_ema": (
+        lambda: {"model": Network(1).state_dict(), "model_ema": compiled(DataParallel(Network(2))).state_dict()}, 2,
+    ),
+    "average beside the model": (
+        lambda: {"model": Network(1).state_dict(), "shadow": average(Network(2)).state_dict()}, 2,
+    ),
+    "model and a discriminator": (lambda: {"model": Network(1).state_dict(), "critic": Network(3).state_dict()}, 1),
+    "twice the same": (lambda: {"first": Network(1).state_dict(), "second": Network(1).state_dict()}, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", CHECKPOINTS)
+def test_weights_are_found_under_their_own_names(form: str, tmp_path: Path) -> None:
+    content, value = CHECKPOINTS[form]
+    torch.save(content(), tmp_path / "checkpoint.ckpt")
+    read = source.read(tmp_path / "checkpoint.ckpt")
+    expected = Network(value).state_dict()
+    assert sorted(read.tensors) == sorted(expected)
+    assert all(read.tensors[name].equal(tensor) for name, tensor in expected.items())
+    assert (read.place == "") == (form in ("plain", "compiled", "a compiled part", "average") or "parallel" in form)
+
+
+def test_several_networks_are_named(tmp_path: Path) -> None:
+    torch.save({"student": Network(1).state_dict(), "teacher": Network(2).state_dict()}, tmp_path / "a.pth")
+    with pytest.raises(ForeignWeights, match=r"a\.pth: holds several networks: student, teacher: save one of them"):
+        source.read(tmp_path / "a.pth")
+
+
+def touch(path: str) -> None:
+    Path(path).touch()
+
+
+class Payload:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return touch, (str(self._mark),)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda: Network(1), r"holds an object of .*Network, no state dict: save model\.state_dict\(\)"),
+        (lambda: {"ema": Network(1), "epoch": 3}, r"holds objects of .*Network, no state dict"),
+        (lambda: [1, 2], "holds a list, no state dict"),
+        (lambda: {"epoch": 3}, "holds only values without tensors, no state dict"),
+    ],
+)
+def test_files_without_a_state_dict_are_refused(content: Callable[[], Any], message: str, tmp_path: Path) -> None:
+    torch.save(content(), tmp_path / "a.pth")
+    with pytest.raises(ForeignWeights, match=message):
+        source.read(tmp_path / "a.pth")
+
+
+def test_code_beside_the_weights_does_not_run(tmp_path: Path) -> None:
+    mark, state = tmp_path / "ran", Network(1).state_dict()
+    torch.save({"state_dict": state, "hyper_parameters": {"x": Payload(mark)}}, tmp_path / "a.ckpt")
+    assert sorted(source.read(tmp_path / "a.ckpt").tensors) == sorted(state)
+    assert not mark.exists()
+    torch.load(tmp_path / "a.ckpt", weights_only=False)
+    assert mark.exists(), "the payload does nothing, so the test would see nothing"
+
+
+def test_pointers_of_git_lfs_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 102540417{os.linesep}")
+    with pytest.raises(ForeignWeights, match="is a pointer of Git LFS, not the file itself: run git lfs pull"):
+        source.read(path)
+    with pytest.raises(CheckpointError, match="is a pointer of Git LFS"):
+        checkpoint.load(path)
