@@ -21,7 +21,17 @@ _WRAPPERS = {
 _COUNTER = "n_averaged"
 """Counter of `torch.optim.swa_utils.AveragedModel`."""
 _AVERAGED = re.compile(r"(?<![a-z])(ema|swa|avg|average|averaged)(?![a-z])")
-_USUAL = {"state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params", "module"}
+_TRAINED_KEYS = {
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "weights",
+    "params",
+    "module",
+}
 """Keys of the network that is trained, if a checkpoint holds others, too."""
 _STEMS = (
     ("conv1.weight", "layer1."),
@@ -61,7 +71,7 @@ def find_weights(content: object) -> FoundWeights | None:
     if not found:
         return max((FoundWeights(*group) for group in groups), key=lambda each: len(each.tensors), default=None)
     found = [each for each in found if each.averaged] or found
-    found = [each for each in found if _USUAL.intersection(each.place[-1:])] or found
+    found = [each for each in found if _TRAINED_KEYS.intersection(each.place[-1:])] or found
     different = [each for index, each in enumerate(found) if not any(_same(each, other) for other in found[:index])]
     if len(different) > 1:
         raise ForeignWeights(f"holds several networks: {', '.join(map(str, different))}: save one of them")
