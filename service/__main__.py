@@ -33,12 +33,15 @@ def run() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` sets it for SIGHUP
             signal.signal(number, _exit)
     try:
-        settings = CliApp.run(Settings, cli_args=replace_former_flags(sys.argv[1:]))
+        # The settings decide the format of the log, and warn of variables and former names before that.
+        with log_config.hold_lines() as lines:
+            settings = CliApp.run(Settings, cli_args=replace_former_flags(sys.argv[1:]))
         found = find_versions(settings.repository)
         if found and settings.model not in (None, *found):
             raise LoadError(f"the repository has no model {settings.model!r}; there are: {', '.join(found)}")
         executors.find(settings.executor)
         log_config.configure(settings.log_format, settings.log_level)
+        log_config.write_lines(lines)
         server = make_server(settings)
     except (ValidationError, LoadError, ExecutorError, FileLimitError, KeyFileError, TlsError, TracingError) as error:
         sys.exit(_explain(error))

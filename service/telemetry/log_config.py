@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,6 +32,31 @@ def configure(log_format: LogFormat | None, level: LogLevel = LogLevel.info) -> 
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # No format prints these, and they cost as much as the rest of a line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+
+@contextmanager
+def hold_lines() -> Iterator[list[logging.LogRecord]]:
+    """Hold the lines of a block that runs before `configure`; `write_lines` writes them afterwards.
+
+    If the block raises an error, they are written at once, as text.
+    """
+    lines: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = lines.append  # type: ignore[assignment, method-assign]
+    logging.getLogger().addHandler(handler)
+    try:
+        yield lines
+    except BaseException:
+        logging.getLogger().removeHandler(handler)
+        write_lines(lines)
+        raise
+    logging.getLogger().removeHandler(handler)
+
+
+def write_lines(lines: Sequence[logging.LogRecord]) -> None:
+    """Write lines to the log."""
+    for line in lines:
+        logging.getLogger().handle(line)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

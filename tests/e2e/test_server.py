@@ -141,6 +141,16 @@ def test_invalid_settings_print_one_line_and_exit_with_2(flags: list[str], messa
     assert message in line
 
 
+@pytest.mark.parametrize("flags", [["--log-format", "json"], ["--log-format", "text"]])
+def test_warnings_of_the_settings_have_the_format_of_the_log(flags: list[str], tiny_repository: Path) -> None:
+    with running("--repository", tiny_repository, "--queue-size", 512, *flags) as server:
+        found = server.wait_for_log(r"^.*--queue-size is now --max-in-flight-images.*")[0]
+    if flags[1] == "json":
+        assert json.loads(found)["level"] == "warning"
+    else:
+        assert " WARNING --queue-size is now" in found
+
+
 def test_port_in_use(tiny_repository: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = start("--repository", tiny_repository, "--port", taken.getsockname()[1])
