@@ -46,6 +46,7 @@ def shoot(browser: Browser, url: str, size: str, scheme: str) -> Path:
         )
         page.get_by_role("button", name="cat.jpg").click()
         page.locator(".bar").first.click()
+        expect(page.locator("#map")).to_be_visible()
         page.mouse.move(0, 0)
         page.evaluate("scrollTo(0, 0)")
         path = DOCS / f"page-{size}-{scheme}.png"
