@@ -49,6 +49,9 @@ class ModelVersions:
         self._loading: dict[int, Version] = {}
         """The content of each version that is loaded now; an older content may take requests meanwhile."""
         self._loads: set[asyncio.Task[None]] = set()
+        """Tasks of these, and of loads that are not needed any more."""
+        self._settled = asyncio.Event()
+        """Set while no version is loaded."""
         self._unloading: dict[Version, asyncio.Task[None]] = {}
 
     @property
@@ -88,8 +91,7 @@ class ModelVersions:
 
     async def settled(self) -> None:
         """Wait until no version is being loaded."""
-        while self._loads:
-            await asyncio.wait(self._loads)
+        await self._settled.wait()
 
     def _update(self) -> None:
         """Begin the loads that are due, and retire the versions that are not needed any more."""
@@ -111,6 +113,10 @@ class ModelVersions:
                 if version.number not in kept:
                     self._retire(version)
         self._update_entries()
+        if self._loading:
+            self._settled.clear()
+        else:
+            self._settled.set()
 
     def _update_entries(self) -> None:
         """Have an entry for every version in the repository, and none for one that is in neither place."""
@@ -143,7 +149,7 @@ class ModelVersions:
         if not version.ready:
             self._versions[number] = new
         self._loading[number] = new
-        new.state = VersionState.LOADING
+        new.set_loading()
         task = asyncio.create_task(self._load(new))
         self._loads.add(task)
         task.add_done_callback(self._loads.discard)

@@ -24,7 +24,7 @@ class RepositoryReader:
     """Reads a repository in the background, one read at a time.
 
     File events are not used: the kernel drops them under load, network file systems have none, and they belong to a
-    folder that may have been replaced by another one with its name. A read of a small repository takes 0.1 ms.
+    folder that may have been replaced by another one with its name: see docs/decisions/repository-reads.md.
 
     Args:
         repository: the folder; whatever has this name when it is read.

@@ -94,6 +94,12 @@ class Version:
         if not self.users:
             self.unused.set()
 
+    def set_loading(self) -> None:
+        """Enter LOADING. The reason of an earlier failure stays."""
+        self.state = VersionState.LOADING
+        if self.failed is None:
+            self.reason = None
+
     def set_ready(self, loaded: LoadedVersion) -> None:
         """Enter READY."""
         self.state, self.reason, self.failed, self.loaded = VersionState.READY, None, None, loaded

@@ -128,7 +128,7 @@ def test_batch_of_a_lost_device_is_computed_on_another(caplog: pytest.LogCapture
         assert [answers(await first), answers(await second)] == [[2.0], [4.0]]
         assert engine.alive
         assert engine.devices == 1
-        assert engine.lost == ["cuda:0 is lost: an illegal memory access was encountered"]
+        assert engine.problems == ["cuda:0 is lost: an illegal memory access was encountered"]
         for value in range(10):
             assert answers(await submit(engine, value)) == [2.0 * value]
         await engine.close()

@@ -323,6 +323,7 @@ def test_old_version_serves_while_the_new_one_loads(repo: Path, monkeypatch: pyt
         try:
             assert await asyncio.to_thread(entered.wait, TIMEOUT)
             assert states(registry) == {"1": "READY", "2": "LOADING"}
+            assert registry.versions("tiny")[1].reason is None
             assert registry.find().version == "1"
             assert "being loaded" in str(refused(registry, "2"))
         finally:

@@ -243,6 +243,7 @@ def test_slow_load_holds_up_nothing_else(repo: Path, tiny_repository: Path, monk
         while not registry._models["tiny"].find(2):
             await asyncio.wait(registry._models["tiny"]._loads, return_when=asyncio.FIRST_COMPLETED)
         assert served(registry) == ["2"], "rollback"
+        await registry.load("tiny")  # does not wait for the loads that are not needed any more
         await registry.unload("tiny")
         assert served(registry) == []
 
