@@ -54,10 +54,11 @@ def read_repository(repository: Path) -> Contents:
     Raises:
         LoadError: there is no such folder, it cannot be read, or this process lacks the resources to read it.
     """
-    if not repository.is_dir():
-        raise LoadError(f"{repository}: there is no such folder; give the one that resnet-export wrote to")
     contents = Contents({}, {})
     try:
+        # `is_dir` raises an error inside a folder that this user may not enter, for some versions of Python.
+        if not repository.is_dir():
+            raise LoadError(f"{repository}: there is no such folder; give the one that resnet-export wrote to")
         for name in _names(repository, MODEL_NAME):
             try:
                 versions = _find_in_model(repository / name)
