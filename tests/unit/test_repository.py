@@ -38,7 +38,7 @@ def test_missing_folder_is_an_error(name: str, tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     """A name that is too long fails for every user, as a folder that may not be entered fails for most."""
-    with pytest.raises(LoadError, match="cannot be read: .*File name too long|there is no such folder"):
+    with pytest.raises(LoadError, match=r"cannot be read: .*File name too long|there is no such folder"):
         find_versions(tmp_path / ("x" * 300))
 
 
