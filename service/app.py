@@ -60,6 +60,8 @@ class Service:
     async def start(self) -> None:
         """Load and warm up every model; the registry keeps the reason if one fails."""
         await self.registry.start()
+        if self.registry.draining:
+            return
         if reasons := self.registry.not_ready():
             log.warning("not ready: %s", "; ".join(reasons))
         else:

@@ -21,6 +21,8 @@ HEALTHY = {
     'up{job="resnet-serve",instance="a"}': "1x180",
     'resnet_model_info{model="m",version="1"}': "1x180",
     'resnet_model_loads_total{outcome="failed",instance="a"}': "0x180",
+    'resnet_devices_stalled{model="m",instance="a"}': "0x180",
+    'resnet_repository_reads_total{outcome="failed",instance="a"}': "0x180",
     'resnet_requests_total{model="m",status="200"}': "0+6000x180",
     'resnet_requests_refused_total{model="m",reason="queue_full"}': "0+60x180",
     'resnet_stage_seconds_bucket{model="m",stage="total",le="0.1"}': "0+6000x180",
@@ -40,6 +42,10 @@ ILL = {
     "ResnetServeInstanceDown": {'up{job="resnet-serve",instance="b"}': "0x180"},
     "ResnetServeNoModel": {'resnet_model_info{model="m",version="1"}': "_x180"},
     "ResnetServeLoadFailed": {'resnet_model_loads_total{outcome="failed",instance="a"}': "0x170 1x10"},
+    "ResnetServeStalled": {'resnet_devices_stalled{model="m",instance="a"}': "0x170 1x10"},
+    "ResnetServeRepositoryUnreadable": {
+        'resnet_repository_reads_total{outcome="failed",instance="a"}': "0x160 0+30x20"
+    },
     "ResnetServeRestarts": {'process_start_time_seconds{job="resnet-serve",instance="a"}': "1000x160 2000+60x20"},
     "ResnetServeRefuses": {'resnet_requests_refused_total{model="m",reason="queue_full"}': "0+600x180"},
     "ResnetServeFails": {'resnet_requests_total{model="m",status="500"}': "0+60x180"},
