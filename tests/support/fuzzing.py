@@ -269,10 +269,9 @@ def _object(known: Mapping[str, st.SearchStrategy[object]]) -> st.SearchStrategy
     return st.one_of(st.fixed_dictionaries(dict(known)), some)
 
 
-_IMAGE_TEXT = st.one_of(
-    st.just(base64.b64encode(_PNG).decode()), st.sampled_from(IMAGES).map(lambda data: base64.b64encode(data).decode())
-)
-_V1 = _object({"images": st.lists(st.one_of(_IMAGE_TEXT, _VALUES), max_size=4), "top_k": st.integers(-1, 20)})
+_IMAGE = st.sampled_from(IMAGES).map(lambda data: {"base64": base64.b64encode(data).decode()})
+_V1 = _object({"images": st.lists(st.one_of(_IMAGE, _IMAGE, _VALUES), min_size=1, max_size=4)})
+_VALID_TENSOR = {"name": "images", "shape": [1, 28, 28, 1], "datatype": "UINT8", "data": [7] * 784}
 _TENSOR = _object(
     {
         "name": st.sampled_from(["images", "x", ""]),
@@ -285,7 +284,11 @@ _TENSOR = _object(
 _V2 = _object(
     {
         "id": st.text(max_size=10),
-        "inputs": st.lists(_TENSOR, max_size=3),
+        "inputs": st.one_of(
+            st.just([_VALID_TENSOR]),
+            st.builds(lambda changes: [{**_VALID_TENSOR, **changes}], _TENSOR),
+            st.lists(_TENSOR, max_size=3),
+        ),
         "outputs": st.lists(
             _object(
                 {
@@ -323,6 +326,10 @@ _PATHS_V2 = st.sampled_from(
     ]
 )
 _FORMS = st.sampled_from(["plain", "plain", "plain", "plain", "cut", "deep"])
+_ENCODED = b'{"inputs":[{"name":"image","shape":[1,1],"datatype":"BYTES","parameters":{"binary_data_size":%d}}]}' % (
+    len(_PNG) + 4
+)
+_FILE = len(_PNG).to_bytes(4, "little") + _PNG
 _RAW = st.one_of(st.just(b""), st.binary(max_size=40), st.just(bytes(784)))
 _EXTRAS = st.one_of(st.none(), st.none(), st.sampled_from([0, 0, 1, -1, -1000]))
 _JSON = st.one_of(
@@ -341,6 +348,14 @@ _JSON = st.one_of(
         st.booleans(),
         _EXTRAS,
         _RAW,
+    ),
+    st.builds(
+        _json_post,
+        st.just("/v2/models/fashion-mnist-resnet20-encoded/infer"),
+        _mutated(st.just(_ENCODED)),
+        st.booleans(),
+        st.sampled_from([0, 0, 0, 1, -1]),
+        _mutated(st.just(_FILE)),
     ),
 )
 
