@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from service.core import malloc
 from service.core.threads import run_in_background
@@ -175,9 +176,10 @@ class ModelVersions:
             del self._loading[number]
         self._update()
         if not version.ready:
-            if loaded is not None:
-                await loaded.engine.close()
-            await run_in_background(malloc.trim)
+            with suppress(RuntimeError, MemoryError):  # no memory for a thread
+                if loaded is not None:
+                    await loaded.engine.close()
+                await run_in_background(malloc.trim)
 
     async def _load_in_turn(self, version: Version) -> LoadedVersion:
         """Load a version after those that were begun before, or beside one that takes long."""

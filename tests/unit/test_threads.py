@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from service.core import threads
 from service.core.settings import Settings
 from service.core.threads import run_in_background
-from tests.support.service import serve
+from tests.support.service import TIMEOUT, serve
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority per thread")
 
@@ -37,6 +39,28 @@ def test_background_work_and_its_threads_have_a_lower_priority() -> None:
 def test_error_in_background_work_reaches_the_caller() -> None:
     with pytest.raises(ValueError, match="invalid literal"):
         asyncio.run(run_in_background(int, "none"))
+
+
+def test_thread_that_does_not_begin_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a thread without memory for its first steps."""
+    monkeypatch.setattr(threads, "start_new_thread", lambda function, arguments: 1)
+    monkeypatch.setattr(threads, "_BEGIN_SECONDS", 0.0)
+    with pytest.raises(MemoryError, match="not enough memory for another thread"):
+        asyncio.run(run_in_background(int, "1"))
+
+
+def test_process_ends_while_background_work_hangs() -> None:
+    code = (
+        "import asyncio, threading; from service.core.threads import run_in_background\n"
+        "begun = threading.Event()\n"
+        "def hang(): begun.set(); threading.Event().wait()\n"
+        "async def main():\n"
+        "    task = asyncio.create_task(run_in_background(hang))\n"
+        "    await asyncio.to_thread(begun.wait); task.cancel()\n"
+        "asyncio.run(main()); print('ended')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT, check=True)
+    assert (done.stdout, done.stderr) == ("ended\n", "")
 
 
 def test_instances_have_a_lower_priority_than_the_event_loop(tiny_repository: Path) -> None:
