@@ -28,20 +28,23 @@ class Parser:
     def __init__(self) -> None:
         self.parsed = b""
         self.body_bytes = 0
-        self.body_left = 0
+        self.left = 0
         self.waits = False
         self.input: Any = None
 
     def parse(self, data: bytes | memoryview) -> None:
         self.parsed += bytes(data)
-        if self.body_left:
+        if self.left:
             self.body_bytes += len(data)
-            self.body_left -= len(data)
+            self.left -= len(data)
         if self.waits:
             self.input.pause_reading()
 
-    def next_bytes(self) -> int:
-        return self.body_left or PIECE_BYTES
+    def body_left(self) -> int:
+        return self.left
+
+    def head_left(self) -> int:
+        return 65536
 
     def request_waits(self) -> bool:
         return self.waits
@@ -97,7 +100,7 @@ def test_heads_are_parsed_in_turns(wire: Any, parser: Parser) -> None:
 def test_a_body_is_parsed_at_once(wire: Any, parser: Parser) -> None:
     async def play() -> None:
         request_input = RequestInput(wire, parser, asyncio.get_running_loop())
-        parser.body_left = len(DATA)
+        parser.left = len(DATA)
         request_input.feed(DATA)
         assert (parser.parsed, wire.reads) == (DATA, True)
 
@@ -111,5 +114,14 @@ def test_dropped_bytes_are_not_parsed(wire: Any, parser: Parser) -> None:
         request_input.drop()
         await turns(100)
         assert len(parser.parsed) == PIECE_BYTES
+
+    asyncio.run(play())
+
+
+def test_a_head_is_parsed_alone(wire: Any, parser: Parser) -> None:
+    async def play() -> None:
+        request_input = RequestInput(wire, parser, asyncio.get_running_loop())
+        request_input.feed(b"head\r\n\r\n" + DATA)
+        assert parser.parsed == b"head\r\n\r\n"
 
     asyncio.run(play())

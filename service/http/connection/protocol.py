@@ -113,6 +113,10 @@ class Connection(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Answer the requests that are complete. Returns whether the connection stays open for that."""
+        if self.pipeline and self.cycle.more_body:  # this request can never be complete
+            assert self._answering is not None
+            self.pipeline.popleft()
+            self.cycle = self.pipeline[0][0] if self.pipeline else self._answering
         cycle = self.cycle
         if cycle is None or cycle.response_complete or cycle.more_body or self._discards or self.scheme == "https":
             return False
@@ -137,12 +141,15 @@ class Connection(HttpToolsProtocol):
         elif cycle.response_complete:  # the rest of a body that was not needed
             self._start_keep_alive_timer()
 
-    def next_bytes(self) -> int:
-        """Number of bytes to parse next: a body of known length up to its end."""
-        body = 0
-        if self.cycle is not None and self.cycle.scope is self.scope:
-            body = content_length(self.scope) - self.body_bytes  # type: ignore[arg-type]
-        return body if body > 0 else max(1, min(PIECE_BYTES, MAX_HEAD_BYTES - self._overhead_bytes))
+    def body_left(self) -> int:
+        """Bytes of the current body that are still to come, if its length is known; otherwise 0."""
+        if self.cycle is None or self.cycle.scope is not self.scope or not self.cycle.more_body:
+            return 0
+        return max(0, content_length(self.scope) - self.body_bytes)  # type: ignore[arg-type]
+
+    def head_left(self) -> int:
+        """Bytes after which a head, or what a chunked body has beside data, is too large; at least 1."""
+        return max(1, MAX_HEAD_BYTES - self._overhead_bytes)
 
     def request_waits(self) -> bool:
         """Whether a request was parsed that waits for the response to an earlier one."""

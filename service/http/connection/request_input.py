@@ -13,6 +13,8 @@ PIECE_BYTES = 2048
 """Most bytes that the parser takes at a time, other than bytes of a body: at most some 100 requests, 500 headers or
 350 chunks, which take one or two milliseconds."""
 
+_END = b"\r\n\r\n"
+
 
 class RequestParser(Protocol):
     """Parses the bytes; the connection."""
@@ -23,8 +25,11 @@ class RequestParser(Protocol):
     def parse(self, data: bytes | memoryview) -> None:
         """Parse the next bytes."""
 
-    def next_bytes(self) -> int:
-        """How many bytes may be parsed next."""
+    def body_left(self) -> int:
+        """Bytes of the current body that are still to come, if its length is known; otherwise 0."""
+
+    def head_left(self) -> int:
+        """Bytes after which a head, or what a chunked body has beside data, is too large; at least 1."""
 
     def request_waits(self) -> bool:
         """Whether a request was parsed that waits for the response to an earlier one."""
@@ -80,12 +85,14 @@ class RequestInput(FlowControl):
 
     def _parse(self) -> None:
         self._next_turn = None
+        left = self._parser.body_left()
         while self._unparsed and not self._stopped:
-            size = self._parser.next_bytes()
+            size = left or self._next_size()
             piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
             before = self._parser.body_bytes
             self._parser.parse(piece)
-            if self._unparsed and 2 * (self._parser.body_bytes - before) < len(piece):
+            data, left = self._parser.body_bytes - before, self._parser.body_left()
+            if self._unparsed and not left and 2 * data < len(piece):
                 # Heads and small chunks take much more time per byte than a body.
                 if not self._stopped:
                     self._wait_for_turn()
@@ -95,6 +102,12 @@ class RequestInput(FlowControl):
             super().pause_reading()
         elif not self._stopped:
             super().resume_reading()
+
+    def _next_size(self) -> int:
+        """Bytes to parse next: up to the end of a head, so that a body of known length is parsed in one piece."""
+        size = min(PIECE_BYTES, self._parser.head_left())
+        end = bytes(self._unparsed[:size]).find(_END)
+        return size if end < 0 else end + len(_END)
 
     def _wait_for_turn(self) -> None:
         if self._next_turn is None:
