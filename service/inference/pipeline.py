@@ -252,6 +252,8 @@ class Pipeline:
                 seconds = deadline - time.monotonic()
                 answer = await self.classify(model, [file], k, seconds, optional, priority)
             except ServiceError as error:
+                # The frames of the traceback would keep the images until the garbage collector runs.
+                error.__traceback__ = error.__context__ = None
                 return position, ImageResult(error=error)
             return position, answer.results[0]
 
