@@ -75,9 +75,17 @@ def parse_now(schema: type[_SchemaT], content: memoryview, max_bytes: int) -> _S
     if len(content) > min(max_bytes, _MAX_ON_EVENT_LOOP):
         _check_size(content, max_bytes)
     try:
-        return schema.model_validate_json(bytes(content).removeprefix(_BYTE_ORDER_MARK))
+        return schema.model_validate_json(_text(content))
     except ValidationError as error:
         raise BadRequest(first_error(error)) from None
+
+
+def _text(content: memoryview) -> bytes | bytearray:
+    """The text without a byte-order mark; without a copy if it is a whole body."""
+    whole = content.obj
+    if isinstance(whole, bytes | bytearray) and len(whole) == len(content) and not whole.startswith(_BYTE_ORDER_MARK):
+        return whole
+    return bytes(content).removeprefix(_BYTE_ORDER_MARK)
 
 
 def _check_size(content: memoryview, max_bytes: int) -> None:

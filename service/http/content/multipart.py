@@ -21,7 +21,10 @@ from service.http.content import base64_text
 _FILE_TYPES = (b"image/", b"application/octet-stream", b"binary/octet-stream")
 _EXTENDED_FILENAME = re.compile(rb";\s*filename\*(?:0\*?)?=", re.IGNORECASE)
 _AS_IT_IS = (b"", b"binary", b"8bit", b"7bit")
-_DECODE: dict[bytes, Callable[[bytes], bytes]] = {b"base64": base64_text.decode, b"quoted-printable": binascii.a2b_qp}
+_DECODE: dict[bytes, Callable[[bytearray], bytes]] = {
+    b"base64": base64_text.decode,
+    b"quoted-printable": binascii.a2b_qp,
+}
 """By Content-Transfer-Encoding, which clients set that use libraries for e-mail."""
 _LARGE = 1 << 20
 """Bytes of a form whose files are put together in a thread."""
@@ -35,8 +38,8 @@ class _File:
         named: whether the file has a name.
     """
 
-    def __init__(self, decode: Callable[[bytes], bytes] | None, named: bool) -> None:
-        self.pieces: list[bytes] = []
+    def __init__(self, decode: Callable[[bytearray], bytes] | None, named: bool) -> None:
+        self.buffer = bytearray()
         self.named = named
         self._decode = decode
 
@@ -46,9 +49,8 @@ class _File:
         Raises:
             BadRequest: it does not match its encoding.
         """
-        content = b"".join(self.pieces)
         try:
-            return content if self._decode is None else self._decode(content)
+            return bytes(self.buffer) if self._decode is None else self._decode(self.buffer)
         except ValueError as error:
             raise BadRequest(f"a file does not match its Content-Transfer-Encoding: {error}") from None
 
@@ -106,7 +108,7 @@ class _Reader:
     def _header(self, name: bytes) -> bytes:
         return self._headers.get(name, b"").strip().lower()
 
-    def _decoder(self) -> Callable[[bytes], bytes] | None:
+    def _decoder(self) -> Callable[[bytearray], bytes] | None:
         encoding = self._header(b"content-transfer-encoding")
         if encoding not in _DECODE and encoding not in _AS_IT_IS:
             raise UnsupportedMediaType(
@@ -116,7 +118,7 @@ class _Reader:
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._file is not None:
-            self._file.pieces.append(data[start:end])
+            self._file.buffer += memoryview(data)[start:end]
 
     def on_end(self) -> None:
         self.ended = True
@@ -153,7 +155,7 @@ async def read_files(pieces: AsyncIterator[bytes], content_type: str, max_files:
         raise BadRequest(f"the form cannot be read: {error}") from None
     if not reader.ended:
         raise BadRequest("the form cannot be read: its end is missing")
-    files = [file for file in reader.files if file.named or file.pieces]
+    files = [file for file in reader.files if file.named or file.buffer]
     return await run_python(_contents, files) if size > _LARGE else _contents(files)
 
 
