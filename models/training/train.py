@@ -134,11 +134,13 @@ def measure_preprocess(data: Dataset) -> Preprocess:
     count = len(data.labels)
     chosen = np.arange(0, count, -(-count // _STATISTICS_IMAGES))
     total = squares = np.zeros(1, np.int64)
-    for first in range(0, len(chosen), 256):
-        values = data.images(chosen[first : first + 256]).reshape(-1, data.geometry.channels)
-        # Integer sums are exact, so the figures do not depend on how the images are grouped.
-        total = total + values.sum(0, dtype=np.int64)
-        squares = squares + np.square(values, dtype=np.uint16).sum(0, dtype=np.int64)
+    with progress_bar("measuring mean and deviation", total=len(chosen)) as progress:
+        for first in range(0, len(chosen), 256):
+            values = data.images(chosen[first : first + 256]).reshape(-1, data.geometry.channels)
+            # Integer sums are exact, so the figures do not depend on how the images are grouped.
+            total = total + values.sum(0, dtype=np.int64)
+            squares = squares + np.square(values, dtype=np.uint16).sum(0, dtype=np.int64)
+            progress.update(min(first + 256, len(chosen)))
     height, width = data.geometry.size
     pixels = len(chosen) * height * width
     mean = total / (255.0 * pixels)
