@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gc
+import gzip
 import io
 import json
 import quopri
@@ -303,6 +304,13 @@ def narrow(tiny_repository: Path) -> Iterator[Client]:
     """A service with small limits."""
     with serve(Settings(repository=tiny_repository, max_body_bytes=20_000, max_images=2, max_pixels=900)) as client:
         yield client
+
+
+def test_json_is_bounded_after_decompression(narrow: Client) -> None:
+    content = gzip.compress(json.dumps(as_json(bytes(20_000))["json"]).encode())
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    assert len(content) < 1000
+    check_problem(narrow.post("/v1/classify", content=content, headers=headers), 413, "JSON is larger than the 20,000")
 
 
 @pytest.mark.parametrize("content_type", ["image/png", "application/json"])

@@ -129,7 +129,7 @@ async def _form_files(request: Request, max_images: int) -> list[bytes]:
 
 def _json_files(body: bytes | bytearray, settings: Settings) -> list[bytes]:
     try:
-        images = json_text.parse_now(ClassifyRequest, memoryview(body), settings.max_json_bytes).images
+        images = json_text.parse_now(ClassifyRequest, memoryview(body), settings).images
     except BadRequest as error:
         raise BadRequest(f'{error}; expected {{"images": [{{"base64": "…"}}]}}') from None
     check_count(len(images), settings.max_images)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from models.validation import first_error
 from service.core.errors import BadRequest, PayloadTooLarge
+from service.core.settings import Settings
 from service.core.threads import run_python
 
 _MAX_ON_EVENT_LOOP = 8192
@@ -53,27 +54,30 @@ class JsonSize:
         self._in_string ^= bool(quotes % 2)
 
 
-async def parse(schema: type[_SchemaT], content: memoryview, max_bytes: int) -> _SchemaT:
+async def parse(schema: type[_SchemaT], content: memoryview, settings: Settings) -> _SchemaT:
     """Parse JSON.
 
     Args:
         schema: schema of the JSON. Its lists must be `FailFast`.
         content: the text, UTF-8.
-        max_bytes: largest text, as `JsonSize` counts.
+        settings: limits of the text: `max_json_bytes` as `JsonSize` counts, and `max_body_bytes`, also after
+            decompression.
 
     Raises:
         BadRequest: the JSON is not valid, or does not match the schema.
-        PayloadTooLarge: the JSON is larger than `max_bytes`.
+        PayloadTooLarge: the JSON is larger than a limit.
     """
     if len(content) <= _MAX_ON_EVENT_LOOP:
-        return parse_now(schema, content, max_bytes)
-    return await run_python(parse_now, schema, content, max_bytes)
+        return parse_now(schema, content, settings)
+    return await run_python(parse_now, schema, content, settings)
 
 
-def parse_now(schema: type[_SchemaT], content: memoryview, max_bytes: int) -> _SchemaT:
+def parse_now(schema: type[_SchemaT], content: memoryview, settings: Settings) -> _SchemaT:
     """As `parse`, in the calling thread."""
-    if len(content) > min(max_bytes, _MAX_ON_EVENT_LOOP):
-        _check_size(content, max_bytes)
+    if len(content) > settings.max_body_bytes:
+        raise PayloadTooLarge(f"the JSON is larger than the {settings.max_body_bytes:,} bytes accepted: send files")
+    if len(content) > min(settings.max_json_bytes, _MAX_ON_EVENT_LOOP):
+        _check_size(content, settings.max_json_bytes)
     try:
         return schema.model_validate_json(_text(content))
     except ValidationError as error:

@@ -79,7 +79,7 @@ async def _parse(
     if len(head) or not len(raw):
         try:
             async with asyncio.timeout(pipeline.settings.timeout_ms / 1e3):
-                return await json_text.parse(InferRequest, head, pipeline.settings.max_json_bytes), raw
+                return await json_text.parse(InferRequest, head, pipeline.settings), raw
         except TimeoutError:
             raise DeadlineExceeded("the time limit passed while JSON was parsed: try again") from None
     if not model_name.encoded:

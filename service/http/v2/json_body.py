@@ -56,4 +56,4 @@ async def read_json(request: Request, schema: type[_SchemaT]) -> _SchemaT:
         ServiceError: as `json_text.parse`.
     """
     content = memoryview(await read(request) or b"{}")
-    return await json_text.parse(schema, content, request.app.state.pipeline.settings.max_json_bytes)
+    return await json_text.parse(schema, content, request.app.state.pipeline.settings)

@@ -130,7 +130,7 @@ def compressed_bodies(service: ServedProcess) -> str:
     bomb = gzip.compress(bytes(60 * MEGABYTE), 9)
     answers = _together(service, 30, "/v1/classify", bomb, content_encoding="gzip", content_type="image/png")
     _expect_status(answers, 422, 503)
-    text = gzip.compress(b'{"images":[{"base64":"' + base64.b64encode(bytes(45 * MEGABYTE)) + b'"}]}')
+    text = gzip.compress(b'{"images":[{"base64":"' + base64.b64encode(bytes(24 * MEGABYTE)) + b'"}]}')
     _expect_status(_together(service, 20, "/v1/classify", text, content_encoding="gzip"), 422, 503, 504)
     _expect_status(_together(service, 20, PIXELS, bomb, content_encoding="deflate"), 413, 503)
     return f"20 to 30 bodies of {len(bomb) // 1000} kB at once, which hold 60 MB each"
