@@ -114,11 +114,11 @@ def _held_out(trained: Checkpoint, training: Dataset) -> Dataset | None:
 
     With another number of images the same seed would hold out others: the network may have been trained on them.
     """
-    recipe = trained.training.get("recipe", {})
-    if not recipe.get("validation"):
+    try:
+        trained_on, held_out = split(training, Recipe(**trained.training["recipe"]))
+    except (KeyError, TypeError, ValueError):  # imported weights, another recipe, or fewer images than it holds out
         return None
-    trained_on, held_out = split(training, Recipe(**recipe))
-    return held_out if len(trained_on.labels) == trained.training.get("images") else None
+    return held_out if held_out is not None and len(trained_on.labels) == trained.training.get("images") else None
 
 
 def evenly_spaced(items: Indices, count: int) -> Indices:

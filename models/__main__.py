@@ -186,7 +186,10 @@ def evaluate_command(
         fail(error)
     _print_report(report, loaded.labels)
     if confusion is not None:
-        plot_confusion(report.confusion, loaded.labels, confusion)
+        try:
+            plot_confusion(report.confusion, loaded.labels, confusion)
+        except (OSError, ValueError) as error:
+            fail(error)
 
 
 def _print_report(report: EvaluationReport, labels: tuple[str, ...]) -> None:

@@ -105,6 +105,17 @@ def _layout(read: WeightsFile, arch: str, wanted: str | None) -> tuple[str, Weig
     raise ForeignWeights(f"{read.path}: its names ({first}, …) are of no known layout; known are: {', '.join(LAYOUTS)}")
 
 
+def _trained(read: WeightsFile, layout: WeightsLayout, arch: str) -> TrainedPreprocess:
+    try:
+        return layout.trained(read, arch)
+    except ForeignWeights:
+        raise
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ForeignWeights(
+            f"{read.path}: the configuration beside it is not understood ({error}): correct it, or move it away"
+        ) from error
+
+
 def _preprocess(
     read: WeightsFile, layout: WeightsLayout, arch: str, channels: int, overrides: dict[str, Any]
 ) -> tuple[Preprocess, str]:
@@ -116,7 +127,9 @@ def _preprocess(
         raise ForeignWeights(f"{read.path}: is no network for ImageNet's colour images: give --mean and --std")
     size = VARIANTS[arch].input_size
     trained = (
-        layout.trained(read, arch) if imagenet else TrainedPreprocess({"size": (size, size)}, "the architecture's size")
+        _trained(read, layout, arch)
+        if imagenet
+        else TrainedPreprocess({"size": (size, size)}, "the architecture's size")
     )
     values = {**trained.preprocess, **overrides}
     if "size" in overrides and "resize" not in overrides and (resize := trained.preprocess.get("resize")):

@@ -85,7 +85,14 @@ def read(path: Path) -> WeightsFile:
         raise ForeignWeights(f"{path}: {error}") from error
     if found is None:
         raise ForeignWeights(f"{path}: holds {_kind(content)}, no state dict: save model.state_dict()")
+    if strange := next((name for name, value in found.tensors.items() if not _is_plain(value)), None):
+        raise ForeignWeights(f"{path}: {strange} is sparse, quantised, complex or without values: save plain numbers")
     return WeightsFile(path, found.tensors, str(found))
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    stored = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return stored and not tensor.is_quantized and not tensor.is_complex()
 
 
 def _read_pickled(path: Path) -> object:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -21,12 +21,32 @@ from models.architectures import ResNet
 from models.artifact.manifest import Architecture
 from models.files import atomic_write, git_lfs_problem
 from models.imaging.preprocess import Preprocess
+from models.validation import first_error
 
 _METADATA = "resnet-serve"
 
 
 class CheckpointError(ValueError):
     """The file is not a usable checkpoint; the message is one line with the reason."""
+
+
+class _Header(BaseModel):
+    """The description in the header of the file."""
+
+    architecture: Architecture
+    labels: tuple[str, ...]
+    preprocess: Preprocess
+    training: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> _Header:
+        if len(self.labels) != self.architecture.num_classes:
+            raise ValueError(f"{len(self.labels)} labels for {self.architecture.num_classes} classes")
+        if self.preprocess.channels != self.architecture.in_channels:
+            raise ValueError(
+                f"{self.preprocess.channels} colour channels for a network of {self.architecture.in_channels}"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -57,7 +77,11 @@ class Checkpoint:
         found = {key: tuple(value.shape) for key, value in self.weights.items()}
         if problem := _difference(expected, found):
             raise CheckpointError(f"these are not the weights of {arch.name}: {problem}")
-        model.load_state_dict(self.weights, assign=True)
+        for key, value in model.state_dict().items():
+            if value.is_floating_point() != self.weights[key].is_floating_point():
+                raise CheckpointError(f"{key!r} has values of type {self.weights[key].dtype}")
+        weights = {key: value.float() if value.is_floating_point() else value for key, value in self.weights.items()}
+        model.load_state_dict(weights, assign=True)
         return model.eval()
 
     def save(self, path: Path) -> None:
@@ -84,17 +108,10 @@ def load(path: Path) -> Checkpoint:
             "give a checkpoint that resnet-train wrote"
         )
     try:
-        header = json.loads(metadata[_METADATA])
-        return Checkpoint(
-            architecture=Architecture.model_validate(header["architecture"]),
-            labels=tuple(header["labels"]),
-            preprocess=Preprocess.model_validate(header["preprocess"]),
-            weights=weights,
-            training=header.get("training", {}),
-        )
-    except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: its header cannot be understood: {reason}") from error
+        header = _Header.model_validate_json(metadata[_METADATA])
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: its header cannot be understood: {first_error(error)}") from error
+    return Checkpoint(header.architecture, header.labels, header.preprocess, weights, header.training)
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:

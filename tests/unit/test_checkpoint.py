@@ -23,6 +23,17 @@ def header_of(path: Path) -> dict[str, object]:
     return parsed
 
 
+def header_with(**changes: object) -> str:
+    """The description of a checkpoint with other values, as JSON."""
+    made = make_checkpoint("tiny")
+    header = {
+        "architecture": made.architecture.model_dump(exclude_none=True),
+        "labels": made.labels,
+        "preprocess": made.preprocess.model_dump(),
+    }
+    return json.dumps({**header, **changes})
+
+
 def test_round_trip(tmp_path: Path) -> None:
     original = make_checkpoint("tiny", classes=3, shortcut="B")
     original.training["note"] = "ünïcode"
@@ -90,9 +101,13 @@ def test_weights_without_a_description_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "reason"),
     [
-        ("not JSON", "Expecting value"),
+        ("not JSON", "Invalid JSON"),
         ("{}", "architecture"),
-        ('{"architecture": {"name": "tiny"}}', "validation error"),
+        ('{"architecture": {"name": "tiny"}}', "num_classes"),
+        (header_with(labels=["a"]), "1 labels for 10 classes"),
+        (header_with(labels=[1] * 10), "labels"),
+        (header_with(training=None), "training"),
+        (header_with(preprocess={"size": [8, 8], "mean": [0.5], "std": [0.5], "mode": "L"}), "1 colour channels"),
     ],
 )
 def test_damaged_header_is_refused(tmp_path: Path, header: str, reason: str) -> None:

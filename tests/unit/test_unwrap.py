@@ -130,6 +130,15 @@ class Payload:
 
 
 @pytest.mark.parametrize(
+    "weight", [torch.ones(2, 4).to_sparse(), torch.ones(2, 4) * 1j, torch.ones(2, 4, device="meta")]
+)
+def test_tensors_without_plain_numbers_are_refused(weight: torch.Tensor, tmp_path: Path) -> None:
+    torch.save({**Network(1).state_dict(), "fc.weight": weight}, tmp_path / "a.pth")
+    with pytest.raises(ForeignWeights, match=r"fc\.weight is sparse, quantised, complex or without values"):
+        source.read(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (lambda: Network(1), r"holds an object of .*Network, no state dict: save model\.state_dict\(\)"),
