@@ -24,7 +24,8 @@ STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 @given(VALUES, st.booleans(), st.data())
 def test_size_counts_all_but_plain_characters_of_strings(value: object, ascii_only: bool, data: st.DataObject) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only)
-    expected = len(STRING.sub("", text))
+    outside = STRING.sub("", text)
+    expected = len(outside) + 3 * len(re.findall(r"[\[{]", outside))
     for string in STRING.findall(text):
         plain = re.sub(r"\\.", "", string)
         expected += 2 * 8 + (len(string) - len(plain)) // 2 + len(re.sub(r"[\x00-\x7f]", "", plain).encode())

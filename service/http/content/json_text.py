@@ -24,6 +24,8 @@ _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _ASCII = bytes(range(128))
 _QUOTE_COST = 8
 """Bytes that a quote counts for: a key takes as long as 20 bytes of numbers."""
+_BRACKET_COST = 3
+"""Bytes that an opening bracket counts for in addition: a list of one number takes four times as long as a number."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 _SchemaT = TypeVar("_SchemaT", bound=BaseModel)
@@ -32,8 +34,8 @@ _SchemaT = TypeVar("_SchemaT", bound=BaseModel)
 class JsonSize:
     """Size of JSON, in bytes that take about as long as each other to parse: 10 to 50 ns.
 
-    Counts the bytes outside of strings, 8 for each quote, and 1 for each escape and each byte that is not ASCII in a
-    string. Plain characters of strings, such as base64, count nothing: they take 0.2 ns.
+    Counts the bytes outside of strings, 3 more for each opening bracket, 8 for each quote, and 1 for each escape and
+    each byte that is not ASCII in a string. Plain characters of strings, such as base64, count nothing: they take 1 ns.
     """
 
     def __init__(self) -> None:
@@ -47,8 +49,9 @@ class JsonSize:
         text, escapes = _ESCAPE.subn(b"", self._rest + piece)
         self._rest = b"\\" if text.endswith(b"\\") else b""
         parts = text.removesuffix(b"\\").split(b'"')
-        quotes = len(parts) - 1
-        self.bytes += sum(map(len, parts[self._in_string :: 2])) + _QUOTE_COST * quotes + escapes
+        outside, quotes = b"".join(parts[self._in_string :: 2]), len(parts) - 1
+        brackets = outside.count(b"[") + outside.count(b"{")
+        self.bytes += len(outside) + _BRACKET_COST * brackets + _QUOTE_COST * quotes + escapes
         if not text.isascii():
             self.bytes += len(text.translate(None, _ASCII))
         self._in_string ^= bool(quotes % 2)
