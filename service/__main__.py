@@ -11,6 +11,7 @@ from pydantic_settings import CliApp
 
 from service import executors
 from service.app import create_app
+from service.core import malloc
 from service.core.former_names import replace_former_flags
 from service.core.settings import Settings
 from service.core.tls import TlsError
@@ -42,6 +43,7 @@ def run() -> None:
         executors.find(settings.executor)
         log_config.configure(settings.log_format, settings.log_level)
         log_config.write_lines(lines)
+        malloc.return_large_blocks()
         server = make_server(settings)
     except (ValidationError, LoadError, ExecutorError, FileLimitError, KeyFileError, TlsError, TracingError) as error:
         sys.exit(_explain(error))

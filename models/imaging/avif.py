@@ -1,7 +1,14 @@
-"""AVIF files."""
+"""AVIF files: the pixels that their AV1 streams really have, and how Pillow opens a file.
+
+An image may claim 64 x 64 pixels and hold a stream of 16,384 x 16,384, which libavif decodes and then scales. So the
+sizes are read from the streams: https://aomediacodec.github.io/av1-avif/ and https://aomediacodec.github.io/av1-spec/
+(5.5, sequence header). The places of the streams are in the boxes of ISO 14496-12.
+"""
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
 from typing import IO
 
 from PIL import Image, ImageFile
@@ -10,6 +17,12 @@ _BRANDS = (b"avif", b"avis", b"mif1", b"msf1")
 _CONFIGURATION, _HIGH_BIT_DEPTH = b"av1C", 0x40
 _DEEP_BYTES = 12
 _EXIF_ITEM, _NO_ITEM = b"\0Exif", b"\0none"
+_SEQUENCE_HEADER, _FRAMES = 1, (3, 6)
+"""Types of the units of a stream (OBU)."""
+_HEAD_BYTES = 4096
+"""Beginning of a stream in which its header must be."""
+_MAX_UNITS = 64
+_MAX_STREAMS = 1024
 
 
 def matches(data: bytes) -> bool:
@@ -27,6 +40,17 @@ def deep_pixel_bytes(data: bytes) -> int:
     return 0
 
 
+def stream_pixels(data: bytes) -> int:
+    """Pixels of all streams together: the image, its alpha, tiles and previews. 0 if no stream can be read."""
+    pixels = 0
+    for number, place in enumerate(_stream_places(data)):
+        if number >= _MAX_STREAMS:
+            break
+        if 0 <= place < len(data):
+            pixels += _pixels_of_stream(data[place : place + _HEAD_BYTES])
+    return pixels
+
+
 def open_image(file: IO[bytes]) -> ImageFile.ImageFile:
     """Open a file. Raises what Pillow raises."""
     try:
@@ -41,3 +65,125 @@ def open_image(file: IO[bytes]) -> ImageFile.ImageFile:
         file.write(data.replace(_EXIF_ITEM, _NO_ITEM))
         file.seek(0)
         return Image.open(file, formats=("AVIF",))
+
+
+def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Name, and begin and end of the content, of each box."""
+    while start + 8 <= end:
+        size, name = struct.unpack_from(">I4s", data, start)
+        content = start + 8
+        if size == 1 and start + 16 <= end:
+            (size,) = struct.unpack_from(">Q", data, content)
+            content += 8
+        stop = end if size == 0 else min(end, start + size)
+        if stop < content:
+            return
+        yield name, content, stop
+        start = stop
+
+
+def _stream_places(data: bytes) -> Iterator[int]:
+    """Places of the first bytes of all items and tracks."""
+    for name, start, end in _boxes(data, 0, len(data)):
+        if name == b"meta":
+            inner = {box: (first, last) for box, first, last in _boxes(data, start + 4, end)}
+            if b"iloc" in inner:
+                yield from _item_places(data[slice(*inner[b"iloc"])], inner.get(b"idat", (0, 0))[0])
+        elif name == b"moov":
+            for table, form in ((b"stco", ">I"), (b"co64", ">Q")):
+                place = data.find(table, start, end)
+                while place >= 0 and place + 20 <= end:
+                    yield struct.unpack_from(form, data, place + 12)[0]
+                    place = data.find(table, place + 4, end)
+
+
+def _item_places(table: bytes, item_data: int) -> Iterator[int]:
+    """Places of items, from the table of their locations; `item_data` is the place of data within the header."""
+    if len(table) < 8:
+        return
+    version, sizes = table[0], (table[4] >> 4, table[4] & 15, table[5] >> 4, table[5] & 15 if table[0] else 0)
+    offset_size, length_size, base_size, index_size = sizes
+    wide, position = 4 if version == 2 else 2, 6
+
+    def number(size: int) -> int:
+        nonlocal position
+        position += size
+        return int.from_bytes(table[position - size : position])
+
+    for _ in range(number(wide)):
+        if position >= len(table):
+            return
+        number(wide)
+        within_header = version > 0 and number(2) & 15 == 1
+        number(2)
+        base, extents = number(base_size), number(2)
+        for extent in range(extents):
+            if position >= len(table):
+                return
+            number(index_size)
+            offset = number(offset_size)
+            number(length_size)
+            if extent == 0:
+                yield base + offset + (item_data if within_header else 0)
+
+
+def _pixels_of_stream(head: bytes) -> int:
+    """Pixels of a frame, from the largest sequence header before the first frame."""
+    position, pixels = 0, 0
+    for _ in range(_MAX_UNITS):
+        if position >= len(head):
+            break
+        flags = head[position]
+        kind = flags >> 3 & 15
+        position += 2 if flags & 4 else 1
+        size, shift = (0, 0) if flags & 2 else (len(head), 64)
+        while shift < 56 and position < len(head):
+            byte = head[position]
+            size |= (byte & 127) << shift
+            shift, position = shift + 7, position + 1
+            if byte < 128:
+                break
+        if kind == _SEQUENCE_HEADER:
+            pixels = max(pixels, _pixels_of_header(head[position : position + size]))
+        if kind in _FRAMES:
+            break
+        position += size
+    return pixels
+
+
+def _pixels_of_header(header: bytes) -> int:
+    """Width times height of the largest frame, from a sequence header; the names are those of the specification."""
+    bits, total = int.from_bytes(header), 8 * len(header)
+
+    def take(count: int) -> int:
+        nonlocal total
+        total -= count
+        return bits >> max(0, total) & ((1 << count) - 1)
+
+    take(4)  # seq_profile, still_picture
+    if take(1):  # reduced_still_picture_header
+        take(5)  # seq_level_idx
+    else:
+        delay_bits = 0
+        if take(1):  # timing_info_present_flag
+            take(64)
+            if take(1):  # equal_picture_interval
+                zeros = 0
+                while total > 0 and not take(1):
+                    zeros += 1
+                take(zeros)
+            if take(1):  # decoder_model_info_present_flag
+                delay_bits = take(5) + 1
+                take(42)
+        display_delay = take(1)
+        for _ in range(take(5) + 1):  # operating points
+            take(12)
+            if take(5) > 7:
+                take(1)
+            if delay_bits and take(1):
+                take(2 * delay_bits + 1)
+            if display_delay and take(1):
+                take(4)
+    width_bits, height_bits = take(4) + 1, take(4) + 1
+    width, height = take(width_bits) + 1, take(height_bits) + 1
+    return width * height if total >= 0 else 0

@@ -40,7 +40,7 @@ def to_mode(image: Image.Image, mode: Mode, check_time: Callable[[], None] = lam
         return image
     if image.width * image.height <= _PART_PIXELS:
         return _convert(image, mode)
-    result = Image.new(mode, image.size)
+    result = Image.new(mode, image.size, None)  # a colour would be filled in while all threads stand still
     columns = min(image.width, _PART_PIXELS)
     rows = _PART_PIXELS // columns
     for top in range(0, image.height, rows):

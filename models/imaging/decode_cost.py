@@ -12,7 +12,7 @@ from models.imaging.conversion import Mode
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 """Bytes per pixel of Pillow's modes; 4 for the others."""
 _OTHER_STORED = 4
-_CODEC = {"WEBP": (15, 10), "AVIF": (16, 9), "GIF": (1, 1)}
+_CODEC = {"WEBP": (15, 10), "AVIF": (12, 9), "GIF": (1, 1)}
 """Bytes per pixel that the codec of a format takes besides the image: while it decodes, and afterwards."""
 _PYTHON_CODECS = ("bmp_rle", "ppm", "ppm_plain")
 _PYTHON_CODEC_BYTES = 12

@@ -174,8 +174,9 @@ def _decode(
             later = needed_later(height, width) if orientation in _SIDEWAYS else needed_later(width, height)
             if min_shorter_side is not None:
                 image.draft(None, (min_shorter_side, min_shorter_side))  # does nothing with other formats
-            needed = decode_cost.of_image(image, mode, orientation != UPRIGHT)
-            allowance.reserve(needed + source.extra_bytes(width * height) + later)
+            if allowance.counts_memory:
+                needed = decode_cost.of_image(image, mode, orientation != UPRIGHT)
+                allowance.reserve(needed + source.extra_bytes(width * height) + later)
         fraction = round(width / image.width)
         image.load()
         file_format = image.format

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from PIL import Image, ImageFile
 
 from models.imaging import avif, jpeg, orientation, png_chunks, tiff, webp
-from models.imaging.allowance import Allowance, TimedReader
+from models.imaging.allowance import Allowance, reader
 from models.imaging.errors import NotAnImage, TooManyPixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
@@ -17,6 +17,8 @@ MAX_PIXELS_AT_ONCE = 25_000_000
 """Largest image of the formats below in pixels."""
 _AT_ONCE = ("WEBP", "AVIF")
 """Formats whose codecs in Pillow copy all pixels at once, while all threads stand still: 4 ms per megapixel."""
+_MAX_STREAMS_RATIO, _STREAM_BYTES = 3, 4
+"""Largest ratio of the pixels of all AVIF streams to the largest image, and bytes per pixel of a stream."""
 _OTHERS = ("GIF", "BMP", "PPM")
 _FILE_COPIES = 2
 _MAX_PADDING = 2
@@ -44,11 +46,11 @@ class Source(NamedTuple):
     def open(self, allowance: Allowance) -> ImageFile.ImageFile:
         """Open the file with Pillow. Raises what Pillow raises."""
         if self.format == "TIFF":
-            return tiff.TiffImage(TimedReader(self.data, allowance))
+            return tiff.TiffImage(reader(self.data, allowance))
         if self.format == "AVIF":
-            return avif.open_image(TimedReader(self.data, allowance))
+            return avif.open_image(reader(self.data, allowance))
         formats = (self.format,) if self.format else _OTHERS
-        return Image.open(TimedReader(self.data, allowance), formats=formats)
+        return Image.open(reader(self.data, allowance), formats=formats)
 
     def orientation_of(self, image: ImageFile.ImageFile) -> int:
         """The orientation of the open file, 1 to 8."""
@@ -81,6 +83,7 @@ def read(data: bytes) -> Source:
 
     Raises:
         NotAnImage: the headers are damaged, or ask for too much.
+        TooManyPixels: the pixels in an AVIF file are above the limit.
     """
     if data.startswith(jpeg.SIGNATURE):
         file = jpeg.read(data)
@@ -98,5 +101,11 @@ def read(data: bytes) -> Source:
             data, "TIFF", orientation=parts.orientation, codec_bytes=parts.part_bytes, decoded_pixels=parts.pixels
         )
     if avif.matches(data):
-        return Source(data, "AVIF", codec_pixel_bytes=avif.deep_pixel_bytes(data))
+        pixels = avif.stream_pixels(data)
+        if pixels > _MAX_STREAMS_RATIO * MAX_PIXELS_AT_ONCE:
+            raise TooManyPixels(
+                f"the AVIF file holds {pixels:,} pixels, with alpha and previews, more than {_MAX_STREAMS_RATIO} times "
+                f"the {MAX_PIXELS_AT_ONCE:,} of the largest image: save it as JPEG or PNG"
+            )
+        return Source(data, "AVIF", codec_bytes=pixels * _STREAM_BYTES, codec_pixel_bytes=avif.deep_pixel_bytes(data))
     return Source(data, "")

@@ -20,7 +20,6 @@ from models.imaging import images
 from models.imaging.allowance import Allowance, DecodeMemory
 from models.imaging.errors import DeadlinePassed, ImageError, TooManyPixels, TooMuchMemory
 from models.imaging.preprocess import Preprocess, UInt8Array
-from service.core import malloc
 from service.core.choices import DecodeMode
 from service.core.errors import Overloaded, PayloadTooLarge, ServiceError, UnprocessableImage
 from service.core.priority import Priority, PrioritySemaphore
@@ -37,10 +36,6 @@ _SMALL_PIXELS = 64 * 64
 _SMALL_BYTES = 4 * _SMALL_PIXELS
 """Largest PNG or JPEG that is decoded on the event loop, in 40 to 100 µs; a hand-over to a thread takes about 100."""
 _SMALL_FORMATS = (b"\x89PNG", b"\xff\xd8")
-
-
-_TRIMMED_BYTES = 64 * 1024 * 1024
-"""Images that take this much are so slow to decode that it does not matter how long the memory takes to return."""
 
 
 class DecodedFile(NamedTuple):
@@ -208,8 +203,7 @@ class Decoder:
             log.warning("a codec failed on an image of %d bytes", len(data), exc_info=True)
             return UnprocessableImage("the image cannot be decoded: save it again, as PNG or JPEG")
         finally:
-            if allowance.release() >= _TRIMMED_BYTES:
-                malloc.trim()
+            allowance.release()
 
     def _checked(self, image: DecodedImage, preprocess: Preprocess) -> DecodedFile | ServiceError:
         try:

@@ -9,9 +9,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from models.imaging import images, jpeg, png_chunks, sources, tiff
+from models.imaging import avif, images, jpeg, png_chunks, sources, tiff
 from models.imaging.allowance import Allowance, DecodeMemory
 from models.imaging.errors import ImageError, NotAnImage, TooManyPixels, TooMuchMemory
 
@@ -116,6 +118,28 @@ def test_bounds_do_not_touch_usual_files() -> None:
         encode("TIFF", (100, 100), compression="jpeg"),
     ):
         assert images.decode(good, "RGB").size in ((8, 8), (64, 4000), (100, 100))
+
+
+@pytest.mark.parametrize(
+    ("size", "mode", "streams"), [((37, 501), "RGB", 1), ((1, 1), "RGB", 1), ((64, 64), "RGBA", 2)]
+)
+def test_the_pixels_of_an_avif_are_those_of_its_streams(size: tuple[int, int], mode: str, streams: int) -> None:
+    """An image that claims 1 x 1 pixels is decoded in full and then scaled."""
+    data = encode("AVIF", size, mode, speed=10)
+    claimed = data.replace(b"ispe" + struct.pack(">III", 0, *size), b"ispe" + struct.pack(">III", 0, 1, 1))
+    assert avif.stream_pixels(claimed) == streams * size[0] * size[1]
+
+
+def test_an_avif_with_a_stream_of_many_pixels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAX_PIXELS_AT_ONCE", 100)
+    data = encode("AVIF", (64, 64)).replace(struct.pack(">II", 64, 64), struct.pack(">II", 8, 8))
+    with pytest.raises(TooManyPixels, match="4,096 pixels"):
+        images.decode(data, "RGB")
+
+
+@given(st.sampled_from([encode("AVIF"), encode("AVIF", mode="RGBA")]), st.integers(0, 400), st.binary(max_size=8))
+def test_damaged_avif_headers_are_read_without_an_error(data: bytes, place: int, damage: bytes) -> None:
+    assert avif.stream_pixels(data[:place] + damage + data[place + len(damage) :]) >= 0
 
 
 def test_metadata_is_left_out_of_the_file_that_pillow_gets() -> None:
