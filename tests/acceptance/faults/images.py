@@ -112,7 +112,7 @@ def many_scans(count: int) -> bytes:
 @cache
 def many_segments(count: int) -> bytes:
     whole = encoded("JPEG", 64, 64)
-    return whole[:2] + count * (b"\xff\xe1\0\x64Exif\0\0" + bytes(92)) + whole[2:]
+    return whole[:2] + count * b"\xff\xe1\0\x08Exif\0\0" + whole[2:]
 
 
 @attack(6, "decodes that nothing ends", memory_mb=BOUND_MB)
