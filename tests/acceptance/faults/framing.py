@@ -207,7 +207,7 @@ def above_the_limit(service: Served) -> str:
         expect(statuses(refused) == [503], f"a connection above the limit got {statuses(refused)}")
         expect(b"connection: close" in refused.lower(), "the response does not say that the connection is closed")
         flood = []
-        for _ in range(1000):
+        for _ in range(500):
             flood.append(stack.enter_context(service.connect()))
         time.sleep(0.5)
         files = service.files()
