@@ -94,7 +94,7 @@ def json_of_wrong_elements(service: ServedProcess) -> str:
             for encoding, sent in (("identity", content), ("gzip", gzip.compress(content, 1))):
                 if len(sent) < 32 << 20:
                     _expect_status([_post(service, path, sent, content_encoding=encoding)], 400, 413, 422)
-    within_bound = gzip.compress(_elements('{"images":', "{}", "}", 340_000))
+    within_bound = gzip.compress(_elements('{"images":', "{}", "}", 170_000))
     _expect_status(_together(service, 20, "/v1/classify", within_bound, content_encoding="gzip"), 400)
     return f"{sum(map(len, bodies.values()))} bodies as they are and compressed, and 20 at once, are refused"
 
