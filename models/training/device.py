@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from torch import nn
 
 Compute = Literal["auto", "float32", "bfloat16"]
 
@@ -19,6 +20,20 @@ def compute_dtype(choice: Compute, device: torch.device) -> torch.dtype:
     if choice == "auto":
         choice = "bfloat16" if _has_bfloat16(device) else "float32"
     return torch.bfloat16 if choice == "bfloat16" else torch.float32
+
+
+def memory_format(model: nn.Module, device: torch.device) -> torch.memory_format:
+    """The layout of images and weights: channels last, which is faster, unless PyTorch crashes with it.
+
+    On a CPU, PyTorch 2.13 writes beyond a buffer in the backward pass of a 1x1 convolution with stride 2 and fewer than
+    16 input channels, as in the shortcuts of the smallest networks, if the number of images is odd.
+    """
+    crashes = device.type == "cpu" and any(
+        module.kernel_size == (1, 1) and module.stride != (1, 1) and module.in_channels < 16
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d)
+    )
+    return torch.contiguous_format if crashes else torch.channels_last
 
 
 def _has_bfloat16(device: torch.device) -> bool:

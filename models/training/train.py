@@ -28,7 +28,7 @@ from models.progress import ProgressBar, progress_bar
 from models.training import checkpoint
 from models.training.augment import random_crop, random_erasing, random_flip
 from models.training.checkpoint import Checkpoint
-from models.training.device import best_device, compute_dtype
+from models.training.device import best_device, compute_dtype, memory_format
 from models.training.evaluate import evaluate, normalise
 from models.training.optim import learning_rate, make_optimizer, set_learning_rate
 from models.training.recipe import Recipe, RecipeError
@@ -158,7 +158,7 @@ def start(recipe: Recipe, architecture: Architecture, device: torch.device) -> T
     model = architectures.build(
         architecture.name, architecture.num_classes, architecture.in_channels, **architecture.options
     )
-    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
+    model = model.to(device).to(memory_format=memory_format(model, device))  # type: ignore[call-overload]  # not in stubs
     return TrainingState(model, make_optimizer(model, recipe.momentum, recipe.weight_decay))
 
 
@@ -219,7 +219,7 @@ def step(
     seed = np.random.SeedSequence((recipe.seed, state.epoch, state.step)).generate_state(1)[0]
     generator = Generator().manual_seed(int(seed))
     images = augment(torch.from_numpy(batch.images).permute(0, 3, 1, 2), recipe, preprocess, generator)
-    inputs = normalise(images.to(device), preprocess).contiguous(memory_format=torch.channels_last)
+    inputs = normalise(images.to(device), preprocess).contiguous(memory_format=memory_format(state.model, device))
     labels = torch.from_numpy(batch.labels).to(device)
 
     state.model.train()

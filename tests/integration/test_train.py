@@ -19,13 +19,14 @@ from typer.testing import CliRunner
 
 import models.training.train as train_module
 from models.__main__ import app
-from models.architectures import VARIANTS
+from models.architectures import VARIANTS, build
 from models.artifact.manifest import Architecture
 from models.data import ArrayDataset
 from models.imaging.preprocess import Preprocess
 from models.training import checkpoint
 from models.training.augment import random_crop, random_erasing, random_flip
 from models.training.checkpoint import CheckpointError
+from models.training.device import memory_format
 from models.training.evaluate import evaluate, normalise
 from models.training.optim import learning_rate, make_optimizer
 from models.training.recipe import Recipe, RecipeError
@@ -320,6 +321,21 @@ def test_epoch_with_a_last_batch_of_one_image_on_the_smallest_maps(tmp_path: Pat
     data = stripes(9, channels=3)
     train(Recipe("resnet18", epochs=1, batch_size=8, compute="float32"), data, None, tmp_path)
     assert checkpoint.load(tmp_path / "model.safetensors").training["images"] == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("resnet20", torch.channels_last), ("resnet50", torch.channels_last), ("tiny", torch.contiguous_format)],
+)
+def test_images_are_channels_last_unless_pytorch_crashes(name: str, expected: torch.memory_format) -> None:
+    assert memory_format(build(name, 3), torch.device("cpu")) == expected
+    assert memory_format(build(name, 3), torch.device("cuda")) == torch.channels_last
+
+
+def test_smallest_network_trains_on_an_odd_number_of_images(tmp_path: Path) -> None:
+    """In channels_last, this ends the process on some CPUs."""
+    train(replace(RECIPE, epochs=1, batch_size=25, validation=0), stripes(25), None, tmp_path)
+    assert checkpoint.load(tmp_path / "model.safetensors").training["images"] == 25
 
 
 @pytest.mark.parametrize(
