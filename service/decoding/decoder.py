@@ -17,7 +17,7 @@ from functools import partial
 from typing import NamedTuple
 
 from models.imaging import images
-from models.imaging.allowance import Allowance, DecodeMemory
+from models.imaging.allowance import UNLIMITED, Allowance, DecodeMemory
 from models.imaging.errors import DeadlinePassed, ImageError, TooManyPixels, TooMuchMemory
 from models.imaging.preprocess import Preprocess, UInt8Array
 from service.core.choices import DecodeMode
@@ -49,7 +49,7 @@ class DecodedFile(NamedTuple):
     format: str
 
 
-def decode(data: bytes, preprocess: Preprocess, mode: DecodeMode, allowance: Allowance) -> DecodedFile:
+def decode(data: bytes, preprocess: Preprocess, mode: DecodeMode, allowance: Allowance = UNLIMITED) -> DecodedFile:
     """Decode one image file.
 
     Raises:

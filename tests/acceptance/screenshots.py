@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from shutil import copy
 from threading import Event
+from typing import Any
 
 import httpx
 from playwright.sync_api import Browser, expect
@@ -35,9 +36,14 @@ _SAMPLES = 12
 def shoot(browser: Browser, url: str, size: str, scheme: str) -> Path:
     """Drop the photographs, choose the cat, and show its heat map."""
     width, height, scale = SIZES[size]
-    view = {"viewport": {"width": width, "height": height}, "color_scheme": scheme, "device_scale_factor": scale}
-    touch = {"has_touch": size == "phone", "is_mobile": size == "phone"}
-    with visit(browser, url, **view, **touch) as visitor:
+    view: dict[str, Any] = {
+        "viewport": {"width": width, "height": height},
+        "color_scheme": scheme,
+        "device_scale_factor": scale,
+        "has_touch": size == "phone",
+        "is_mobile": size == "phone",
+    }
+    with visit(browser, url, **view) as visitor:
         page = visitor.page
         visitor.drop(*(PHOTOGRAPHS / f"{name}.jpg" for name in SUBJECTS))
         expect(page.locator("#progress-text")).to_have_text("all done")

@@ -12,7 +12,6 @@ import io
 import random
 import resource
 import shutil
-import socket
 import sys
 import time
 from collections import Counter
@@ -29,8 +28,8 @@ from tests.acceptance.faults.served import ROOT, ServedProcess, serve
 TINY = ROOT / "tests" / "data" / "tiny" / "repository" / "tiny" / "1"
 PERMITTED = {200, 429, 503, 504}
 MAX_CONNECTIONS = 64
-SPARE_FILES = 10
-"""Descriptors that are left when they are pressed."""
+RECOVERY_SECONDS = 1.5
+"""Time until connections are accepted again after descriptors ran out."""
 WARM_UP = 0.25
 SETTLE_SECONDS = 20.0
 TIMEOUT = 40.0
@@ -51,6 +50,7 @@ class Soak:
         self._model = repository / "tiny"
         self._seed = seed
         self._ended = Event()
+        self._no_descriptors = Event()
         self._lock = Lock()
         self.counts: Counter[str] = Counter()
         self.lost: list[str] = []
@@ -63,6 +63,7 @@ class Soak:
             self._change_versions,
             self._press_memory,
             self._press_connections,
+            self._press_descriptors,
         ]
         threads = [Thread(target=self._repeat, args=(each, number)) for number, each in enumerate(work)]
         for thread in threads:
@@ -92,8 +93,14 @@ class Soak:
     def _ask(self, rng: random.Random) -> None:
         """A client that behaves well, on one connection; a full service may refuse it with 503."""
         connection = http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=TIMEOUT)
-        for _ in range(rng.randint(1, 200)):
-            status, closed = self._classify(connection, _image(rng, 32))
+        for number in range(rng.randint(1, 200)):
+            try:
+                status, closed = self._classify(connection, _image(rng, 32))
+            except (ConnectionResetError, BrokenPipeError):
+                if number or not self._no_descriptors.is_set():
+                    raise
+                self._count("reset without descriptors")
+                break
             self._count(f"asked {status}")
             if status not in PERMITTED:
                 self._lose(f"status {status}")
@@ -123,14 +130,12 @@ class Soak:
         version = self._model / str(versions[-1] + 1)
         staging = self._model / ".staging"
         shutil.copytree(TINY, staging)
-        if rng.random() < 0.4:
-            damaged = rng.choice(["manifest.json", "model.onnx", "golden.npz"])
+        manifest = staging / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"version": 1,', f'"version": {version.name},'))
+        damaged = rng.choice(["manifest.json", "model.onnx", "golden.npz", None, None, None])
+        if damaged is not None:
             (staging / damaged).write_bytes((staging / damaged).read_bytes()[: rng.randint(0, 200)])
-            self._count("damaged versions")
-        else:
-            manifest = staging / "manifest.json"
-            manifest.write_text(manifest.read_text().replace('"version": 1,', f'"version": {version.name},'))
-            self._count("versions")
+        self._count("versions" if damaged is None else "damaged versions")
         staging.rename(version)
         for old in versions[1:-_KEPT_VERSIONS]:
             shutil.rmtree(self._model / str(old))
@@ -140,34 +145,43 @@ class Soak:
         """Large images, several at once."""
         image = _image(rng, rng.choice([1500, 3000]))
         connections = [http.client.HTTPConnection("127.0.0.1", self._service.port, timeout=TIMEOUT) for _ in range(4)]
+        try:
+            for connection in connections:
+                connection.request("POST", "/v1/classify", image, {"Content-Type": "image/png"})
+            statuses = [connection.getresponse().status for connection in connections]
+        except (ConnectionResetError, BrokenPipeError):
+            if not self._no_descriptors.is_set():
+                raise
+            statuses = []
+            self._count("reset without descriptors")
         for connection in connections:
-            connection.request("POST", "/v1/classify", image, {"Content-Type": "image/png"})
-        for connection in connections:
-            status = connection.getresponse().status
             connection.close()
+        for status in statuses:
             self._count(f"large {status}")
             if status not in PERMITTED:
                 self._lose(f"status {status} of a large image")
         self._ended.wait(rng.uniform(1.0, 3.0))
 
     def _press_connections(self, rng: random.Random) -> None:
-        """More connections than are permitted, which send nothing for a while; sometimes no descriptor is left."""
-        connections: list[socket.socket] = []
-        pid = self._service.process.pid
-        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        if rng.random() < 0.5:
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (self._service.files() + SPARE_FILES, limits[1]))
-            self._count("descriptors taken")
-        for _ in range(2 * MAX_CONNECTIONS):
-            try:
-                connections.append(self._service.connect(timeout=2.0))
-            except OSError:
-                break
+        """More connections than are permitted, which send nothing for a while."""
+        connections = [self._service.connect() for _ in range(2 * MAX_CONNECTIONS)]
         self._count("crowds")
         self._ended.wait(rng.uniform(0.5, 1.0))
         for connection in connections:
             connection.close()
+        self._ended.wait(rng.uniform(4.0, 8.0))
+
+    def _press_descriptors(self, rng: random.Random) -> None:
+        """Few descriptors are left, then none. The event loop then resets new connections, before any request."""
+        pid = self._service.process.pid
+        limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        self._no_descriptors.set()
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (self._service.files() + rng.randint(0, 10), limits[1]))
+        self._count("times without descriptors")
+        self._ended.wait(rng.uniform(0.5, 1.0))
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        self._ended.wait(RECOVERY_SECONDS)
+        self._no_descriptors.clear()
         self._ended.wait(rng.uniform(4.0, 8.0))
 
 
