@@ -127,6 +127,8 @@ def test_all_metrics_are_tested(traffic: tuple[str, dict[tuple[str, ...], float]
         "resnet_log_lines_dropped",
         "resnet_repository_reads",
         "resnet_devices_stalled",
+        "resnet_decoder_threads_held",
+        "resnet_decoder_threads_replaced",
     }
 
 

@@ -21,7 +21,8 @@ def _environment(**changes: str) -> dict[str, str]:
 
 def start(*flags: object) -> subprocess.Popen[str]:
     """Start `python -m service`, whose output and log are pipes."""
-    command = [sys.executable, "-m", "service", *(str(flag) for flag in flags)]
+    # With `nohup`, the tests ignore SIGHUP, and so would the service.
+    command = ["env", "--default-signal=HUP", sys.executable, "-m", "service", *(str(flag) for flag in flags)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment(), bufsize=1
     )

@@ -77,6 +77,7 @@ async def test_a_held_thread_is_replaced_until_the_bound() -> None:
 
 @in_event_loop
 async def test_a_call_that_gives_up_keeps_its_thread() -> None:
+    decoder_threads._GRACE_SECONDS = 60.0  # restored by the fixture
     threads = DecoderThreads(1)
     codec = Codec()
     running = asyncio.create_task(threads.run(codec, codec.returns.set))
