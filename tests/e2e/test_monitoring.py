@@ -67,6 +67,7 @@ def test_promtool_accepts_the_configuration() -> None:
     assert f"{len(rules())} rules found" in done.stdout
 
 
+@pytest.mark.slow
 @needs_promtool
 @pytest.mark.parametrize("alert", ["", *(rule["alert"] for rule in rules() if "alert" in rule)])
 def test_alert_fires_alone(alert: str, tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def _make_certificate(folder: Path) -> None:
     subprocess.run([*command.split(), *names, *files], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_classification_through_the_proxy(
     tiny_repository: Path, photographs: list[tuple[str, bytes]], tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_classification_through_the_proxy(
     assert re.fullmatch("[0-9a-f]{32}", proxied["request_id"])
 
 
+@pytest.mark.slow
 def test_proxy_retries_on_another_instance(
     tiny_repository: Path, photographs: list[tuple[str, bytes]], tmp_path: Path
 ) -> None:

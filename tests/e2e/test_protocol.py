@@ -64,6 +64,7 @@ def read_until(client: socket.socket, ending: bytes) -> bytes:
     return received
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sent",
     [b"", b"POST /v1/cl", HEAD, HEAD + b"Content-Length: 10\r\n\r\nabc"],
@@ -129,6 +130,7 @@ def test_refused_body_may_be_left_out_with_expect_continue(url: str) -> None:
     assert answer.startswith(b"HTTP/1.1 404 ")
 
 
+@pytest.mark.slow
 def test_image_of_a_disconnected_client_is_not_computed(
     tiny_repository: Path, photographs: list[tuple[str, bytes]]
 ) -> None:
@@ -250,6 +252,7 @@ def test_head_gets_the_headers_of_get(url: str) -> None:
         assert client.head("/v1/classify").status_code == 405
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trusted", [None, "127.0.0.1"])
 def test_forwarded_addresses_count_only_from_trusted_proxies(trusted: str | None, tiny_repository: Path) -> None:
     flags = ["--executor", "simulated:0", "--rate-limit", 0.001, "--rate-burst", 1]

@@ -53,6 +53,7 @@ class Connection:
         return int(head.split()[1]), json.loads(body)
 
 
+@pytest.mark.slow
 def test_accepted_requests_are_answered_before_exit(tiny_repository: Path, photographs: Photographs) -> None:
     """Half of the requests are computed and half wait in the queue when the signal comes."""
     flags = ["--executor", "simulated:1500", "--max-batch", REQUESTS // 2, "--max-delay-ms", 20_000]
@@ -118,6 +119,7 @@ def test_signal_while_idle_exits_with_success(
             httpx.get(server.url)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -141,6 +143,7 @@ def test_invalid_settings_print_one_line_and_exit_with_2(flags: list[str], messa
     assert message in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [["--log-format", "json"], ["--log-format", "text"]])
 def test_warnings_of_the_settings_have_the_format_of_the_log(flags: list[str], tiny_repository: Path) -> None:
     with running("--repository", tiny_repository, "--queue-size", 512, *flags) as server:
@@ -182,6 +185,7 @@ def test_tls(tiny_repository: Path, tmp_path: Path) -> None:
         server.end()
 
 
+@pytest.mark.slow
 def test_root_path_behind_a_proxy(tiny_repository: Path, photographs: Photographs) -> None:
     with running("--repository", tiny_repository, "--executor", "simulated:0", "--root-path", "/vision") as server:
         url = server.url

@@ -98,6 +98,7 @@ def difference(decoder: JpegDecoder, data: bytes, geometry: Geometry) -> int:
     return int(np.abs(cut.pixels.astype(int) - geometry.apply(image.convert("RGB"))).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 @pytest.mark.parametrize("progressive", [False, True])
 def test_difference_to_the_host_is_bounded(

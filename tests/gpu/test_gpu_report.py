@@ -121,6 +121,7 @@ def test_service_is_loaded_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
         assert 0 < seen.p50_ms <= seen.p99_ms
 
 
+@pytest.mark.slow
 def test_service_with_another_executor_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_service, "_SECONDS", 0.1)
     kind = Kind(gpu.SHIPPED, "tensorrt", "float32")  # for which there is no engine
@@ -157,6 +158,7 @@ def test_decoders_are_compared_and_timed(photographs: list[tuple[str, bytes]], m
     ] + [["| CPUs", str(len(os.sched_getaffinity(0))), "1"]]
 
 
+@pytest.mark.slow
 def test_service_without_a_model_is_not_measured(tmp_path: Path) -> None:
     (tmp_path / "model" / "1").mkdir(parents=True)
     (tmp_path / "model" / "1" / "manifest.json").write_text("{}")

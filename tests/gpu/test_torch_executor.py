@@ -83,6 +83,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "repository"
 
 
+@pytest.mark.slow
 def test_every_residual_addition_is_fused(gpu: FakeGpu, repository: Path) -> None:
     executor = load(repository)
     passes = gpu.torch.fused["add_relu"] // 9
@@ -92,6 +93,7 @@ def test_every_residual_addition_is_fused(gpu: FakeGpu, repository: Path) -> Non
     executor.close()
 
 
+@pytest.mark.slow
 def test_convolution_without_a_fused_kernel_is_computed(gpu: FakeGpu, repository: Path) -> None:
     gpu.torch.fuses = False
     executor = load(repository)

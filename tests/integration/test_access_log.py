@@ -341,6 +341,7 @@ def test_a_trace_of_a_failure(traced: Client, exporter: InMemorySpanExporter, ph
     assert span.attributes["http.response.status_code"] == 503
 
 
+@pytest.mark.slow
 def test_tracing_without_the_extra_names_the_extra() -> None:
     code = (
         "import sys; sys.modules['opentelemetry.sdk'] = None\n"

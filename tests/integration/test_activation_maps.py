@@ -67,6 +67,7 @@ def eager(network: Checkpoint, pixels: UInt8Array) -> tuple[Float32Array, Float3
     return logits.numpy(), taken[0][0].numpy(), maps.numpy()
 
 
+@pytest.mark.slow
 def test_maps_and_embeddings_equal_those_of_pytorch(
     network: Checkpoint, served: Client, photographs: Photographs
 ) -> None:
@@ -249,6 +250,7 @@ def receptive_fields() -> dict[tuple[int, int], tuple[float, float]]:
     return centres
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(512, 512), (500, 300), (224, 640)])
 def test_drawn_map_is_at_the_receptive_field(
     size: tuple[int, int], receptive_fields: dict[tuple[int, int], tuple[float, float]]

@@ -653,6 +653,7 @@ def test_classify_route_behind_a_root_path(method: str, status: int, client: Cli
     assert client.portal.call(ask, "/v1/classify") == status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoilt", [False, True], ids=["answered", "refused"])
 def test_requests_leave_no_cycle_of_references(spoilt: bool, client: Client, photographs: Photographs) -> None:
     """The server collects garbage so rarely that each cycle would hold megabytes for a long time."""

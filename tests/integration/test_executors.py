@@ -141,6 +141,7 @@ runtime.make(executors.Source(version, described, runtime.select_artifact(descri
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("value", "written"), [(None, False), ("", False), ("0", True)])
 def test_onnxruntime_writes_telemetry_only_if_wanted(
     value: str | None, written: bool, tiny_repository: Path, tmp_path: Path

@@ -97,6 +97,7 @@ def test_addition_that_is_not_fused_is_reported(tmp_path: Path) -> None:
     assert all(add.node and add.reason for add in report.unfused)
 
 
+@pytest.mark.slow
 def test_swapped_channels_are_caught(tmp_path: Path) -> None:
     checkpoint = make_checkpoint("tiny", size=64)
     images = write(checkpoint, tmp_path / "model.onnx")
@@ -105,6 +106,7 @@ def test_swapped_channels_are_caught(tmp_path: Path) -> None:
         check_parity(OnnxRunner(tmp_path / "model.onnx"), images[..., ::-1].copy(), expected, "float32")
 
 
+@pytest.mark.slow
 def test_wrong_mean_is_caught(tmp_path: Path) -> None:
     checkpoint = make_checkpoint("tiny", size=64)
     wrong = checkpoint.preprocess.model_copy(update={"mean": (0.5, 0.5, 0.5)})
@@ -204,6 +206,7 @@ def copy(version: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(version, tmp_path / "model" / "1"))
 
 
+@pytest.mark.slow
 def test_multiply_adds_of_the_network_and_of_its_graph(version: Path) -> None:
     multiply_adds = manifest.read(version).architecture.multiply_adds
     assert multiply_adds is not None
@@ -217,6 +220,7 @@ def test_built_version_verifies(version: Path) -> None:
     assert (result.exit_code, "model version 1: model.onnx: logit error" in result.stdout) == (0, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["model.onnx", "golden.npz", "classifier.npz"])
 def test_flipped_bit_is_found(copy: Path, file: str) -> None:
     data = bytearray((copy / file).read_bytes())

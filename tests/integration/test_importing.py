@@ -192,6 +192,7 @@ def test_preprocessing_of_timm_is_read(
     assert (prepared.size, prepared.resize, prepared.interpolation, prepared.mean, prepared.std) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "content",
     [

@@ -254,6 +254,7 @@ def test_build_in_every_precision(tmp_path: Path) -> None:
         assert first == second, artifact.file
 
 
+@pytest.mark.slow
 def test_portable_files_have_no_operators_of_a_single_runtime(resnet20: Exported, tmp_path: Path) -> None:
     path, _, _ = resnet20
     check_portable(path)

@@ -405,6 +405,7 @@ def following(repo: Path) -> Iterator[Client]:
         yield client
 
 
+@pytest.mark.slow
 def test_no_request_fails_while_versions_change(repo: Path, photographs: Photographs) -> None:
     """The service watches the repository; requests are sent without a pause until each version has answered."""
     content = photographs[0][1]

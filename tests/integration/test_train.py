@@ -316,6 +316,7 @@ def test_one_image_that_is_left_over_joins_the_last_batch(count: int, size: int,
     assert last.tolist() == drawn[-1].tolist()
 
 
+@pytest.mark.slow
 def test_epoch_with_a_last_batch_of_one_image_on_the_smallest_maps(tmp_path: Path) -> None:
     """The last feature map of a ResNet-18 has one pixel per channel here: one image has no statistics."""
     data = stripes(9, channels=3)
@@ -354,6 +355,7 @@ def test_recipes_that_do_not_fit_the_data_are_refused(
         train(replace(RECIPE, **{"validation": 0, **change}), stripes(count), None, tmp_path)
 
 
+@pytest.mark.slow
 def test_diverged_run_stops_and_keeps_the_last_good_epoch(tmp_path: Path) -> None:
     """The learning rate is so high that the weights of the second epoch are not finite."""
     recipe = replace(RECIPE, epochs=3, warmup_epochs=0.0)
@@ -388,6 +390,7 @@ def test_loss_that_is_not_a_number_ends_the_command_with_one_line(image_folder: 
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_lost_metrics_are_restored_on_resume(damage: str, tmp_path: Path) -> None:
     train(RECIPE, stripes(), None, tmp_path / "whole")

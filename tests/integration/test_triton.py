@@ -59,6 +59,7 @@ def test_triton_loads_the_folder_unchanged(model: Path) -> None:
     assert [each.name for each in session.get_inputs()] == [each.name for each in config.input]
 
 
+@pytest.mark.slow
 def test_other_readers_ignore_the_configuration(model: Path) -> None:
     assert find_versions(model.parent) == [(model / "1").resolve()]
     assert {name: list(versions) for name, versions in find_served(model.parent).items()} == {model.name: [1]}

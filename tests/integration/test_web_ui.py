@@ -70,6 +70,7 @@ def test_other_files_get_404(path: str, client: Client) -> None:
     assert response.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.slow
 def test_examples_of_the_shipped_model_or_a_folder(client: Client, tiny_repository: Path, tmp_path: Path) -> None:
     assert client.get("/examples").json() == []
     (tmp_path / "b.png").write_bytes(b"an image")

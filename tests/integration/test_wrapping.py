@@ -73,6 +73,7 @@ def reference(end: str, pixels: UInt8Array) -> Float32Array:
     return probabilities
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [*PROBABILITIES, *FIXED])
 def test_probabilities_and_batches_are_those_of_the_file(
     end: str, labels: Path, photographs: list[tuple[str, bytes]], tmp_path: Path

@@ -49,6 +49,7 @@ def test_multiply_adds_of_the_imagenet_family(name: str) -> None:
     assert count_multiply_adds(model, channels=3, size=(224, 224)) == pytest.approx(MULTIPLY_ADDS[name], rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "tiny"])
 def test_name_says_the_number_of_layers(name: str) -> None:
     """Weighted layers on the longest path: all convolutions but those on shortcuts, and the classifier."""

@@ -15,6 +15,7 @@ AT_ENGINE = Station(front=[0.0], servers=1, batches={1: [1.0]}, max_batch=1)
 AT_FRONT = Station(front=[1.0], servers=1, batches={1: [0.0]}, max_batch=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("station", [AT_ENGINE, AT_FRONT])
 @pytest.mark.parametrize("load", [0.3, 0.6])
 def test_mean_wait_of_poisson_arrivals_and_a_constant_time(load: float, station: Station) -> None:
@@ -63,6 +64,7 @@ def test_ready_batch_waits_for_a_slot_without_blocking_others() -> None:
     assert simulate([0.0, 0.5, 2.0], station) == pytest.approx([6.0, 11.0 - 0.5, 16.0 - 2.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("load", [0.3, 0.6])
 def test_mean_wait_at_one_shared_server(load: float) -> None:
     """Both stations together are one server with a constant time, if no request overtakes another between them."""

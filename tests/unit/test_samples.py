@@ -57,6 +57,7 @@ def test_choices_are_made_on_training_images_held_out(tmp_path: Path) -> None:
     assert numbers_of(used.test.images(np.arange(len(used.test.labels)))) == set(range(30, 42))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("training", "train"),
     [
@@ -84,6 +85,7 @@ def test_one_test_image_is_used_for_choices_and_no_accuracy_is_reported(tmp_path
     assert (used.test, len(used.selection)) == (None, 1)
 
 
+@pytest.mark.slow
 def test_labels_are_those_of_the_network(tmp_path: Path) -> None:
     data = write_idx(tmp_path / "data", names="2\n0\n1\n")
     used = samples.from_data(trained(), data)
