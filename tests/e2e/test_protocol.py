@@ -82,6 +82,7 @@ def test_incomplete_request_times_out(sent: bytes, url: str) -> None:
         assert answer == b""
 
 
+@pytest.mark.slow
 def test_incomplete_second_request_times_out(url: str) -> None:
     with connect(url) as client:
         client.sendall(b"GET /healthz HTTP/1.1\r\nHost: service\r\n\r\nGET /hea")
@@ -191,6 +192,7 @@ def test_a_head_below_the_limit_is_read(url: str) -> None:
         assert statuses(read_all(client)) == [200]
 
 
+@pytest.mark.slow
 def test_pipelined_requests_are_answered_in_order(url: str) -> None:
     paths = ["/healthz", "/v1/nothing", "/v1/classify"] * 1000
     sent = "".join(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n" for path in paths)

@@ -74,6 +74,7 @@ def test_accepted_requests_are_answered_before_exit(tiny_repository: Path, photo
         server.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_shutdown_seconds_may_be_less_than_one(
     number: signal.Signals, tiny_repository: Path, photographs: Photographs
@@ -91,6 +92,7 @@ def test_shutdown_seconds_may_be_less_than_one(
         server.wait()
 
 
+@pytest.mark.slow
 def test_open_connections_do_not_delay_the_exit(tiny_repository: Path) -> None:
     """The time limit is that of the shutdown, not that of clients, which is far above."""
     with (
@@ -105,6 +107,7 @@ def test_open_connections_do_not_delay_the_exit(tiny_repository: Path) -> None:
         assert server.process.wait(TIMEOUT) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_signal_while_idle_exits_with_success(
     number: signal.Signals, tiny_repository: Path, photographs: Photographs
@@ -154,6 +157,7 @@ def test_warnings_of_the_settings_have_the_format_of_the_log(flags: list[str], t
         assert " WARNING --queue-size is now" in found
 
 
+@pytest.mark.slow
 def test_port_in_use(tiny_repository: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = start("--repository", tiny_repository, "--port", taken.getsockname()[1])
@@ -164,6 +168,7 @@ def test_port_in_use(tiny_repository: Path) -> None:
     assert "Traceback" not in logged
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command to make a certificate")
 def test_tls(tiny_repository: Path, tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"

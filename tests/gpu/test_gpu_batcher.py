@@ -172,6 +172,7 @@ def test_cancelled_files_are_not_decoded() -> None:
     play(scene)
 
 
+@pytest.mark.slow
 def test_failure_reaches_the_requests_of_its_batch_only(caplog: pytest.LogCaptureFixture) -> None:
     async def scene(stage: Stage) -> None:
         first = await stage.occupy()

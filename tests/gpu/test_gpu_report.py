@@ -26,6 +26,7 @@ from tests.support.gpu import why_not
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "bfloat16")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(why_not() is None, reason="this machine has a GPU")
 def test_report_without_a_gpu(tmp_path: Path) -> None:
     command = [str(gpu.ROOT / "benchmarks" / "gpu.sh"), str(tmp_path)]
@@ -142,6 +143,7 @@ def test_fastest_precision_is_served(tmp_path: Path) -> None:
     assert gpu._fastest(kinds, []) == kinds
 
 
+@pytest.mark.slow
 def test_decoders_are_compared_and_timed(photographs: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch) -> None:
     """With a decoder on the CPU in place of the one on the GPU."""
     pytest.importorskip("nvidia.nvimgcodec", reason="nvidia-nvimgcodec-cu13 is not installed")

@@ -197,6 +197,7 @@ def test_wrong_command_line_exits_with_2(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf8_or_too_long_are_scored_to_the_end(
     tmp_path: Path, tiny_repository: Path, photographs: Photographs
 ) -> None:
@@ -302,6 +303,7 @@ def test_full_disk_is_one_line(folder: Path, tiny_repository: Path) -> None:
         assert "No space left on device" in result.stderr
 
 
+@pytest.mark.slow
 def test_maps_are_written_to_the_folders_of_the_images(
     folder: Path, tiny_repository: Path, tmp_path: Path, client: Client
 ) -> None:

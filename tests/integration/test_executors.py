@@ -152,6 +152,7 @@ def test_onnxruntime_writes_telemetry_only_if_wanted(
     assert bool(list(tmp_path.iterdir())) == written
 
 
+@pytest.mark.slow
 def test_runtimes_are_imported_only_if_chosen() -> None:
     code = (
         "import sys, service.app, service.cli.classify, service.executors as e; e.find('simulated');"

@@ -115,6 +115,7 @@ def test_wrong_mean_is_caught(tmp_path: Path) -> None:
         check_parity(OnnxRunner(tmp_path / "model.onnx"), images, eager(checkpoint, images), "float32")
 
 
+@pytest.mark.slow
 def test_signature(tmp_path: Path) -> None:
     checkpoint = make_checkpoint("tiny", size=64, classes=7)
     images = write(checkpoint, tmp_path / "model.onnx")
@@ -139,6 +140,7 @@ def test_signature(tmp_path: Path) -> None:
         np.testing.assert_allclose(value, expected[name].numpy(), rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_temperature_divides_the_logits(tmp_path: Path) -> None:
     checkpoint = make_checkpoint("tiny")
     images = photographs(checkpoint.preprocess)
@@ -264,6 +266,7 @@ def test_manifest_with_a_byte_order_mark_is_read(copy: Path) -> None:
     assert manifest.read(copy) == described
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -152,6 +152,7 @@ def test_transformers_names_are_mapped(hugging: ResNetForImageClassification, tm
     check_logits(imported, lambda images: hugging(images).logits)
 
 
+@pytest.mark.slow
 def test_imported_checkpoint_can_be_exported(resnet50: ResNet50, names: Path, tmp_path: Path) -> None:
     """By the command, and with what says where it is from."""
     save_file(resnet50.state_dict(), tmp_path / "weights.safetensors")
@@ -211,6 +212,7 @@ def test_config_of_another_project_is_ignored(content: str, resnet50: ResNet50, 
     assert (imported.layout, imported.checkpoint.preprocess.resize) == ("torchvision", 256)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

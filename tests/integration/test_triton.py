@@ -15,6 +15,8 @@ from models.runtime.onnxruntime import ort
 from service.registry.repository import find_versions as find_served
 from tests.support.triton import TYPES, protobuf, read_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -114,6 +114,7 @@ def test_multiply_adds_are_counted(end: str, repository: Path) -> None:
     assert described.architecture.multiply_adds == convolutions + head
 
 
+@pytest.mark.slow
 def test_verify_agrees(repository: Path) -> None:
     for end in ENDS:
         assert verify_version(repository / end.replace(" ", "-") / "1")["model.onnx"].top1_agreement == 1.0

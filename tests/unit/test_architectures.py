@@ -42,6 +42,7 @@ def test_parameters_of_the_cifar_family(name: str) -> None:
     assert count_parameters(model) == pytest.approx(PARAMETERS[name], rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MULTIPLY_ADDS)
 def test_multiply_adds_of_the_imagenet_family(name: str) -> None:
     with torch.device("meta"):
@@ -68,6 +69,7 @@ def test_name_says_the_number_of_layers(name: str) -> None:
     assert layers == int(stated.group())
 
 
+@pytest.mark.slow
 def test_plain_twins_have_no_shortcut() -> None:
     for name in VARIANTS:
         if name.startswith("plain"):

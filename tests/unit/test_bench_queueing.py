@@ -23,6 +23,7 @@ def test_mean_wait_of_poisson_arrivals_and_a_constant_time(load: float, station:
     assert statistics.fmean(times) - 1.0 == pytest.approx(load / (2 * (1 - load)), rel=0.03)
 
 
+@pytest.mark.slow
 def test_mean_wait_of_poisson_arrivals_and_an_exponential_time() -> None:
     draw = random.Random(2)
     drawn = [draw.expovariate(1.0) for _ in range(50_000)]

@@ -93,6 +93,7 @@ def test_fast_turns_photographs_upright(orientation: int, photographs: list[tupl
     assert distance(fast.pixels, exact.pixels) < 1.0
 
 
+@pytest.mark.slow
 @given(st.integers(1, 700), st.integers(1, 700), st.sampled_from(["JPEG", "PNG"]), st.sampled_from([36, None]))
 def test_fast_decodes_every_size(width: int, height: int, kind: str, resize: int | None) -> None:
     """A grey gradient from corner to corner is the same at any scale."""

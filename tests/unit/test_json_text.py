@@ -20,6 +20,7 @@ VALUES = st.recursive(
 STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(VALUES, st.booleans(), st.data())
 def test_size_counts_all_but_plain_characters_of_strings(value: object, ascii_only: bool, data: st.DataObject) -> None:

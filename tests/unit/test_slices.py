@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +31,7 @@ RESULTS = st.one_of(
 TIMING = Timing(decode_ms=0.1, queue_ms=0.2, inference_ms=0.3, batch_size=4, total_ms=0.7)
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(st.lists(RESULTS, max_size=3), TEXT)
 def test_slices_have_the_bytes_of_the_whole(results: list[ImageResult], name: str) -> None:

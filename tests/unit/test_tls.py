@@ -39,6 +39,7 @@ def test_files_that_belong_together_are_accepted(certificate: str, key: str | No
     load_tls_files(files / certificate, None if key is None else files / key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("certificate", "key", "message"),
     [

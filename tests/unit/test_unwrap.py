@@ -98,6 +98,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[], Any], float]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", CHECKPOINTS)
 def test_weights_are_found_under_their_own_names(form: str, tmp_path: Path) -> None:
     content, value = CHECKPOINTS[form]
