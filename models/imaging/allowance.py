@@ -8,11 +8,15 @@ import threading
 import time
 from collections import deque
 
-from models.imaging.errors import DeadlinePassed, TooManyPixels, TooMuchMemory
+from models.imaging.errors import DeadlinePassed, NotAnImage, TooManyPixels, TooMuchMemory
 
 DEFAULT_MAX_PIXELS = 64_000_000
 MAX_SIDE = 262_144
 """Longest side in pixels. The filter of a longer one takes hundreds of milliseconds to make, and stops all threads."""
+MAX_READS = 500_000
+"""Most reads of a file. Pillow reads the headers of some formats byte by byte, in Python."""
+MAX_COPIED_BYTES = 64 * 1024 * 1024
+"""Most bytes of pixels that codecs may copy at the same time while all threads stand still: about 40 ms."""
 FREE_BYTES = 16 * 1024 * 1024
 """An image that takes no more than this is not counted, so small images never wait."""
 
@@ -27,11 +31,17 @@ class DecodeMemory:
     def __init__(self, total: int) -> None:
         self.total = total
         self._free = total
+        self._free_copied = MAX_COPIED_BYTES
         self._condition = threading.Condition()
         self._waiting: deque[Allowance] = deque()
 
-    def acquire(self, size: int, allowance: Allowance) -> None:
+    def acquire(self, size: int, copied: int, allowance: Allowance) -> None:
         """Wait for memory.
+
+        Args:
+            size: bytes.
+            copied: bytes among them that the codec copies while all threads stand still, at most `MAX_COPIED_BYTES`.
+            allowance: its end ends the wait.
 
         Raises:
             TooMuchMemory: `size` is more than the total.
@@ -45,18 +55,20 @@ class DecodeMemory:
         with self._condition:
             self._waiting.append(allowance)
             try:
-                while self._waiting[0] is not allowance or size > self._free:
+                while self._waiting[0] is not allowance or size > self._free or copied > self._free_copied:
                     allowance.check_time()
                     self._condition.wait(allowance.seconds_left)
                 self._free -= size
+                self._free_copied -= copied
             finally:
                 self._waiting.remove(allowance)
                 self._condition.notify_all()
 
-    def release(self, size: int) -> None:
+    def release(self, size: int, copied: int) -> None:
         """Give memory back."""
         with self._condition:
             self._free += size
+            self._free_copied += copied
             self._condition.notify_all()
 
     def wake(self) -> None:
@@ -80,7 +92,7 @@ class Allowance:
         self.max_pixels = max_pixels
         self._memory = memory
         self._deadline = deadline
-        self._reserved = 0
+        self._reserved = self._copied = 0
 
     @property
     def counts_memory(self) -> bool:
@@ -123,22 +135,22 @@ class Allowance:
         if self._memory is not None:
             self._memory.wake()
 
-    def reserve(self, size: int) -> None:
-        """Reserve memory for an image, once per image, before it is decoded.
+    def reserve(self, size: int, copied: int = 0) -> None:
+        """Reserve memory for an image, once per image, before it is decoded; arguments as of `DecodeMemory.acquire`.
 
         Raises:
             TooMuchMemory, DeadlinePassed: as `DecodeMemory.acquire`.
         """
         if size > FREE_BYTES and self._memory is not None:
-            self._memory.acquire(size, self)
-            self._reserved = size
+            self._memory.acquire(size, copied, self)
+            self._reserved, self._copied = size, copied
 
     def release(self) -> int:
         """Give the memory of an image back; returns the bytes that were reserved."""
         size = self._reserved
         if size and self._memory is not None:
-            self._memory.release(size)
-            self._reserved = 0
+            self._memory.release(size, self._copied)
+            self._reserved = self._copied = 0
         return size
 
 
@@ -147,13 +159,13 @@ UNLIMITED = Allowance()
 
 
 def reader(data: bytes, allowance: Allowance) -> io.BytesIO:
-    """A file in memory, which fails to be read after the deadline."""
+    """A file in memory, which fails to be read after the deadline, or too often."""
     # Pillow reads headers byte by byte, so the check takes a fifth of the time of a small JPEG.
     return io.BytesIO(data) if allowance.seconds_left is None else TimedReader(data, allowance)
 
 
 class TimedReader(io.BytesIO):
-    """A file in memory that fails to be read after the deadline.
+    """A file in memory that fails to be read after the deadline, or more than `MAX_READS` times.
 
     Args:
         data: content of the file.
@@ -163,8 +175,12 @@ class TimedReader(io.BytesIO):
     def __init__(self, data: bytes, allowance: Allowance) -> None:
         super().__init__(data)
         self._allowance = allowance
+        self._reads_left = MAX_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read bytes. Raises DeadlinePassed."""
+        """Read bytes. Raises DeadlinePassed, and NotAnImage if the reads are too many."""
         self._allowance.check_time()
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            raise NotAnImage(f"the image file takes more than {MAX_READS:,} reads to decode: save it again")
         return super().read(size)

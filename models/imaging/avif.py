@@ -13,6 +13,8 @@ from typing import IO
 
 from PIL import Image, ImageFile
 
+from models.imaging.errors import NotAnImage
+
 _BRANDS = (b"avif", b"avis", b"mif1", b"msf1")
 _CONFIGURATION, _HIGH_BIT_DEPTH = b"av1C", 0x40
 _DEEP_BYTES = 12
@@ -21,8 +23,11 @@ _SEQUENCE_HEADER, _FRAMES = 1, (3, 6)
 """Types of the units of a stream (OBU)."""
 _HEAD_BYTES = 4096
 """Beginning of a stream in which its header must be."""
-_MAX_UNITS = 64
-_MAX_STREAMS = 1024
+_MAX_UNITS = 16
+_MAX_HEADER = 256
+MAX_PARTS = 1024
+"""Most boxes in a box, items and streams of a file."""
+_MAX_EXIF_ITEMS = 16
 
 
 def matches(data: bytes) -> bool:
@@ -32,20 +37,25 @@ def matches(data: bytes) -> bool:
 
 def deep_pixel_bytes(data: bytes) -> int:
     """Bytes per pixel that pixels of 10 or 12 bits take more than those of 8."""
-    place = data.find(_CONFIGURATION)
-    while place >= 0:
-        if data[place + 6 : place + 7] and data[place + 6] & _HIGH_BIT_DEPTH:
-            return _DEEP_BYTES
+    place = -1
+    for _ in range(MAX_PARTS):
         place = data.find(_CONFIGURATION, place + 1)
-    return 0
+        if place < 0:
+            return 0
+        if data[place + 6 : place + 7] and data[place + 6] & _HIGH_BIT_DEPTH:
+            break
+    return _DEEP_BYTES
 
 
 def stream_pixels(data: bytes) -> int:
-    """Pixels of all streams together: the image, its alpha, tiles and previews. 0 if no stream can be read."""
+    """Pixels of all streams together: the image, its alpha, tiles and previews. 0 if no stream can be read.
+
+    Raises:
+        NotAnImage: the file has too many parts.
+    """
     pixels = 0
     for number, place in enumerate(_stream_places(data)):
-        if number >= _MAX_STREAMS:
-            break
+        _check_parts(number)
         if 0 <= place < len(data):
             pixels += _pixels_of_stream(data[place : place + _HEAD_BYTES])
     return pixels
@@ -62,14 +72,22 @@ def open_image(file: IO[bytes]) -> ImageFile.ImageFile:
             raise
         # Pillow refuses a file whose EXIF block it cannot read. Under another name it does not look at the block.
         file.seek(0)
-        file.write(data.replace(_EXIF_ITEM, _NO_ITEM))
+        file.write(data.replace(_EXIF_ITEM, _NO_ITEM, _MAX_EXIF_ITEMS))
         file.seek(0)
         return Image.open(file, formats=("AVIF",))
 
 
+def _check_parts(count: int) -> None:
+    if count > MAX_PARTS:
+        raise NotAnImage(f"the AVIF file has more than {MAX_PARTS:,} boxes, items or streams: save it again")
+
+
 def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Name, and begin and end of the content, of each box."""
+    count = 0
     while start + 8 <= end:
+        count += 1
+        _check_parts(count)
         size, name = struct.unpack_from(">I4s", data, start)
         content = start + 8
         if size == 1 and start + 16 <= end:
@@ -98,7 +116,7 @@ def _stream_places(data: bytes) -> Iterator[int]:
 
 
 def _item_places(table: bytes, item_data: int) -> Iterator[int]:
-    """Places of items, from the table of their locations; `item_data` is the place of data within the header."""
+    """Places of items, -1 without data, from the table of locations; `item_data` is the place of data in the header."""
     if len(table) < 8:
         return
     version, sizes = table[0], (table[4] >> 4, table[4] & 15, table[5] >> 4, table[5] & 15 if table[0] else 0)
@@ -110,21 +128,18 @@ def _item_places(table: bytes, item_data: int) -> Iterator[int]:
         position += size
         return int.from_bytes(table[position - size : position])
 
-    for _ in range(number(wide)):
-        if position >= len(table):
-            return
+    items = number(wide)
+    _check_parts(items)
+    for _ in range(items):
         number(wide)
         within_header = version > 0 and number(2) & 15 == 1
         number(2)
         base, extents = number(base_size), number(2)
-        for extent in range(extents):
-            if position >= len(table):
-                return
-            number(index_size)
-            offset = number(offset_size)
-            number(length_size)
-            if extent == 0:
-                yield base + offset + (item_data if within_header else 0)
+        first = position
+        number(index_size)
+        offset = number(offset_size)
+        yield base + offset + (item_data if within_header else 0) if extents else -1
+        position = first + extents * (index_size + offset_size + length_size)
 
 
 def _pixels_of_stream(head: bytes) -> int:
@@ -144,7 +159,7 @@ def _pixels_of_stream(head: bytes) -> int:
             if byte < 128:
                 break
         if kind == _SEQUENCE_HEADER:
-            pixels = max(pixels, _pixels_of_header(head[position : position + size]))
+            pixels = max(pixels, _pixels_of_header(head[position : position + min(size, _MAX_HEADER)]))
         if kind in _FRAMES:
             break
         position += size

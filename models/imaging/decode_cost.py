@@ -14,9 +14,6 @@ _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2
 _OTHER_STORED = 4
 _CODEC = {"WEBP": (15, 10), "AVIF": (12, 9), "GIF": (1, 1)}
 """Bytes per pixel that the codec of a format takes besides the image: while it decodes, and afterwards."""
-_PYTHON_CODECS = ("bmp_rle", "ppm", "ppm_plain")
-_PYTHON_CODEC_BYTES = 12
-"""Bytes per pixel of Pillow's codecs in Python, which hold all pixels in a `bytearray` and in `bytes`."""
 _ROW_BYTES = 32
 """Bytes per pixel of a row: codecs have two to four rows of up to 8 bytes per pixel."""
 _FIXED = 8 * 1024 * 1024
@@ -46,8 +43,6 @@ def decoding_bytes(
 def of_image(image: ImageFile.ImageFile, mode: Mode, turned: bool) -> int:
     """As `decoding_bytes`, for an open file."""
     converted = image.mode != mode or image.has_transparency_data
-    size = decoding_bytes(
+    return decoding_bytes(
         image.format or "", image.mode, image.width, image.height, mode, converted=converted, turned=turned
     )
-    in_python = any(tile[0] in _PYTHON_CODECS for tile in image.tile[:1])
-    return size + in_python * _PYTHON_CODEC_BYTES * image.width * image.height

@@ -47,8 +47,6 @@ warnings.filterwarnings("ignore", module="PIL")
 Image.init()  # loads all codecs now, or the first damaged file would wait for them
 # `Allowance.max_pixels` is the limit instead: per call, and checked before decoding.
 Image.MAX_IMAGE_PIXELS = None
-# The reader of plain PPM removes comments in a time that grows with the square of this.
-ImageFile.SAFEBLOCK = 64 * 1024
 # Images are decoded in several threads already, and each thread of a decoder takes memory of its own.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
@@ -58,6 +56,12 @@ _SIDEWAYS, _FROM_RIGHT, _FROM_BOTTOM = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
 _PLAIN_PNG_PIXELS = 256 * 256
 """Largest PNG that is decoded without Pillow's reader; for larger ones it makes no difference."""
 _LONG_RATIO = 8
+_SLOW_CODECS = {
+    "ppm_plain": "as text",
+    "ppm": "with a largest value other than 255 or 65535",
+    "bmp_rle": "as run lengths",
+}
+"""How files store their pixels whose codec is written in Python."""
 _OUT_OF_MEMORY = "out of memory"
 """In the text of Pillow's error."""
 
@@ -165,8 +169,10 @@ def _decode(
         source.check_pixels(width, height, allowance)
         needed = decode_cost.decoding_bytes(source.format, "RGBA", width, height, mode, converted=True, turned=True)
         later = max(needed_later(width, height), needed_later(height, width))
-        allowance.reserve(needed + source.extra_bytes(width * height) + later)
+        pixels = width * height
+        allowance.reserve(needed + source.extra_bytes(pixels) + later, source.copied_bytes(pixels))
     with source.open(allowance) as image:
+        _use_native_codec(image)
         width, height = image.size
         orientation = source.orientation_of(image)
         if source.size is None:
@@ -176,7 +182,8 @@ def _decode(
                 image.draft(None, (min_shorter_side, min_shorter_side))  # does nothing with other formats
             if allowance.counts_memory:
                 needed = decode_cost.of_image(image, mode, orientation != UPRIGHT)
-                allowance.reserve(needed + source.extra_bytes(width * height) + later)
+                pixels = width * height
+                allowance.reserve(needed + source.extra_bytes(pixels) + later, source.copied_bytes(pixels))
         fraction = round(width / image.width)
         image.load()
         file_format = image.format
@@ -185,6 +192,16 @@ def _decode(
     result = upright(result, orientation)
     result.format = file_format
     return _placed(result, width, height, fraction, orientation)
+
+
+def _use_native_codec(image: ImageFile.ImageFile) -> None:
+    """Refuse files whose codec is written in Python: it is slow, and keeps the interpreter from other threads."""
+    codec = image.tile[0][0] if image.tile else ""
+    if codec == "ppm" and image.tile[0][3] == ("RGB", 65535):
+        image.tile = [image.tile[0]._replace(codec_name="raw", args="RGB;16B")]  # as for PNG: the high byte
+    elif codec in Image.DECODERS:
+        stored = _SLOW_CODECS.get(codec, f"as {codec}")
+        raise NotAnImage(f"the {image.format} file stores its pixels {stored}, which is not accepted: save it as PNG")
 
 
 def _placed(image: Image.Image, width: int, height: int, fraction: int, orientation: int) -> Reduced:

@@ -28,6 +28,8 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SEQUENTIAL = (0xC0, 0xC1)
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _COEFFICIENT_BYTES = 2
+_PART_BYTES = 1 << 18
+"""A search in more bytes than this could keep the interpreter from other threads for too long."""
 _LARGEST_UNIT = 32
 """Sides of an image are padded to a multiple of this or less, in pixels: four blocks of 8."""
 
@@ -46,12 +48,12 @@ def read(data: bytes) -> JpegFile:
     """Read the segments of a file, whose pixels may be damaged.
 
     Raises:
-        NotAnImage: the file has too many segments or scans.
+        NotAnImage: the file has too many segments or scans, or no scan.
     """
     view = memoryview(data)
     kept, found = [view[:2]], {_EXIF: b"", _XMP: b""}
     position, segments, frame, sequential = 2, 0, b"", True
-    while marker := _MARKER.search(data, position):
+    while marker := _search(_MARKER, data, position):
         kind, position = marker[1][0], marker.end()
         if kind in _WITHOUT_LENGTH:
             continue
@@ -76,7 +78,16 @@ def read(data: bytes) -> JpegFile:
         position += max(2, 2 + len(payload))
         if kind not in _METADATA or (kind == _APP0 and payload.startswith(b"JFIF")) or kind == _APP14:
             kept.append(view[marker.start() : position])
-    return JpegFile(data, orientation.UPRIGHT, 0)  # no scan: Pillow says what is wrong
+    raise NotAnImage("the JPEG file ends before its pixels: send the whole file")
+
+
+def _search(pattern: re.Pattern[bytes], data: bytes, position: int) -> re.Match[bytes] | None:
+    """Search a marker of two bytes, part by part: a search keeps the interpreter from other threads."""
+    while position < len(data):
+        if marker := pattern.search(data, position, position + _PART_BYTES):
+            return marker
+        position += _PART_BYTES - 1
+    return None
 
 
 def _count_scans(data: bytes, start: int) -> int:
@@ -86,7 +97,7 @@ def _count_scans(data: bytes, start: int) -> int:
     if scans <= MAX_SCANS:
         return scans
     scans, segments, position = 1, 0, start
-    while marker := _MARKER_IN_SCAN.search(data, position):
+    while marker := _search(_MARKER_IN_SCAN, data, position):
         kind, position = marker[1][0], marker.end()
         if kind == _END:
             break

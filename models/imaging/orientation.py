@@ -14,13 +14,15 @@ _TAG = 0x0112
 _TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
 """`struct` code of each integer type of a field."""
 _PREFIX = b"Exif\0\0"
+_MAX_XMP = 256 * 1024
+"""Bytes of XMP that are searched; the orientation is near its beginning."""
 _XMP = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
 def from_metadata(exif: bytes, xmp: bytes = b"") -> int:
     """The orientation, 1 to 8, from an EXIF block or else from XMP; 1 (upright) if neither has a readable one."""
     found = _from_exif(exif) if exif else None
-    if found is None and xmp and (match := _XMP.search(xmp)):
+    if found is None and xmp and (match := _XMP.search(xmp, 0, _MAX_XMP)):
         found = int(match[1])
     return UPRIGHT if found is None else found
 

@@ -57,9 +57,9 @@ def read(data: bytes) -> PngFile:
         elif name == b"eXIf":
             exif = exif or data[start : start + size]
         elif name in _TEXT and data.startswith(_RAW_EXIF, start):
-            raw_exif = raw_exif or data[start : start + size]
+            raw_exif = raw_exif or data[start : start + min(size, _MAX_TEXT)]
         elif name == b"iTXt" and data.startswith(_XMP, start):
-            xmp = xmp or _international_text(data[start + len(_XMP) : start + size])
+            xmp = xmp or _international_text(data[start + len(_XMP) : start + min(size, _MAX_TEXT)])
         position = end
         if name == b"IEND":
             break

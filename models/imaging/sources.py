@@ -6,20 +6,21 @@ from typing import NamedTuple
 
 from PIL import Image, ImageFile
 
-from models.imaging import avif, jpeg, orientation, png_chunks, tiff, webp
-from models.imaging.allowance import Allowance, reader
+from models.imaging import avif, gif, jpeg, orientation, png_chunks, tiff, webp
+from models.imaging.allowance import MAX_COPIED_BYTES, Allowance, reader
 from models.imaging.errors import NotAnImage, TooManyPixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 """Accepted formats: common ones, whose decoders are fuzzed. Pillow knows further formats, which are little used."""
 
-MAX_PIXELS_AT_ONCE = 25_000_000
+_AT_ONCE_BYTES = 4
+MAX_PIXELS_AT_ONCE = MAX_COPIED_BYTES // _AT_ONCE_BYTES
 """Largest image of the formats below in pixels."""
 _AT_ONCE = ("WEBP", "AVIF")
-"""Formats whose codecs in Pillow copy all pixels at once, while all threads stand still: 4 ms per megapixel."""
+"""Formats whose codecs in Pillow copy all pixels at once, while all threads stand still: 2.3 ms per megapixel."""
 _MAX_STREAMS_RATIO, _STREAM_BYTES = 3, 4
 """Largest ratio of the pixels of all AVIF streams to the largest image, and bytes per pixel of a stream."""
-_OTHERS = ("GIF", "BMP", "PPM")
+_OTHERS = ("BMP", "PPM")
 _FILE_COPIES = 2
 _MAX_PADDING = 2
 """Largest ratio of the pixels that are decoded, in whole tiles, to the largest image."""
@@ -47,6 +48,8 @@ class Source(NamedTuple):
         """Open the file with Pillow. Raises what Pillow raises."""
         if self.format == "TIFF":
             return tiff.TiffImage(reader(self.data, allowance))
+        if self.format == "GIF":
+            return gif.GifImage(reader(self.data, allowance))
         if self.format == "AVIF":
             return avif.open_image(reader(self.data, allowance))
         formats = (self.format,) if self.format else _OTHERS
@@ -58,6 +61,10 @@ class Source(NamedTuple):
             return self.orientation
         exif, xmp = image.info.get("exif"), image.info.get("xmp")
         return orientation.from_metadata(*(each if isinstance(each, bytes) else b"" for each in (exif, xmp)))
+
+    def copied_bytes(self, pixels: int) -> int:
+        """Bytes of an image of this many pixels that its codec copies while all threads stand still."""
+        return _AT_ONCE_BYTES * pixels if self.format in _AT_ONCE else 0
 
     def extra_bytes(self, pixels: int) -> int:
         """Memory beyond what the format takes for an image of this many pixels."""
@@ -100,6 +107,8 @@ def read(data: bytes) -> Source:
         return Source(
             data, "TIFF", orientation=parts.orientation, codec_bytes=parts.part_bytes, decoded_pixels=parts.pixels
         )
+    if data.startswith(gif.SIGNATURES):
+        return Source(data, "GIF")
     if avif.matches(data):
         pixels = avif.stream_pixels(data)
         if pixels > _MAX_STREAMS_RATIO * MAX_PIXELS_AT_ONCE:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from models.imaging.allowance import FREE_BYTES, Allowance, DecodeMemory, TimedReader
+from models.imaging.allowance import FREE_BYTES, MAX_COPIED_BYTES, Allowance, DecodeMemory, TimedReader
 from models.imaging.errors import DeadlinePassed, TooMuchMemory
 
 TOTAL = 10 * FREE_BYTES
@@ -59,6 +59,17 @@ def test_images_share_the_memory_in_their_order() -> None:
     assert large.release() == TOTAL
     waiting_small.join()
     assert done == ["large", "small"]
+
+
+def test_codecs_that_stop_all_threads_run_one_at_a_time() -> None:
+    memory, waits = observed_memory()
+    first, second = (Allowance(memory=memory) for _ in range(2))
+    first.reserve(2 * FREE_BYTES, MAX_COPIED_BYTES)
+    waiting = in_thread(lambda: second.reserve(2 * FREE_BYTES, MAX_COPIED_BYTES))  # there is memory
+    waits.acquire()
+    first.release()
+    waiting.join()
+    assert second.release() == 2 * FREE_BYTES
 
 
 def test_small_images_never_wait() -> None:

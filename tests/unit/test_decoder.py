@@ -199,14 +199,14 @@ def test_any_exception_of_a_codec_fails_one_image(
 ) -> None:
     opened = Image.open
 
-    def fail_on_gif(file: io.BytesIO, *arguments: object, **options: object) -> Image.Image:
-        if file.getvalue().startswith(b"GIF"):
+    def fail_on_bmp(file: io.BytesIO, *arguments: object, **options: object) -> Image.Image:
+        if file.getvalue().startswith(b"BM"):
             raise raised
         return opened(file, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Image, "open", fail_on_gif)
+    monkeypatch.setattr(Image, "open", fail_on_bmp)
     good = encode(noise(40, 40))
-    answers = decode([good, encode(noise(40, 40), "GIF"), good], threads=1)
+    answers = decode([good, encode(noise(40, 40), "BMP"), good], threads=1)
     assert [type(answer) for answer in answers] == [DecodedFile, answer, DecodedFile]
 
 

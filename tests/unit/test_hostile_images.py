@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -13,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.imaging import avif, images, jpeg, png_chunks, sources, tiff
+from models.imaging import allowance, avif, images, jpeg, png_chunks, sources, tiff
 from models.imaging.allowance import Allowance, DecodeMemory
+from models.imaging.conversion import Mode
 from models.imaging.errors import ImageError, NotAnImage, TooManyPixels, TooMuchMemory
 
+FAR = 1e18
+"""A deadline that does not come."""
 MEMORY = 64 * 1024 * 1024
 
 
@@ -66,6 +70,19 @@ def webp_header(width: int, height: int) -> bytes:
     return b"RIFF" + struct.pack("<I", 26) + b"WEBPVP8L" + struct.pack("<I", 14) + b"\x2f" + bits + bytes(9)
 
 
+def gif_cleared(side: int) -> bytes:
+    """A GIF whose frame is to be replaced by the background before the next frame."""
+    clear = b"!\xf9\4\x08\0\0\0\0"
+    frame = b"," + struct.pack("<HHHHB", 0, 0, side, side, 0) + b"\2\2\x4c\1\0;"
+    return b"GIF89a" + struct.pack("<HHBBB", 10, 10, 0x80, 0, 0) + bytes(6) + clear + frame
+
+
+def bmp_of_runs() -> bytes:
+    """A BMP of one pixel with 8 bits, compressed."""
+    header = struct.pack("<IiiHHIIiiII", 40, 1, 1, 1, 8, 1, 2, 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + header + bytes(1024) + b"\1\7"
+
+
 SIZE = ((256, 1, 64), (257, 1, 64))
 REFUSED: dict[str, tuple[Callable[[], bytes], type[ImageError], str]] = {
     "JPEG of many scans": (lambda: scans(2 * jpeg.MAX_SCANS), NotAnImage, "more than 64 scans"),
@@ -87,13 +104,25 @@ REFUSED: dict[str, tuple[Callable[[], bytes], type[ImageError], str]] = {
     ),
     "WebP of 16 megapixels": (lambda: webp_header(4000, 4000), TooMuchMemory, "MB"),
     "PNG of 16 megapixels": (lambda: png_header(4000, 4000, 8, 2), TooMuchMemory, "MB"),
-    "WebP of 36 megapixels": (lambda: webp_header(6000, 6000), TooManyPixels, "25,000,000"),
+    "WebP of 36 megapixels": (lambda: webp_header(6000, 6000), TooManyPixels, "16,777,216"),
     "PNG of one row": (lambda: png_header(16_000_000, 1, 16, 6), TooManyPixels, "262,144"),
     "PNG of one column": (lambda: png_header(1, 262_145, 8, 0), TooManyPixels, "262,144"),
     "grey PNG of 16 bits": (lambda: png_header(6000, 6000, 16, 0), TooMuchMemory, "MB"),
     "progressive JPEG": (lambda: encode("JPEG", (3000, 3000), progressive=True), TooMuchMemory, "MB"),
     "AVIF": (lambda: encode("AVIF", (2048, 2048), speed=10), TooMuchMemory, "MB"),
     "BMP": (lambda: encode("BMP", (4100, 4100), "L"), TooMuchMemory, "MB"),
+    "AVIF of many boxes": (
+        lambda: encode("AVIF")[:32] + avif.MAX_PARTS * struct.pack(">I4s", 8, b"meta"),
+        NotAnImage,
+        "1,024 boxes",
+    ),
+    "GIF that is cleared afterwards": (lambda: gif_cleared(65_535), TooManyPixels, "65535 x 65535"),
+    "JPEG without pixels": (lambda: encode("JPEG")[:20], NotAnImage, "ends before its pixels"),
+    "PBM as text": (lambda: b"P1 2 1 0 1", NotAnImage, "as text"),
+    "PGM as text": (lambda: b"P2 2 1 255 0 1", NotAnImage, "as text"),
+    "PPM as text": (lambda: b"P3 2 1 255 0 0 0 1 1 1", NotAnImage, "as text"),
+    "PPM with a largest value of 1000": (lambda: b"P6 1 1 1000 " + bytes(6), NotAnImage, "other than 255 or 65535"),
+    "BMP of run lengths": (bmp_of_runs, NotAnImage, "as run lengths"),
     "damaged WebP": (lambda: b"RIFF\x1a\0\0\0WEBPVP8 " + bytes(20), NotAnImage, "WebP"),
 }
 
@@ -138,8 +167,9 @@ def test_an_avif_with_a_stream_of_many_pixels_is_refused(monkeypatch: pytest.Mon
 
 
 @given(st.sampled_from([encode("AVIF"), encode("AVIF", mode="RGBA")]), st.integers(0, 400), st.binary(max_size=8))
-def test_damaged_avif_headers_are_read_without_an_error(data: bytes, place: int, damage: bytes) -> None:
-    assert avif.stream_pixels(data[:place] + damage + data[place + len(damage) :]) >= 0
+def test_damaged_avif_headers_are_read_or_refused(data: bytes, place: int, damage: bytes) -> None:
+    with contextlib.suppress(NotAnImage):
+        assert avif.stream_pixels(data[:place] + damage + data[place + len(damage) :]) >= 0
 
 
 def test_metadata_is_left_out_of_the_file_that_pillow_gets() -> None:
@@ -162,3 +192,27 @@ def test_large_images_are_converted_as_small_ones(mode: str, size: tuple[int, in
     for left in (0, size[0] - 100):
         part = images.to_mode(whole.crop((left, 0, left + 100, size[1])), "RGB")
         np.testing.assert_array_equal(pixels[:, left : left + 100], np.asarray(part))
+
+
+@pytest.mark.parametrize(("magic", "bands"), [(b"P5", 1), (b"P6", 3)])
+def test_netpbm_of_16_bits_gives_the_pixels_of_png(magic: bytes, bands: int) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (7, 5, bands), dtype=np.uint8)
+    mode: Mode = "L" if bands == 1 else "RGB"
+    large = np.repeat(values, 2, axis=2).tobytes()  # each value times 257, in two bytes
+    decoded = images.decode(magic + b" 5 7 65535\n" + large, mode)
+    np.testing.assert_array_equal(np.asarray(decoded), values.squeeze())
+
+
+def test_a_file_of_many_reads_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allowance, "MAX_READS", 1000)
+    comments = gif_cleared(8).replace(b"!\xf9", b"!\xfe" + b"\1a" * 1000 + b"\0!\xf9")
+    assert images.decode(encode("GIF"), "RGB", Allowance(deadline=FAR)).size == (8, 8)
+    with pytest.raises(NotAnImage, match="1,000 reads"):
+        images.decode(comments, "RGB", Allowance(deadline=FAR))
+
+
+def test_markers_are_found_at_the_borders_of_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = segments(9, b"Exif\0\0" + bytes(99))
+    for part in (2, 3, 16):
+        monkeypatch.setattr(jpeg, "_PART_BYTES", part)
+        assert jpeg.read(data).data == encode("JPEG")

@@ -79,8 +79,8 @@ def sixty_megapixels(service: Served) -> str:
     figures = []
     for name, image in {
         "WebP": encoded("WEBP", SIDE, SIDE),
-        "WebP of 25 megapixels": encoded("WEBP", 5000, 5000),
-        "AVIF of 25 megapixels": encoded("AVIF", 5000, 5000),
+        "WebP of 4096 x 4096": encoded("WEBP", 4096, 4096),
+        "AVIF of 4096 x 4096": encoded("AVIF", 4096, 4096),
         "16-bit PNG": png(SIDE, SIDE, 16, 0, 1),
         "16-bit PNG in colour": png(SIDE, SIDE, 16, 2, 3),
         "JPEG": encoded("JPEG", SIDE, SIDE),
@@ -126,8 +126,14 @@ def endless(service: Served) -> str:
         "plain PPM of comments": b"P3 1000 700 255 " + b"#\n" * 2_100_000,
         "16-bit PPM": b"P6 1000 700 1000 " + bytes(4_200_000),
         "BMP of runs": _runs(),
-        "AVIF": encoded("AVIF", 5000, 5000),
-        "WebP": encoded("WEBP", 5000, 5000),
+        "GIF of comments": _gif(b"!\xfe" + b"\1a" * 1_000_000 + b"\0"),
+        "GIF of 65,535 x 65,535, to be cleared": _gif(_CLEARED),
+        "PPM with a header of comments": b"P6 " + b"#\n" * 1_000_000,
+        "JPEG of markers": encoded("JPEG", 64, 64)[:-2] + b"\xff\xd0" * 1_000_000 + b"\xff\xda" * 70,
+        "PNG with a large orientation": _text(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"t" * 2_000_000),
+        "AVIF of boxes": encoded("AVIF", 64, 64)[:32] + struct.pack(">I4s", 8, b"meta") * 250_000,
+        "AVIF": encoded("AVIF", 4096, 4096),
+        "WebP": encoded("WEBP", 4096, 4096),
     }.items():
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(lambda image: post(service, image, limit), [image] * 8))
@@ -139,6 +145,14 @@ def endless(service: Served) -> str:
     _wait_until_idle(service)
     expect(post(service, encoded("PNG", 28, 28, "L"))[0] == 200, "a usual image is not answered")
     return f"{', '.join(figures)}, {service.metric('resnet_decoder_threads_replaced_total'):.0f} threads replaced"
+
+
+_CLEARED = b"!\xf9\4\x08\0\0\0\0," + struct.pack("<HHHHB", 0, 0, 65_535, 65_535, 0) + b"\2\2\x4c\1\0;"
+
+
+def _gif(parts: bytes) -> bytes:
+    """A GIF of parts behind its header."""
+    return b"GIF89a" + struct.pack("<HHBBB", 10, 10, 0x80, 0, 0) + bytes(6) + parts
 
 
 def _runs() -> bytes:
@@ -168,7 +182,7 @@ def _wait_until_idle(service: Served) -> None:
 
 @check(6, "SIGTERM while all decoders are held")
 def shutdown_while_decoding(folder: Path) -> str:
-    image = encoded("AVIF", 5000, 5000)
+    image = encoded("AVIF", 4096, 4096)
     with serve("--shutdown-seconds", "1") as service, ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(post, service, image) for _ in range(8)]
         while not service.metric("resnet_requests_in_flight"):
