@@ -26,7 +26,7 @@ class _Recorded(DecodeMemory):
 
     reserved = 0
 
-    def acquire(self, size: int, allowance: Allowance) -> None:
+    def acquire(self, size: int, copied: int, allowance: Allowance) -> None:
         self.reserved = size
 
 
