@@ -397,7 +397,7 @@ def test_damaged_image_file_is_named_when_it_is_read(tmp_path: Path, data: bytes
     dataset = load(tmp_path, "train", SMALL)
     good = np.array([0, 1, 3])
     assert dataset.images(good).shape == (3, 16, 16, 3)
-    with pytest.raises(DataError, match=r"train/bee/bad\.jpg: .*image"):
+    with pytest.raises(DataError, match=r"train/bee/bad\.jpg: .*(image|ends before its pixels)"):
         everything(dataset)
     (tmp_path / "train/bee/bad.jpg").unlink()
     with pytest.raises(DataError, match=r"train/bee/bad\.jpg: cannot be read: No such file"):
@@ -670,7 +670,7 @@ def test_epoch_on_image_files(tmp_path: Path) -> None:
 
 def test_training_names_the_damaged_file(tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "pictures", damaged=True)
-    with pytest.raises(DataError, match=r"train/light/3\.jpg: the image is damaged"):
+    with pytest.raises(DataError, match=r"train/light/3\.jpg: the JPEG file ends before its pixels"):
         train(replace(RECIPE, validation=2), load(folder, "train", SMALL), None, tmp_path / "run")
 
 
