@@ -130,6 +130,7 @@ def test_service_continues_on_one_of_two_gpus(
         ]
 
 
+@pytest.mark.slow
 def test_max_batch_above_the_engine_falls_back(
     gpu: FakeGpu, tiny_repository: Path, version: Path, tmp_path: Path
 ) -> None:

@@ -67,6 +67,7 @@ def test_default_device_is_a_gpu_if_pytorch_can_use_one(
     executor.close()
 
 
+@pytest.mark.slow
 def test_one_graph_per_bucket_and_stream_and_no_tf32(gpu: FakeGpu, tiny_repository: Path) -> None:
     executor = load(tiny_repository)
     assert len(gpu.torch.graphs) == executor.concurrent_batches * len(executor.buckets)

@@ -105,6 +105,7 @@ def test_openvino_error_names_the_file(tiny_repository: Path, tmp_path: Path) ->
         load("openvino", tmp_path)
 
 
+@pytest.mark.slow
 def test_signal_handlers_survive_the_close_of_openvino_executors(tiny_repository: Path) -> None:
     code = """
 import os, signal, sys

@@ -260,6 +260,7 @@ def test_golden_images_of_another_model_are_detected(copy: Path) -> None:
         verify_version(copy)
 
 
+@pytest.mark.slow
 def test_manifest_with_a_byte_order_mark_is_read(copy: Path) -> None:
     described = manifest.read(copy)
     (copy / "manifest.json").write_text((copy / "manifest.json").read_text(), encoding="utf-8-sig")

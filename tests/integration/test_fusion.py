@@ -15,7 +15,6 @@ from export.formats import onnx as onnx_format
 from export.fusion import onnxruntime, openvino, tensorrt
 from export.graph import ServingGraph
 from models.artifact import manifest
-from tests.support.marks import slow_except
 from tests.support.networks import make_checkpoint
 
 ADDS = {"tiny": 2, "resnet20": 9, "plain20": 0, "preact-resnet20": 9, "linear-join-resnet20": 9, "resnet50": 16}
@@ -26,7 +25,8 @@ def write(arch: str, path: Path) -> None:
     onnx_format.write(ServingGraph(checkpoint.model(), checkpoint.preprocess), checkpoint.preprocess, path)
 
 
-@pytest.mark.parametrize("arch", slow_except("tiny", ADDS))
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ADDS)
 def test_openvino_fuses_every_addition(arch: str, tmp_path: Path) -> None:
     write(arch, tmp_path / "model.onnx")
     report = openvino.report(tmp_path / "model.onnx")

@@ -121,6 +121,7 @@ def write_json(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "suffix", slow_except(".pth", [".safetensors", ".pth", ".wrapped.pth", ".legacy.pth", ".parallel.safetensors"])
 )

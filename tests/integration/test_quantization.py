@@ -95,6 +95,7 @@ def test_range_of_zeros_only() -> None:
     assert {histogram.range(method) for method in METHODS} == {Range(0, 0)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
 @pytest.mark.parametrize(
     ("arch", "options"),

@@ -25,7 +25,6 @@ from models.studies.pieces import Piece, compute
 from models.training import checkpoint
 from models.training import train as train_module
 from models.training.evaluate import predict
-from tests.support.marks import slow_except
 
 SMALL_TRAINING = {"seeds": 1, "epochs": 1, "train_images": 24, "test_images": 12, "size": 8, "batch_size": 12}
 SMALL: dict[str, Mapping[str, Any]] = {
@@ -70,7 +69,8 @@ def run(name: str, data: Path, work: Path, out: Path) -> dict[str, Any]:
     return json.loads((out / f"{name}.json").read_text())  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("name", slow_except("degradation", STUDIES))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
 def test_study_writes_numbers_and_a_figure(name: str, data: Path, work: Path, tmp_path: Path) -> None:
     result = run(name, data, work, tmp_path)
     assert {key: result["settings"][key] for key in SMALL[name]} == SMALL[name]

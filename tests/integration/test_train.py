@@ -324,6 +324,7 @@ def test_epoch_with_a_last_batch_of_one_image_on_the_smallest_maps(tmp_path: Pat
     assert checkpoint.load(tmp_path / "model.safetensors").training["images"] == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("resnet20", torch.channels_last), ("resnet50", torch.channels_last), ("tiny", torch.contiguous_format)],

@@ -106,6 +106,7 @@ def test_service_answers_like_the_original_file(end: str, client: Client, photog
         np.testing.assert_allclose([found[index] for index in range(CLASSES)], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ENDS)
 def test_multiply_adds_are_counted(end: str, repository: Path) -> None:
     convolutions = 8 * 16 * 16 * 3 * 3 * 3 + 8 * 8 * 8 * 8 * 3 * 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from tools import structure
@@ -26,10 +26,11 @@ VALUE_TYPES = {"NamedTuple", "Protocol", "TypedDict", "StrEnum", "IntEnum", "Enu
 """Base classes that `service/messages` may use beside dataclasses."""
 
 
-def modules(package: str) -> Iterator[tuple[str, ast.Module]]:
+@cache
+def modules(package: str) -> list[tuple[str, ast.Module]]:
     """The path and the syntax tree of each module of a package."""
-    for path in sorted((ROOT / package).rglob("*.py")):
-        yield path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+    paths = sorted((ROOT / package).rglob("*.py"))
+    return [(path.relative_to(ROOT).as_posix(), ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
 
 
 def test_service_has_few_modules_beside_its_packages() -> None:
