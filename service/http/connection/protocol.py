@@ -1,8 +1,7 @@
 """HTTP connections with limits on what a hostile, slow or silent client may take.
 
-uvicorn closes connections that are idle between two requests. It sets no limit for the size of a head, for requests
-that are sent before the response to the last one, for a client that never sends a request, that sends one a byte at a
-time, or that does not read the response.
+uvicorn closes connections that are idle between two requests. It sets no limit for heads, for requests that are sent
+before the last one is answered, and for the time that a client takes to send a request and to read the response.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from service.core.errors import BadRequest, HeadTooLarge, Overloaded, ServiceError
 from service.http.connection.coalescing_transport import CoalescingTransport
-from service.http.connection.request_input import PIECE_BYTES, RequestInput
+from service.http.connection.request_input import PIECE_BYTES, RequestInput, make_parser
 from service.http.connection.timer import Timer
 from service.http.connection_state import connection_state
 from service.http.request_body import content_length
@@ -46,14 +45,18 @@ class Connection(HttpToolsProtocol):
 
     Args:
         max_connections: number of connections above which requests of a new one are refused.
+        refused: the connections above this number.
         client_timeout_seconds: time limit for the client to send the head of a request, to send the rest of a body that
             is no longer needed, and to read a response. `LimitedBody` limits the time for a body that is needed.
     """
 
-    def __init__(self, *args: Any, max_connections: int, client_timeout_seconds: float, **options: Any) -> None:
+    def __init__(
+        self, *args: Any, max_connections: int, refused: set[Any], client_timeout_seconds: float, **options: Any
+    ) -> None:
         super().__init__(*args, **options)
         self.body_bytes = 0
         self._max_connections = max_connections
+        self._refused = refused
         self._refusal: ServiceError | None = None
         """Why every further request of this connection is refused."""
         self._discards = False
@@ -72,16 +75,17 @@ class Connection(HttpToolsProtocol):
         self._output = CoalescingTransport(transport, self._lingers)
         super().connection_made(self._output)  # type: ignore[arg-type]
         self.flow = self._input = RequestInput(self._output, self, self.loop)
-        above = len(self.connections) - self._max_connections
-        if above > REFUSED_CONNECTIONS:
-            self._output.abort()
-        elif above > 0:
-            self._refusal = Overloaded(1, "connections")
-            for timer in (self._send_timer, self._read_timer):
-                timer.seconds = min(REFUSED_SECONDS, timer.seconds)
-            self._send_timer.start()
-        else:
+        if len(self.connections) <= self._max_connections:
             self._start_keep_alive_timer()
+            return
+        self.connections.discard(self)
+        self._refused.add(self)
+        if len(self._refused) > REFUSED_CONNECTIONS:
+            self._output.abort()
+        self._refusal = Overloaded(1, "connections")
+        for timer in (self._send_timer, self._read_timer):
+            timer.seconds = min(REFUSED_SECONDS, timer.seconds)
+        self._send_timer.start()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._send_timer.stop()
@@ -89,6 +93,7 @@ class Connection(HttpToolsProtocol):
         if self._gone_timer is not None:
             self._gone_timer.cancel()
         self._input.drop()
+        self._refused.discard(self)
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
         if self._answering is not None and not self._answering.response_complete:
@@ -176,7 +181,7 @@ class Connection(HttpToolsProtocol):
             return
         version = self.parser.get_http_version().encode()
         headers = b"".join(b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade")
-        self.parser = _parser(self)
+        self.parser = make_parser(self)
         self.parser.feed_data(b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, headers))
         self.parse(rest)
 
@@ -194,7 +199,7 @@ class Connection(HttpToolsProtocol):
                 self.transport.close()
         else:
             self._refusal = error
-            self.parser = _parser(self)
+            self.parser = make_parser(self)
             self.parser.feed_data(_UNREADABLE)
 
     def on_headers_complete(self) -> None:
@@ -291,9 +296,3 @@ class Connection(HttpToolsProtocol):
     def _socket(self) -> socket.socket:
         client: socket.socket = self.transport.get_extra_info("socket")
         return client
-
-
-def _parser(connection: Connection) -> httptools.HttpRequestParser:
-    parser = httptools.HttpRequestParser(connection)
-    parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does, so that it is not an error
-    return parser

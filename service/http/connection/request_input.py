@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from service.http.connection.coalescing_transport import CoalescingTransport
@@ -112,3 +113,10 @@ class RequestInput(FlowControl):
     def _wait_for_turn(self) -> None:
         if self._next_turn is None:
             self._next_turn = self._loop.call_soon(self._parse)
+
+
+def make_parser(connection: object) -> httptools.HttpRequestParser:
+    """A parser that calls the methods of a connection."""
+    parser = httptools.HttpRequestParser(connection)
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does, so that it is not an error
+    return parser

@@ -59,6 +59,7 @@ class Server(uvicorn.Server):
         self._protocol = partial(
             Connection,
             max_connections=self._limits.max_connections,
+            refused=set(),
             client_timeout_seconds=settings.client_timeout_seconds,
         )
         proxies = settings.trusted_proxies.replace(",", " ").split()
