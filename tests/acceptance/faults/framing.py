@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 
 from tests.acceptance.faults.case import attack, check, expect
-from tests.acceptance.faults.served import ROOT, Served, serve
+from tests.acceptance.faults.served import ROOT, ServedProcess, serve
 
 IMAGE = (ROOT / "models" / "pretrained" / "examples" / "ankle-boot.png").read_bytes()
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: service\r\n\r\n"
@@ -51,7 +51,7 @@ def statuses(received: bytes) -> list[int]:
     return [int(status) for status in re.findall(rb"HTTP/1.1 (\d+)", received)]
 
 
-def ask(service: Served, sent: bytes) -> list[int]:
+def ask(service: ServedProcess, sent: bytes) -> list[int]:
     """Send bytes and the end of the connection. Returns the statuses of all responses."""
     with service.connect() as client:
         client.sendall(sent)
@@ -81,7 +81,7 @@ def repeat(data: bytes) -> Iterator[bytes]:
 
 
 @attack(3, "connections that only send", memory_mb=400)
-def pipelining(service: Served) -> str:
+def pipelining(service: ServedProcess) -> str:
     """A client that does not read the responses can send no more than the buffers hold."""
     requests = (HEALTH, b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n", post(), post(path="/v1/nothing"))
     sent = []
@@ -98,7 +98,7 @@ def pipelining(service: Served) -> str:
 
 
 @attack(4, "heads, trailers and chunk extensions without end", memory_mb=400)
-def heads(service: Served) -> str:
+def heads(service: ServedProcess) -> str:
     """Each of them is refused with 431, also if eight connections send them at once."""
     chunked = b"POST /v1/classify HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     attacks = {
@@ -138,7 +138,7 @@ def heads(service: Served) -> str:
 
 
 @attack(8, "requests to upgrade the connection", memory_mb=300)
-def upgrades(service: Served) -> str:
+def upgrades(service: ServedProcess) -> str:
     """The body is read as the body, not as the next request, for any protocol."""
     hidden = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
     for upgrade in UPGRADES:
@@ -152,7 +152,7 @@ def upgrades(service: Served) -> str:
     return f"curl --http2 {_curl(service)}, java {_java(service)}"
 
 
-def _curl(service: Served) -> str:
+def _curl(service: ServedProcess) -> str:
     if shutil.which("curl") is None:
         return "not installed"
     image = service.folder / "image.png"
@@ -181,7 +181,7 @@ class Ask {
 """
 
 
-def _java(service: Served) -> str:
+def _java(service: ServedProcess) -> str:
     if shutil.which("javac") is None:  # a runtime alone cannot run a source file
         return "not installed"
     source, image = service.folder / "Ask.java", service.folder / "image.png"
@@ -194,7 +194,7 @@ def _java(service: Served) -> str:
 
 
 @attack(15, "connections above the limit", options=("--max-connections", "20"), memory_mb=300)
-def above_the_limit(service: Served) -> str:
+def above_the_limit(service: ServedProcess) -> str:
     """They get one response and are closed; beyond some more, they are reset."""
     with ExitStack() as stack:
         others = [stack.enter_context(service.connect()) for _ in range(20)]
@@ -216,7 +216,7 @@ def above_the_limit(service: Served) -> str:
 
 
 @attack(15, "requests that are odd but right", memory_mb=300)
-def odd_requests(service: Served) -> str:
+def odd_requests(service: ServedProcess) -> str:
     """Half-closed connections, Expect on a pipelined request, a long Content-Length."""
     expect(ask(service, post() + post() + HEALTH) == [200] * 3, "a client that half-closes gets no answer")
     expect(ask(service, HEALTH.replace(b"/1.1", b"/1.0")) == [200], "the same with HTTP/1.0")

@@ -17,7 +17,7 @@ from PIL import Image
 
 from models import data
 from tests.acceptance.faults.case import attack, check, expect
-from tests.acceptance.faults.served import Served, serve
+from tests.acceptance.faults.served import ServedProcess, serve
 
 SIDE = 7700
 """Side of 60 megapixels."""
@@ -58,7 +58,7 @@ def tiff(side: int, tile: int) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, len(fields)) + directory + bytes(4) + pixels
 
 
-def post(service: Served, image: bytes, timeout_ms: int = 60_000) -> tuple[int, float]:
+def post(service: ServedProcess, image: bytes, timeout_ms: int = 60_000) -> tuple[int, float]:
     """Status, and seconds until the answer."""
     started = time.monotonic()
     # Without TLS; to load the certificates takes longer than an answer.
@@ -66,7 +66,9 @@ def post(service: Served, image: bytes, timeout_ms: int = 60_000) -> tuple[int, 
     return answer.status_code, time.monotonic() - started
 
 
-def statuses(service: Served, images: Sequence[bytes], at_once: int = 12, timeout_ms: int = 60_000) -> dict[int, int]:
+def statuses(
+    service: ServedProcess, images: Sequence[bytes], at_once: int = 12, timeout_ms: int = 60_000
+) -> dict[int, int]:
     """The number of answers per status; many images are sent at once."""
     with ThreadPoolExecutor(at_once) as pool:
         answers = [answer for answer, _ in pool.map(lambda image: post(service, image, timeout_ms), images)]
@@ -76,7 +78,7 @@ def statuses(service: Served, images: Sequence[bytes], at_once: int = 12, timeou
 
 
 @attack(5, "60 megapixels in every format, twelve at once", memory_mb=BOUND_MB)
-def sixty_megapixels(service: Served) -> str:
+def sixty_megapixels(service: ServedProcess) -> str:
     figures = []
     for name, image in {
         "WebP": encoded("WEBP", SIDE, SIDE),
@@ -95,7 +97,7 @@ def sixty_megapixels(service: Served) -> str:
 
 
 @attack(5, "a TIFF of 64 x 64 with a tile of 24,576 x 24,576", options=("--max-pixels", "1000000"), memory_mb=400.0)
-def large_tile(service: Served) -> str:
+def large_tile(service: ServedProcess) -> str:
     answers = statuses(service, [tiff(64, 24_576)] * 6)
     expect(set(answers) == {413}, f"answers {answers}")
     return f"{answers}"
@@ -117,7 +119,7 @@ def many_segments(count: int) -> bytes:
 
 
 @attack(6, "decodes that nothing ends", memory_mb=BOUND_MB)
-def endless(service: Served) -> str:
+def endless(service: ServedProcess) -> str:
     limit = 300
     figures = []
     for name, image in {
@@ -163,7 +165,7 @@ def _runs() -> bytes:
     return b"BM" + struct.pack("<IHHI", 0, 0, 0, 54 + 1024) + head + bytes(1024) + pixels
 
 
-def _form(service: Served) -> str:
+def _form(service: ServedProcess) -> str:
     """64 large PNGs in one request."""
     files = [("image", (f"{number}.png", png(4000, 4000, 8, 2, 3))) for number in range(64)]
     started = time.monotonic()
@@ -174,7 +176,7 @@ def _form(service: Served) -> str:
     return f"form of 64 PNGs 504 in {seconds:.1f} s"
 
 
-def _wait_until_idle(service: Served) -> None:
+def _wait_until_idle(service: ServedProcess) -> None:
     end = time.monotonic() + 30
     while service.metric("resnet_decoder_threads_held") and time.monotonic() < end:
         time.sleep(0.1)

@@ -13,7 +13,7 @@ from playwright.sync_api import expect as eventually
 
 from service.core.settings import shipped_repository
 from tests.acceptance.faults.case import check, expect
-from tests.acceptance.faults.served import Served, serve
+from tests.acceptance.faults.served import ServedProcess, serve
 from tests.support.api_keys import KEYS, WEB, write_keys
 from tests.support.browser import chromium, visit
 
@@ -54,7 +54,7 @@ def service_gone(folder: Path) -> str:
         service.terminate()
         visitor.drop(*EXAMPLES)
         eventually(visitor.page.locator("#headline")).to_have_text("The service is gone")
-        again = Served(("--port", str(service.port)), folder, {})
+        again = ServedProcess(("--port", str(service.port)), folder, {})
         try:
             eventually(visitor.page.locator("#headline")).to_have_text("Ankle boot", timeout=30_000)
             eventually(visitor.page.locator("#progress-text")).to_have_text("all done")

@@ -36,7 +36,8 @@ class ServedProcess:
         self._log = folder / "service.log"
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "service", "--port", str(self.port), *options],
+                # With `nohup`, this process ignores SIGHUP, and so would the service.
+                ["env", "--default-signal=HUP", sys.executable, "-m", "service", "--port", str(self.port), *options],
                 stdout=log,
                 stderr=log,
                 env={**_without_settings(), "PYTHONPATH": str(ROOT), **environment},
@@ -159,6 +160,3 @@ def _free_port() -> int:
         listening.bind(("127.0.0.1", 0))
         port: int = listening.getsockname()[1]
         return port
-
-
-Served = ServedProcess

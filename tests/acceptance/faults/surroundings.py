@@ -19,7 +19,7 @@ from models.runtime import tuning
 from models.runtime.tuning import Bounds, Host, Measurement, TuningProfile
 from service.core.settings import available_cpus, shipped_repository
 from tests.acceptance.faults.case import check, expect
-from tests.acceptance.faults.served import ROOT, Served, serve
+from tests.acceptance.faults.served import ROOT, ServedProcess, serve
 
 _SHIPPED = shipped_repository()
 _MODEL = "fashion-mnist-resnet20"
@@ -53,17 +53,17 @@ def _add_version(repository: Path, number: int, name: str = _MODEL, hangs: bool 
     return partial.rename(model / str(number))
 
 
-def _wait_for_version(service: Served, number: int, seconds: float = TIMEOUT) -> float:
+def _wait_for_version(service: ServedProcess, number: int, seconds: float = TIMEOUT) -> float:
     """Wait until requests without a version are answered by this one. Returns the seconds that it took."""
     message = f"version {number} does not serve"
     return _wait_for(lambda: _classify(service).json()["version"] == str(number), message, seconds)
 
 
-def _ready(service: Served) -> httpx.Response:
+def _ready(service: ServedProcess) -> httpx.Response:
     return httpx.get(f"{service.url}/readyz?verbose", timeout=30)
 
 
-def _expect_end(service: Served, seconds: float) -> float:
+def _expect_end(service: ServedProcess, seconds: float) -> float:
     """Send SIGTERM, and expect success. Returns the seconds that it took."""
     ended = service.terminate()
     expect(ended <= seconds, f"the service took {ended:.1f} s to end")
@@ -153,7 +153,7 @@ def nothing_is_left(folder: Path) -> str:
     return f"loaded {seconds[0]:.1f} s after descriptors are back, {seconds[1]:.1f} s after memory is back"
 
 
-def _errors(service: Served, start: int) -> bool:
+def _errors(service: ServedProcess, start: int) -> bool:
     """Whether the log has an error from a line on."""
     return any('"level":"error"' in line for line in service.log.splitlines()[start:])
 
@@ -273,7 +273,7 @@ def _photograph() -> bytes:
     return next((ROOT / "export" / "photographs").glob("*.jpg")).read_bytes()
 
 
-def _classify(service: Served) -> httpx.Response:
+def _classify(service: ServedProcess) -> httpx.Response:
     answer = httpx.post(f"{service.url}/v1/classify", content=_photograph(), timeout=30)
     expect(answer.status_code == 200, f"the answer is {answer.status_code}: {answer.text}")
     return answer
