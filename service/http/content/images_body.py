@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -20,8 +21,6 @@ from service.http.request_body import header
 
 _BYTES = re.compile(r"(?:image/[\w!#$&^.+*-]+|(?:application|binary)/octet-stream)?", re.ASCII)
 _JSON = re.compile(r"application/(?:[\w!#$&^.-]+\+)?json|text/json", re.ASCII)
-_LARGE = 1 << 20
-"""Bytes that are copied in a thread."""
 
 
 class Base64Image(BaseModel):
@@ -62,7 +61,7 @@ async def read_images(request: Request, settings: Settings, seconds: float) -> t
             "(curl -H 'Content-Type: image/png' --data-binary @FILE), files as multipart/form-data "
             "(curl -F image=@FILE), or JSON"
         )
-    body = await read_buffer(request)
+    body = await read(request)
     started = time.monotonic()
     try:
         async with asyncio.timeout(seconds):
@@ -78,22 +77,15 @@ async def read(request: Request) -> bytes:
     Raises:
         ClientDisconnect: the client disconnected.
     """
-    body = await read_buffer(request)
-    if isinstance(body, bytes):
-        return body
-    return await run_python(bytes, body) if len(body) > _LARGE else bytes(body)
-
-
-async def read_buffer(request: Request) -> bytes | bytearray:
-    """As `read`, without a copy. A list of pieces would take twice the memory when they are joined."""
     first, more = await _piece(request)
     if not more:
         return first
-    body = bytearray(first)
+    body = io.BytesIO()
+    body.write(first)
     while more:
         piece, more = await _piece(request)
-        body += piece
-    return body
+        body.write(piece)
+    return body.getvalue()  # without a copy, which would hold the interpreter lock for 50 ms with 60 MB
 
 
 async def _pieces(request: Request) -> AsyncIterator[bytes]:
@@ -127,7 +119,7 @@ async def _form_files(request: Request, max_images: int) -> list[bytes]:
     return files
 
 
-def _json_files(body: bytes | bytearray, settings: Settings) -> list[bytes]:
+def _json_files(body: bytes, settings: Settings) -> list[bytes]:
     try:
         images = json_text.parse_now(ClassifyRequest, memoryview(body), settings).images
     except BadRequest as error:

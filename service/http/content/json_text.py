@@ -87,10 +87,10 @@ def parse_now(schema: type[_SchemaT], content: memoryview, settings: Settings) -
         raise BadRequest(first_error(error)) from None
 
 
-def _text(content: memoryview) -> bytes | bytearray:
+def _text(content: memoryview) -> bytes:
     """The text without a byte-order mark; without a copy if it is a whole body."""
     whole = content.obj
-    if isinstance(whole, bytes | bytearray) and len(whole) == len(content) and not whole.startswith(_BYTE_ORDER_MARK):
+    if isinstance(whole, bytes) and len(whole) == len(content) and not whole.startswith(_BYTE_ORDER_MARK):
         return whole
     return bytes(content).removeprefix(_BYTE_ORDER_MARK)
 

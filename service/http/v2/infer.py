@@ -22,7 +22,7 @@ from service.decoding.decoder import DecodedFile
 from service.http import query
 from service.http.connection_state import hold_response
 from service.http.content import json_text
-from service.http.content.images_body import read_buffer
+from service.http.content.images_body import read
 from service.http.disconnect import cancel_on_disconnect
 from service.http.openapi import errors
 from service.http.v2 import json_body, model_names, tensors
@@ -64,7 +64,7 @@ async def infer(request: Request, model_name: ModelName) -> Response:
     pipeline.check_admission(model, 1, math.inf, Priority.interactive)
     length = json_body.json_length(request)
     started = time.monotonic()
-    content = await read_buffer(request)
+    content = await read(request)
     received = time.monotonic()
     context.stage("read", started, received - started)
     with cancel_on_disconnect(request.scope):
@@ -73,7 +73,7 @@ async def infer(request: Request, model_name: ModelName) -> Response:
 
 
 async def _parse(
-    pipeline: Pipeline, content: bytes | bytearray, length: int | None, model_name: ModelName
+    pipeline: Pipeline, content: bytes, length: int | None, model_name: ModelName
 ) -> tuple[InferRequest, memoryview]:
     head, raw = json_body.split(content, length)
     if len(head) or not len(raw):

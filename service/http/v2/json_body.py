@@ -31,7 +31,7 @@ def json_length(request: Request) -> int | None:
     return int(given)
 
 
-def split(body: bytes | bytearray, length: int | None) -> tuple[memoryview, memoryview]:
+def split(body: bytes, length: int | None) -> tuple[memoryview, memoryview]:
     """Split a body into the JSON and the tensors behind it.
 
     Args:
