@@ -15,7 +15,7 @@ from export.inspect import print_version
 from models.artifact import manifest
 from models.artifact.manifest import MODEL_NAME, ManifestError, Precision, find_versions
 from models.artifact.parity import ParityError
-from models.console import console, fail, print_error
+from models.console import ByPosition, console, fail, print_error
 from models.runtime.cuda_driver import NoDevice
 from models.runtime.engine_cache import ENVIRONMENT, EngineCacheError, default_folder, require_writable
 from models.runtime.engine_plan import Flavour, Hardware
@@ -44,13 +44,7 @@ def build_command(
     allow_unfused: Annotated[
         bool, typer.Option("--allow-unfused", help="Write the version even if a residual addition is not fused.")
     ] = False,
-    by_position: Annotated[
-        bool,
-        typer.Option(
-            "--by-position",
-            help="The classes of --data are the checkpoint's in this order, whatever their names. Default: by name.",
-        ),
-    ] = False,
+    by_position: ByPosition = False,
     triton: Annotated[
         bool, typer.Option("--triton", help="Also write config.pbtxt, with which Triton loads the model's folder.")
     ] = False,

@@ -13,7 +13,7 @@ from models.architectures import VARIANTS, UnknownArchitecture, build
 from models.architectures.blocks import ShortcutKind
 from models.architectures.complexity import count_multiply_adds, count_parameters
 from models.architectures.resnet import NormKind
-from models.console import console, fail
+from models.console import ByPosition, console, fail
 from models.data import DataError, Dataset, load, match_classes
 from models.data.files import EncodedDataset, centre_crop, check_images
 from models.training import checkpoint
@@ -167,13 +167,7 @@ def evaluate_command(
     path: Annotated[Path, typer.Argument(help="Checkpoint.", metavar="CHECKPOINT")],
     data: Annotated[Path, typer.Option(help="Folder of the data set; its test split is used.")],
     confusion: Annotated[Path | None, typer.Option(help="PNG file for the confusion matrix.")] = None,
-    by_position: Annotated[
-        bool,
-        typer.Option(
-            "--by-position",
-            help="The classes of --data are the checkpoint's in this order, whatever their names. Default: by name.",
-        ),
-    ] = False,
+    by_position: ByPosition = False,
 ) -> None:
     """Print top-1, top-5 and the accuracy of each class on the test split."""
     try:

@@ -1,14 +1,24 @@
-"""Standard error as the command lines use it. Imports no torch."""
+"""Standard error as the command lines use it, and an option that they share. Imports no torch."""
 
 from __future__ import annotations
 
 import functools
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
+import typer
 from rich.console import Console
 
 console = Console(stderr=True)
+
+ByPosition = Annotated[
+    bool,
+    typer.Option(
+        "--by-position",
+        help="The classes of --data are the checkpoint's in this order, whatever their names. Default: by name.",
+    ),
+]
+"""How the classes of a data set are matched with those of a network."""
 
 
 @functools.cache
