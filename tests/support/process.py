@@ -14,7 +14,7 @@ from threading import Condition, Thread
 from tests.support.service import TIMEOUT
 
 
-def _environment(**changes: str) -> dict[str, str]:
+def environment(**changes: str) -> dict[str, str]:
     """The environment without settings of the service, and with these changes."""
     return {name: value for name, value in os.environ.items() if not name.startswith("RESNET_SERVE_")} | changes
 
@@ -24,7 +24,7 @@ def start(*flags: object) -> subprocess.Popen[str]:
     # With `nohup`, the tests ignore SIGHUP, and so would the service.
     command = ["env", "--default-signal=HUP", sys.executable, "-m", "service", *(str(flag) for flag in flags)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment(), bufsize=1
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), bufsize=1
     )
 
 
@@ -114,4 +114,4 @@ def running(*flags: object) -> Iterator[ServerProcess]:
 def probe(**settings: str) -> subprocess.CompletedProcess[str]:
     """Run the health check with these environment variables."""
     command = [sys.executable, "-m", "service.cli.healthcheck"]
-    return subprocess.run(command, env=_environment(**settings), capture_output=True, text=True, timeout=TIMEOUT)
+    return subprocess.run(command, env=environment(**settings), capture_output=True, text=True, timeout=TIMEOUT)

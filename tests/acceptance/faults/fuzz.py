@@ -133,16 +133,21 @@ def _keep(target: str, connection: bytes) -> Path:
     return path.relative_to(ROOT)
 
 
+def make_parser(description: str | None, minutes: float) -> argparse.ArgumentParser:
+    """A parser of `--minutes` and `--seed`; without a seed, one is drawn."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--minutes", type=float, default=minutes)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
+    return parser
+
+
 def main() -> None:
     """Fuzz the targets in turn. Exits with 1 if one does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__, minutes=10.0)
     parser.add_argument("targets", nargs="*", metavar="TARGET")
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--seed", type=int, default=None)
     arguments = parser.parse_args()
-    first_seed = random.SystemRandom().randrange(1 << 30) if arguments.seed is None else arguments.seed
-    print(f"seed {first_seed}", flush=True)
-    results = [fuzz(target, arguments.minutes, first_seed) for target in arguments.targets or TARGETS]
+    print(f"seed {arguments.seed}", flush=True)
+    results = [fuzz(target, arguments.minutes, arguments.seed) for target in arguments.targets or TARGETS]
     sys.exit(0 if all(results) else 1)
 
 

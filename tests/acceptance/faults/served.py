@@ -15,12 +15,14 @@ from tempfile import TemporaryDirectory
 
 import httpx
 
+from tests.acceptance.server import Server, free_port, wait_until
+from tests.support.process import environment as without_settings
+
 ROOT = Path(__file__).parents[3]
-START_SECONDS = 60.0
 END_SECONDS = 120.0
 
 
-class ServedProcess:
+class ServedProcess(Server):
     """`resnet-serve` in a process of its own, with default options unless others are given.
 
     Args:
@@ -31,7 +33,7 @@ class ServedProcess:
 
     def __init__(self, options: tuple[str, ...], folder: Path, environment: Mapping[str, str]) -> None:
         self.folder = folder
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = folder / "service.log"
         with self._log.open("w") as log:
@@ -40,7 +42,7 @@ class ServedProcess:
                 ["env", "--default-signal=HUP", sys.executable, "-m", "service", "--port", str(self.port), *options],
                 stdout=log,
                 stderr=log,
-                env={**_without_settings(), "PYTHONPATH": str(ROOT), **environment},
+                env=without_settings(PYTHONPATH=str(ROOT), **environment),
                 cwd=folder,
             )
 
@@ -52,10 +54,6 @@ class ServedProcess:
     def connect(self, timeout: float = 30.0) -> socket.socket:
         """A new connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
-
-    def metric(self, name: str) -> float:
-        """The sum of a metric's samples."""
-        return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", self._metrics(), re.M))
 
     def lags(self) -> dict[float, float]:
         """Measurements of the event loop's lag per upper bound of a bucket in seconds."""
@@ -89,25 +87,6 @@ class ServedProcess:
     def address_space(self) -> int:
         """Size of the process's address space in bytes."""
         return int(self._status("VmSize") * 1e6)
-
-    def wait_until_ready(self) -> None:
-        """Wait until `/readyz` says 200.
-
-        Raises:
-            RuntimeError: the process ended.
-            TimeoutError: it is not ready in time.
-        """
-        end = time.monotonic() + START_SECONDS
-        while time.monotonic() < end:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"the service ended with {self.process.returncode}:\n{self.log}")
-            try:
-                if httpx.get(f"{self.url}/readyz").is_success:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
-        raise TimeoutError(f"the service is not ready after {START_SECONDS:.0f} s:\n{self.log}")
 
     def terminate(self) -> float:
         """Send SIGTERM. Returns the seconds until the process ended."""
@@ -143,20 +122,12 @@ def serve(*options: str, ready: bool = True, **environment: str) -> Iterator[Ser
         service = ServedProcess(options, Path(folder), environment)
         try:
             if ready:
-                service.wait_until_ready()
+                wait_until(service)
             yield service
+        except (RuntimeError, TimeoutError) as error:
+            error.add_note(service.log)
+            raise
         finally:
             if service.process.poll() is None:
                 service.process.kill()
             service.process.wait()
-
-
-def _without_settings() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("RESNET_SERVE_")}
-
-
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port

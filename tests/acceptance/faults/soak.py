@@ -6,7 +6,6 @@ clients leave in the middle of a request, connections take all file descriptors,
 
 from __future__ import annotations
 
-import argparse
 import http.client
 import io
 import random
@@ -22,7 +21,7 @@ from threading import Event, Lock, Thread
 
 from PIL import Image
 
-from tests.acceptance.faults.fuzz import MAX_SLOPE, MemoryWatch
+from tests.acceptance.faults.fuzz import MAX_SLOPE, MemoryWatch, make_parser
 from tests.acceptance.faults.served import ROOT, ServedProcess, serve
 
 TINY = ROOT / "tests" / "data" / "tiny" / "repository" / "tiny" / "1"
@@ -223,12 +222,8 @@ def soak(minutes: float, seed: int) -> bool:
 
 def main() -> None:
     """Run the soak. Exits with 1 if it does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=20.0)
-    parser.add_argument("--seed", type=int, default=None)
-    arguments = parser.parse_args()
-    seed = random.SystemRandom().randrange(1 << 30) if arguments.seed is None else arguments.seed
-    sys.exit(0 if soak(arguments.minutes, seed) else 1)
+    arguments = make_parser(__doc__, minutes=20.0).parse_args()
+    sys.exit(0 if soak(arguments.minutes, arguments.seed) else 1)
 
 
 if __name__ == "__main__":
