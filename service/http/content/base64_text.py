@@ -8,7 +8,7 @@ _SLICE = 1 << 20
 _BLANKS = b" \t\n\r\f\v"
 
 
-def decode(text: str | bytes | bytearray) -> bytes:
+def decode(text: str | bytes) -> bytes:
     """Decode base64, which may have white space between its characters.
 
     Raises:
@@ -17,7 +17,7 @@ def decode(text: str | bytes | bytearray) -> bytes:
     decoded, rest = [], b""
     for start in range(0, len(text), _SLICE):
         part = text[start : start + _SLICE]
-        rest += (part.encode("ascii") if isinstance(part, str) else bytes(part)).translate(None, _BLANKS)
+        rest += (part.encode("ascii") if isinstance(part, str) else part).translate(None, _BLANKS)
         if b"=" not in rest:  # padding ends the text: what follows it is an error, which the last call finds
             whole = len(rest) // 4 * 4
             decoded.append(binascii.a2b_base64(rest[:whole], strict_mode=True))

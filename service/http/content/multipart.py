@@ -7,6 +7,7 @@ Calls python-multipart directly: Starlette's parser writes each file to a tempor
 from __future__ import annotations
 
 import binascii
+import io
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -21,7 +22,7 @@ from service.http.content import base64_text
 _FILE_TYPES = (b"image/", b"application/octet-stream", b"binary/octet-stream")
 _EXTENDED_FILENAME = re.compile(rb";\s*filename\*(?:0\*?)?=", re.IGNORECASE)
 _AS_IT_IS = (b"", b"binary", b"8bit", b"7bit")
-_DECODE: dict[bytes, Callable[[bytearray], bytes]] = {
+_DECODE: dict[bytes, Callable[[bytes], bytes]] = {
     b"base64": base64_text.decode,
     b"quoted-printable": binascii.a2b_qp,
 }
@@ -38,8 +39,8 @@ class _File:
         named: whether the file has a name.
     """
 
-    def __init__(self, decode: Callable[[bytearray], bytes] | None, named: bool) -> None:
-        self.buffer = bytearray()
+    def __init__(self, decode: Callable[[bytes], bytes] | None, named: bool) -> None:
+        self.buffer = io.BytesIO()
         self.named = named
         self._decode = decode
 
@@ -50,7 +51,8 @@ class _File:
             BadRequest: it does not match its encoding.
         """
         try:
-            return bytes(self.buffer) if self._decode is None else self._decode(self.buffer)
+            content = self.buffer.getvalue()  # not a copy
+            return content if self._decode is None else self._decode(content)
         except ValueError as error:
             raise BadRequest(f"a file does not match its Content-Transfer-Encoding: {error}") from None
 
@@ -108,7 +110,7 @@ class _Reader:
     def _header(self, name: bytes) -> bytes:
         return self._headers.get(name, b"").strip().lower()
 
-    def _decoder(self) -> Callable[[bytearray], bytes] | None:
+    def _decoder(self) -> Callable[[bytes], bytes] | None:
         encoding = self._header(b"content-transfer-encoding")
         if encoding not in _DECODE and encoding not in _AS_IT_IS:
             raise UnsupportedMediaType(
@@ -118,7 +120,7 @@ class _Reader:
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._file is not None:
-            self._file.buffer += memoryview(data)[start:end]
+            self._file.buffer.write(memoryview(data)[start:end])
 
     def on_end(self) -> None:
         self.ended = True
@@ -155,7 +157,7 @@ async def read_files(pieces: AsyncIterator[bytes], content_type: str, max_files:
         raise BadRequest(f"the form cannot be read: {error}") from None
     if not reader.ended:
         raise BadRequest("the form cannot be read: its end is missing")
-    files = [file for file in reader.files if file.named or file.buffer]
+    files = [file for file in reader.files if file.named or file.buffer.tell()]
     return await run_python(_contents, files) if size > _LARGE else _contents(files)
 
 
