@@ -111,9 +111,10 @@ class DecoderThreads:
                 self._finish(job)
                 job.future.set_result(result)
                 del result
-            if job.replaced:
+            ends = job.replaced
+            del job  # an error holds this frame, and with it the job and the image: such a circle would stay in memory
+            if ends:
                 break
-            del job
         with self._lock:
             self._threads -= 1
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from functools import wraps
 
@@ -118,6 +120,32 @@ async def test_errors_reach_the_caller() -> None:
         await threads.run(fail, nothing)
     assert await threads.run(lambda: "next", nothing) == "next"
     threads.close()
+
+
+class FailingCodec(Codec):
+    """A call that fails as soon as `returns` is set."""
+
+    def __call__(self) -> str:
+        self.thread = threading.current_thread()
+        super().__call__()
+        raise ValueError("the file is damaged")
+
+
+@in_event_loop
+async def test_a_held_thread_that_fails_at_the_end_leaves_nothing_in_memory() -> None:
+    threads = DecoderThreads(1)
+    codec = FailingCodec()
+    await abandon(threads, codec)
+    thread, left = codec.thread, weakref.ref(codec)
+    gc.disable()
+    try:
+        codec.returns.set()
+        del codec
+        await asyncio.to_thread(thread.join)
+        assert left() is None
+    finally:
+        gc.enable()
+        threads.close()
 
 
 @in_event_loop
