@@ -82,7 +82,7 @@ def layers(app: FastAPI, service: Service) -> dict[str, Call]:
     """Functions that each do the work of the one before, and more."""
     registry: Any = service.registry
     pipeline = service.pipeline
-    model = registry.find()
+    model = registry.catalog.find()
     endpoint = ClassifyEndpoint(pipeline, None)
     answer = np.full((1, len(model.labels)), 0.1, np.float32)
     result = InferenceResult({"probabilities": answer}, 0.001, 0.001, 0.001, 1)

@@ -62,7 +62,7 @@ class Service:
         await self.registry.start()
         if self.registry.draining:
             return
-        if reasons := self.registry.not_ready():
+        if reasons := await self.registry.not_ready():
             log.warning("not ready: %s", "; ".join(reasons))
         else:
             log.info("ready")

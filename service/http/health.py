@@ -36,9 +36,9 @@ async def healthz() -> str:
 async def readyz(request: Request, verbose: Verbose = None) -> Response:
     """200 if images are classified, with the devices that are lost; 503 while models load or if no engine works."""
     pipeline: Pipeline = request.app.state.pipeline
-    reasons, backend = pipeline.not_ready(), pipeline.backend
-    models = None if verbose is None else backend.statuses()
-    answer = Readiness(ready=not reasons, reasons=reasons, degraded=backend.degraded() or None, models=models)
+    reasons, backend = await pipeline.not_ready(), pipeline.backend
+    models = None if verbose is None else await backend.statuses()
+    answer = Readiness(ready=not reasons, reasons=reasons, degraded=await backend.degraded() or None, models=models)
     return Response(answer.model_dump_json(exclude_none=True), 503 if reasons else 200, media_type="application/json")
 
 

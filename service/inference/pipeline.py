@@ -58,9 +58,9 @@ class Pipeline:
         self._decoder.close()
         self._drawing.shutdown(wait=False, cancel_futures=True)
 
-    def not_ready(self) -> list[str]:
+    async def not_ready(self) -> list[str]:
         """Reasons why the service cannot answer; empty when it is ready."""
-        return self.backend.not_ready() + self._decoder.not_ready()
+        return await self.backend.not_ready() + self._decoder.not_ready()
 
     def check_admission(self, model: ServedModel, images: int, seconds: float, priority: Priority) -> None:
         """Check whether images can be admitted; arguments are those of `admit`.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from service.messages.catalog import Catalog
 from service.messages.inference import InferenceRequest, InferenceResult
 from service.messages.model import ServedModel
 from service.messages.status import ModelStatus, PlanStatus, VersionStatus
@@ -15,25 +15,12 @@ class Backend(Protocol):
     """Loads models and computes images. Only values are passed, so an implementation can be in another process."""
 
     @property
-    def loading(self) -> bool:
-        """Whether the models are still loaded for the first time."""
-        ...
-
-    def find(self, name: str | None = None, version: str | None = None) -> ServedModel:
-        """The version that would answer a request.
-
-        Args:
-            name: name of the model; None for the default model.
-            version: version of the model; None for the current one.
-
-        Raises:
-            NotFound: there is no such model or version.
-            Unavailable: the version could not be loaded, or is not loaded yet.
-        """
+    def catalog(self) -> Catalog:
+        """The versions that are served now."""
         ...
 
     def hold(self, name: str | None = None, version: str | None = None) -> ServedModel:
-        """As `find`; the version is not freed before `release` was called with its key, once per call of `hold`."""
+        """As `Catalog.find`; the version is not freed before `release` was called with its key, once per call."""
         ...
 
     def release(self, key: int) -> None:
@@ -55,35 +42,27 @@ class Backend(Protocol):
         """Count a request for a version that was refused before it was submitted."""
         ...
 
-    def current(self) -> Mapping[str, ServedModel]:
-        """The current version of each model, sorted by name."""
-        ...
-
-    def served(self, name: str) -> Sequence[ServedModel]:
-        """All versions of a model that take requests, oldest first."""
-        ...
-
-    def statistics(self, key: int) -> Statistics:
+    async def statistics(self, key: int) -> Statistics:
         """Counts of a version since it was loaded."""
         ...
 
-    def plan_status(self, key: int) -> PlanStatus | None:
+    async def plan_status(self, key: int) -> PlanStatus | None:
         """State of the TensorRT engine of a version; None if none is needed and none was built."""
         ...
 
-    def versions(self, name: str) -> list[VersionStatus]:
+    async def versions(self, name: str) -> list[VersionStatus]:
         """Every version of a model that is in the repository or in memory, oldest first."""
         ...
 
-    def statuses(self) -> list[ModelStatus]:
+    async def statuses(self) -> list[ModelStatus]:
         """Every model and version that is in the repository or in memory."""
         ...
 
-    def not_ready(self) -> list[str]:
+    async def not_ready(self) -> list[str]:
         """Reasons why the service cannot answer; empty when it is ready."""
         ...
 
-    def degraded(self) -> list[str]:
+    async def degraded(self) -> list[str]:
         """Limitations of models that are served: lost devices, and TensorRT engines that are missing or unusable."""
         ...
 

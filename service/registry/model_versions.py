@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from service.core import malloc
 from service.core.threads import run_in_background
 from service.core.version_policy import Policy
+from service.messages.catalog import CatalogModel
 from service.messages.status import VersionState, VersionStatus
 from service.registry.loader import Loader
 from service.registry.repository import LoadError, VersionDir
@@ -36,14 +37,18 @@ class ModelVersions:
         name: name of the model.
         loader: loads a version, in a thread.
         turn: held by the load that has begun last, for all models together.
+        changed: called after every change of what `catalog` returns.
     """
 
-    def __init__(self, name: str, loader: Loader, turn: asyncio.Lock) -> None:
+    def __init__(
+        self, name: str, loader: Loader, turn: asyncio.Lock, changed: Callable[[], None] = lambda: None
+    ) -> None:
         self.name = name
         self.current: Version | None = None
         """The newest version that is READY: it answers requests without a version."""
         self._loader = loader
         self._turn = turn
+        self._changed = changed
         self._versions: dict[int, Version] = {}
         self._found: Mapping[int, VersionDir] = {}
         self._policy = Policy("latest")
@@ -65,22 +70,23 @@ class ModelVersions:
         """Whether no version is in the repository or in memory."""
         return not (self._found or self._versions or self._loads or self._unloading)
 
-    def find(self, number: int | None = None) -> Version | None:
-        """A version that takes requests, or the current one; None if there is none."""
-        if number is None:
-            return self.current
-        version = self._versions.get(number)
-        return version if version is not None and version.ready else None
+    def catalog(self) -> CatalogModel:
+        """The model, as requests see it."""
+        return CatalogModel(
+            name=self.name,
+            current=None if self.current is None else self.current.served,
+            versions={version.number: version.served for version in self.ready},
+            failures={
+                number: version.reason or ""
+                for number, version in sorted(self._versions.items())
+                if version.failed is not None
+            },
+            loading=frozenset(self._loading),
+        )
 
-    def is_loading(self, number: int | None = None) -> bool:
-        """Whether a version, or any version, is being loaded."""
-        return bool(self._loading) if number is None else number in self._loading
-
-    def failure(self, number: int | None = None) -> str | None:
-        """Why a version, or the newest that failed, could not be loaded."""
-        failed = [version for version in self._versions.values() if version.failed is not None]
-        chosen = [version for version in failed if number in (None, version.number)]
-        return max(chosen, key=lambda version: version.number).reason if chosen else None
+    def failure(self) -> str | None:
+        """Why the newest version that failed could not be loaded."""
+        return self.catalog().failure()
 
     def reconcile(self, found: Mapping[int, VersionDir], policy: Policy) -> None:
         """Begin to load the versions that the policy selects from the repository, and retire the others.
@@ -118,6 +124,7 @@ class ModelVersions:
             self._settled.clear()
         else:
             self._settled.set()
+        self._changed()
 
     def _update_entries(self) -> None:
         """Have an entry for every version in the repository, and none for one that is in neither place."""
@@ -133,6 +140,7 @@ class ModelVersions:
 
     def _update_current(self) -> None:
         self.current = max(self.ready, key=lambda version: version.number, default=None)
+        self._changed()
 
     def _ensure_loaded(self, number: int) -> None:
         """Begin to load the content that a version has in the repository, unless this is done or has failed."""
@@ -247,6 +255,7 @@ class ModelVersions:
             del self._unloading[version]
             version.set_unavailable("unloaded")
             self._update_entries()
+            self._changed()
         log.info("%s version %d is unloaded", self.name, version.number)
 
     async def close(self) -> None:

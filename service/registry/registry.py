@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 
-from service.core.errors import NotFound, ServiceError, Unavailable
+from service.core.errors import Unavailable
 from service.core.settings import Settings
 from service.core.version_policy import Policies, Policy
+from service.messages.catalog import Catalog
 from service.messages.inference import InferenceRequest, InferenceResult
 from service.messages.model import ServedModel
 from service.messages.status import ModelStatus, PlanStatus, VersionStatus
@@ -42,8 +43,12 @@ class Registry:
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self.loading = True
         self.draining = False
+        self._loading = True
+        """Whether the models are still loaded for the first time."""
+        self._catalog: Catalog | None = None
+        """The catalog; None after a change."""
+        self._observers: list[Callable[[], None]] = []
         self._settings = settings
         self._metrics = metrics
         self._policies = Policies(settings.versions)
@@ -66,7 +71,8 @@ class Registry:
         try:
             await self.refresh()
         finally:
-            self.loading = False
+            self._loading = False
+            self._mark_changed()
 
     async def watch(self) -> None:
         """Apply changes of the repository after the first read, and detect stalled batches, until `close`."""
@@ -90,6 +96,7 @@ class Registry:
         """Finish the requests that were accepted, then free everything. Waits for a second at most: whatever still runs
         then, such as a stalled batch, ends with the process."""
         self.draining = True
+        self._mark_changed()
         self._stop.set()
         try:
             async with asyncio.timeout(_CLOSE_SECONDS):
@@ -108,6 +115,7 @@ class Registry:
         async with self._reading:
             contents = await self._reader.read()
             self._was_read = True
+            self._mark_changed()
             if contents is None:  # loaded versions continue: a file system may be missing for a moment
                 return
             for name in sorted(contents.versions.keys() | self._models.keys() - contents.unreadable.keys()):
@@ -117,15 +125,47 @@ class Registry:
     def _reconcile(self, name: str, found: Mapping[int, VersionDir]) -> None:
         model = self._models.get(name)
         if model is None:
-            model = self._models[name] = ModelVersions(name, self._loader, self._turn)
+            model = self._models[name] = ModelVersions(name, self._loader, self._turn, self._mark_changed)
             self._metrics.watch_queue(name, lambda: sum(version.engine.waiting for version in self._ready(name)))
             self._metrics.watch_devices(name, lambda: sum(version.engine.devices for version in self._ready(name)))
             self._metrics.watch_stalled(name, lambda: sum(version.engine.stalled for version in self._ready(name)))
         model.reconcile(found, _UNLOADED if name in self._unloaded else self._policies.of(name))
         if model.empty:
             del self._models[name]
+        self._mark_changed()
 
-    def plan_status(self, key: int) -> PlanStatus | None:
+    def observe(self, changed: Callable[[], None]) -> None:
+        """Call a function after every change of the catalog."""
+        self._observers.append(changed)
+
+    def _mark_changed(self) -> None:
+        self._catalog = None
+        for changed in self._observers:
+            changed()
+
+    @property
+    def catalog(self) -> Catalog:
+        """The versions that are served now."""
+        if self._catalog is None:
+            models = {name: self._models[name].catalog() for name in sorted(self._models)}
+            self._catalog = Catalog(
+                models=models,
+                default=self._default_name(),
+                loading=self._loading,
+                not_ready="; ".join(self._reasons()),
+            )
+        return self._catalog
+
+    def _default_name(self) -> str | None:
+        """The model of requests that name none."""
+        if self._settings.model is not None:
+            return self._settings.model
+        # The default model does not change while it is served: a new model must not get requests meant for another.
+        if self._default not in self._current():
+            self._default = next(iter(self._current()), None)
+        return self._default
+
+    async def plan_status(self, key: int) -> PlanStatus | None:
         """State of the TensorRT engine of a version; None if none is needed and none was built."""
         loaded = self._by_key(key).loaded
         return None if loaded is None else loaded.plan_status
@@ -142,7 +182,7 @@ class Registry:
             self._models[name].retry()
         await self._read()
         if name not in self._models:
-            raise self._not_found(name)
+            raise self.catalog.not_found(name)
         await self._models[name].settled()
         if reason := self._models[name].failure():
             raise Unavailable(f"model {name} could not be loaded: {reason}")
@@ -154,21 +194,13 @@ class Registry:
             NotFound: the repository has no such model.
         """
         if name not in self._models:
-            raise self._not_found(name)
+            raise self.catalog.not_found(name)
         self._unloaded.add(name)
         await self._read()
-
-    def current(self) -> dict[str, ServedModel]:
-        """The current version of each model, sorted by name."""
-        return {name: version.served for name, version in self._current().items()}
 
     def _current(self) -> dict[str, Version]:
         current = {name: self._models[name].current for name in sorted(self._models)}
         return {name: version for name, version in current.items() if version is not None}
-
-    def served(self, name: str) -> list[ServedModel]:
-        """All versions of a model that take requests, oldest first."""
-        return [version.served for version in self._ready(name)]
 
     def _ready(self, name: str) -> list[Version]:
         model = self._models.get(name)
@@ -177,37 +209,29 @@ class Registry:
     def _by_key(self, key: int) -> Version:
         return next(version for name in self._models for version in self._ready(name) if version.served.key == key)
 
-    def statistics(self, key: int) -> Statistics:
+    async def statistics(self, key: int) -> Statistics:
         """Counts of a version since it was loaded."""
         return deepcopy(self._by_key(key).engine.statistics)
 
     def _served_versions(self) -> list[tuple[str, str, str, str]]:
-        served = [model for name in self._models for model in self.served(name)]
+        served = [model for name in self._models for model in self.catalog.served(name)]
         return [(model.name, model.version, model.executor, model.precision) for model in served]
 
-    def versions(self, name: str) -> list[VersionStatus]:
+    async def versions(self, name: str) -> list[VersionStatus]:
         """Every version of a model that is in the repository or in memory, oldest first."""
         return self._models[name].statuses()
 
-    def statuses(self) -> list[ModelStatus]:
+    async def statuses(self) -> list[ModelStatus]:
         """Every model and version that is in the repository or in memory."""
         return [ModelStatus(name=name, versions=self._models[name].statuses()) for name in sorted(self._models)]
 
-    def find(self, name: str | None = None, version: str | None = None) -> ServedModel:
-        """The version that would answer a request.
-
-        Raises:
-            NotFound: there is no such model or version.
-            Unavailable: the version could not be loaded, or is not loaded yet.
-        """
-        return self._find(name, version).served
-
     def hold(self, name: str | None = None, version: str | None = None) -> ServedModel:
-        """As `find`; the version is not freed before `release` was called, once per call of `hold`."""
-        held = self._find(name, version)
+        """As `Catalog.find`; the version is not freed before `release` was called, once per call of `hold`."""
+        model = self.catalog.find(name, version)
+        held = self._held.get(model.key)
+        if held is None:
+            held = self._held[model.key] = self._by_key(model.key)
         held.hold()
-        model = held.served
-        self._held[model.key] = held
         return model
 
     def release(self, key: int) -> None:
@@ -225,47 +249,14 @@ class Registry:
         """Count a request for a version that was refused before it was submitted."""
         self._held[key].engine.statistics.failed(0.0)
 
-    def _find(self, name: str | None, version: str | None) -> Version:
-        name = name or self._default_name()
-        model = self._models.get(name)
-        number = None if version is None else int(version)
-        if model is None:
-            raise self._not_found(name)
-        if (found := model.find(number)) is None:
-            raise self._not_served(model, number)
-        return found
-
-    def _default_name(self) -> str:
-        if self._settings.model is not None:
-            return self._settings.model
-        # The default model does not change while it is served: a new model must not get requests meant for another.
-        if self._default is None or not self._is_served(self._default):
-            self._default = next(iter(self._current()), None)
-        if self._default is None:
-            raise _being_loaded() if self.loading else Unavailable("; ".join(self.not_ready()))
-        return self._default
-
-    def _is_served(self, name: str) -> bool:
-        model = self._models.get(name)
-        return model is not None and model.current is not None
-
-    def _not_served(self, model: ModelVersions, number: int | None) -> ServiceError:
-        name = model.name if number is None else f"{model.name} version {number}"
-        if reason := model.failure(number):
-            return Unavailable(f"model {name} is not served: {reason}")
-        return _being_loaded() if model.is_loading(number) else self._not_found(name)
-
-    def _not_found(self, wanted: str) -> ServiceError:
-        if self.loading:
-            return _being_loaded()
-        served = ", ".join(f"{name} version {model.version}" for name in self._current() for model in self.served(name))
-        return NotFound(f"no model {wanted} is served; there is: {served or 'none'}")
-
-    def not_ready(self) -> list[str]:
+    async def not_ready(self) -> list[str]:
         """Reasons why the service cannot answer; empty when it is ready."""
+        return self._reasons()
+
+    def _reasons(self) -> list[str]:
         if self.draining:
             return ["shutting down"]
-        if self.loading:
+        if self._loading:
             return [LOADING]
         current = self._current()
         dead = [
@@ -279,7 +270,7 @@ class Registry:
         reasons = [f"{name}: {reason}" for name, reason in failed.items() if reason]
         return reasons or self._reader.problems() or [f"{self._settings.repository} holds no model yet"]
 
-    def degraded(self) -> list[str]:
+    async def degraded(self) -> list[str]:
         """Limitations of a service that is ready: devices that are lost or do not finish their batch, TensorRT engines
         that are missing or unusable, and folders of the repository that cannot be read."""
         limits = self._reader.problems()
@@ -288,7 +279,3 @@ class Registry:
             if version.loaded is not None and version.loaded.fallback_reason is not None:
                 limits.append(f"{name}: TensorRT does not serve it: {version.loaded.fallback_reason}")
         return limits
-
-
-def _being_loaded() -> Unavailable:
-    return Unavailable("the model is being loaded: try again in a moment")

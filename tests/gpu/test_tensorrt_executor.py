@@ -169,7 +169,7 @@ async def ask():
         image = np.zeros(model.preprocess.shape, np.uint8)
         request = InferenceRequest([image], frozenset({"logits"}), time.monotonic() + 60)
         result = await service.registry.submit(model.key, request)
-        print(model.executor, result.outputs["logits"].shape, service.registry.plan_status(model.key))
+        print(model.executor, result.outputs["logits"].shape, await service.registry.plan_status(model.key))
     await service.close()
 
 if pretend:

@@ -97,16 +97,16 @@ def play(repo: Path, scenario: Scenario, **options: Any) -> None:
 
 
 def served(registry: Registry, name: str = "tiny") -> list[str]:
-    return [model.version for model in registry.served(name)]
+    return [model.version for model in registry.catalog.served(name)]
 
 
-def states(registry: Registry, name: str = "tiny") -> dict[str, str]:
-    return {status.version: status.state for status in registry.versions(name)}
+async def states(registry: Registry, name: str = "tiny") -> dict[str, str]:
+    return {status.version: status.state for status in await registry.versions(name)}
 
 
 def refused(registry: Registry, version: str) -> ServiceError:
     with pytest.raises(ServiceError) as error:
-        registry.find("tiny", version)
+        registry.catalog.find("tiny", version)
     return error.value
 
 
@@ -137,13 +137,13 @@ def test_invalid_policy_is_refused(text: str) -> None:
 def test_policy_selects_the_served_versions(text: str, expected: list[str], repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
         assert served(registry) == expected
-        assert registry.find().version == expected[-1]
+        assert registry.catalog.find().version == expected[-1]
         for number in ("1", "2", "4"):
             if number in expected:
-                assert registry.find("tiny", number).version == number
+                assert registry.catalog.find("tiny", number).version == number
             else:
                 assert isinstance(refused(registry, number), NotFound)
-                assert states(registry)[number] == "UNAVAILABLE"
+                assert (await states(registry))[number] == "UNAVAILABLE"
 
     add(repo, 2)
     add(repo, 4)
@@ -167,7 +167,7 @@ def test_newer_version_replaces_an_older_one(repo: Path) -> None:
         await registry.refresh()
         assert served(registry) == []
         assert isinstance(refused(registry, "1"), NotFound)
-        assert registry.not_ready()
+        assert await registry.not_ready()
 
     play(repo, scenario)
 
@@ -193,14 +193,14 @@ def test_metric_shows_the_served_versions(repo: Path) -> None:
 
 def test_default_model_stays_while_it_is_served(repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
-        assert registry.find().name == "tiny"
+        assert registry.catalog.find().name == "tiny"
         add(repo, 1, name="another")
         await registry.refresh()
-        assert list(registry.current()) == ["another", "tiny"]
-        assert registry.find().name == "tiny"
+        assert list(registry.catalog.current()) == ["another", "tiny"]
+        assert registry.catalog.find().name == "tiny"
         shutil.rmtree(repo / "tiny")
         await registry.refresh()
-        assert registry.find().name == "another"
+        assert registry.catalog.find().name == "another"
 
     play(repo, scenario)
 
@@ -210,18 +210,18 @@ def test_old_version_continues_if_the_new_one_fails(
     spoil: Callable[[Path], None], repo: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
-        old = registry.find()
+        old = registry.catalog.find()
         newer = add(repo, 2)
         spoil(newer)
         await registry.refresh()
-        assert registry.find() is old
-        assert states(registry) == {"1": "READY", "2": "UNAVAILABLE"}
-        assert FAULTS[spoil] in str(registry.versions("tiny")[1].reason)
+        assert registry.catalog.find() is old
+        assert await states(registry) == {"1": "READY", "2": "UNAVAILABLE"}
+        assert FAULTS[spoil] in str((await registry.versions("tiny"))[1].reason)
         assert FAULTS[spoil] in caplog.text
         error = refused(registry, "2")
         assert isinstance(error, Unavailable)
         assert FAULTS[spoil] in str(error)
-        assert registry.not_ready() == []
+        assert await registry.not_ready() == []
 
         caplog.clear()
         await registry.refresh()
@@ -231,7 +231,7 @@ def test_old_version_continues_if_the_new_one_fails(
         add(repo, 2)
         await registry.refresh()
         assert served(registry) == ["2"]
-        assert registry.versions("tiny")[1].reason is None
+        assert (await registry.versions("tiny"))[1].reason is None
 
     play(repo, scenario, executor="onnxruntime-cpu", max_batch=1)
 
@@ -239,7 +239,7 @@ def test_old_version_continues_if_the_new_one_fails(
 def test_older_version_serves_if_the_newest_fails_at_start(repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
         assert served(registry) == ["2"]
-        assert states(registry) == {"1": "UNAVAILABLE", "2": "READY", "3": "UNAVAILABLE"}
+        assert await states(registry) == {"1": "UNAVAILABLE", "2": "READY", "3": "UNAVAILABLE"}
 
     add(repo, 2)
     wrong_hash(add(repo, 3))
@@ -273,17 +273,17 @@ def test_versions_continue_while_the_repository_is_missing(repo: Path) -> None:
 
 def test_version_with_new_content_is_loaded_again(repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
-        old = registry.find()
+        old = registry.catalog.find()
         path = repo / "tiny" / "1" / "manifest.json"
         described = json.loads(path.read_text())
         path.write_text(json.dumps({**described, "labels": [f"renamed {index}" for index in range(5)]}))
         await registry.refresh()
-        assert registry.find() is not old
-        assert registry.find().labels[0] == "renamed 0"
+        assert registry.catalog.find() is not old
+        assert registry.catalog.find().labels[0] == "renamed 0"
         half_a_manifest(repo / "tiny" / "1")
         await registry.refresh()
-        assert registry.find().labels[0] == "renamed 0"
-        assert "an older content is served" in str(registry.versions("tiny")[0].reason)
+        assert registry.catalog.find().labels[0] == "renamed 0"
+        assert "an older content is served" in str((await registry.versions("tiny"))[0].reason)
 
     play(repo, scenario)
 
@@ -295,14 +295,14 @@ def test_request_keeps_its_version_until_the_end(repo: Path) -> None:
         old = registry.hold()
         add(repo, 2)
         await registry.refresh()
-        assert registry.find().version == "2"
+        assert registry.catalog.find().version == "2"
         assert isinstance(refused(registry, "1"), NotFound)
-        assert states(registry) == {"1": "UNLOADING", "2": "READY"}
+        assert await states(registry) == {"1": "UNLOADING", "2": "READY"}
         result = await registry.submit(old.key, request)
         assert result.outputs["logits"].shape == (1, 5)
         registry.release(old.key)
         await asyncio.gather(*registry._models["tiny"]._unloading.values())
-        assert states(registry) == {"1": "UNAVAILABLE", "2": "READY"}
+        assert await states(registry) == {"1": "UNAVAILABLE", "2": "READY"}
 
     play(repo, scenario)
 
@@ -322,14 +322,14 @@ def test_old_version_serves_while_the_new_one_loads(repo: Path, monkeypatch: pyt
         refreshing = asyncio.create_task(registry.refresh())
         try:
             assert await asyncio.to_thread(entered.wait, TIMEOUT)
-            assert states(registry) == {"1": "READY", "2": "LOADING"}
-            assert registry.versions("tiny")[1].reason is None
-            assert registry.find().version == "1"
+            assert await states(registry) == {"1": "READY", "2": "LOADING"}
+            assert (await registry.versions("tiny"))[1].reason is None
+            assert registry.catalog.find().version == "1"
             assert "being loaded" in str(refused(registry, "2"))
         finally:
             leave.set()
         await refreshing
-        assert registry.find().version == "2"
+        assert registry.catalog.find().version == "2"
 
     monkeypatch.setattr(Loader, "load", slow)
     play(repo, scenario)
@@ -359,7 +359,7 @@ def test_unload_and_load_by_name(repo: Path) -> None:
         assert served(registry) == []
         add(repo, 2)
         await registry.refresh()
-        assert set(states(registry).values()) <= {"UNAVAILABLE", "UNLOADING"}
+        assert set((await states(registry)).values()) <= {"UNAVAILABLE", "UNLOADING"}
         await registry.load("tiny")
         assert served(registry) == ["2"]
         wrong_hash(add(repo, 3))
@@ -392,8 +392,8 @@ def test_links_out_of_the_repository_are_refused(repo: Path, tmp_path: Path) -> 
 
 def test_name_with_the_suffix_encoded_is_refused(repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
-        assert list(registry.current()) == ["tiny"]
-        assert "reserved for the second name" in str(registry.versions("tiny-encoded")[0].reason)
+        assert list(registry.catalog.current()) == ["tiny"]
+        assert "reserved for the second name" in str((await registry.versions("tiny-encoded"))[0].reason)
 
     add(repo, 1, name="tiny-encoded")
     play(repo, scenario)
@@ -437,18 +437,18 @@ def test_no_request_fails_while_versions_change(repo: Path, photographs: Photogr
 
 def test_restored_content_clears_the_reason(repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
-        served = registry.find()
+        served = registry.catalog.find()
         version, kept = repo / "tiny" / "1", repo / ".kept"
         version.rename(kept)
         shutil.copytree(kept, version)
         half_a_manifest(version)
         await registry.refresh()
-        assert "an older content is served" in str(registry.versions("tiny")[0].reason)
+        assert "an older content is served" in str((await registry.versions("tiny"))[0].reason)
         shutil.rmtree(version)
         kept.rename(version)
         await registry.refresh()
-        assert registry.find() is served
-        assert registry.versions("tiny")[0].reason is None
+        assert registry.catalog.find() is served
+        assert (await registry.versions("tiny"))[0].reason is None
 
     play(repo, scenario)
 
@@ -457,15 +457,15 @@ def test_model_is_loaded_again_while_its_old_version_is_unloading(repo: Path) ->
     async def scenario(registry: Registry, repo: Path) -> None:
         old = registry.hold()
         await registry.unload("tiny")
-        assert states(registry) == {"1": "UNLOADING"}
+        assert await states(registry) == {"1": "UNLOADING"}
         await registry.load("tiny")
-        assert states(registry) == {"1": "READY"}
-        assert registry.find().key != old.key
+        assert await states(registry) == {"1": "READY"}
+        assert registry.catalog.find().key != old.key
         request = InferenceRequest([np.zeros((32, 32, 3), np.uint8)], frozenset({"logits"}), time.monotonic() + TIMEOUT)
         assert (await registry.submit(old.key, request)).batch_size == 1
         registry.release(old.key)
         await asyncio.sleep(0)
-        assert states(registry) == {"1": "READY"}
+        assert await states(registry) == {"1": "READY"}
 
     play(repo, scenario)
 

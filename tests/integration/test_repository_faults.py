@@ -67,7 +67,7 @@ def play(repository: Path, scenario: Scenario, metrics: Metrics | None = None) -
 
 
 def served(registry: Registry, name: str = "tiny") -> list[str]:
-    return [model.version for model in registry.served(name)]
+    return [model.version for model in registry.catalog.served(name)]
 
 
 def swap_link(link: Path, newer: Path) -> None:
@@ -122,13 +122,13 @@ def test_unreadable_folders_and_link_loops_affect_only_themselves(
         await registry.refresh()
         assert served(registry) == ["3"]
         assert served(registry, "served") == ["1"]
-        assert registry.not_ready() == []
+        assert await registry.not_ready() == []
         reasons = [f"{repo / 'closed'}: cannot be read: Permission denied"]
         reasons += [f"{repo / 'loop'}: cannot be read: Too many levels of symbolic links"]
         reasons += [f"{repo / 'served'}: cannot be read: Permission denied"]
-        assert registry.degraded() == reasons
+        assert await registry.degraded() == reasons
         assert sorted(record.message for record in caplog.records if record.message in reasons) == reasons
-        failed = {status.version: str(status.reason) for status in registry.versions("tiny")}
+        failed = {status.version: str(status.reason) for status in await registry.versions("tiny")}
         assert f"{repo / 'tiny' / '4' / 'model.onnx'}: cannot be read" in failed["4"]
         assert f"{repo / 'tiny' / '5' / 'manifest.json'}: cannot be read" in failed["5"]
 
@@ -172,14 +172,14 @@ def test_repository_that_cannot_be_read_is_reported_and_read_again(
             for _ in range(2):
                 await registry.refresh()
         assert served(registry) == ["1"]
-        assert registry.not_ready() == []
-        (problem,) = registry.degraded()
+        assert await registry.not_ready() == []
+        (problem,) = await registry.degraded()
         assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == [problem]
         assert re.search(reason, problem)
         assert (reads("read"), reads("failed")) == (1, 2)
         await registry.refresh()
         assert served(registry) == ["2"]
-        assert registry.degraded() == []
+        assert await registry.degraded() == []
 
     play(repo, scenario, metrics)
 
@@ -199,13 +199,13 @@ def test_failed_version_is_loaded_again_after_a_growing_pause(
         return load(loader, folder)
 
     async def scenario(registry: Registry) -> None:
-        assert str(error.args[-1]) in str(registry.not_ready())
+        assert str(error.args[-1]) in str(await registry.not_ready())
         while not served(registry):
             clock.now += 10
             await registry.refresh()
         pauses = [later - earlier for earlier, later in pairwise(attempts)]
         assert pauses == [10, 20, 40, 80, 160, 320, 600, 600]
-        assert registry.not_ready() == []
+        assert await registry.not_ready() == []
 
     monkeypatch.setattr(model_versions, "time", clock)
     monkeypatch.setattr(Loader, "load", fail)
@@ -234,13 +234,13 @@ def test_slow_load_holds_up_nothing_else(repo: Path, tiny_repository: Path, monk
         await registry._read()
         add(repo, tiny_repository, 10)
         await registry._read()
-        while registry._models["tiny"].is_loading(10):
+        while 10 in registry._models["tiny"].catalog().loading:
             await asyncio.wait(registry._models["tiny"]._loads, return_when=asyncio.FIRST_COMPLETED)
         assert served(registry) == ["10"], "takeover from a slow version of the same model"
         shutil.rmtree(repo / "tiny" / "10")
         shutil.rmtree(repo / "tiny" / "9")
         await registry._read()
-        while not registry._models["tiny"].find(2):
+        while 2 not in registry._models["tiny"].catalog().versions:
             await asyncio.wait(registry._models["tiny"]._loads, return_when=asyncio.FIRST_COMPLETED)
         assert served(registry) == ["2"], "rollback"
         await registry.load("tiny")  # does not wait for the loads that are not needed any more
@@ -287,10 +287,10 @@ def test_read_that_does_not_end_is_reported(repo: Path, monkeypatch: pytest.Monk
         reading = asyncio.create_task(registry.refresh())
         assert await asyncio.to_thread(entered.wait, TIMEOUT)
         clock.now += 31
-        assert registry.degraded() == [f"{repo}: has not answered for 31 s"]
+        assert await registry.degraded() == [f"{repo}: has not answered for 31 s"]
         leave.set()
         await reading
-        assert registry.degraded() == []
+        assert await registry.degraded() == []
         assert registry._reader.pause == 10
 
     monkeypatch.setattr(repository_reader, "time", clock)

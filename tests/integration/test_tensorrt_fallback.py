@@ -210,9 +210,9 @@ def test_new_engine_is_used_when_the_model_is_loaded_again(
         assert model(client)["executor"] == "tensorrt"
         assert model(client)["engine"] == {"state": "READY", "reason": None}
         assert "degraded" not in client.get("/readyz").json()
-        key = client.registry.find("tiny").key
+        key = client.registry.catalog.find("tiny").key
         client.portal.call(client.registry.load, "tiny")
-        assert client.registry.find("tiny").key == key
+        assert client.registry.catalog.find("tiny").key == key
 
 
 def test_engine_that_tensorrt_refuses_is_unusable(

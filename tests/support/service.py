@@ -47,7 +47,7 @@ class Client:
 
     def engine(self, name: str = "tiny") -> Engine:
         """The engine of a model's current version."""
-        return self.registry._find(name, None).engine
+        return self.registry._by_key(self.registry.catalog.find(name).key).engine
 
     def images_in_flight(self, name: str = "tiny") -> int:
         """Images of a model that were admitted and are not answered."""

@@ -18,17 +18,17 @@ router = APIRouter(prefix="/v1")
 async def list_models(request: Request) -> ModelList:
     """List the models that are served."""
     backend: Backend = request.app.state.pipeline.backend
-    return ModelList(models=[_info(backend, model) for model in backend.current().values()])
+    return ModelList(models=[await _info(backend, model) for model in backend.catalog.current().values()])
 
 
 @router.get("/models/{model}", responses=errors(Problem, 400, 404, 503))
 async def show_model(request: Request, model: ModelName) -> ModelInfo:
     """Describe one model."""
     backend: Backend = request.app.state.pipeline.backend
-    return _info(backend, backend.find(model))
+    return await _info(backend, backend.catalog.find(model))
 
 
-def _info(backend: Backend, model: ServedModel) -> ModelInfo:
+async def _info(backend: Backend, model: ServedModel) -> ModelInfo:
     return ModelInfo(
         name=model.name,
         version=model.version,
@@ -45,8 +45,8 @@ def _info(backend: Backend, model: ServedModel) -> ModelInfo:
         config=model.provenance,
         accuracy=model.accuracy,
         cam=model.classifier is not None,
-        engine=backend.plan_status(model.key),
-        versions=backend.versions(model.name),
+        engine=await backend.plan_status(model.key),
+        versions=await backend.versions(model.name),
         lone_threads=model.single_image_threads,
         lanes=model.concurrent_batches,
         chosen=model.provenance,

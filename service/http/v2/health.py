@@ -23,6 +23,6 @@ async def live() -> Response:
 async def ready(request: Request) -> Response:
     """200 if images are classified."""
     pipeline: Pipeline = request.app.state.pipeline
-    if reasons := pipeline.not_ready():
+    if reasons := await pipeline.not_ready():
         raise Unavailable("; ".join(reasons))
     return Response()

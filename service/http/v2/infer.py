@@ -57,7 +57,7 @@ async def infer(request: Request, model_name: ModelName) -> Response:
     pipeline: Pipeline = request.app.state.pipeline
     if request.scope["query_string"]:
         query.refuse(request, _INSTEAD_OF_QUERY)
-    model = pipeline.backend.find(model_name.model, model_name.version)
+    model = pipeline.backend.catalog.find(model_name.model, model_name.version)
     context = request_context.current()
     context.model, context.version = model.name, model.version
     # Before the body is read, which may be large. Its priority and time limit are in the body.

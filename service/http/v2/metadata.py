@@ -55,7 +55,7 @@ async def model_metadata(request: Request, model_name: ModelName) -> ModelMetada
     classes = len(model.labels)
     return ModelMetadata(
         name=model_name.name,
-        versions=[served.version for served in backend.served(model_name.model)],
+        versions=[served.version for served in backend.catalog.served(model_name.model)],
         platform=_platform(model),
         inputs=[TensorMetadata(name=name, datatype=datatype, shape=[-1, *shape])],
         outputs=[TensorMetadata(name=DEFAULT_OUTPUT, datatype="FP32", shape=[-1, classes])],
@@ -91,7 +91,7 @@ async def model_config(request: Request, model_name: ModelName) -> ModelConfig:
 
 def _find(request: Request, model_name: ModelName) -> ServedModel:
     backend: Backend = request.app.state.pipeline.backend
-    return backend.find(model_name.model, model_name.version)
+    return backend.catalog.find(model_name.model, model_name.version)
 
 
 def _input(model: ServedModel, model_name: ModelName) -> tuple[str, str, list[int]]:

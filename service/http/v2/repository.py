@@ -29,7 +29,7 @@ async def repository_index(request: Request) -> list[IndexEntry]:
     backend: Backend = request.app.state.pipeline.backend
     return [
         IndexEntry(name=name, version=status.version, state=status.state, reason=status.reason or "")
-        for model in backend.statuses()
+        for model in await backend.statuses()
         for name in (model.name, model.name + ENCODED)
         for status in model.versions
         if status.state == "READY" or not body.ready

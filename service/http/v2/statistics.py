@@ -23,10 +23,10 @@ async def all_statistics(request: Request) -> ModelStatistics:
     backend: Backend = request.app.state.pipeline.backend
     return ModelStatistics(
         model_stats=[
-            _statistics(backend, name, model)
-            for served in backend.current()
+            await _statistics(backend, name, model)
+            for served in backend.catalog.current()
             for name in (served, served + ENCODED)
-            for model in backend.served(served)
+            for model in backend.catalog.served(served)
         ]
     )
 
@@ -34,13 +34,13 @@ async def all_statistics(request: Request) -> ModelStatistics:
 async def model_statistics(request: Request, model_name: ModelName) -> ModelStatistics:
     """Statistics of one version, or of every served version of the model."""
     backend: Backend = request.app.state.pipeline.backend
-    model = backend.find(model_name.model, model_name.version)
-    models = [model] if model_name.version else backend.served(model_name.model)
-    return ModelStatistics(model_stats=[_statistics(backend, model_name.name, model) for model in models])
+    model = backend.catalog.find(model_name.model, model_name.version)
+    models = [model] if model_name.version else backend.catalog.served(model_name.model)
+    return ModelStatistics(model_stats=[await _statistics(backend, model_name.name, model) for model in models])
 
 
-def _statistics(backend: Backend, name: str, model: ServedModel) -> VersionStatistics:
-    counted = backend.statistics(model.key)
+async def _statistics(backend: Backend, name: str, model: ServedModel) -> VersionStatistics:
+    counted = await backend.statistics(model.key)
     answered = CountJson(count=counted.success.count, ns=0)
     return VersionStatistics(
         name=name,
