@@ -6,7 +6,7 @@ import logging
 import os
 import select
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from threading import Event, Thread
 
 _MAX_RECORDS = 10_000
@@ -24,13 +24,18 @@ class BackgroundHandler(logging.Handler):
     reads nothing. Lines beyond `_MAX_RECORDS` unwritten ones are dropped, and so are lines that cannot be written;
     once writing works, a line states how many.
 
+    The thread does not survive a fork: a forked process makes a handler of its own.
+
     Args:
         file: file descriptor to write to.
+        shared: whether other processes write to it. A write then has as many whole lines as a pipe takes without
+            mixing them with those of others, 4096 bytes; a longer line is written alone, and may be mixed.
     """
 
-    def __init__(self, file: int) -> None:
+    def __init__(self, file: int, shared: bool = False) -> None:
         super().__init__()
         self._file = file
+        self._shared = shared
         self._records: deque[logging.LogRecord] = deque()
         self._not_kept = 0
         """Records that were dropped by `emit`, under the lock of the handler."""
@@ -80,7 +85,11 @@ class BackgroundHandler(logging.Handler):
                     records.append(self._records.popleft())
                 self._report_dropped()
                 lines = [self._format(record) for record in records]
-                written = self._write(lines)
+                for group in _group(lines) if self._shared else [lines]:
+                    whole = self._write(group)
+                    written += whole
+                    if whole < len(group):
+                        break
             except Exception as error:  # such as a lack of memory: the thread must not end
                 self._reason = f"{type(error).__name__}: {error}"
             self._not_written += len(records) - written
@@ -134,6 +143,20 @@ class BackgroundHandler(logging.Handler):
             written -= len(line)
         self._cut = False
         return len(lines)
+
+
+def _group(lines: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """Groups of lines that a pipe takes as a whole, with room for the end of a line that was cut; or one long line."""
+    group: list[bytes] = []
+    size = 0
+    for line in lines:
+        if group and size + len(line) >= select.PIPE_BUF:
+            yield group
+            group, size = [], 0
+        group.append(line)
+        size += len(line)
+    if group:
+        yield group
 
 
 def _make_record(name: str, level: int, message: str) -> logging.LogRecord:

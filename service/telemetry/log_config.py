@@ -18,16 +18,17 @@ from service.telemetry.background_log import BackgroundHandler
 _IN_MESSAGE = {"method", "path", "status"}
 
 
-def configure(log_format: LogFormat | None, level: LogLevel = LogLevel.info) -> None:
-    """Send the log to standard error.
+def configure(log_format: LogFormat | None, level: LogLevel = LogLevel.info, shared: bool = False) -> None:
+    """Send the log to standard error. Starts a thread: a forked process calls it after the fork.
 
     Args:
         log_format: None for text on a terminal, and JSON otherwise.
         level: level of the least important lines.
+        shared: whether other processes write to the same standard error.
     """
     if log_format is None:
         log_format = LogFormat.text if sys.stderr.isatty() else LogFormat.json
-    handler = BackgroundHandler(sys.stderr.fileno())
+    handler = BackgroundHandler(sys.stderr.fileno(), shared)
     handler.setFormatter(JsonFormatter() if log_format is LogFormat.json else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # No format prints these, and they cost as much as the rest of a line.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from service.telemetry.instruments import Buckets
 
@@ -11,11 +12,20 @@ INTERVAL = 0.02
 
 
 class LoopLagMonitor:
-    """Records the lag of an event loop in a histogram, until it is closed."""
+    """Records the lag of an event loop in a histogram, until it is closed.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, lag_seconds: Buckets) -> None:
+    Args:
+        loop: the event loop that runs.
+        lag_seconds: takes the lag in seconds.
+        beat: called after each measurement, such as `Metrics.beat` with several processes.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, lag_seconds: Buckets, beat: Callable[[], None] | None = None
+    ) -> None:
         self._loop = loop
         self._lag_seconds = lag_seconds
+        self._beat = beat
         self._schedule()
 
     def close(self) -> None:
@@ -27,4 +37,6 @@ class LoopLagMonitor:
 
     def _measure(self) -> None:
         self._lag_seconds.observe(max(0.0, self._loop.time() - self._timer.when()))
-        self._schedule()
+        self._schedule()  # first: an error of `beat` must not end the measurements
+        if self._beat is not None:
+            self._beat()

@@ -8,16 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import Lock
+from typing import TYPE_CHECKING
 
-import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from service.core.errors import REASONS
 from service.telemetry.background_log import dropped_lines
-from service.telemetry.instruments import Count, LoopCounter, LoopHistogram
+from service.telemetry.instruments import Count, CountedElsewhere, LoopCounter, LoopGauge, LoopHistogram
 from service.telemetry.request_context import STAGES, RequestContext
+
+if TYPE_CHECKING:
+    from service.telemetry.shared_series import SharedSeries
+    from service.telemetry.sheet import Sheet
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _LOAD_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
@@ -29,13 +32,22 @@ _MAX_CLASSES = 1000
 
 
 class Metrics:
-    """All metrics of one service, in a registry of their own."""
+    """All metrics of one service, in a registry of their own.
 
-    def __init__(self) -> None:
-        # One more series per counter and histogram, which no query of the dashboard reads.
-        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+    Args:
+        sheet: sheet of this process, which has begun it; None if the service is one process.
+        sheets: sheets of all processes of the service, its own among them; their sum is rendered.
+    """
+
+    def __init__(self, sheet: Sheet | None = None, sheets: Sequence[Sheet] = ()) -> None:
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        self._shared = None if sheet is None else self._share(sheet, sheets)
+        if self._shared is None:
+            ProcessCollector(registry=self.registry)
+        self.thread_lock = Lock()
+        """For the few values that threads count: the event loop needs none."""
+        self._gauges: list[LoopGauge] = []
+        self._elsewhere: list[CountedElsewhere] = []
         self.requests = self._loop_counter("resnet_requests", "Requests answered, by status.", "model", "status")
         self.refused = self._loop_counter("resnet_requests_refused", "Requests refused, by reason.", "model", "reason")
         self.images = self._loop_counter("resnet_images", "Images answered with predictions.", "model")
@@ -55,31 +67,51 @@ class Metrics:
         self.wasted_rows = self._loop_counter(
             "resnet_wasted_rows", "Rows computed beyond the images of a batch, to fill its bucket.", "model"
         )
-        self.devices_lost = self._counter("resnet_devices_lost", "Devices that failed and were taken out.", "model")
-        self.batches_retried = self._counter(
+        self.devices_lost = self._loop_counter(
+            "resnet_devices_lost", "Devices that failed and were taken out.", "model"
+        )
+        self.batches_retried = self._loop_counter(
             "resnet_batches_retried", "Batches that were computed again on another device.", "model"
         )
-        self._loads = self._counter("resnet_model_loads", "Attempts to load a model, by outcome.", "outcome")
-        self._load_seconds = self._histogram("resnet_model_load_seconds", "Time to load a model.", _LOAD_SECONDS)
+        self._loads = self._loop_counter("resnet_model_loads", "Attempts to load a model, by outcome.", "outcome")
+        self._load_seconds = self._loop_histogram(
+            "resnet_model_load_seconds", "Time to load a model.", _LOAD_SECONDS
+        ).labels()
         self.loop_lag = self._loop_histogram(
             "resnet_event_loop_lag_seconds",
             "Time by which the event loop is late, measured every 20 ms: no connection is served meanwhile.",
             _LAG_SECONDS,
         ).labels()
-        self._reads = self._counter("resnet_repository_reads", "Attempts to read the repository.", "outcome")
-        # Read when Prometheus scrapes.
+        self._reads = self._loop_counter("resnet_repository_reads", "Attempts to read the repository.", "outcome")
+        self._make_gauges()
+        self._models: dict[str, ModelMetrics] = {}
+        self._begin_at_zero()
+
+    def _make_gauges(self) -> None:
+        """Make the gauges, and the counters that are counted elsewhere. They are read when Prometheus scrapes."""
         self._devices = self._gauge("resnet_devices", "Devices that compute.", "model")
         self._stalled = self._gauge(
             "resnet_devices_stalled", "Devices that do not finish their batch, until the batch ends.", "model"
         )
         self._waiting = self._gauge("resnet_queue_images", "Images that wait for a batch.", "model")
         self._in_flight = self._gauge("resnet_requests_in_flight", "Requests accepted and not yet answered.")
-        self.registry.register(_DroppedLines())
+        lines = self._loop_counter("resnet_log_lines_dropped", "Lines that the log lacks.").labels()
+        self._elsewhere.append(CountedElsewhere(lines, dropped_lines))
         self._held = self._gauge(
             "resnet_decoder_threads_held", "Decoder threads held by images after the end of their requests."
         )
-        self._models: dict[str, ModelMetrics] = {}
-        # A series must begin at 0: the increase of a series that begins at 1 is 0, and no alert fires.
+        labels = ("model", "version", "executor", "precision")
+        self._versions = self._gauge("resnet_model_info", "Served versions; always 1.", *labels, combine=max)
+        self._images_in_flight = self._gauge(
+            "resnet_images_in_flight", "Images accepted and not yet answered.", "model"
+        )
+        self._threads_replaced = self._loop_counter(
+            "resnet_decoder_threads_replaced",
+            "Decoder threads that were replaced, because an image held them past its time limit.",
+        ).labels()
+
+    def _begin_at_zero(self) -> None:
+        """Make series: the increase of a series that begins at 1 is 0, and no alert fires."""
         for reason in REASONS:
             self.refused.labels("", reason)
         for outcome in ("loaded", "failed"):
@@ -87,24 +119,30 @@ class Metrics:
         for outcome in ("read", "failed"):
             self._reads.labels(outcome)
 
+    def _share(self, sheet: Sheet, sheets: Sequence[Sheet]) -> SharedSeries:
+        from service.telemetry.shared_series import ProcessesCollector, SharedSeries  # not needed by one process
+
+        shared = SharedSeries(sheet, sheets)
+        self.registry.register(ProcessesCollector(shared))
+        return shared
+
     def _loop_counter(self, name: str, text: str, *labels: str) -> LoopCounter:
-        counter = LoopCounter(name, text, labels)
+        counter = LoopCounter(name, text, labels, self._shared)
         self.registry.register(counter)
         return counter
 
     def _loop_histogram(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> LoopHistogram:
-        histogram = LoopHistogram(name, text, bounds, labels)
+        histogram = LoopHistogram(name, text, bounds, labels, self._shared)
         self.registry.register(histogram)
         return histogram
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, labels, registry=self.registry)
-
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(name, text, labels, registry=self.registry)
-
-    def _histogram(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(name, text, labels, buckets=bounds, registry=self.registry)
+    def _gauge(
+        self, name: str, text: str, *labels: str, combine: Callable[[Iterable[float]], float] = sum
+    ) -> LoopGauge:
+        gauge = LoopGauge(name, text, labels, self._shared, combine)
+        self._gauges.append(gauge)
+        self.registry.register(gauge)
+        return gauge
 
     def model(self, name: str) -> ModelMetrics:
         """The metrics of one loaded model."""
@@ -123,15 +161,16 @@ class Metrics:
 
     @contextmanager
     def loading(self) -> Iterator[None]:
-        """Measure the loading of a model, which has failed if the block raises."""
+        """Measure the loading of a model, which has failed if the block raises. Called by threads."""
         started = time.monotonic()
         outcome = "failed"
         try:
             yield
             outcome = "loaded"
         finally:
-            self._loads.labels(outcome).inc()
-            self._load_seconds.observe(time.monotonic() - started)
+            with self.thread_lock:
+                self._loads.labels(outcome).inc()
+                self._load_seconds.observe(time.monotonic() - started)
 
     def repository_read(self, outcome: str) -> None:
         """Count an attempt to read the repository: `read` or `failed`."""
@@ -139,81 +178,46 @@ class Metrics:
 
     def watch_requests(self, in_flight: Callable[[], float]) -> None:
         """Read the number of requests in flight at each scrape."""
-        self._in_flight.set_function(in_flight)
+        self._in_flight.watch(in_flight)
 
     def watch_queue(self, model: str, waiting: Callable[[], float]) -> None:
         """Read the length of a model's queue at each scrape."""
-        self._waiting.labels(model).set_function(waiting)
+        self._waiting.watch(waiting, model)
 
     def watch_admitted(self, images: Callable[[], Mapping[str, int]]) -> None:
         """Read the number of images in flight per model at each scrape."""
-        self.registry.register(_ImagesInFlight(images))
+        self._images_in_flight.watch_all(lambda: {(model,): number for model, number in images().items()})
 
     def watch_decoder_threads(self, held: Callable[[], int], replaced: Callable[[], int]) -> None:
         """Read at each scrape how many decoder threads are held, and how many were replaced since the start."""
-        self._held.set_function(held)
-        self.registry.register(_ThreadsReplaced(replaced))
+        self._held.watch(held)
+        self._elsewhere.append(CountedElsewhere(self._threads_replaced, replaced))
 
     def watch_devices(self, model: str, devices: Callable[[], float]) -> None:
         """Read the number of a model's devices at each scrape."""
-        self._devices.labels(model).set_function(devices)
+        self._devices.watch(devices, model)
 
     def watch_stalled(self, model: str, stalled: Callable[[], float]) -> None:
         """Read the number of a model's devices that do not finish their batch at each scrape."""
-        self._stalled.labels(model).set_function(stalled)
+        self._stalled.watch(stalled, model)
 
     def watch_versions(self, served: Callable[[], Iterable[tuple[str, str, str, str]]]) -> None:
         """Read the served versions at each scrape: model, version, executor and precision of each."""
-        self.registry.register(_Versions(served))
+        self._versions.watch_all(lambda: dict.fromkeys(served(), 1.0))
+
+    def beat(self) -> None:
+        """Write heartbeat, gauges and numbers counted elsewhere to the sheet of this process. On the event loop."""
+        for counted in self._elsewhere:
+            counted.update()
+        if self._shared is not None:
+            self._shared.beat((gauge.name, gauge.read()) for gauge in self._gauges)
 
     def render(self) -> bytes:
         """All metrics in the text format of Prometheus. Called on the event loop, which owns what `watch_…` reads."""
+        self.beat()
+        if self._shared is not None:
+            self._shared.find_running()
         return generate_latest(self.registry)
-
-
-class _DroppedLines(Collector):
-    """The number of log lines that were dropped."""
-
-    def collect(self) -> Iterator[Metric]:
-        yield CounterMetricFamily("resnet_log_lines_dropped", "Lines that the log lacks.", value=dropped_lines())
-
-
-class _ThreadsReplaced(Collector):
-    """A counter that is kept elsewhere."""
-
-    def __init__(self, replaced: Callable[[], int]) -> None:
-        self._replaced = replaced
-
-    def collect(self) -> Iterator[Metric]:
-        text = "Decoder threads that were replaced, because an image held them past its time limit."
-        yield CounterMetricFamily("resnet_decoder_threads_replaced", text, self._replaced())
-
-
-class _ImagesInFlight(Collector):
-    """One sample per model."""
-
-    def __init__(self, images: Callable[[], Mapping[str, int]]) -> None:
-        self._images = images
-
-    def collect(self) -> Iterator[Metric]:
-        family = GaugeMetricFamily("resnet_images_in_flight", "Images accepted and not yet answered.", labels=["model"])
-        for model, images in self._images().items():
-            family.add_metric([model], images)
-        yield family
-
-
-class _Versions(Collector):
-    """One sample per served version; a version that is no longer served has none."""
-
-    def __init__(self, served: Callable[[], Iterable[tuple[str, str, str, str]]]) -> None:
-        self._served = served
-
-    def collect(self) -> Iterator[Metric]:
-        labels = ("model", "version", "executor", "precision")
-        family = GaugeMetricFamily("resnet_model_info", "Served versions; always 1.", labels=labels)
-        for values in self._served():
-            family.add_metric(values, 1.0)
-        yield family
 
 
 class ModelMetrics:
@@ -242,12 +246,14 @@ class ModelMetrics:
             self._wasted_rows.inc(wasted)
 
     def device_lost(self) -> None:
-        """Count a device that was taken out."""
-        self._devices_lost.inc()
+        """Count a device that was taken out. Called by threads."""
+        with self._metrics.thread_lock:
+            self._devices_lost.inc()
 
     def retried(self) -> None:
-        """Count a batch that is computed again on another device."""
-        self._batches_retried.inc()
+        """Count a batch that is computed again on another device. Called by threads."""
+        with self._metrics.thread_lock:
+            self._batches_retried.inc()
 
     def prediction(self, index: int, label: str, probability: float) -> None:
         """Count an image by its most probable class."""
