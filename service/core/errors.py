@@ -13,6 +13,7 @@
     ├── HeadTooLarge            431
     ├── InferenceFailed         500
     ├── Unavailable             503
+    │   ├── NotYetAvailable     503, with Retry-After
     │   └── Overloaded          503, with Retry-After
     └── DeadlineExceeded        504
 
@@ -119,6 +120,14 @@ class InferenceFailed(ServiceError):
 
 class Unavailable(ServiceError):
     status, title, reason = 503, "Not ready", "not_ready"
+
+
+class NotYetAvailable(Unavailable):
+    """The service will answer soon by itself: a model is being loaded, or a process is being replaced."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": "1"}
 
 
 class Overloaded(Unavailable):

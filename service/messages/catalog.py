@@ -1,11 +1,11 @@
-"""The catalog: the versions that are served, as the computing side announces them. Requests find their version in it."""
+"""The catalog: the versions that are served, as the computing side announces them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from service.core.errors import NotFound, ServiceError, Unavailable
+from service.core.errors import NotFound, NotYetAvailable, ServiceError, Unavailable
 from service.messages.model import ServedModel
 
 _BEING_LOADED = "the model is being loaded: try again in a moment"
@@ -58,7 +58,7 @@ class Catalog:
         """
         name = name or self.default
         if name is None:
-            raise Unavailable(_BEING_LOADED) if self.loading else Unavailable(self.not_ready)
+            raise NotYetAvailable(_BEING_LOADED) if self.loading else Unavailable(self.not_ready)
         model = self.models.get(name)
         if model is None:
             raise self.not_found(name)
@@ -82,11 +82,11 @@ class Catalog:
         if reason := model.failure(number):
             return Unavailable(f"model {name} is not served: {reason}")
         loading = bool(model.loading) if number is None else number in model.loading
-        return Unavailable(_BEING_LOADED) if loading else self.not_found(name)
+        return NotYetAvailable(_BEING_LOADED) if loading else self.not_found(name)
 
     def not_found(self, wanted: str) -> ServiceError:
         """The error of a request for a model or version that is not served."""
         if self.loading:
-            return Unavailable(_BEING_LOADED)
+            return NotYetAvailable(_BEING_LOADED)
         served = [f"{name} version {each.version}" for name in self.current() for each in self.served(name)]
         return NotFound(f"no model {wanted} is served; there is: {', '.join(served) or 'none'}")

@@ -30,7 +30,8 @@ from service.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-_KEYS = itertools.count(1)
+_KEYS = itertools.count(time.time_ns())
+"""An engine process that replaces another has other keys."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,7 @@ def test_messages_hold_values_and_interfaces_only() -> None:
     other = [
         f"{path}:{node.lineno}"
         for path, tree in modules("service/messages")
+        if not path.endswith("wire.py")  # the encoding of the messages
         for node in tree.body
         if not _is_message(node)
     ]

@@ -1,0 +1,286 @@
+"""The computing side, as a worker sees it: a `Backend` whose models are in the engine process."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import socket
+from collections import Counter
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from service.core.errors import DeadlineExceeded, NotYetAvailable, ServiceError, Unavailable
+from service.messages import wire
+from service.messages.catalog import Catalog
+from service.messages.inference import InferenceRequest, InferenceResult
+from service.messages.model import ServedModel
+from service.messages.status import ModelStatus, PlanStatus, VersionStatus
+from service.messages.wire import Kind, Submit
+from service.remote.arena import Arena
+from service.remote.channel import Channel
+from service.telemetry.statistics import Statistics
+
+log = logging.getLogger(__name__)
+
+NO_ENGINE = "the engine process is being started: try again in a moment"
+_RETRY_SECONDS = 0.05
+_ANSWER_SECONDS = 1.0
+"""Time limit for what the engine process answers at once."""
+
+_STATISTICS = TypeAdapter(Statistics)
+_PLAN_STATUS = TypeAdapter(PlanStatus | None)
+_VERSIONS = TypeAdapter(list[VersionStatus])
+_STATUSES = TypeAdapter(list[ModelStatus])
+_TEXTS = TypeAdapter(list[str])
+_NOTHING = TypeAdapter(None)
+
+
+class RemoteBackend:
+    """A `Backend` in another process.
+
+    Args:
+        address: name of the socket of the engine process.
+    """
+
+    def __init__(self, address: str | bytes) -> None:
+        self._address = address
+        self._arena = Arena()
+        self._channel: Channel | None = None
+        self._connected = asyncio.Event()
+        self._numbers = itertools.count(1)
+        self._results: dict[int, asyncio.Future[InferenceResult]] = {}
+        self._replies: dict[int, asyncio.Future[Any]] = {}
+        self._connecting: asyncio.Task[None] | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin without a catalog."""
+        self.catalog = Catalog(models={}, default=None, loading=True, not_ready=NO_ENGINE)
+        self._known: dict[int, ServedModel] = {}
+        """Versions that the engine process keeps for this worker, by key."""
+        self._served: set[int] = set()
+        """Keys of those in the catalog."""
+        self._classifiers: dict[int, Any] = {}
+        self._users: Counter[int] = Counter()
+        """Requests that hold a version, by key."""
+
+    def start(self) -> None:
+        """Connect to the engine process, again and again until `close`."""
+        self._connecting = asyncio.create_task(self._connect())
+
+    async def connected(self) -> None:
+        """Wait until a catalog has come."""
+        await self._connected.wait()
+
+    async def close(self) -> None:
+        """End the connection."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._channel is not None:
+            self._channel.close()
+        self._arena.close()
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            connection.setblocking(False)
+            lost = asyncio.Event()
+            try:
+                await loop.sock_connect(connection, self._address)
+                socket.send_fds(connection, [bytes([wire.VERSION])], [self._arena.file])
+                channel = Channel(self._receive, lost.set)
+                await loop.create_unix_connection(lambda made=channel: made, sock=connection)  # type: ignore[misc]
+            except OSError as error:
+                log.debug("the engine process is not reached: %s", error)
+                connection.close()
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            self._channel = channel
+            await lost.wait()
+            self._lose()
+
+    def _lose(self) -> None:
+        """Answer the requests that the engine process has not answered."""
+        self._channel = None
+        self._connected.clear()
+        self._forget()
+        waiting: list[asyncio.Future[Any]] = [*self._results.values(), *self._replies.values()]
+        for each in waiting:
+            if not each.done():
+                each.set_exception(NotYetAvailable("the engine process ended: try again in a moment"))
+
+    def _receive(self, kind: Kind, body: memoryview) -> None:
+        if kind is Kind.RESULT:
+            request, result = wire.read_result(body)
+            future = self._results.get(request)
+            if future is not None and not future.done():
+                future.set_result(result)
+        elif kind is Kind.FAILURE:
+            request, content = wire.read_json(body)
+            _fail(self._results.get(request), content)
+        elif kind is Kind.CLASSIFIER:
+            key, classifier = wire.read_classifier(body)
+            self._classifiers[key] = classifier
+        elif kind is Kind.CATALOG:
+            self._update(*wire.read_json(body))
+        elif kind is Kind.REPLY:
+            call, content = wire.read_json(body)
+            reply = self._replies.get(call)
+            if "error" in content:
+                _fail(reply, content["error"])
+            elif reply is not None and not reply.done():
+                reply.set_result(content["value"])
+
+    def _update(self, generation: int, content: dict[str, Any]) -> None:
+        """Take over a catalog, and give back versions that are not in it and that no request holds."""
+        assert self._channel is not None
+        self.catalog = wire.make_catalog(content, self._known, self._classifiers)
+        served = {model.key for name in self.catalog.models for model in self.catalog.served(name)}
+        for key in [key for key in self._known if key not in served and not self._users[key]]:
+            self._give_back(key)
+        self._served = served
+        self._channel.send(wire.number_frame(Kind.SEEN, generation))
+        self._connected.set()
+
+    def _give_back(self, key: int) -> None:
+        del self._known[key]
+        self._users.pop(key, None)
+        self._classifiers.pop(key, None)
+        if self._channel is not None:
+            self._channel.send(wire.number_frame(Kind.RELEASED, key))
+
+    def hold(self, name: str | None = None, version: str | None = None) -> ServedModel:
+        """As `Backend.hold`."""
+        model = self.catalog.find(name, version)
+        self._users[model.key] += 1
+        return model
+
+    def release(self, key: int) -> None:
+        """As `Backend.release`."""
+        if key not in self._known:  # of an engine process that ended
+            return
+        self._users[key] -= 1
+        if not self._users[key] and key not in self._served:
+            self._give_back(key)
+
+    async def submit(self, key: int, request: InferenceRequest) -> InferenceResult:
+        """As `Backend.submit`.
+
+        Raises:
+            NotYetAvailable: the engine process ended.
+        """
+        channel = self._channel
+        if channel is None or key not in self._known:
+            raise NotYetAvailable(NO_ENGINE)
+        loop = asyncio.get_running_loop()
+        number, future = next(self._numbers), loop.create_future()
+        slots = [self._arena.put(image) for image in request.images]
+        self._results[number] = future
+        offsets = [slot.offset for slot in slots]
+        channel.send(
+            wire.submit_frame(
+                Submit(
+                    number,
+                    key,
+                    offsets,
+                    request.outputs,
+                    request.deadline,
+                    request.priority,
+                    request.decode_seconds,
+                    request.only_in_flight,
+                )
+            )
+        )
+        timer = loop.call_at(request.deadline, _expire, future)
+        result: InferenceResult | None = None
+        try:
+            result = await future
+            return result
+        finally:
+            timer.cancel()
+            del self._results[number]
+            # The engine process may still read the slots, for a batch with images of other requests. The results for
+            # this request are dropped.
+            self._arena.free(slots)
+            if result is None and self._channel is channel:
+                channel.send(wire.number_frame(Kind.CANCEL, number))
+
+    def count_refused(self, key: int) -> None:
+        """As `Backend.count_refused`."""
+        if self._channel is not None:
+            self._channel.send(wire.number_frame(Kind.REFUSED, key))
+
+    async def statistics(self, key: int) -> Statistics:
+        """As `Backend.statistics`."""
+        return _STATISTICS.validate_python(await self._call("statistics", key))
+
+    async def plan_status(self, key: int) -> PlanStatus | None:
+        """As `Backend.plan_status`."""
+        return _PLAN_STATUS.validate_python(await self._call("plan_status", key))
+
+    async def versions(self, name: str) -> list[VersionStatus]:
+        """As `Backend.versions`."""
+        return _VERSIONS.validate_python(await self._call("versions", name))
+
+    async def statuses(self) -> list[ModelStatus]:
+        """As `Backend.statuses`."""
+        return _STATUSES.validate_python(await self._call("statuses"))
+
+    async def not_ready(self) -> list[str]:
+        """As `Backend.not_ready`; also while the engine process is replaced, or does not answer."""
+        try:
+            return _TEXTS.validate_python(await self._call("not_ready"))
+        except Unavailable as error:
+            return [str(error)]
+
+    async def degraded(self) -> list[str]:
+        """As `Backend.degraded`."""
+        try:
+            return _TEXTS.validate_python(await self._call("degraded"))
+        except Unavailable:
+            return []
+
+    async def load(self, name: str) -> None:
+        """As `Backend.load`."""
+        _NOTHING.validate_python(await self._call("load", name, seconds=None))
+
+    async def unload(self, name: str) -> None:
+        """As `Backend.unload`."""
+        _NOTHING.validate_python(await self._call("unload", name, seconds=None))
+
+    async def _call(self, method: str, *arguments: str | int, seconds: float | None = _ANSWER_SECONDS) -> Any:
+        """Call a method of the backend in the engine process.
+
+        Raises:
+            ServiceError: as the method.
+            Unavailable: there is no engine process, or it does not answer.
+        """
+        channel = self._channel
+        if channel is None or not self._connected.is_set():
+            raise NotYetAvailable(NO_ENGINE)
+        number = next(self._numbers)
+        self._replies[number] = asyncio.get_running_loop().create_future()
+        channel.send(wire.json_frame(Kind.CALL, number, [method, *arguments]))
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._replies[number]
+        except TimeoutError:
+            raise NotYetAvailable("the engine process does not answer: it is replaced if it stands still") from None
+        finally:
+            del self._replies[number]
+
+
+def _expire(future: asyncio.Future[InferenceResult]) -> None:
+    if not future.done():
+        future.set_exception(
+            DeadlineExceeded("the time limit passed before the image was computed: try again, or raise timeout_ms")
+        )
+
+
+def _fail(future: asyncio.Future[Any] | None, content: dict[str, Any]) -> None:
+    if future is not None and not future.done():
+        error: ServiceError = wire.make_error(content)
+        future.set_exception(error)
