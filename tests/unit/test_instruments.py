@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
@@ -10,9 +11,12 @@ from prometheus_client import Histogram as ReferenceHistogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.telemetry.instruments import LoopCounter, LoopHistogram
+from service.telemetry.shared_series import SharedSeries
+from service.telemetry.sheet import Sheet
 
 BOUNDS = (0.0, 0.25, 0.5, 1.0, 10.0)
 
+PROCESSES = st.integers(0, 2)
 VALUES = st.lists(st.tuples(st.sampled_from(["a", "b"]), st.sampled_from(BOUNDS) | st.floats(0, 20)))
 
 
@@ -47,6 +51,40 @@ def test_counters_collect_the_samples_of_the_library(amounts: list[tuple[str, in
     for model, amount in amounts:
         counter.labels(model, "200").inc(amount)
         reference.labels(model, "200").inc(amount)
+    assert samples(ours) == samples(reference_registry)
+
+
+def shared_series() -> list[SharedSeries]:
+    """The series of three processes."""
+    sheets = [Sheet(f"worker-{number}", values=1000, text_bytes=10_000) for number in range(3)]
+    return [SharedSeries(sheet, sheets) for sheet in sheets]
+
+
+@given(
+    st.lists(st.tuples(PROCESSES, st.sampled_from(["a", "b"]), st.sampled_from(BOUNDS) | st.floats(0, 20))), PROCESSES
+)
+def test_shared_histograms_collect_the_samples_of_the_library(
+    values: list[tuple[int, str, float]], reader: int
+) -> None:
+    ours, reference_registry = CollectorRegistry(), CollectorRegistry()
+    histograms = [LoopHistogram("seconds", "Time.", BOUNDS, ("model",), shared) for shared in shared_series()]
+    ours.register(histograms[reader])
+    reference = ReferenceHistogram("seconds", "Time.", ("model",), buckets=BOUNDS, registry=reference_registry)
+    for process, model, value in values:
+        histograms[process].labels(model).observe(value)
+        reference.labels(model).observe(value)
+    assert samples(ours) == pytest.approx(samples(reference_registry))
+
+
+@given(st.lists(st.tuples(PROCESSES, st.sampled_from(["a", "b"]), st.integers(0, 2**40))), PROCESSES)
+def test_shared_counters_collect_the_samples_of_the_library(amounts: list[tuple[int, str, int]], reader: int) -> None:
+    ours, reference_registry = CollectorRegistry(), CollectorRegistry()
+    counters = [LoopCounter("images", "Images.", ("model",), shared) for shared in shared_series()]
+    ours.register(counters[reader])
+    reference = ReferenceCounter("images", "Images.", ("model",), registry=reference_registry)
+    for process, model, amount in amounts:
+        counters[process].labels(model).inc(amount)
+        reference.labels(model).inc(amount)
     assert samples(ours) == samples(reference_registry)
 
 

@@ -53,3 +53,19 @@ def test_each_interval_records_by_how_much_the_loop_is_late() -> None:
     assert loop.timer.due == loop.now + INTERVAL
     monitor.close()
     assert loop.timer.cancelled
+
+
+def test_each_interval_beats_after_its_measurement() -> None:
+    loop, lag, beats = Loop(), Buckets((0.01, 0.1, 1.0)), list[int]()
+
+    def beat() -> None:
+        beats.append(sum(lag.counts))
+        if len(beats) == 2:
+            raise RuntimeError("of a gauge")
+
+    LoopLagMonitor(cast(asyncio.AbstractEventLoop, loop), lag, beat)
+    loop.run_at(loop.timer.due)
+    with pytest.raises(RuntimeError):
+        loop.run_at(loop.timer.due)
+    loop.run_at(loop.timer.due)
+    assert beats == [1, 2, 3]
