@@ -7,13 +7,14 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.middleware.cors import CORSMiddleware
 
 from models.imaging.allowance import DecodeMemory
+from service.core.rate_limit import RateLimiter, Rates
 from service.core.settings import Settings
 from service.decoding.decoder import Decoder
 from service.executors.cuda.gpu_batcher import DecodeBatcher
@@ -23,9 +24,10 @@ from service.http.access_log import AccessLogMiddleware
 from service.http.api_keys import ApiKeyCheck, ApiKeyStore
 from service.http.limits import RequestLimitsMiddleware
 from service.http.problem_details import Problem
-from service.http.rate_limit import RateLimiter
 from service.http.v1 import classify, models
 from service.inference.pipeline import Pipeline
+from service.messages.backend import Backend
+from service.messages.decoding import GpuDecoder
 from service.registry.registry import Registry
 from service.telemetry.loop_lag import LoopLagMonitor
 from service.telemetry.metrics import Metrics
@@ -37,8 +39,48 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class Side(Protocol):
+    """The part of the service that runs in the process of an application."""
+
+    metrics: Metrics
+    pipeline: Pipeline
+    rates: Rates | None
+    """Limits the requests of each client; None for no limit."""
+
+    async def start(self) -> None:
+        """Begin: load the models, or connect to the process that has them."""
+        ...
+
+    async def watch(self) -> None:
+        """Keep up to date, until `close`."""
+        ...
+
+    async def close(self) -> None:
+        """Finish the requests in flight, then free everything."""
+        ...
+
+
+def make_pipeline(settings: Settings, backend: Backend, metrics: Metrics, gpu: GpuDecoder | None = None) -> Pipeline:
+    """The answering side.
+
+    Args:
+        settings: limits and defaults.
+        backend: computes.
+        metrics: counts.
+        gpu: decodes JPEG files on a GPU; closed with the pipeline.
+    """
+    memory = DecodeMemory(settings.max_decode_bytes)
+    decoder = Decoder(settings.decode_threads, settings.max_pixels, settings.decode, gpu, memory)
+    return Pipeline(backend, decoder, settings, metrics)
+
+
+def make_rates(settings: Settings) -> RateLimiter | None:
+    """The limit of requests per client; None without a limit."""
+    return RateLimiter(settings.rate_limit, settings.rate_burst) if settings.rate_limit else None
+
+
 class Service:
-    """The two sides of the service: the pipeline answers requests, the registry computes for it.
+    """Both sides in one process: the pipeline answers requests, the registry computes for it.
 
     Raises:
         ExecutorError: `decode_gpu` is set and the GPU cannot decode.
@@ -46,26 +88,19 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.metrics = Metrics()
+        self.rates: Rates | None = make_rates(settings)
         self.registry = Registry(settings, self.metrics)
         gpu = open_decoder(settings.decode_gpu, settings.max_pixels)
-        decoder = Decoder(
-            settings.decode_threads,
-            settings.max_pixels,
-            settings.decode,
-            None if gpu is None else DecodeBatcher(gpu),
-            DecodeMemory(settings.max_decode_bytes),
-        )
-        self.pipeline = Pipeline(self.registry, decoder, settings, self.metrics)
+        batcher = None if gpu is None else DecodeBatcher(gpu)
+        self.pipeline = make_pipeline(settings, self.registry, self.metrics, batcher)
+
+    async def watch(self) -> None:
+        """Apply changes of the repository until `close`."""
+        await self.registry.watch()
 
     async def start(self) -> None:
         """Load and warm up every model; the registry keeps the reason if one fails."""
         await self.registry.start()
-        if self.registry.draining:
-            return
-        if reasons := await self.registry.not_ready():
-            log.warning("not ready: %s", "; ".join(reasons))
-        else:
-            log.info("ready")
 
     async def close(self) -> None:
         """Finish the requests in flight, then free everything."""
@@ -73,18 +108,22 @@ class Service:
         self.pipeline.close()
 
 
-def create_app(settings: Settings, tracer_provider: TracerProvider | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, tracer_provider: TracerProvider | None = None, service: Side | None = None
+) -> FastAPI:
     """Make the ASGI application. Models are loaded in the background after its startup.
 
     Args:
         settings: settings of the service.
         tracer_provider: receives spans, and is flushed on shutdown; None for no traces.
+        service: runs in this process; None for both sides.
 
     Raises:
         KeyFileError: the file of API keys is not valid.
         ExecutorError: `decode_gpu` is set and the GPU cannot decode.
     """
-    service = Service(settings)
+    if service is None:
+        service = Service(settings)
     app = FastAPI(
         title="resnet-serve",
         version=version("resnet-serve"),
@@ -107,7 +146,7 @@ def create_app(settings: Settings, tracer_provider: TracerProvider | None = None
     app.state.metrics = service.metrics
     problem_details.install(app)
     keys = None if settings.api_keys is None else ApiKeyStore(settings.api_keys)
-    rates = RateLimiter(settings.rate_limit, settings.rate_burst) if settings.rate_limit else None
+    rates = service.rates
     _add_routes(app, settings, service.pipeline, keys, rates)
     # With API keys, the rate limit applies per key, after authentication.
     _add_middlewares(app, settings, service.metrics, rates if keys is None else None, tracer_provider)
@@ -115,7 +154,7 @@ def create_app(settings: Settings, tracer_provider: TracerProvider | None = None
 
 
 def _lifespan(
-    service: Service, tracer_provider: TracerProvider | None
+    service: Side, tracer_provider: TracerProvider | None
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Startup and shutdown of the application."""
 
@@ -127,7 +166,7 @@ def _lifespan(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(load()), asyncio.create_task(service.registry.watch())]
+        tasks = [asyncio.create_task(load()), asyncio.create_task(service.watch())]
         lag = LoopLagMonitor(asyncio.get_running_loop(), service.metrics.loop_lag)
         try:
             yield
@@ -147,7 +186,7 @@ def _add_middlewares(
     app: FastAPI,
     settings: Settings,
     metrics: Metrics,
-    rates: RateLimiter | None,
+    rates: Rates | None,
     tracer_provider: TracerProvider | None,
 ) -> None:
     """Add the middlewares; the last one is the outermost."""
@@ -164,7 +203,7 @@ def _add_middlewares(
 
 
 def _add_routes(
-    app: FastAPI, settings: Settings, pipeline: Pipeline, keys: ApiKeyStore | None, rates: RateLimiter | None
+    app: FastAPI, settings: Settings, pipeline: Pipeline, keys: ApiKeyStore | None, rates: Rates | None
 ) -> None:
     """Add all routes, those of `/v1/classify` first."""
     classify_key = None if keys is None else ApiKeyCheck(keys, "classify", rates)

@@ -23,8 +23,8 @@ from models.artifact.manifest import SHA256
 from models.files import decode_text
 from models.validation import first_error
 from service.core.errors import Forbidden, Unauthorized
+from service.core.rate_limit import Rates
 from service.http.openapi import errors
-from service.http.rate_limit import RateLimiter
 from service.http.request_body import header
 
 log = logging.getLogger(__name__)
@@ -135,12 +135,12 @@ class ApiKeyCheck:
         rates: request rate per key; None for no limit.
     """
 
-    def __init__(self, store: ApiKeyStore, scope: KeyScope, rates: RateLimiter | None) -> None:
+    def __init__(self, store: ApiKeyStore, scope: KeyScope, rates: Rates | None) -> None:
         self._store = store
         self._scope = scope
         self._rates = rates
 
-    def require_api_key(self, scope: Scope) -> None:
+    async def require_api_key(self, scope: Scope) -> None:
         """Check a request, and set the name of its key as `caller` in its ASGI scope.
 
         Raises:
@@ -153,7 +153,7 @@ class ApiKeyCheck:
             raise Unauthorized("an API key is needed: send it as `Authorization: Bearer KEY` or as `X-API-Key: KEY`")
         name = scope["caller"] = self._store.check(secret, self._scope).name
         if self._rates is not None:
-            self._rates.take(name)
+            await self._rates.take(name)
 
     def options(self, error: type[BaseModel]) -> dict[str, Any]:
         """Options for `include_router` that check and document a FastAPI router.
@@ -163,7 +163,7 @@ class ApiKeyCheck:
         """
 
         async def require_api_key(request: Request) -> None:
-            self.require_api_key(request.scope)
+            await self.require_api_key(request.scope)
 
         return {"dependencies": [*_DOCUMENTATION, Depends(require_api_key)], "responses": errors(error, 401, 403)}
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.core.errors import ServiceError
+from service.core.rate_limit import Rates
 from service.core.settings import Settings
 from service.http import problem_details
 from service.http.access_log import caller
 from service.http.body_memory import BodyMemory
 from service.http.connection_state import connection_state
-from service.http.rate_limit import RateLimiter
 from service.http.request_body import LimitedBody, path
 from service.telemetry.metrics import Metrics
 
@@ -28,7 +28,7 @@ class RequestLimitsMiddleware:
         rates: request rate per client address; None for no limit.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, rates: RateLimiter | None) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, rates: Rates | None) -> None:
         self._app = app
         self._settings = settings
         self._in_flight = 0
@@ -41,7 +41,7 @@ class RequestLimitsMiddleware:
             await self._app(scope, receive, send)
             return
         try:
-            self._check(scope)
+            await self._check(scope)
             body = LimitedBody(
                 scope,
                 receive,
@@ -60,9 +60,9 @@ class RequestLimitsMiddleware:
             self._in_flight -= 1
             body.release()
 
-    def _check(self, scope: Scope) -> None:
+    async def _check(self, scope: Scope) -> None:
         refusal = connection_state(scope).refusal
         if refusal is not None:
             raise refusal
         if self._rates is not None:
-            self._rates.take(caller(scope))
+            await self._rates.take(caller(scope))

@@ -73,6 +73,12 @@ class Registry:
         finally:
             self._loading = False
             self._mark_changed()
+        if self.draining:
+            return
+        if reasons := self._reasons():
+            log.warning("not ready: %s", "; ".join(reasons))
+        else:
+            log.info("ready")
 
     async def watch(self) -> None:
         """Apply changes of the repository after the first read, and detect stalled batches, until `close`."""

@@ -251,6 +251,14 @@ class RemoteBackend:
         """As `Backend.unload`."""
         _NOTHING.validate_python(await self._call("unload", name, seconds=None))
 
+    async def take(self, client: str) -> None:
+        """As `Rates.take`, for all workers together.
+
+        Raises:
+            NotYetAvailable: there is no engine process.
+        """
+        await self._call("take", client)
+
     async def _call(self, method: str, *arguments: str | int, seconds: float | None = _ANSWER_SECONDS) -> Any:
         """Call a method of the backend in the engine process.
 

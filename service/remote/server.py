@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from service.core.errors import ServiceError
+from service.core.rate_limit import Rates
 from service.messages import wire
 from service.messages.backend import Backend
 from service.messages.catalog import Catalog
@@ -34,11 +35,15 @@ class BackendServer:
     Args:
         backend: loads the models and computes.
         listening: the socket that workers connect to.
+        rates: limits the requests of each client, over all workers; None for no limit.
     """
 
-    def __init__(self, backend: Backend, listening: socket.socket) -> None:
+    def __init__(self, backend: Backend, listening: socket.socket, rates: Rates | None = None) -> None:
         self._backend = backend
         self._listening = listening
+        self._methods = {name: getattr(backend, name) for name in _METHODS}
+        if rates is not None:
+            self._methods["take"] = rates.take
         self._workers: set[_Worker] = set()
         self._generation = 0
         """Number of the last announcement."""
@@ -108,9 +113,7 @@ class BackendServer:
     async def answer_call(self, method: str, arguments: list[Any]) -> dict[str, Any]:
         """Call a method of the backend. Returns the content of REPLY."""
         try:
-            if method not in _METHODS:
-                raise ValueError(method)
-            value = await getattr(self._backend, method)(*arguments)
+            value = await self._methods[method](*arguments)
         except ServiceError as error:
             return {"error": wire.error_fields(error)}
         if method in _ABOUT_CATALOG:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from service.core import rate_limit
 from service.core.errors import TooManyRequests
-from service.http import rate_limit
-from service.http.rate_limit import RateLimiter
+from service.core.rate_limit import RateLimiter
 from tests.support.clock import Clock
 
 
@@ -14,7 +16,7 @@ def taken(limiter: RateLimiter, caller: str, attempts: int) -> int:
     count = 0
     for _ in range(attempts):
         try:
-            limiter.take(caller)
+            asyncio.run(limiter.take(caller))
         except TooManyRequests:
             continue
         count += 1
@@ -44,11 +46,11 @@ def test_retry_after_is_the_time_to_the_next_request(rate: float, burst: int, re
     limiter = RateLimiter(rate, burst, clock)
     assert taken(limiter, "a", burst) == burst
     with pytest.raises(TooManyRequests, match=f"more than {rate:g} requests") as refused:
-        limiter.take("a")
+        asyncio.run(limiter.take("a"))
     assert refused.value.status == 429
     assert refused.value.headers == {"Retry-After": str(retry_after)}
     clock.now += retry_after
-    limiter.take("a")
+    asyncio.run(limiter.take("a"))
 
 
 def test_idle_clients_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,9 +59,9 @@ def test_idle_clients_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     limiter = RateLimiter(rate=1.0, burst=2, clock=clock)
     for caller in range(10_000):
         clock.now += 0.1
-        limiter.take(str(caller))
+        asyncio.run(limiter.take(str(caller)))
     assert len(limiter._refilled_at) <= 101
-    limiter.take("busy")
-    limiter.take("busy")
+    asyncio.run(limiter.take("busy"))
+    asyncio.run(limiter.take("busy"))
     with pytest.raises(TooManyRequests):
-        limiter.take("busy")
+        asyncio.run(limiter.take("busy"))

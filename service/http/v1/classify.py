@@ -75,7 +75,7 @@ class ClassifyEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._key_check is not None:
-            self._key_check.require_api_key(scope)
+            await self._key_check.require_api_key(scope)
         response = await self._classify(Request(scope, receive))
         await response(scope, receive, send)
 

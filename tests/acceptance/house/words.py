@@ -26,7 +26,7 @@ PLANTED: tuple[tuple[str, str, str], ...] = (
     ("docs/architecture.md", TEXT, "An activation map costs 160 µs a request."),
     ("service/http/disconnect.py", DOCSTRING, "What is not done when the client hangs up is given up."),
     ("service/http/v1/classify.py", DOCSTRING, "Who names no version is answered by the newest that is served."),
-    ("service/http/rate_limit.py", COMMENT, "A token comes back once a second."),
+    ("service/core/rate_limit.py", COMMENT, "A token comes back once a second."),
     (
         "service/registry/registry.py",
         CLASS,

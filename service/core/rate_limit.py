@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from service.core.errors import TooManyRequests
 
 _MANY_CLIENTS = 10_000
+
+
+class Rates(Protocol):
+    """Counts the requests of clients, in this process or for all workers together."""
+
+    async def take(self, client: str) -> None:
+        """Count one request.
+
+        Raises:
+            TooManyRequests: the client is above its rate; this request is not counted.
+        """
+        ...
 
 
 class RateLimiter:
@@ -26,12 +39,8 @@ class RateLimiter:
         self._refilled_at: dict[str, float] = {}
         self._many = _MANY_CLIENTS
 
-    def take(self, client: str) -> None:
-        """Count one request.
-
-        Raises:
-            TooManyRequests: the client is above its rate; this request is not counted.
-        """
+    async def take(self, client: str) -> None:
+        """As `Rates.take`."""
         now = self._clock()
         refilled_at = max(now, self._refilled_at.get(client, now)) + 1 / self._rate
         wait = refilled_at - now - self._burst / self._rate
