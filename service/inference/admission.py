@@ -10,11 +10,16 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from service.core.errors import DeadlineExceeded, Overloaded
 from service.core.priority import SHARE, Priority
 from service.messages.model import ServedModel
+from service.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from service.telemetry.shared_series import SharedAmount
 
 _HALF_LIFE = 2.0
 """Seconds of load after which the weight of a measurement is halved."""
@@ -32,6 +37,8 @@ class Admission:
         max_batch: most images per batch.
         concurrent_batches: batches that are computed at the same time.
         clock: seconds, monotonic.
+        shared: the images in flight in all workers; None in a single process.
+        workers: processes that share the capacity.
     """
 
     def __init__(
@@ -40,11 +47,14 @@ class Admission:
         max_batch: int,
         concurrent_batches: int = 1,
         clock: Callable[[], float] = time.monotonic,
+        shared: SharedAmount | None = None,
+        workers: int = 1,
     ) -> None:
         self._capacity = capacity
+        self._shared = shared
         self._reserved = int(capacity * _RESERVED_SHARE)
         # With this many images in flight the next batch is full: the throughput is that of the loaded service.
-        self._saturation = min((concurrent_batches + 1) * max_batch, capacity)
+        self._saturation = max(1, min((concurrent_batches + 1) * max_batch, capacity) // workers)
         self._clock = clock
         self._in_flight = dict.fromkeys(Priority, 0)
         self._images = 0
@@ -68,10 +78,11 @@ class Admission:
             Overloaded: the images are above the capacity, or would not be computed in time.
         """
         in_flight = self._images
-        if not in_flight:
+        elsewhere = 0 if self._shared is None else int(self._shared.elsewhere())
+        if not in_flight and not elsewhere:
             return
         same_priority = self._in_flight[priority]
-        room = self._capacity - max(in_flight - same_priority, self._reserved)
+        room = self._capacity - elsewhere - max(in_flight - same_priority, self._reserved)
         if same_priority + images > room:
             raise Overloaded(self.retry_after(in_flight))
         # At worst they wait for all images; or for those of the same priority, at its share of the throughput.
@@ -88,6 +99,8 @@ class Admission:
         """Count images as in flight."""
         self._in_flight[priority] += images
         self._images += images
+        if self._shared is not None:
+            self._shared.state(self._images)
         if self._saturated_since is None and self._images >= self._saturation:
             self._saturated_since = self._clock()
 
@@ -96,6 +109,8 @@ class Admission:
         computed = not isinstance(error, DeadlineExceeded | asyncio.CancelledError)
         self._in_flight[priority] -= images
         self._images -= images
+        if self._shared is not None:
+            self._shared.state(self._images)
         now = self._clock()
         if self._saturated_since is not None:
             self._throughput.add(images if computed else 0, now - self._saturated_since)
@@ -111,17 +126,25 @@ class AdmissionTable:
 
     Args:
         capacity: most images in flight per version.
+        metrics: has the images in flight in other workers, if there are any.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, metrics: Metrics) -> None:
         self._capacity = capacity
+        self._metrics = metrics
         self._table: WeakKeyDictionary[ServedModel, Admission] = WeakKeyDictionary()
 
     def of(self, model: ServedModel) -> Admission:
         """The admission of a version."""
         admission = self._table.get(model)
         if admission is None:
-            admission = self._table[model] = Admission(self._capacity, model.max_batch, model.concurrent_batches)
+            admission = self._table[model] = Admission(
+                self._capacity,
+                model.max_batch,
+                model.concurrent_batches,
+                shared=self._metrics.shared_amount("images_admitted", str(model.key)),
+                workers=self._metrics.workers,
+            )
         return admission
 
     def images(self) -> dict[str, int]:

@@ -46,7 +46,7 @@ class Pipeline:
     def __init__(self, backend: Backend, decoder: Decoder, settings: Settings, metrics: Metrics) -> None:
         self.backend = backend
         self.settings = settings
-        self.admission = AdmissionTable(settings.max_in_flight_images)
+        self.admission = AdmissionTable(settings.max_in_flight_images, metrics)
         self._decoder = decoder
         self._drawing = ThreadPoolExecutor(settings.decode_threads, "draw", lower_priority)
         self._metrics = metrics

@@ -19,7 +19,7 @@ from service.telemetry.instruments import Count, CountedElsewhere, LoopCounter, 
 from service.telemetry.request_context import STAGES, RequestContext
 
 if TYPE_CHECKING:
-    from service.telemetry.shared_series import SharedSeries
+    from service.telemetry.shared_series import SharedAmount, SharedSeries
     from service.telemetry.sheet import Sheet
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -125,6 +125,15 @@ class Metrics:
         shared = SharedSeries(sheet, sheets)
         self.registry.register(ProcessesCollector(shared))
         return shared
+
+    @property
+    def workers(self) -> int:
+        """Number of processes that answer requests."""
+        return 1 if self._shared is None else self._shared.workers
+
+    def shared_amount(self, name: str, label: str) -> SharedAmount | None:
+        """An amount that each process states for itself; None in a single process."""
+        return None if self._shared is None else self._shared.amount(name, label)
 
     def _loop_counter(self, name: str, text: str, *labels: str) -> LoopCounter:
         counter = LoopCounter(name, text, labels, self._shared)

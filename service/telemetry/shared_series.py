@@ -27,6 +27,15 @@ class SharedSeries:
         self._running: Sequence[Sheet] = ()
         self._gauges: dict[str, dict[Labels, memoryview[float]]] = {}
 
+    @property
+    def workers(self) -> int:
+        """Number of workers: one of the processes is the engine process."""
+        return len(self._sheets) - 1
+
+    def amount(self, name: str, label: str) -> SharedAmount:
+        """An amount that each process states for itself."""
+        return SharedAmount(self._sheet, self._sheets, name, label)
+
     def series(self, name: str, labels: Labels, size: int) -> memoryview[float]:
         """The values of a counter or histogram of this process, as doubles [size]."""
         return self._sheet.series(name, labels, size)
@@ -67,6 +76,36 @@ class SharedSeries:
     def running(self) -> Iterator[tuple[str, int]]:
         """Name and id of each process that runs."""
         return ((sheet.name, sheet.pid) for sheet in self._running)
+
+
+class SharedAmount:
+    """An amount that each process states for itself, and of which the sum is wanted at once, such as images in flight.
+
+    Args:
+        sheet: sheet of this process.
+        sheets: sheets of all processes.
+        name: name of the series.
+        label: value of its label.
+    """
+
+    def __init__(self, sheet: Sheet, sheets: Sequence[Sheet], name: str, label: str) -> None:
+        self._name, self._labels = name, (label,)
+        self._own = sheet.series(name, self._labels, 1, gauge=True)
+        self._others: dict[Sheet, memoryview[float] | None] = {each: None for each in sheets if each is not sheet}
+
+    def state(self, amount: float) -> None:
+        """State the amount of this process."""
+        self._own[0] = amount
+
+    def elsewhere(self) -> float:
+        """The sum of the other processes."""
+        total = 0.0
+        for sheet, values in self._others.items():
+            if values is None:
+                values = self._others[sheet] = sheet.find(self._name, self._labels)
+            if values is not None and sheet.pid and values[0] > 0:  # NaN, before the process states it
+                total += values[0]
+        return total
 
 
 class ProcessesCollector(Collector):

@@ -163,6 +163,13 @@ class Sheet:
         values = {labels: self._values[place.start : place.start + place.size].tolist() for labels, place in places}
         return {labels: series for labels, series in values.items() if not math.isnan(series[0])}
 
+    def find(self, name: str, labels: Labels) -> memoryview[float] | None:
+        """The values of a series of the process whose sheet this is, which change with it; None if there is none."""
+        with self._lock:
+            self._read_names()
+        place = self._places.get(name, {}).get(labels)
+        return None if place is None else self._values[place.start : place.start + place.size]
+
     def _append(self, name: str, labels: Labels, size: int, gauge: bool) -> _Place | None:
         """Add a series; None if the sheet is full."""
         line = json.dumps([name, labels, size, gauge]).encode() + b"\n"

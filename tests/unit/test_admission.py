@@ -151,3 +151,31 @@ def test_late_images_do_not_count_as_throughput(clock: Clock) -> None:
                 clock.now += 0.1
                 raise DeadlineExceeded("late")
         assert refusal(admission, 1, 13.0).reason == "would_be_late"
+
+
+class Elsewhere:
+    """Images in flight in other workers, which the test sets."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.stated = 0.0
+
+    def state(self, amount: float) -> None:
+        self.stated = amount
+
+    def elsewhere(self) -> float:
+        return self.images
+
+
+def test_workers_share_the_capacity(clock: Clock) -> None:
+    others = Elsewhere()
+    admission = Admission(10, max_batch=4, clock=clock, shared=others, workers=2)  # type: ignore[arg-type]
+    others.images = 8  # one place is kept for bulk requests
+    admission.check(1, 1.0, INTERACTIVE)
+    assert refusal(admission, 2, 1.0).reason == "queue_full"
+    with admit(admission, 1, 1.0, INTERACTIVE):
+        assert others.stated == 1
+        assert refusal(admission, 1, 1.0).reason == "queue_full"
+    assert others.stated == 0
+    others.images = 0
+    admission.check(10, 1.0, INTERACTIVE)

@@ -8,6 +8,7 @@ import os
 
 import pytest
 
+from service.telemetry.shared_series import SharedAmount
 from service.telemetry.sheet import Sheet, process_states
 
 
@@ -24,6 +25,22 @@ def test_next_process_continues_counts_and_nothing_else() -> None:
     assert sheet.series("images", ("a",), 1)[0] == 7
     assert sheet.read("images") == {("a",): [7.0]}
     assert sheet.read("queue") == {}
+
+
+def test_amounts_of_processes_that_run_are_added_up() -> None:
+    own, other, ended = sheets = [Sheet(f"worker-{number}") for number in (1, 2, 3)]
+    for sheet in sheets:
+        sheet.begin()
+    amounts = [SharedAmount(sheet, sheets, "images", "a") for sheet in sheets]
+    assert amounts[0].elsewhere() == 0
+    for amount, value in zip(amounts, (1, 20, 300), strict=True):
+        amount.state(value)
+    assert amounts[0].elsewhere() == 320
+    ended.end()
+    assert amounts[0].elsewhere() == 20
+    other.begin()
+    assert amounts[0].elsewhere() == 0
+    assert own.read("images") == {("a",): [1.0]}
 
 
 def test_series_of_different_sizes_do_not_overlap() -> None:
