@@ -156,6 +156,10 @@ class Settings(BaseSettings):
     Lowers the latency of single requests and takes the memory of one more instance. Default: all CPUs, at most 8, for a
     network of up to 100 million multiply-adds; otherwise 0."""
 
+    workers: PositiveInt | None = None
+    """Processes that receive, decode and answer; with more than 1, one more process computes. Linux only. Default: 1,
+    all in one process; on a GPU half of the CPUs, at most 8."""
+
     decode: DecodeMode = "exact"
     """exact: the pixels of Pillow, bit by bit, as in training. fast: nearly the same pixels in less time; photographs
     much larger than the input of the network are decoded at a fraction of their size."""

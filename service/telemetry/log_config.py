@@ -14,6 +14,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from service.core.choices import LogFormat, LogLevel
 from service.telemetry.background_log import BackgroundHandler
+from service.telemetry.direct_log import DirectHandler
 
 _IN_MESSAGE = {"method", "path", "status"}
 
@@ -26,10 +27,25 @@ def configure(log_format: LogFormat | None, level: LogLevel = LogLevel.info, sha
         level: level of the least important lines.
         shared: whether other processes write to the same standard error.
     """
+    _set_handler(BackgroundHandler(sys.stderr.fileno(), shared), log_format, level)
+
+
+def configure_without_thread(log_format: LogFormat | None, level: LogLevel = LogLevel.info) -> None:
+    """Send the log of a process that forks others to standard error. A forked process calls `configure`.
+
+    Args:
+        log_format: as of `configure`.
+        level: as of `configure`.
+    """
+    _set_handler(DirectHandler(sys.stderr.fileno()), log_format, level)
+
+
+def _set_handler(handler: logging.Handler, log_format: LogFormat | None, level: LogLevel) -> None:
     if log_format is None:
         log_format = LogFormat.text if sys.stderr.isatty() else LogFormat.json
-    handler = BackgroundHandler(sys.stderr.fileno(), shared)
     handler.setFormatter(JsonFormatter() if log_format is LogFormat.json else TextFormatter())
+    for former in [each for each in logging.root.handlers if isinstance(each, DirectHandler)]:
+        logging.root.removeHandler(former)
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # No format prints these, and they cost as much as the rest of a line.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

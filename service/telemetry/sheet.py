@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 log = logging.getLogger(__name__)
 
-_PID, _CONNECTIONS, _LOADING, _TEXT_LENGTH, _HEARTBEAT = range(5)
+_PID, _CONNECTIONS, _ACCEPTING, _LOADING, _TEXT_LENGTH, _HEARTBEAT = range(6)
 """Positions in the header: integers of 64 bits, but a double for the heartbeat."""
 _HEADER_BYTES = 64
 _VALUES = 512 * 1024
@@ -81,7 +81,7 @@ class Sheet:
 
     def begin(self) -> None:
         """Take the sheet for the running process, after the fork. Counts continue; everything else begins anew."""
-        self._integers[_CONNECTIONS] = self._integers[_LOADING] = 0
+        self._clear_state()
         with self._lock:
             self._read_names()
             for places in self._places.values():
@@ -93,7 +93,8 @@ class Sheet:
 
     def end(self) -> None:
         """Note that the process has ended; its counts stay. Called by its parent, before it forks the replacement."""
-        self._integers[_PID] = self._integers[_CONNECTIONS] = self._integers[_LOADING] = 0
+        self._integers[_PID] = 0
+        self._clear_state()
 
     def beat(self) -> None:
         """Write a heartbeat."""
@@ -119,8 +120,17 @@ class Sheet:
         self._integers[_CONNECTIONS] = connections
 
     @property
+    def accepting(self) -> bool:
+        """Whether the process accepts connections; written by itself."""
+        return bool(self._integers[_ACCEPTING])
+
+    @accepting.setter
+    def accepting(self, accepting: bool) -> None:
+        self._integers[_ACCEPTING] = accepting
+
+    @property
     def loading(self) -> bool:
-        """Whether the process loads models; written by itself."""
+        """Whether the process starts or loads models; written by itself."""
         return bool(self._integers[_LOADING])
 
     @loading.setter
@@ -169,6 +179,9 @@ class Sheet:
             self._read_names()
         place = self._places.get(name, {}).get(labels)
         return None if place is None else self._values[place.start : place.start + place.size]
+
+    def _clear_state(self) -> None:
+        self._integers[_CONNECTIONS] = self._integers[_ACCEPTING] = self._integers[_LOADING] = 0
 
     def _append(self, name: str, labels: Labels, size: int, gauge: bool) -> _Place | None:
         """Add a series; None if the sheet is full."""

@@ -57,6 +57,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "instances": "2",
         "single_image_threads": "4",
         "decode": "fast",
+        "workers": "3",
         "decode_threads": "4",
         "decode_gpu": "1",
         "max_batch": "16",

@@ -17,10 +17,10 @@ def test_next_process_continues_counts_and_nothing_else() -> None:
     sheet.begin()
     sheet.series("images", ("a",), 1)[0] = 7
     sheet.series("queue", ("a",), 1, gauge=True)[0] = 3
-    sheet.connections, sheet.loading = 5, True
+    sheet.connections, sheet.accepting, sheet.loading = 5, True, True
     before = sheet.heartbeat
     sheet.begin()
-    assert (sheet.connections, sheet.loading, sheet.pid) == (0, False, os.getpid())
+    assert (sheet.connections, sheet.accepting, sheet.loading, sheet.pid) == (0, False, False, os.getpid())
     assert sheet.heartbeat >= before > 0
     assert sheet.series("images", ("a",), 1)[0] == 7
     assert sheet.read("images") == {("a",): [7.0]}

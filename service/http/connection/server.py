@@ -12,7 +12,8 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 
@@ -21,8 +22,8 @@ from starlette.types import ASGIApp
 
 from service.core.settings import Settings
 from service.core.tls import load_tls_files
+from service.http.connection.listener import HandshakeLimits, Listener
 from service.http.connection.protocol import REFUSED_CONNECTIONS, Connection
-from service.http.connection.tls import HandshakeLimits, TlsListener
 
 log = logging.getLogger(__name__)
 
@@ -39,23 +40,55 @@ class FileLimitError(Exception):
     """The limit of open files leaves no connections; the message says how to raise it."""
 
 
+@dataclass(frozen=True)
+class Resources:
+    """The means of a server that may be lacking on this machine."""
+
+    max_connections: int
+    """Connections that the limit of open files allows, at most those of the settings."""
+    tls: ssl.SSLContext | None
+    """Certificate and key; None without TLS."""
+
+    @property
+    def scheme(self) -> str:
+        """First part of the URL."""
+        return "http" if self.tls is None else "https"
+
+
+def check_resources(settings: Settings, workers: int = 1) -> Resources:
+    """Raise the limit of open files, and load the files for TLS.
+
+    Args:
+        settings: settings of the service.
+        workers: processes that share the connections.
+
+    Raises:
+        FileLimitError: the limit of open files leaves no connections.
+        TlsError: the files for TLS cannot be used.
+    """
+    max_connections = _allowed_connections(-(-settings.max_connections // workers))
+    certificate = settings.ssl_certfile
+    return Resources(
+        max_connections, None if certificate is None else load_tls_files(certificate, settings.ssl_keyfile)
+    )
+
+
 class Server(uvicorn.Server):
     """The server of an application. It does not listen yet.
 
     Args:
         app: the application.
         settings: settings of the service.
+        resources: checked before; by default they are checked now.
 
     Raises:
         FileLimitError: the limit of open files leaves no connections.
         TlsError: the files for TLS cannot be used.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        self._limits = HandshakeLimits(_allowed_connections(settings.max_connections), settings.client_timeout_seconds)
-        self._tls: ssl.SSLContext | None = None
-        if settings.ssl_certfile is not None:
-            self._tls = load_tls_files(settings.ssl_certfile, settings.ssl_keyfile)
+    def __init__(self, app: ASGIApp, settings: Settings, resources: Resources | None = None) -> None:
+        self._resources = check_resources(settings) if resources is None else resources
+        self._limits = HandshakeLimits(self._resources.max_connections, settings.client_timeout_seconds)
         self._protocol = partial(
             Connection,
             max_connections=self._limits.max_connections,
@@ -84,29 +117,30 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then listen."""
-        if self._tls is None:
+        if self._resources.tls is None:
             await super().startup(sockets)
         else:
-            await self._start_tls(self._tls)
-        scheme = "http" if self._tls is None else "https"
+            await self._start_listener(self.config.bind_socket())
+        self._keep_objects()
+        for server in self.servers:  # after the bind, which selects the port if the setting is 0
+            log_listening(server.sockets, self._resources.scheme)
+
+    def _keep_objects(self) -> None:
         # The objects that exist now stay: collections over them took a sixth of the time of the event loop.
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD)
-        for server in self.servers:  # after the bind, which selects the port if the setting is 0
-            for bound in server.sockets:
-                host, port = bound.getsockname()[:2]
-                logging.info("listening on %s://%s:%d, the API is at /docs", scheme, host, port)
 
-    async def _start_tls(self, context: ssl.SSLContext) -> None:
-        listening = self.config.bind_socket()
+    async def _start_listener(self, listening: socket.socket) -> None:
         await super().startup([])  # only the application
-        make_protocol = partial(
-            self._protocol, config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        listener = Listener(
+            listening, self._resources.tls, self._make_protocol, self.server_state.connections, self._limits
         )
-        listener = TlsListener(listening, context, make_protocol, self.server_state.connections, self._limits)
         listener.start(self.config.backlog)
         self.servers.append(listener)  # type: ignore[arg-type]
+
+    def _make_protocol(self) -> Connection:
+        return self._protocol(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -128,6 +162,13 @@ class Server(uvicorn.Server):
     def _end_process(self) -> None:
         print(f"the shutdown took more than {self._shutdown_seconds + _END_SECONDS:g} s: ended", file=sys.stderr)
         os._exit(1)
+
+
+def log_listening(sockets: Iterable[socket.socket], scheme: str) -> None:
+    """Log the addresses of sockets that listen."""
+    for bound in sockets:
+        host, port = bound.getsockname()[:2]
+        logging.info("listening on %s://%s:%d, the API is at /docs", scheme, host, port)
 
 
 def _allowed_connections(count: int) -> int:
