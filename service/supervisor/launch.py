@@ -12,7 +12,8 @@ from service.core.settings import Settings
 from service.http.api_keys import ApiKeyStore
 from service.http.connection.server import check_resources, log_listening
 from service.http.connection.shared_server import SharedSockets
-from service.supervisor.listening import close_all, listen, listen_for_workers
+from service.remote import address
+from service.supervisor.listening import close_all, listen
 from service.supervisor.supervisor import Supervisor
 from service.supervisor.watch import Part
 from service.telemetry import log_config
@@ -75,7 +76,7 @@ def serve(
     resources = check_resources(settings, workers)
     keys = None if settings.api_keys is None else ApiKeyStore(settings.api_keys)
     sockets = listen(settings.host, settings.port)
-    engine_socket = listen_for_workers()
+    engine_socket = address.listen()
     sheets = [*(Sheet(f"worker-{number}") for number in range(1, workers + 1)), Sheet("engine")]
     parts = []
     for number, own in enumerate(sheets[:-1], 1):

@@ -1,4 +1,4 @@
-"""The sockets that the parent binds, and that its processes inherit."""
+"""The sockets that the parent binds for clients, and that the workers inherit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 2048
 """That of uvicorn."""
-_WORKER_BACKLOG = 128
 _START_FAILURE = 3
 """Exit status of uvicorn if it cannot listen."""
 
@@ -34,14 +33,6 @@ def listen(host: str, port: int) -> list[socket.socket]:
         log.error("%s", error)
         sys.exit(_START_FAILURE)
     return sockets
-
-
-def listen_for_workers() -> socket.socket:
-    """Listen at an address of this machine that the kernel selects: in no folder, and gone with the last process."""
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listening.bind("")  # an abstract address (unix(7), autobind)
-    listening.listen(_WORKER_BACKLOG)
-    return listening
 
 
 def close_all(sockets: Sequence[socket.socket]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-import socket
 import ssl
 import subprocess
 from collections import Counter
@@ -18,7 +17,7 @@ from service.core.settings import OfflineSettings
 from service.http.connection.server import Resources
 from service.http.connection.shared_listener import ConnectionBalance
 from service.http.connection.shared_server import SharedServer, SharedSockets
-from service.supervisor.listening import listen, listen_for_workers
+from service.supervisor.listening import listen
 from service.telemetry.sheet import Sheet
 from tests.support.service import TIMEOUT
 from tests.support.supervised import WORKERS, ask_each, supervised
@@ -128,12 +127,9 @@ def test_connection_that_was_accepted_is_answered_at_the_end(monkeypatch: pytest
     assert received.startswith(b"HTTP/1.1 200 OK") and received.endswith(b'"answer"')
 
 
-def test_sockets_of_the_parent() -> None:
+def test_sockets_of_a_host_have_one_port() -> None:
     sockets = listen("localhost", 0)
     assert len({each.getsockname()[1] for each in sockets}) == 1
-    with listen_for_workers() as listening, socket.socket(socket.AF_UNIX) as client:
-        assert listening.getsockname().startswith(b"\0")
-        client.connect(listening.getsockname())
     with pytest.raises(SystemExit, match="3"):
         listen("127.0.0.1", sockets[0].getsockname()[1])
     for each in sockets:

@@ -76,6 +76,15 @@ def test_workers_end_before_the_engine_process(number: signal.Signals) -> None:
 
 
 @pytest.mark.slow
+def test_nohup_keeps_the_service_running_after_a_hangup() -> None:
+    with supervised("beat", nohup=True) as service:
+        service.begin(3)
+        service.process.send_signal(signal.SIGHUP)
+        assert service.end()[0] == 0
+        assert "SIGTERM: the service ends" in service.log()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("second", "message"),
     [(None, "the shutdown took more than 1.1 s: ended"), (signal.SIGINT, "a second signal: ended at once")],

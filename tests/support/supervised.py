@@ -117,11 +117,12 @@ def compute(engine: EngineProcess) -> None:
 
 
 class Supervised:
-    """Such a service in a process of its own, whose events are read."""
+    """Such a service in a process of its own, whose events are read. With `nohup` it ignores SIGHUP."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, nohup: bool) -> None:
+        hangup = "--ignore-signal=HUP" if nohup else "--default-signal=HUP"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", __name__, *arguments],
+            ["env", hangup, sys.executable, "-m", __name__, *arguments],
             cwd=Path(__file__).parents[2],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -174,9 +175,9 @@ class Supervised:
 
 
 @contextmanager
-def supervised(*arguments: str) -> Iterator[Supervised]:
+def supervised(*arguments: str, nohup: bool = False) -> Iterator[Supervised]:
     """Run such a service; it ends with the context."""
-    service = Supervised(*arguments)
+    service = Supervised(*arguments, nohup=nohup)
     try:
         yield service
     finally:
