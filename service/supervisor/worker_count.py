@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+
+from service import executors
+from service.core.settings import Settings, available_cpus
+from service.executors.base import ExecutorError
+from service.supervisor.child import start_child
 
 log = logging.getLogger(__name__)
 
 _MAX_WORKERS = 8
+
+
+def decide_workers(settings: Settings) -> int:
+    """The number of workers of a service, which may fork them. 1 means that one process does everything.
+
+    Raises:
+        ExecutorError: there are several workers, and the executor cannot be used.
+    """
+    cpus = available_cpus()
+    if settings.workers == 1 or (settings.workers is None and default_workers("gpu", cpus) == 1):
+        return 1
+    return count_workers(settings.workers, find_device(settings.executor), cpus)
 
 
 def default_workers(device: str, cpus: int) -> int:
@@ -34,3 +52,33 @@ def count_workers(setting: int | None, device: str, cpus: int, platform: str = s
         log.warning("workers is %d, but several processes need Linux: one process does everything", workers)
         return 1
     return workers
+
+
+def find_device(executor: str) -> str:
+    """Kind of device of an executor. On Linux its runtime is loaded in another process: it may not survive a fork.
+
+    Args:
+        executor: name of the executor, with its argument.
+
+    Raises:
+        ExecutorError: as of `executors.find`.
+    """
+    if sys.platform != "linux":
+        return executors.find(executor).device
+    reader, writer = os.pipe()
+    with open(reader, encoding="utf-8") as answer:
+        pid = start_child(lambda: _write_device(executor, writer))
+        os.close(writer)
+        kind, _, text = answer.read().partition(" ")
+    _, status = os.waitpid(pid, 0)
+    if kind == "device":
+        return text
+    raise ExecutorError(text or f"the runtime of executor {executor!r} ended its process (status {status}): repair it")
+
+
+def _write_device(executor: str, writer: int) -> None:
+    try:
+        answer = f"device {executors.find(executor).device}"
+    except ExecutorError as error:
+        answer = f"error {error}"
+    os.write(writer, answer.encode())

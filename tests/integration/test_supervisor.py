@@ -9,7 +9,11 @@ from collections.abc import Iterable
 
 import pytest
 
+from service import executors
+from service.core.settings import OfflineSettings
+from service.executors.base import ExecutorError
 from service.supervisor.child import run_in_child
+from service.supervisor.worker_count import decide_workers, find_device
 from tests.support.service import TIMEOUT
 from tests.support.supervised import supervised
 
@@ -117,3 +121,28 @@ def test_status_of_a_function_in_a_child() -> None:
     assert run_in_child(lambda: None) == 0
     assert run_in_child(refuse) == 2
     assert run_in_child(lambda: os.kill(os.getpid(), signal.SIGKILL)) == -signal.SIGKILL
+
+
+def test_device_is_found_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = os.getpid()
+
+    def find(name: str) -> executors.Runtime:
+        if name == "crash":
+            os.kill(os.getpid(), signal.SIGKILL)
+        device = "gpu" if os.getpid() != parent else "cpu"
+        return executors.Runtime(name, "", lambda source: pytest.fail("loaded"), {}, {device: ""})  # type: ignore[dict-item]
+
+    with pytest.raises(ExecutorError, match="no executor is named 'abacus'"):
+        find_device("abacus")
+    assert find_device("simulated:5") == "simulated"
+    monkeypatch.setattr(executors, "find", find)
+    assert find_device("fake") == "gpu"
+    with pytest.raises(ExecutorError, match="the runtime of executor 'crash' ended its process"):
+        find_device("crash")
+
+
+def test_setting_decides_the_number_of_workers() -> None:
+    assert decide_workers(OfflineSettings(workers=1, executor="abacus")) == 1  # it is checked by that process
+    assert decide_workers(OfflineSettings(workers=3, executor="simulated:5")) == 3
+    with pytest.raises(ExecutorError, match="abacus"):
+        decide_workers(OfflineSettings(workers=3, executor="abacus"))
