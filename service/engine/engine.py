@@ -22,7 +22,7 @@ from service.engine.batch_queue import Batch, BatchQueue, QueueClosed, QueuedReq
 from service.engine.progress import MIN_STALL_SECONDS
 from service.engine.workers import Computed, NoDevice, Workers
 from service.executors.base import Executor
-from service.messages.inference import InferenceRequest, InferenceResult
+from service.messages.inference import InferenceRequest, InferenceResult, Outcome
 from service.telemetry.metrics import Metrics
 from service.telemetry.statistics import Statistics
 
@@ -31,10 +31,11 @@ _NO_MEMORY = re.compile(r"bad_alloc|[Ff]ailed to allocate memory|out of memory")
 
 
 @dataclass(eq=False, slots=True)
-class _Pending:
-    """A request in `submit` that has no result yet."""
+class Pending:
+    """A request that has no result yet."""
 
-    future: asyncio.Future[InferenceResult]
+    outcome: Outcome
+    decode_seconds: float
     parts: list[tuple[int, InferenceResult]] = field(default_factory=list)
     """Of a request in several batches: the first image and the result of each part. Slices would refer back to this
     object, and only the garbage collector would free them."""
@@ -132,30 +133,42 @@ class Engine:
             InferenceFailed: the executor raised.
             Unavailable: the engine is closed.
         """
-        started = time.monotonic() - request.decode_seconds
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[InferenceResult] = loop.create_future()
+        queued = self.begin(request, future)
+        timer = loop.call_at(request.deadline, self._expire, queued)
         try:
-            result = await self._compute(request)
-        except ServiceError:
-            self.statistics.failed(time.monotonic() - started)
-            raise
-        self.statistics.succeeded(
-            len(request.images),
-            request.decode_seconds,
-            result.queue_seconds,
-            result.inference_seconds,
-            time.monotonic() - started,
-        )
-        return result
+            return await future
+        finally:
+            timer.cancel()
+            self._queue.abandon(queued)  # after a result, an error, a timeout or a cancellation
 
-    async def _compute(self, request: InferenceRequest) -> InferenceResult:
+    def begin(self, request: InferenceRequest, outcome: Outcome) -> QueuedRequest:
+        """As `submit`, without waiting: the outcome is given the result or the error, but no error at the deadline.
+
+        Returns:
+            The request in the queue, for `cancel`.
+        """
+        try:
+            return self._put(request, outcome)
+        except ServiceError:
+            self.statistics.failed(request.decode_seconds)
+            raise
+
+    def cancel(self, queued: QueuedRequest) -> None:
+        """Do not compute the images of a request that still wait."""
+        self._queue.abandon(queued)
+        if time.monotonic() >= queued.deadline:
+            self._expire(queued)
+
+    def _put(self, request: InferenceRequest, outcome: Outcome) -> QueuedRequest:
         if self._loop is None or not self.alive:
             raise Unavailable("; ".join([f"model {self._name!r} is not running", *self.problems]))
-        pending = _Pending(self._loop.create_future())
         queued = QueuedRequest(
             request.images,
             request.outputs,
             request.deadline,
-            pending,
+            Pending(outcome, request.decode_seconds),
             priority=request.priority,
             only_in_flight=request.only_in_flight,
         )
@@ -166,12 +179,11 @@ class Engine:
         except QueueFull as full:  # raised only for requests that were not admitted
             batches = math.ceil(full.waiting / self.max_batch) / max(1, len(self._workers))
             raise Overloaded(max(1, math.ceil(batches * self._queue.batch_seconds))) from None
-        timer = self._loop.call_at(request.deadline, _expire, pending.future)
-        try:
-            return await pending.future
-        finally:
-            timer.cancel()
-            self._queue.abandon(queued)  # after a result, an error, a timeout or a cancellation
+        return queued
+
+    def _expire(self, queued: QueuedRequest) -> None:
+        message = "the time limit passed before the image was computed: try again, or raise timeout_ms"
+        self._end_with(queued, DeadlineExceeded(message))
 
     def _deliver(self, batch: Batch, computed: Computed) -> None:
         inference = computed.finished - computed.assembled
@@ -180,7 +192,7 @@ class Engine:
         row = 0
         for part in batch.slices:
             queued, count = part.request, part.stop - part.start
-            pending: _Pending = queued.owner
+            pending: Pending = queued.owner
             result = InferenceResult(
                 {name: computed.outputs[name][row : row + count] for name in queued.outputs},
                 computed.started - queued.queued_at,
@@ -195,28 +207,37 @@ class Engine:
                 if pending.done < len(queued.images):
                     continue
                 result = _join(pending.parts)
-            if not pending.future.done():
-                pending.future.set_result(result)
+            if not pending.outcome.done():
+                self._count(queued, result)
+                pending.outcome.set_result(result)
+
+    def _count(self, queued: QueuedRequest, result: InferenceResult) -> None:
+        decode_seconds = queued.owner.decode_seconds
+        self.statistics.succeeded(
+            len(queued.images),
+            decode_seconds,
+            result.queue_seconds,
+            result.inference_seconds,
+            decode_seconds + time.monotonic() - queued.queued_at,
+        )
+
+    def _end_with(self, queued: QueuedRequest, error: ServiceError) -> None:
+        """End a request with an error, if it has not ended."""
+        pending: Pending = queued.owner
+        if not pending.outcome.done():
+            self.statistics.failed(pending.decode_seconds + time.monotonic() - queued.queued_at)
+            pending.outcome.set_exception(error)
 
     def _fail(self, batch: Batch, error: Exception) -> None:
         for part in batch.slices:
             self._queue.abandon(part.request)
-            pending: _Pending = part.request.owner
-            if not pending.future.done():
-                pending.future.set_exception(_failure(error))
+            self._end_with(part.request, _failure(error))
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         """Run a function on the event loop; do nothing if the loop is closed."""
         assert self._loop is not None
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *arguments)
-
-
-def _expire(future: asyncio.Future[InferenceResult]) -> None:
-    if not future.done():
-        future.set_exception(
-            DeadlineExceeded("the time limit passed before the image was computed: try again, or raise timeout_ms")
-        )
 
 
 def _failure(error: Exception) -> ServiceError:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import Protocol
 
 from service.messages.catalog import Catalog
-from service.messages.inference import InferenceRequest, InferenceResult
+from service.messages.inference import InferenceRequest, InferenceResult, Outcome
 from service.messages.model import ServedModel
 from service.messages.status import ModelStatus, PlanStatus, VersionStatus
 from service.telemetry.statistics import Statistics
+
+
+class Cancel(Protocol):
+    """Ends a request whose result is not wanted any more."""
+
+    def __call__(self) -> None: ...
 
 
 class Backend(Protocol):
@@ -80,5 +86,17 @@ class Backend(Protocol):
 
         Raises:
             NotFound: the repository has no such model.
+        """
+        ...
+
+
+class LocalBackend(Backend, Protocol):
+    """A backend in this process."""
+
+    def begin(self, key: int, request: InferenceRequest, outcome: Outcome) -> Cancel:
+        """As `submit`, without waiting: the outcome is given the result or the error, but no error at the deadline.
+
+        Returns:
+            Ends the request, if it has no result yet.
         """
         ...

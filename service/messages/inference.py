@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from models.artifact.parity import Float32Array
 from models.imaging.preprocess import UInt8Array
@@ -41,3 +41,19 @@ class InferenceResult(NamedTuple):
     """Time in the executor, summed over the batches of the request."""
     batch_size: int
     """Size of the largest of these batches."""
+
+
+class Outcome(Protocol):
+    """Receives the result of a request, such as an `asyncio.Future`."""
+
+    def done(self) -> bool:
+        """Whether the result or an error was set, or is not wanted any more."""
+        ...
+
+    def set_result(self, result: InferenceResult, /) -> None:
+        """Set the result."""
+        ...
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """Set an error, a `ServiceError`."""
+        ...

@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import partial
 
 from service.core.errors import Unavailable
 from service.core.settings import Settings
 from service.core.version_policy import Policies, Policy
 from service.messages.catalog import Catalog
-from service.messages.inference import InferenceRequest, InferenceResult
+from service.messages.inference import InferenceRequest, InferenceResult, Outcome
 from service.messages.model import ServedModel
 from service.messages.status import ModelStatus, PlanStatus, VersionStatus
 from service.registry.loader import Loader
@@ -250,6 +251,11 @@ class Registry:
     async def submit(self, key: int, request: InferenceRequest) -> InferenceResult:
         """Compute images with a version that the caller holds; raises as `Engine.submit`."""
         return await self._held[key].engine.submit(request)
+
+    def begin(self, key: int, request: InferenceRequest, outcome: Outcome) -> Callable[[], None]:
+        """As `LocalBackend.begin`."""
+        engine = self._held[key].engine
+        return partial(engine.cancel, engine.begin(request, outcome))
 
     def count_refused(self, key: int) -> None:
         """Count a request for a version that was refused before it was submitted."""

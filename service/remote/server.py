@@ -11,9 +11,9 @@ from typing import Any
 from service.core.errors import ServiceError
 from service.core.rate_limit import Rates
 from service.messages import wire
-from service.messages.backend import Backend
+from service.messages.backend import Cancel, LocalBackend
 from service.messages.catalog import Catalog
-from service.messages.inference import InferenceRequest
+from service.messages.inference import InferenceRequest, InferenceResult
 from service.messages.model import ServedModel
 from service.messages.wire import Kind
 from service.remote import address
@@ -38,7 +38,7 @@ class BackendServer:
         rates: limits the requests of each client, over all workers; None for no limit.
     """
 
-    def __init__(self, backend: Backend, listening: socket.socket, rates: Rates | None = None) -> None:
+    def __init__(self, backend: LocalBackend, listening: socket.socket, rates: Rates | None = None) -> None:
         self._backend = backend
         self._listening = listening
         self._methods = {name: getattr(backend, name) for name in _METHODS}
@@ -146,7 +146,7 @@ class _Worker:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: LocalBackend,
         arena: ArenaView,
         answer_call: Callable[[str, list[Any]], Any],
         saw: Callable[[], None],
@@ -159,7 +159,8 @@ class _Worker:
         self._answer_call, self._saw, self._lost = answer_call, saw, lost
         self._held: dict[int, ServedModel] = {}
         """Versions that the worker may name in a request, by key."""
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._running: dict[int, Cancel] = {}
+        """Requests that are computed, by their numbers."""
         self._calls: set[asyncio.Task[None]] = set()
         self._receivers: Mapping[Kind, Callable[[memoryview], None]] = {
             Kind.SUBMIT: self._submit,
@@ -183,8 +184,12 @@ class _Worker:
         self.channel.send(wire.json_frame(Kind.CATALOG, generation, wire.catalog_fields(catalog, known)))
 
     def _end(self) -> None:
-        for task in [*self._tasks.values(), *self._calls]:
+        for task in self._calls:
             task.cancel()
+        running = [*self._running.values()]
+        self._running.clear()
+        for cancel in running:
+            cancel()
         for key in self._held:
             self._backend.release(key)
         self._held.clear()
@@ -205,23 +210,17 @@ class _Worker:
             message.decode_seconds,
             message.only_in_flight,
         )
-        task = asyncio.get_running_loop().create_task(self._compute(message.request, message.key, request))
-        self._tasks[message.request] = task
-
-    async def _compute(self, number: int, key: int, request: InferenceRequest) -> None:
+        outcome = _Answer(message.request, self._running, self.channel)
         try:
-            result = await self._backend.submit(key, request)
+            self._running[message.request] = self._backend.begin(message.key, request, outcome)
         except ServiceError as error:
-            self.channel.send(wire.json_frame(Kind.FAILURE, number, wire.error_fields(error)))
-        else:
-            self.channel.send(wire.result_frame(number, result))
-        finally:
-            self._tasks.pop(number, None)
+            self.channel.send(wire.json_frame(Kind.FAILURE, message.request, wire.error_fields(error)))
 
     def _cancel(self, body: memoryview) -> None:
-        task = self._tasks.get(wire.read_number(body))
-        if task is not None:
-            task.cancel()
+        number = wire.read_number(body)
+        if number in self._running:
+            self._running[number]()
+            self._running.pop(number, None)
 
     def _count_refused(self, body: memoryview) -> None:
         key = wire.read_number(body)
@@ -245,6 +244,33 @@ class _Worker:
 
     async def _reply(self, number: int, method: str, arguments: list[Any]) -> None:
         self.channel.send(wire.json_frame(Kind.REPLY, number, await self._answer_call(method, arguments)))
+
+
+class _Answer:
+    """Sends the result of a request to its worker.
+
+    Args:
+        number: number of the request.
+        running: requests that are computed, by number; one that is not in it has ended.
+        channel: connection to the worker.
+    """
+
+    __slots__ = ("_channel", "_number", "_running")
+
+    def __init__(self, number: int, running: dict[int, Cancel], channel: Channel) -> None:
+        self._number, self._running, self._channel = number, running, channel
+
+    def done(self) -> bool:
+        return self._number not in self._running
+
+    def set_result(self, result: InferenceResult) -> None:
+        del self._running[self._number]
+        self._channel.send(wire.result_frame(self._number, result))
+
+    def set_exception(self, error: BaseException) -> None:
+        del self._running[self._number]
+        assert isinstance(error, ServiceError)
+        self._channel.send(wire.json_frame(Kind.FAILURE, self._number, wire.error_fields(error)))
 
 
 async def _receive_arena(connection: socket.socket) -> ArenaView:

@@ -1,0 +1,116 @@
+"""What runs in each process of a service with workers: the two sides of `app`, apart."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+from service.app import create_app, make_pipeline
+from service.core import malloc
+from service.core.rate_limit import RateLimiter, Rates
+from service.core.settings import Settings
+from service.http.connection.shared_server import SharedServer
+from service.registry.registry import Registry
+from service.remote.client import RemoteBackend
+from service.remote.server import BackendServer
+from service.supervisor.launch import EngineProcess, Worker
+from service.telemetry.loop_lag import LoopLagMonitor
+from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import otlp_provider
+
+_MIN_DECODE_BYTES = 256 * 1024 * 1024
+"""What the largest image that the default settings allow needs."""
+
+
+def run_engine(process: EngineProcess) -> None:
+    """Load the models, and compute for the workers until SIGTERM."""
+    malloc.return_large_blocks()
+    _run(_serve_backend(process))
+
+
+async def _serve_backend(process: EngineProcess) -> None:
+    settings, loop = process.settings, asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    metrics = Metrics(process.sheet, process.sheets)
+    registry = Registry(settings, metrics)
+    rates = RateLimiter(settings.rate_limit, settings.rate_burst) if settings.rate_limit else None
+    server = BackendServer(registry, process.listening, rates)
+    registry.observe(server.catalog_changed)
+    lag = LoopLagMonitor(loop, metrics.loop_lag, metrics.beat)
+    server.start()
+
+    async def load() -> None:
+        await registry.start()
+        process.sheet.loading = False
+
+    tasks = [asyncio.create_task(load()), asyncio.create_task(registry.watch())]
+    await stop.wait()
+    lag.close()
+    await registry.close()
+    server.close()
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+def run_worker(worker: Worker) -> None:
+    """Answer requests until SIGTERM."""
+    malloc.return_large_blocks()
+    settings = share_limits(worker.settings, len(worker.sheets) - 1)
+    provider = otlp_provider() if settings.tracing else None
+    app = create_app(settings, provider, WorkerSide(worker, settings))
+    SharedServer(app, settings, worker.shared).run()
+
+
+class WorkerSide:
+    """The answering side, whose backend is in the engine process.
+
+    Args:
+        worker: means of the worker.
+        settings: limits of the worker.
+    """
+
+    def __init__(self, worker: Worker, settings: Settings) -> None:
+        self.metrics = Metrics(worker.sheet, worker.sheets)
+        self.backend = RemoteBackend(worker.engine_address)
+        self.rates: Rates | None = self.backend if settings.rate_limit else None
+        self.pipeline = make_pipeline(settings, self.backend, self.metrics)
+
+    async def start(self) -> None:
+        """Connect to the engine process."""
+        self.backend.start()
+
+    async def watch(self) -> None:
+        """Do nothing: the engine process announces changes."""
+
+    async def close(self) -> None:
+        """End the connection, after the requests in flight."""
+        await self.backend.close()
+        self.pipeline.close()
+
+
+def share_limits(settings: Settings, workers: int) -> Settings:
+    """The settings of one worker: its part of what all workers may take together."""
+    return settings.model_copy(
+        update={
+            "decode_threads": -(-settings.decode_threads // workers),
+            "max_buffered_body_bytes": max(settings.max_buffered_body_bytes // workers, settings.max_body_bytes),
+            "max_decode_bytes": max(
+                settings.max_decode_bytes // workers, min(settings.max_decode_bytes, _MIN_DECODE_BYTES)
+            ),
+        }
+    )
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    """Run an event loop, that of uvloop if it is installed."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:
+        asyncio.run(main)
+        return
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(main)
