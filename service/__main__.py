@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Sequence
+from logging import LogRecord
+from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp
@@ -21,6 +25,9 @@ from service.http.connection.server import FileLimitError, Server
 from service.registry.repository import LoadError, find_versions
 from service.telemetry import log_config
 from service.telemetry.tracing import TracingError, otlp_provider
+
+_GPU_DRIVER = Path("/dev/nvidiactl")
+"""Is there on every machine with a GPU that computes."""
 
 
 def run() -> None:
@@ -40,6 +47,8 @@ def run() -> None:
         found = find_versions(settings.repository)
         if found and settings.model not in (None, *found):
             raise LoadError(f"the repository has no model {settings.model!r}; there are: {', '.join(found)}")
+        if (workers := _count_workers(settings)) > 1:
+            _serve_with_workers(settings, workers, lines)
         executors.find(settings.executor)
         log_config.configure(settings.log_format, settings.log_level)
         log_config.write_lines(lines)
@@ -48,6 +57,23 @@ def run() -> None:
     except (ValidationError, LoadError, ExecutorError, FileLimitError, KeyFileError, TlsError, TracingError) as error:
         sys.exit(_explain(error))
     server.run()
+
+
+def _count_workers(settings: Settings) -> int:
+    """The number of processes that answer; 1 if this process does everything."""
+    if settings.workers == 1 or (settings.workers is None and not _GPU_DRIVER.exists()):
+        return 1
+    from service.supervisor.worker_count import decide_workers  # not needed by one process
+
+    return decide_workers(settings)
+
+
+def _serve_with_workers(settings: Settings, workers: int, lines: Sequence[LogRecord]) -> NoReturn:
+    from service import processes
+
+    log_config.configure_without_thread(settings.log_format, settings.log_level)
+    log_config.write_lines(lines)
+    sys.exit(processes.serve(settings, workers))
 
 
 def make_server(settings: Settings) -> Server:

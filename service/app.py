@@ -167,7 +167,7 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(load()), asyncio.create_task(service.watch())]
-        lag = LoopLagMonitor(asyncio.get_running_loop(), service.metrics.loop_lag)
+        lag = LoopLagMonitor(asyncio.get_running_loop(), service.metrics.loop_lag, service.metrics.heartbeat)
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""What runs in each process of a service with workers: the two sides of `app`, apart."""
+"""A service of several processes: the two sides of `app`, apart."""
 
 from __future__ import annotations
 
@@ -15,13 +15,28 @@ from service.http.connection.shared_server import SharedServer
 from service.registry.registry import Registry
 from service.remote.client import RemoteBackend
 from service.remote.server import BackendServer
+from service.supervisor import launch
 from service.supervisor.launch import EngineProcess, Worker
 from service.telemetry.loop_lag import LoopLagMonitor
 from service.telemetry.metrics import Metrics
-from service.telemetry.tracing import otlp_provider
+from service.telemetry.tracing import check_tracing, otlp_provider
 
 _MIN_DECODE_BYTES = 256 * 1024 * 1024
-"""What the largest image that the default settings allow needs."""
+"""Enough for the largest image that the default settings allow."""
+
+
+def serve(settings: Settings, workers: int) -> int:
+    """Serve with workers until SIGTERM, SIGINT or SIGHUP. Returns the exit status.
+
+    Raises:
+        TracingError: traces cannot be sent.
+        FileLimitError: the limit of open files leaves no connections.
+        KeyFileError: the file of API keys is not valid.
+        TlsError: the files for TLS cannot be used.
+    """
+    if settings.tracing:
+        check_tracing()
+    return launch.serve(settings, workers, run_engine, run_worker)
 
 
 def run_engine(process: EngineProcess) -> None:

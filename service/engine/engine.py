@@ -22,7 +22,7 @@ from service.engine.batch_queue import Batch, BatchQueue, QueueClosed, QueuedReq
 from service.engine.progress import MIN_STALL_SECONDS
 from service.engine.workers import Computed, NoDevice, Workers
 from service.executors.base import Executor
-from service.messages.inference import InferenceRequest, InferenceResult, Outcome
+from service.messages.inference import InferenceRequest, InferenceResult, ResultReceiver
 from service.telemetry.metrics import Metrics
 from service.telemetry.statistics import Statistics
 
@@ -34,7 +34,7 @@ _NO_MEMORY = re.compile(r"bad_alloc|[Ff]ailed to allocate memory|out of memory")
 class Pending:
     """A request that has no result yet."""
 
-    outcome: Outcome
+    outcome: ResultReceiver
     decode_seconds: float
     parts: list[tuple[int, InferenceResult]] = field(default_factory=list)
     """Of a request in several batches: the first image and the result of each part. Slices would refer back to this
@@ -143,7 +143,7 @@ class Engine:
             timer.cancel()
             self._queue.abandon(queued)  # after a result, an error, a timeout or a cancellation
 
-    def begin(self, request: InferenceRequest, outcome: Outcome) -> QueuedRequest:
+    def begin(self, request: InferenceRequest, outcome: ResultReceiver) -> QueuedRequest:
         """As `submit`, without waiting: the outcome is given the result or the error, but no error at the deadline.
 
         Returns:
@@ -161,7 +161,7 @@ class Engine:
         if time.monotonic() >= queued.deadline:
             self._expire(queued)
 
-    def _put(self, request: InferenceRequest, outcome: Outcome) -> QueuedRequest:
+    def _put(self, request: InferenceRequest, outcome: ResultReceiver) -> QueuedRequest:
         if self._loop is None or not self.alive:
             raise Unavailable("; ".join([f"model {self._name!r} is not running", *self.problems]))
         queued = QueuedRequest(

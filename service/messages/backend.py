@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from service.messages.catalog import Catalog
-from service.messages.inference import InferenceRequest, InferenceResult, Outcome
+from service.messages.inference import InferenceRequest, InferenceResult, ResultReceiver
 from service.messages.model import ServedModel
 from service.messages.status import ModelStatus, PlanStatus, VersionStatus
 from service.telemetry.statistics import Statistics
@@ -93,7 +93,7 @@ class Backend(Protocol):
 class LocalBackend(Backend, Protocol):
     """A backend in this process."""
 
-    def begin(self, key: int, request: InferenceRequest, outcome: Outcome) -> Cancel:
+    def begin(self, key: int, request: InferenceRequest, outcome: ResultReceiver) -> Cancel:
         """As `submit`, without waiting: the outcome is given the result or the error, but no error at the deadline.
 
         Returns:

@@ -43,7 +43,7 @@ class InferenceResult(NamedTuple):
     """Size of the largest of these batches."""
 
 
-class Outcome(Protocol):
+class ResultReceiver(Protocol):
     """Receives the result of a request, such as an `asyncio.Future`."""
 
     def done(self) -> bool:

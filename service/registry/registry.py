@@ -12,7 +12,7 @@ from service.core.errors import Unavailable
 from service.core.settings import Settings
 from service.core.version_policy import Policies, Policy
 from service.messages.catalog import Catalog
-from service.messages.inference import InferenceRequest, InferenceResult, Outcome
+from service.messages.inference import InferenceRequest, InferenceResult, ResultReceiver
 from service.messages.model import ServedModel
 from service.messages.status import ModelStatus, PlanStatus, VersionStatus
 from service.registry.loader import Loader
@@ -252,7 +252,7 @@ class Registry:
         """Compute images with a version that the caller holds; raises as `Engine.submit`."""
         return await self._held[key].engine.submit(request)
 
-    def begin(self, key: int, request: InferenceRequest, outcome: Outcome) -> Callable[[], None]:
+    def begin(self, key: int, request: InferenceRequest, outcome: ResultReceiver) -> Callable[[], None]:
         """As `LocalBackend.begin`."""
         engine = self._held[key].engine
         return partial(engine.cancel, engine.begin(request, outcome))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import cast
 
 from service.messages.wire import HEAD, Kind
 
@@ -32,8 +33,7 @@ class Channel(asyncio.Protocol):
         """The start of a frame whose end has not arrived."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # that of uvloop is no subclass
         if self._unsent:
             self._flush()
 

@@ -91,14 +91,14 @@ class RemoteBackend:
             try:
                 await loop.sock_connect(connection, self._address)
                 socket.send_fds(connection, [bytes([wire.VERSION])], [self._arena.file])
-                channel = Channel(self._receive, lost.set)
+                channel = self._channel = Channel(self._receive, lost.set)  # it receives before the next line ends
                 await loop.create_unix_connection(lambda made=channel: made, sock=connection)  # type: ignore[misc]
             except OSError as error:
                 log.debug("the engine process is not reached: %s", error)
+                self._channel = None
                 connection.close()
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
-            self._channel = channel
             await lost.wait()
             self._lose()
 

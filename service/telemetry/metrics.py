@@ -127,6 +127,11 @@ class Metrics:
         return shared
 
     @property
+    def heartbeat(self) -> Callable[[], None] | None:
+        """To be called by the event loop again and again; None in a single process."""
+        return None if self._shared is None else self.beat
+
+    @property
     def workers(self) -> int:
         """Number of processes that answer requests."""
         return 1 if self._shared is None else self._shared.workers

@@ -23,19 +23,31 @@ class TracingError(Exception):
     """Traces cannot be sent; the message says how to fix it."""
 
 
+def check_tracing() -> None:
+    """Check that traces can be sent, without starting a thread.
+
+    Raises:
+        TracingError: the extra is not installed.
+    """
+    try:
+        import opentelemetry.exporter.otlp.proto.http.trace_exporter
+        import opentelemetry.sdk.trace.export  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise TracingError(f"tracing needs the package {error.name!r}: pip install 'resnet-serve[tracing]'") from error
+
+
 def otlp_provider() -> TracerProvider:
     """Make a provider that sends spans over OTLP, in a background thread.
 
     Raises:
         TracingError: the extra is not installed.
     """
-    try:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-    except ModuleNotFoundError as error:
-        raise TracingError(f"tracing needs the package {error.name!r}: pip install 'resnet-serve[tracing]'") from error
+    check_tracing()
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
     resource = Resource({SERVICE_NAME: "resnet-serve"}).merge(OTELResourceDetector().detect())
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
