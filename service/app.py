@@ -46,6 +46,8 @@ class Side(Protocol):
     pipeline: Pipeline
     rates: Rates | None
     """Limits the requests of each client; None for no limit."""
+    keys: ApiKeyStore | None
+    """None if requests need no key."""
 
     async def start(self) -> None:
         """Begin: load the models, or connect to the process that has them."""
@@ -83,12 +85,14 @@ class Service:
     """Both sides in one process: the pipeline answers requests, the registry computes for it.
 
     Raises:
+        KeyFileError: the file of API keys is not valid.
         ExecutorError: `decode_gpu` is set and the GPU cannot decode.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.metrics = Metrics()
         self.rates: Rates | None = make_rates(settings)
+        self.keys = None if settings.api_keys is None else ApiKeyStore(settings.api_keys)
         self.registry = Registry(settings, self.metrics)
         gpu = open_decoder(settings.decode_gpu, settings.max_pixels)
         batcher = None if gpu is None else DecodeBatcher(gpu)
@@ -145,8 +149,7 @@ def create_app(
     app.state.pipeline = service.pipeline
     app.state.metrics = service.metrics
     problem_details.install(app)
-    keys = None if settings.api_keys is None else ApiKeyStore(settings.api_keys)
-    rates = service.rates
+    keys, rates = service.keys, service.rates
     _add_routes(app, settings, service.pipeline, keys, rates)
     # With API keys, the rate limit applies per key, after authentication.
     _add_middlewares(app, settings, service.metrics, rates if keys is None else None, tracer_provider)
@@ -171,8 +174,8 @@ def _lifespan(
         try:
             yield
         finally:
-            lag.close()
             await service.close()
+            lag.close()
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 from service.app import create_app, make_pipeline
@@ -20,6 +22,8 @@ from service.supervisor.launch import EngineProcess, Worker
 from service.telemetry.loop_lag import LoopLagMonitor
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import check_tracing, otlp_provider
+
+log = logging.getLogger(__name__)
 
 _MIN_DECODE_BYTES = 256 * 1024 * 1024
 """Enough for the largest image that the default settings allow."""
@@ -54,18 +58,29 @@ async def _serve_backend(process: EngineProcess) -> None:
     rates = RateLimiter(settings.rate_limit, settings.rate_burst) if settings.rate_limit else None
     server = BackendServer(registry, process.listening, rates)
     registry.observe(server.catalog_changed)
+
+    def note_loads() -> None:
+        models = registry.catalog.models.values()
+        process.sheet.loading = registry.catalog.loading or any(model.loading for model in models)
+
+    registry.observe(note_loads)
     lag = LoopLagMonitor(loop, metrics.loop_lag, metrics.beat)
     server.start()
 
     async def load() -> None:
-        await registry.start()
-        process.sheet.loading = False
+        try:
+            await registry.start()
+        except Exception:
+            log.exception("the models were not loaded")
 
     tasks = [asyncio.create_task(load()), asyncio.create_task(registry.watch())]
     await stop.wait()
-    lag.close()
+    with suppress(TimeoutError):  # a service manager may send SIGTERM to all processes at once
+        async with asyncio.timeout(settings.shutdown_seconds):
+            await server.wait_for_workers()
     await registry.close()
     server.close()
+    lag.close()
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
@@ -89,6 +104,7 @@ class WorkerSide:
     """
 
     def __init__(self, worker: Worker, settings: Settings) -> None:
+        self.keys = worker.keys
         self.metrics = Metrics(worker.sheet, worker.sheets)
         self.backend = RemoteBackend(worker.engine_address)
         self.rates: Rates | None = self.backend if settings.rate_limit else None

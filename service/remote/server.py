@@ -50,11 +50,18 @@ class BackendServer:
         self._announced: Catalog | None = None
         self._announcing = False
         self._seen = asyncio.Event()
+        """Set when a worker has taken over a catalog, or has ended."""
 
     def start(self) -> None:
         """Take connections."""
         self._listening.setblocking(False)
         asyncio.get_running_loop().add_reader(self._listening, self._accept)
+
+    async def wait_for_workers(self) -> None:
+        """Wait until no worker is connected."""
+        while self._workers:
+            self._seen.clear()
+            await self._seen.wait()
 
     def close(self) -> None:
         """Take no more connections, and end those that there are."""
