@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import logging
-import socket
 from collections import Counter
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from service.core.errors import DeadlineExceeded, NotYetAvailable, ServiceError, Unavailable
+from service.core.errors import DeadlineExceeded, NotYetAvailable, Unavailable
 from service.messages import wire
 from service.messages.catalog import Catalog
 from service.messages.inference import InferenceRequest, InferenceResult
 from service.messages.model import ServedModel
 from service.messages.status import ModelStatus, PlanStatus, VersionStatus
 from service.messages.wire import Kind, Submit
-from service.remote.arena import Arena
-from service.remote.channel import Channel
+from service.remote.connection import NO_ENGINE, Connection
 from service.telemetry.statistics import Statistics
 
-log = logging.getLogger(__name__)
-
-NO_ENGINE = "the engine process is being started: try again in a moment"
-_RETRY_SECONDS = 0.05
 _ANSWER_SECONDS = 1.0
 """Time limit for what the engine process answers at once."""
 
@@ -45,14 +37,14 @@ class RemoteBackend:
     """
 
     def __init__(self, address: str | bytes) -> None:
-        self._address = address
-        self._arena = Arena()
-        self._channel: Channel | None = None
+        self.connection = Connection(address, self._lose)
+        self.connection.receivers |= {
+            Kind.RESULT: self._take_result,
+            Kind.CLASSIFIER: self._take_classifier,
+            Kind.CATALOG: self._take_catalog,
+            Kind.REPLY: self._take_reply,
+        }
         self._connected = asyncio.Event()
-        self._numbers = itertools.count(1)
-        self._results: dict[int, asyncio.Future[InferenceResult]] = {}
-        self._replies: dict[int, asyncio.Future[Any]] = {}
-        self._connecting: asyncio.Task[None] | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -68,7 +60,7 @@ class RemoteBackend:
 
     def start(self) -> None:
         """Connect to the engine process, again and again until `close`."""
-        self._connecting = asyncio.create_task(self._connect())
+        self.connection.start()
 
     async def connected(self) -> None:
         """Wait until a catalog has come."""
@@ -76,81 +68,46 @@ class RemoteBackend:
 
     async def close(self) -> None:
         """End the connection."""
-        if self._connecting is not None:
-            self._connecting.cancel()
-        if self._channel is not None:
-            self._channel.close()
-        self._arena.close()
-
-    async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            connection.setblocking(False)
-            lost = asyncio.Event()
-            try:
-                await loop.sock_connect(connection, self._address)
-                socket.send_fds(connection, [bytes([wire.VERSION])], [self._arena.file])
-                channel = self._channel = Channel(self._receive, lost.set)  # it receives before the next line ends
-                await loop.create_unix_connection(lambda made=channel: made, sock=connection)  # type: ignore[misc]
-            except OSError as error:
-                log.debug("the engine process is not reached: %s", error)
-                self._channel = None
-                connection.close()
-                await asyncio.sleep(_RETRY_SECONDS)
-                continue
-            await lost.wait()
-            self._lose()
+        await self.connection.close()
 
     def _lose(self) -> None:
-        """Answer the requests that the engine process has not answered."""
-        self._channel = None
         self._connected.clear()
         self._forget()
-        waiting: list[asyncio.Future[Any]] = [*self._results.values(), *self._replies.values()]
-        for each in waiting:
-            if not each.done():
-                each.set_exception(NotYetAvailable("the engine process ended: try again in a moment"))
 
-    def _receive(self, kind: Kind, body: memoryview) -> None:
-        if kind is Kind.RESULT:
-            request, result = wire.read_result(body)
-            future = self._results.get(request)
-            if future is not None and not future.done():
-                future.set_result(result)
-        elif kind is Kind.FAILURE:
-            request, content = wire.read_json(body)
-            _fail(self._results.get(request), content)
-        elif kind is Kind.CLASSIFIER:
-            key, classifier = wire.read_classifier(body)
-            self._classifiers[key] = classifier
-        elif kind is Kind.CATALOG:
-            self._update(*wire.read_json(body))
-        elif kind is Kind.REPLY:
-            call, content = wire.read_json(body)
-            reply = self._replies.get(call)
-            if "error" in content:
-                _fail(reply, content["error"])
-            elif reply is not None and not reply.done():
-                reply.set_result(content["value"])
+    def _take_result(self, body: memoryview) -> None:
+        self.connection.answer(*wire.read_result(body))
 
-    def _update(self, generation: int, content: dict[str, Any]) -> None:
+    def _take_classifier(self, body: memoryview) -> None:
+        key, classifier = wire.read_classifier(body)
+        self._classifiers[key] = classifier
+
+    def _take_reply(self, body: memoryview) -> None:
+        number, content = wire.read_json(body)
+        if "error" in content:
+            self.connection.fail(number, content["error"])
+        else:
+            self.connection.answer(number, content["value"])
+
+    def _take_catalog(self, body: memoryview) -> None:
         """Take over a catalog, and give back versions that are not in it and that no request holds."""
-        assert self._channel is not None
+        generation, content = wire.read_json(body)
         self.catalog = wire.make_catalog(content, self._known, self._classifiers)
         served = {model.key for name in self.catalog.models for model in self.catalog.served(name)}
         for key in [key for key in self._known if key not in served and not self._users[key]]:
             self._give_back(key)
         self._served = served
-        self._channel.send(wire.number_frame(Kind.SEEN, generation))
+        self._send(Kind.SEEN, generation)
         self._connected.set()
 
     def _give_back(self, key: int) -> None:
         del self._known[key]
         self._users.pop(key, None)
         self._classifiers.pop(key, None)
-        if self._channel is not None:
-            self._channel.send(wire.number_frame(Kind.RELEASED, key))
+        self._send(Kind.RELEASED, key)
+
+    def _send(self, kind: Kind, number: int) -> None:
+        if self.connection.channel is not None:
+            self.connection.channel.send(wire.number_frame(kind, number))
 
     def hold(self, name: str | None = None, version: str | None = None) -> ServedModel:
         """As `Backend.hold`."""
@@ -172,13 +129,11 @@ class RemoteBackend:
         Raises:
             NotYetAvailable: the engine process ended.
         """
-        channel = self._channel
+        channel, arena = self.connection.channel, self.connection.arena
         if channel is None or key not in self._known:
             raise NotYetAvailable(NO_ENGINE)
-        loop = asyncio.get_running_loop()
-        number, future = next(self._numbers), loop.create_future()
-        slots = [self._arena.put(image) for image in request.images]
-        self._results[number] = future
+        slots = [arena.put(image) for image in request.images]
+        number, future = self.connection.begin()
         offsets = [slot.offset for slot in slots]
         channel.send(
             wire.submit_frame(
@@ -194,24 +149,23 @@ class RemoteBackend:
                 )
             )
         )
-        timer = loop.call_at(request.deadline, _expire, future)
+        timer = asyncio.get_running_loop().call_at(request.deadline, _expire, future)
         result: InferenceResult | None = None
         try:
             result = await future
             return result
         finally:
             timer.cancel()
-            del self._results[number]
+            self.connection.end(number)
             # The engine process may still read the slots, for a batch with images of other requests. The results for
             # this request are dropped.
-            self._arena.free(slots)
-            if result is None and self._channel is channel:
+            arena.free(slots)
+            if result is None and self.connection.channel is channel:
                 channel.send(wire.number_frame(Kind.CANCEL, number))
 
     def count_refused(self, key: int) -> None:
         """As `Backend.count_refused`."""
-        if self._channel is not None:
-            self._channel.send(wire.number_frame(Kind.REFUSED, key))
+        self._send(Kind.REFUSED, key)
 
     async def statistics(self, key: int) -> Statistics:
         """As `Backend.statistics`."""
@@ -266,19 +220,18 @@ class RemoteBackend:
             ServiceError: as the method.
             Unavailable: there is no engine process, or it does not answer.
         """
-        channel = self._channel
+        channel = self.connection.channel
         if channel is None or not self._connected.is_set():
             raise NotYetAvailable(NO_ENGINE)
-        number = next(self._numbers)
-        self._replies[number] = asyncio.get_running_loop().create_future()
+        number, future = self.connection.begin()
         channel.send(wire.json_frame(Kind.CALL, number, [method, *arguments]))
         try:
             async with asyncio.timeout(seconds):
-                return await self._replies[number]
+                return await future
         except TimeoutError:
             raise NotYetAvailable("the engine process does not answer: it is replaced if it stands still") from None
         finally:
-            del self._replies[number]
+            self.connection.end(number)
 
 
 def _expire(future: asyncio.Future[InferenceResult]) -> None:
@@ -286,9 +239,3 @@ def _expire(future: asyncio.Future[InferenceResult]) -> None:
         future.set_exception(
             DeadlineExceeded("the time limit passed before the image was computed: try again, or raise timeout_ms")
         )
-
-
-def _fail(future: asyncio.Future[Any] | None, content: dict[str, Any]) -> None:
-    if future is not None and not future.done():
-        error: ServiceError = wire.make_error(content)
-        future.set_exception(error)
