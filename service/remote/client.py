@@ -15,7 +15,7 @@ from service.messages.inference import InferenceRequest, InferenceResult
 from service.messages.model import ServedModel
 from service.messages.status import ModelStatus, PlanStatus, VersionStatus
 from service.messages.wire import Kind, Submit
-from service.remote.connection import NO_ENGINE, Connection
+from service.remote.connection import NO_ENGINE, EngineConnection
 from service.telemetry.statistics import Statistics
 
 _ANSWER_SECONDS = 1.0
@@ -37,7 +37,7 @@ class RemoteBackend:
     """
 
     def __init__(self, address: str | bytes) -> None:
-        self.connection = Connection(address, self._lose)
+        self.connection = EngineConnection(address, self._lose)
         self.connection.receivers |= {
             Kind.RESULT: self._take_result,
             Kind.CLASSIFIER: self._take_classifier,

@@ -21,7 +21,7 @@ NO_ENGINE = "the engine process is being started: try again in a moment"
 _RETRY_SECONDS = 0.05
 
 
-class Connection:
+class EngineConnection:
     """Connects to the engine process, and connects again when the connection was lost.
 
     Args:
