@@ -1,6 +1,6 @@
 """Computes nothing and takes a fixed time per batch: to try a deployment, or the effect of overload, without a model.
 
-The first class is the mean of the pixel values modulo the number of classes, so that outputs differ between images.
+The first class is the mean of some pixel values modulo the number of classes, so that outputs differ between images.
 """
 
 from __future__ import annotations
@@ -34,10 +34,18 @@ class SimulatedExecutor(HostExecutor):
         except ValueError:
             raise ExecutorError(f"simulated:MS takes milliseconds per batch, not {source.argument!r}") from None
         self._classes = source.manifest.architecture.num_classes
+        self._buffer = np.empty((0, *self._shape), np.uint8)
+
+    def acquire(self, n: int) -> UInt8Array:
+        """A part of the same buffer each time, as of the executors for GPUs."""
+        if n > len(self._buffer):
+            self._buffer = np.empty((n, *self._shape), np.uint8)
+        return self._buffer[:n]
 
     def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
         time.sleep(self._seconds)
-        first = images.reshape(len(images), -1).mean(1).astype(np.int64) % self._classes
+        # Not of all pixels: that would take more time than a real executor leaves to this process.
+        first = images[:, ::8, ::8].reshape(len(images), -1).mean(1).astype(np.int64) % self._classes
         logits = np.zeros((len(images), self._classes), np.float32)
         logits[np.arange(len(images)), first] = 10.0
         exponentials = np.exp(logits)
