@@ -34,7 +34,7 @@ def test_simulated_outputs_differ_between_images(size: int, tiny_repository: Pat
     assert not executor.computes
     images = golden[0][:size]
     answer = compute(executor, images, frozenset({"logits"}))["logits"]
-    assert answer.argmax(1).tolist() == [int(np.floor(np.mean(image))) % 5 for image in images]
+    assert answer.argmax(1).tolist() == [int(np.mean(image[::8, ::8])) % 5 for image in images]
 
 
 def test_unknown_name_lists_the_choices() -> None:
