@@ -81,6 +81,16 @@ def make_rates(settings: Settings) -> RateLimiter | None:
     return RateLimiter(settings.rate_limit, settings.rate_burst) if settings.rate_limit else None
 
 
+def open_gpu_decoder(settings: Settings) -> DecodeBatcher | None:
+    """The decoder on the GPU of the settings; None without one.
+
+    Raises:
+        ExecutorError: `decode_gpu` is set and the GPU cannot decode.
+    """
+    jpeg = open_decoder(settings.decode_gpu, settings.max_pixels)
+    return None if jpeg is None else DecodeBatcher(jpeg)
+
+
 class Service:
     """Both sides in one process: the pipeline answers requests, the registry computes for it.
 
@@ -94,9 +104,8 @@ class Service:
         self.rates: Rates | None = make_rates(settings)
         self.keys = None if settings.api_keys is None else ApiKeyStore(settings.api_keys)
         self.registry = Registry(settings, self.metrics)
-        gpu = open_decoder(settings.decode_gpu, settings.max_pixels)
-        batcher = None if gpu is None else DecodeBatcher(gpu)
-        self.pipeline = make_pipeline(settings, self.registry, self.metrics, batcher)
+        self._gpu = open_gpu_decoder(settings)
+        self.pipeline = make_pipeline(settings, self.registry, self.metrics, self._gpu)
 
     async def watch(self) -> None:
         """Apply changes of the repository until `close`."""
@@ -104,7 +113,7 @@ class Service:
 
     async def start(self) -> None:
         """Load and warm up every model; the registry keeps the reason if one fails."""
-        await self.registry.start()
+        await self.registry.start(None if self._gpu is None else self._gpu.warm_up)
 
     async def close(self) -> None:
         """Finish the requests in flight, then free everything."""

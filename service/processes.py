@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
-from service.app import create_app, make_pipeline
+from service.app import create_app, make_pipeline, open_gpu_decoder
 from service.core import malloc
 from service.core.rate_limit import RateLimiter, Rates
 from service.core.settings import Settings
@@ -19,6 +19,7 @@ from service.remote.client import RemoteBackend
 from service.remote.server import BackendServer
 from service.supervisor import launch
 from service.supervisor.launch import EngineProcess, Worker
+from service.supervisor.worker_count import ask_child
 from service.telemetry.loop_lag import LoopLagMonitor
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import check_tracing, otlp_provider
@@ -34,13 +35,22 @@ def serve(settings: Settings, workers: int) -> int:
 
     Raises:
         TracingError: traces cannot be sent.
+        ExecutorError: `decode_gpu` is set and the GPU cannot decode.
         FileLimitError: the limit of open files leaves no connections.
         KeyFileError: the file of API keys is not valid.
         TlsError: the files for TLS cannot be used.
     """
     if settings.tracing:
         check_tracing()
+    if settings.decode_gpu is not None:
+        ask_child(lambda: _open_and_close_decoder(settings), "the decoder of the GPU")
     return launch.serve(settings, workers, run_engine, run_worker)
+
+
+def _open_and_close_decoder(settings: Settings) -> str:
+    if (gpu := open_gpu_decoder(settings)) is not None:
+        gpu.close()
+    return "it decodes"
 
 
 def run_engine(process: EngineProcess) -> None:

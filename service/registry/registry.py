@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from copy import deepcopy
 from functools import partial
 
+from models.imaging.preprocess import Preprocess
 from service.core.errors import Unavailable
 from service.core.settings import Settings
 from service.core.version_policy import Policies, Policy
@@ -67,10 +68,16 @@ class Registry:
         self._stop = asyncio.Event()
         metrics.watch_versions(self._served_versions)
 
-    async def start(self) -> None:
-        """Load and warm up every model. A version that fails has the reason in its status."""
+    async def start(self, prepare: Callable[[list[Preprocess]], Awaitable[None]] | None = None) -> None:
+        """Load and warm up every model. A version that fails has the reason in its status.
+
+        Args:
+            prepare: awaited before the service is ready; called with the preprocessing of the models.
+        """
         try:
             await self.refresh()
+            if prepare is not None:
+                await prepare([model.preprocess for model in self.catalog.current().values()])
         finally:
             self._loading = False
             self._mark_changed()

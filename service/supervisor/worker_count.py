@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 from service import executors
 from service.core.settings import Settings, available_cpus
@@ -55,7 +56,7 @@ def count_workers(setting: int | None, device: str, cpus: int, platform: str = s
 
 
 def find_device(executor: str) -> str:
-    """Kind of device of an executor. On Linux its runtime is loaded in another process: it may not survive a fork.
+    """Kind of device of an executor.
 
     Args:
         executor: name of the executor, with its argument.
@@ -63,22 +64,35 @@ def find_device(executor: str) -> str:
     Raises:
         ExecutorError: as of `executors.find`.
     """
+    return ask_child(lambda: executors.find(executor).device, f"the runtime of executor {executor!r}")
+
+
+def ask_child(find: Callable[[], str], runtime: str) -> str:
+    """Call a function that loads a runtime, on Linux in another process: a runtime may not survive a fork.
+
+    Args:
+        find: returns the answer; may raise ExecutorError.
+        runtime: its name, for an error.
+
+    Raises:
+        ExecutorError: as of the function, or the process ended without an answer.
+    """
     if sys.platform != "linux":
-        return executors.find(executor).device
+        return find()
     reader, writer = os.pipe()
     with open(reader, encoding="utf-8") as answer:
-        pid = start_child(lambda: _write_device(executor, writer))
+        pid = start_child(lambda: _write_answer(find, writer))
         os.close(writer)
         kind, _, text = answer.read().partition(" ")
     _, status = os.waitpid(pid, 0)
-    if kind == "device":
+    if kind == "found":
         return text
-    raise ExecutorError(text or f"the runtime of executor {executor!r} ended its process (status {status}): repair it")
+    raise ExecutorError(text or f"{runtime} ended its process (status {status}): repair it")
 
 
-def _write_device(executor: str, writer: int) -> None:
+def _write_answer(find: Callable[[], str], writer: int) -> None:
     try:
-        answer = f"device {executors.find(executor).device}"
+        answer = f"found {find()}"
     except ExecutorError as error:
         answer = f"error {error}"
     os.write(writer, answer.encode())

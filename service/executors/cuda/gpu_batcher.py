@@ -6,11 +6,17 @@ As in the batch queue of an engine, no timer delays a batch. One file at a time,
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle, islice
+
+import numpy as np
+from PIL import Image
 
 from models.imaging.preprocess import Preprocess
 from service.core.priority import BulkShare, Priority
@@ -18,10 +24,14 @@ from service.core.threads import lower_priority
 from service.executors.cuda.gpu_jpeg import JpegDecoder
 from service.messages.decoding import DecodedImage
 
+log = logging.getLogger(__name__)
+
 _THREADS = 2
 """While one thread waits for the GPU, the other reads the headers of the next files, or copies pixels back."""
 _MAX_FILES = 32
 """Files per batch: larger batches gain little, and the two threads overlap less."""
+_WARM_UP_SIZES = (256, 256), (500, 375), (1280, 960)
+"""Width and height in pixels."""
 
 
 @dataclass(eq=False, slots=True)
@@ -65,6 +75,22 @@ class DecodeBatcher:
             for part in parts:  # after an error or a cancellation, drop the other parts
                 if not part.done.cancel() and not part.done.cancelled():
                     part.done.exception()  # mark it as retrieved, otherwise asyncio logs it
+
+    async def warm_up(self, preprocesses: Iterable[Preprocess]) -> None:
+        """Decode synthetic photographs: the first files of a thread take seconds. A failure is logged.
+
+        Args:
+            preprocesses: those of the models that are served.
+        """
+        try:
+            photographs = await asyncio.to_thread(_make_photographs)
+            several = list(islice(cycle(photographs), _THREADS * _MAX_FILES))
+            for preprocess in dict.fromkeys(each for each in preprocesses if each.mode == "RGB"):
+                await self.decode(photographs[:1], preprocess, Priority.interactive)
+                # One part for each thread: the second one is taken while the first one is decoded.
+                await self.decode(several, preprocess, Priority.interactive)
+        except Exception:  # the CPUs decode if the device fails
+            log.warning("decode_gpu: the warm-up failed", exc_info=True)
 
     def close(self) -> None:
         """Wait for the files that are being decoded, then free the device."""
@@ -117,3 +143,15 @@ class DecodeBatcher:
 
 def _files(parts: Iterable[_Part]) -> int:
     return sum(len(part.files) for part in parts)
+
+
+def _make_photographs() -> list[bytes]:
+    """JPEG files of several sizes, with all and with a quarter of their chroma."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    files = []
+    for size in _WARM_UP_SIZES:
+        for subsampling in ("4:4:4", "4:2:0"):
+            file = io.BytesIO()
+            noise.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", subsampling=subsampling)
+            files.append(file.getvalue())
+    return files
