@@ -93,8 +93,11 @@ class ArenaView:
         return [self._image(offset, shape) for offset in offsets]
 
     def close(self) -> None:
-        """Close the descriptor; memory that is still read is kept until then."""
+        """Close the descriptor, and give the memory back once no batch reads it."""
         os.close(self._file)
+        # Objects of the connection refer to each other: a collection, which may come late, would free the map.
+        self._images.clear()
+        del self._map
 
     def _image(self, offset: int, shape: tuple[int, ...]) -> UInt8Array:
         view = self._images.get((offset, shape))
