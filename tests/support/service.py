@@ -21,6 +21,7 @@ from service.engine.engine import Engine
 from service.inference.leases import Lease
 from service.inference.pipeline import Pipeline
 from service.registry.registry import Registry
+from tests.support import split
 
 TIMEOUT = 60
 """Seconds after which a test that would hang fails."""
@@ -82,6 +83,8 @@ def serve(settings: Settings, hold: Event | None = None, **options: Any) -> Iter
     Gives the client once models are loaded; with `hold` at once, and loading begins when that is set. `options` are
     those of `create_app`.
     """
+    if split.is_wanted():
+        options.setdefault("service", split.SplitService(settings))
     app = create_app(settings, **options)
     service: Any = app.state.service
     load, loaded = service.start, Event()
