@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -26,6 +27,7 @@ from service.telemetry.tracing import check_tracing, otlp_provider
 
 log = logging.getLogger(__name__)
 
+_LOOK_SECONDS = 1.0
 _MIN_DECODE_BYTES = 256 * 1024 * 1024
 """Enough for the largest image that the default settings allow."""
 
@@ -125,7 +127,11 @@ class WorkerSide:
         self.backend.start()
 
     async def watch(self) -> None:
-        """Do nothing: the engine process announces changes."""
+        """End this worker after its requests if no thread can decode: only its end frees what a codec holds."""
+        while not self.pipeline.cannot_decode():
+            await asyncio.sleep(_LOOK_SECONDS)
+        log.error("all decoder threads are held by images: this worker ends after its requests, and is replaced")
+        os.kill(os.getpid(), signal.SIGTERM)
 
     async def close(self) -> None:
         """End the connection, after the requests in flight."""

@@ -62,6 +62,10 @@ class Pipeline:
         """Reasons why the service cannot answer; empty when it is ready."""
         return await self.backend.not_ready() + self._decoder.not_ready()
 
+    def cannot_decode(self) -> bool:
+        """Whether all decoder threads are held by images that take longer than their time limit."""
+        return self._decoder.threads.exhausted
+
     def check_admission(self, model: ServedModel, images: int, seconds: float, priority: Priority) -> None:
         """Check whether images can be admitted; arguments are those of `admit`.
 
