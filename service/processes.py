@@ -14,9 +14,12 @@ from service.app import create_app, make_pipeline, open_gpu_decoder
 from service.core import malloc
 from service.core.rate_limit import RateLimiter, Rates
 from service.core.settings import Settings
+from service.executors.base import ExecutorError
+from service.executors.cuda.gpu_batcher import DecodeBatcher
 from service.http.connection.shared_server import SharedServer
 from service.registry.registry import Registry
 from service.remote.client import RemoteBackend
+from service.remote.gpu_decoder import RemoteGpuDecoder
 from service.remote.server import BackendServer
 from service.supervisor import launch
 from service.supervisor.launch import EngineProcess, Worker
@@ -68,7 +71,8 @@ async def _serve_backend(process: EngineProcess) -> None:
     metrics = Metrics(process.sheet, process.sheets)
     registry = Registry(settings, metrics)
     rates = RateLimiter(settings.rate_limit, settings.rate_burst) if settings.rate_limit else None
-    server = BackendServer(registry, process.listening, rates)
+    gpu = _open_decoder(settings)
+    server = BackendServer(registry, process.listening, rates, gpu)
     registry.observe(server.catalog_changed)
 
     def note_loads() -> None:
@@ -81,7 +85,7 @@ async def _serve_backend(process: EngineProcess) -> None:
 
     async def load() -> None:
         try:
-            await registry.start()
+            await registry.start(None if gpu is None else gpu.warm_up)
         except Exception:
             log.exception("the models were not loaded")
 
@@ -96,6 +100,17 @@ async def _serve_backend(process: EngineProcess) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
+    if gpu is not None:
+        gpu.close()
+
+
+def _open_decoder(settings: Settings) -> DecodeBatcher | None:
+    """The decoder on the GPU; None if there is none, or if the GPU is lost since the start of the service."""
+    try:
+        return open_gpu_decoder(settings)
+    except ExecutorError as error:
+        log.error("the CPUs decode: %s", error)
+        return None
 
 
 def run_worker(worker: Worker) -> None:
@@ -120,7 +135,8 @@ class WorkerSide:
         self.metrics = Metrics(worker.sheet, worker.sheets)
         self.backend = RemoteBackend(worker.engine_address)
         self.rates: Rates | None = self.backend if settings.rate_limit else None
-        self.pipeline = make_pipeline(settings, self.backend, self.metrics)
+        gpu = None if settings.decode_gpu is None else RemoteGpuDecoder(self.backend)
+        self.pipeline = make_pipeline(settings, self.backend, self.metrics, gpu)
 
     async def start(self) -> None:
         """Connect to the engine process."""

@@ -14,7 +14,7 @@ from service.telemetry.statistics import Statistics
 class Cancel(Protocol):
     """Ends a request whose result is not wanted any more."""
 
-    def __call__(self) -> None: ...
+    def __call__(self) -> object: ...
 
 
 class Backend(Protocol):

@@ -1,7 +1,7 @@
 """The messages between a worker and the engine process, as bytes.
 
-    worker → engine   SUBMIT  CANCEL  REFUSED  RELEASED  SEEN  CALL
-    engine → worker   RESULT  FAILURE  CLASSIFIER  CATALOG  REPLY
+    worker → engine   SUBMIT  DECODE  CANCEL  REFUSED  RELEASED  SEEN  CALL
+    engine → worker   RESULT  DECODED  FAILURE  CLASSIFIER  CATALOG  REPLY
 
 A frame is the length of its body, its kind, and the body. Frequent messages are packed by `struct`, the others
 are JSON. Pixels are in the arena of the worker: a message has their offsets. The descriptor of the arena comes
@@ -46,6 +46,8 @@ class Kind(IntEnum):
     CLASSIFIER = 9
     CATALOG = 10
     REPLY = 11
+    DECODE = 12
+    DECODED = 13
 
 
 HEAD = struct.Struct("<IB")

@@ -1,23 +1,31 @@
 """The memory in which a worker passes pixels to the engine process.
 
 A worker makes a memory file and sends its descriptor once; a message then has the offset of each image. The memory is
-not part of a container's /dev/shm, which has 64 MB. Only the worker writes, and only it decides which slot is free.
+not part of a container's /dev/shm, which has 64 MB. Only the worker decides which slot is free. The engine process
+writes nothing but pixels that it decodes, into slots that the worker keeps for them until it has the answer.
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import mmap
 import os
+import socket
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
 
 from models.imaging.preprocess import UInt8Array
+from service.messages import wire
 
 _FIRST_BYTES = 1 << 20
 _ALIGNMENT = 64
 """Of a slot, in bytes: a line of the CPU's cache."""
+_MIN_FILE_BYTES = 64 * 1024
+_LARGE_FILE_BYTES = 1024 * 1024
+"""Slots of files from this size on give their memory back when they are freed: few files have each size."""
 
 
 class Arena:
@@ -32,18 +40,50 @@ class Arena:
         self._size = _FIRST_BYTES
         self._used = 0
         self._free: dict[tuple[int, ...], list[Slot]] = {}
-        """Free slots by shape of the image. The slot that was freed last is taken first: it is in the cache."""
+        """Free slots by shape. The slot that was freed last is taken first: it is in the cache."""
+        self._shared: dict[int, tuple[weakref.ref[UInt8Array], Slot]] = {}
+        """Slots whose pixels an array has, by the identity of the array."""
+
+    def take(self, shape: tuple[int, ...]) -> Slot:
+        """A free slot."""
+        free = self._free.get(shape)
+        return free.pop() if free else self._make(shape)
 
     def put(self, image: UInt8Array) -> Slot:
-        """Copy an image into a free slot."""
-        free = self._free.get(image.shape)
-        slot = free.pop() if free else self._make(image.shape)
+        """Copy an image into a free slot. An array that `share` gave is in its slot already."""
+        if id(image) in self._shared:
+            return self._shared[id(image)][1]
+        slot = self.take(image.shape)
         slot.pixels[...] = image
         return slot
 
+    def put_file(self, data: bytes) -> Slot:
+        """Copy a file into a free slot, whose size is a power of two."""
+        slot = self.take((max(_MIN_FILE_BYTES, 1 << (len(data) - 1).bit_length()),))
+        slot.pixels[: len(data)] = np.frombuffer(data, np.uint8)
+        return slot
+
+    def share(self, slot: Slot) -> UInt8Array:
+        """The pixels of a slot, which is freed when the array is no longer used. Views of the array do not count."""
+        array = slot.pixels[:]
+        key = id(array)
+
+        def take_back(reference: object) -> None:
+            del self._shared[key]
+            slot.shared = False
+            self.free([slot])
+
+        self._shared[key] = weakref.ref(array, take_back), slot
+        slot.shared = True
+        return array
+
     def free(self, slots: Sequence[Slot]) -> None:
-        """Free slots."""
+        """Free slots, except those that are shared."""
         for slot in slots:
+            if slot.shared:
+                continue
+            if slot.pixels.ndim == 1 and slot.pixels.size >= _LARGE_FILE_BYTES:
+                self._map.madvise(mmap.MADV_REMOVE, slot.offset, slot.pixels.size)
             self._free.setdefault(slot.pixels.shape, []).append(slot)
 
     def close(self) -> None:
@@ -52,28 +92,31 @@ class Arena:
 
     def _make(self, shape: tuple[int, ...]) -> Slot:
         size = int(np.prod(shape))
-        offset = self._used
+        alignment = _ALIGNMENT if size < _LARGE_FILE_BYTES else mmap.PAGESIZE
+        offset = -(-self._used // alignment) * alignment
         if offset + size > self._size:
             self._size = max(2 * self._size, offset + size)
             os.ftruncate(self.file, self._size)
             self._map = mmap.mmap(self.file, self._size)  # slots that exist keep the map that they are in
-        self._used = -(-(offset + size) // _ALIGNMENT) * _ALIGNMENT
+        self._used = offset + size
         return Slot(offset, np.frombuffer(self._map, np.uint8, size, offset).reshape(shape))
 
 
 class Slot:
-    """The place of one image.
+    """The place of one image, or of the bytes of a file.
 
     Args:
         offset: of the first byte in the arena.
-        pixels: uint8 [H, W, C], in the arena.
+        pixels: uint8 [H, W, C], or [bytes] for a file, in the arena.
     """
 
-    __slots__ = ("offset", "pixels")
+    __slots__ = ("offset", "pixels", "shared")
 
     def __init__(self, offset: int, pixels: UInt8Array) -> None:
         self.offset = offset
         self.pixels = pixels
+        self.shared = False
+        """Whether an array that `Arena.share` gave has the pixels."""
 
 
 class ArenaView:
@@ -85,12 +128,27 @@ class ArenaView:
 
     def __init__(self, file: int) -> None:
         self._file = file
-        self._map = mmap.mmap(file, os.fstat(file).st_size, prot=mmap.PROT_READ)
+        self._map = mmap.mmap(file, os.fstat(file).st_size)
         self._images: dict[tuple[int, tuple[int, ...]], UInt8Array] = {}
 
     def images(self, offsets: Sequence[int], shape: tuple[int, ...]) -> list[UInt8Array]:
         """The images at offsets, uint8 [H, W, C] each, without a copy."""
-        return [self._image(offset, shape) for offset in offsets]
+        return [self.image(offset, shape) for offset in offsets]
+
+    def image(self, offset: int, shape: tuple[int, ...]) -> UInt8Array:
+        """The image at an offset, uint8 [H, W, C], without a copy."""
+        view = self._images.get((offset, shape))
+        if view is not None:
+            return view
+        size = int(np.prod(shape))
+        self._reach(offset + size)
+        view = self._images[offset, shape] = np.frombuffer(self._map, np.uint8, size, offset).reshape(shape)
+        return view
+
+    def file(self, offset: int, length: int) -> bytes:
+        """A copy of the file at an offset: native code reads it, which must not see it change."""
+        self._reach(offset + length)
+        return self._map[offset : offset + length]
 
     def close(self) -> None:
         """Close the descriptor, and give the memory back once no batch reads it."""
@@ -99,12 +157,26 @@ class ArenaView:
         self._images.clear()
         del self._map
 
-    def _image(self, offset: int, shape: tuple[int, ...]) -> UInt8Array:
-        view = self._images.get((offset, shape))
-        if view is not None:
-            return view
-        size = int(np.prod(shape))
-        if offset + size > len(self._map):  # the arena has grown
-            self._map = mmap.mmap(self._file, os.fstat(self._file).st_size, prot=mmap.PROT_READ)
-        view = self._images[offset, shape] = np.frombuffer(self._map, np.uint8, size, offset).reshape(shape)
-        return view
+    def _reach(self, end: int) -> None:
+        """Map the memory again if it has grown."""
+        if end > len(self._map):
+            self._map = mmap.mmap(self._file, os.fstat(self._file).st_size)
+
+
+async def receive_arena(connection: socket.socket) -> ArenaView:
+    """The arena that a worker sends first.
+
+    Raises:
+        OSError: the worker sends something else, or has ended.
+    """
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(connection, readable.set)
+    try:
+        await readable.wait()
+        message, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+    finally:
+        loop.remove_reader(connection)
+    if message != bytes([wire.VERSION]) or len(descriptors) != 1:
+        raise ConnectionError("it is of another version of the service")
+    return ArenaView(descriptors[0])

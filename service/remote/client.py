@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from models.imaging.preprocess import Preprocess
 from service.core.errors import DeadlineExceeded, NotYetAvailable, Unavailable
 from service.messages import wire
 from service.messages.catalog import Catalog
@@ -122,6 +123,10 @@ class RemoteBackend:
         self._users[key] -= 1
         if not self._users[key] and key not in self._served:
             self._give_back(key)
+
+    def key_of(self, preprocess: Preprocess) -> int | None:
+        """Key of a version with a preprocessing; None if the engine process has none."""
+        return next((key for key, model in self._known.items() if model.preprocess == preprocess), None)
 
     async def submit(self, key: int, request: InferenceRequest) -> InferenceResult:
         """As `Backend.submit`.

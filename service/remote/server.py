@@ -13,12 +13,14 @@ from service.core.rate_limit import Rates
 from service.messages import wire
 from service.messages.backend import Cancel, LocalBackend
 from service.messages.catalog import Catalog
+from service.messages.decoding import GpuDecoder
 from service.messages.inference import InferenceRequest, InferenceResult
 from service.messages.model import ServedModel
 from service.messages.wire import Kind
 from service.remote import address
-from service.remote.arena import ArenaView
+from service.remote.arena import ArenaView, receive_arena
 from service.remote.channel import Channel
+from service.remote.file_decoding import FileDecoding
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +38,17 @@ class BackendServer:
         backend: loads the models and computes.
         listening: the socket that workers connect to.
         rates: limits the requests of each client, over all workers; None for no limit.
+        gpu: decodes files for the workers; None leaves them to the workers.
     """
 
-    def __init__(self, backend: LocalBackend, listening: socket.socket, rates: Rates | None = None) -> None:
-        self._backend = backend
+    def __init__(
+        self,
+        backend: LocalBackend,
+        listening: socket.socket,
+        rates: Rates | None = None,
+        gpu: GpuDecoder | None = None,
+    ) -> None:
+        self._backend, self._gpu = backend, gpu
         self._listening = listening
         self._methods = {name: getattr(backend, name) for name in _METHODS}
         if rates is not None:
@@ -100,8 +109,8 @@ class BackendServer:
         loop = asyncio.get_running_loop()
         connection.setblocking(False)
         try:
-            arena = await _receive_arena(connection)
-            worker = _Worker(self._backend, arena, self.answer_call, self._worker_saw, self._lose)
+            arena = await receive_arena(connection)
+            worker = _Worker(self._backend, self._gpu, arena, self.answer_call, self._worker_saw, self._lose)
             await loop.connect_accepted_socket(lambda: worker.channel, connection)
         except OSError as error:
             log.warning("a worker was lost before it was served: %s", error)
@@ -145,6 +154,7 @@ class _Worker:
 
     Args:
         backend: loads the models and computes.
+        gpu: decodes files.
         arena: the pixels of the worker.
         answer_call: answers a call of a method.
         saw: called when the worker has taken over a catalog.
@@ -154,6 +164,7 @@ class _Worker:
     def __init__(
         self,
         backend: LocalBackend,
+        gpu: GpuDecoder | None,
         arena: ArenaView,
         answer_call: Callable[[str, list[Any]], Any],
         saw: Callable[[], None],
@@ -168,9 +179,11 @@ class _Worker:
         """Versions that the worker may name in a request, by key."""
         self._running: dict[int, Cancel] = {}
         """Requests that are computed, by their numbers."""
+        decoding = FileDecoding(gpu, arena, self.channel, self._held, self._running)
         self._calls: set[asyncio.Task[None]] = set()
         self._receivers: Mapping[Kind, Callable[[memoryview], None]] = {
             Kind.SUBMIT: self._submit,
+            Kind.DECODE: decoding.begin,
             Kind.CANCEL: self._cancel,
             Kind.REFUSED: self._count_refused,
             Kind.RELEASED: self._release,
@@ -278,22 +291,3 @@ class _Answer:
         del self._running[self._number]
         assert isinstance(error, ServiceError)
         self._channel.send(wire.json_frame(Kind.FAILURE, self._number, wire.error_fields(error)))
-
-
-async def _receive_arena(connection: socket.socket) -> ArenaView:
-    """The arena that a worker sends first.
-
-    Raises:
-        OSError: the worker sends something else, or has ended.
-    """
-    loop = asyncio.get_running_loop()
-    readable = asyncio.Event()
-    loop.add_reader(connection, readable.set)
-    try:
-        await readable.wait()
-        message, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
-    finally:
-        loop.remove_reader(connection)
-    if message != bytes([wire.VERSION]) or len(descriptors) != 1:
-        raise ConnectionError("it is of another version of the service")
-    return ArenaView(descriptors[0])

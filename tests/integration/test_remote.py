@@ -5,63 +5,15 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from service.core.errors import DeadlineExceeded, NotFound, NotYetAvailable, ServiceError
-from service.core.settings import OfflineSettings
 from service.messages.inference import InferenceRequest
-from service.registry.registry import Registry
-from service.remote import address
-from service.remote.client import RemoteBackend
-from service.remote.server import BackendServer
-from service.telemetry.metrics import Metrics
-
-TIMEOUT = 30.0
-
-
-class Pair:
-    """A registry behind a server, and clients of it."""
-
-    def __init__(self, repository: Path, **settings: object) -> None:
-        self.listening = address.listen()
-        self.registry = Registry(OfflineSettings(repository=repository, watch="off", **settings), Metrics())  # type: ignore[arg-type]
-        self.server = BackendServer(self.registry, self.listening)
-        self.registry.observe(self.server.catalog_changed)
-        self.changed = asyncio.Event()
-        self.registry.observe(self.changed.set)
-        self.clients: list[RemoteBackend] = []
-
-    async def client(self) -> RemoteBackend:
-        """A new client, which knows the catalog."""
-        client = RemoteBackend(self.listening.getsockname())
-        client.start()
-        self.clients.append(client)
-        await asyncio.wait_for(client.connected(), TIMEOUT)
-        return client
-
-
-@asynccontextmanager
-async def pair(repository: Path, **settings: object) -> AsyncIterator[Pair]:
-    both = Pair(repository, **settings)
-    both.server.start()
-    await both.registry.start()
-    try:
-        yield both
-    finally:
-        for client in both.clients:
-            await client.close()
-        both.server.close()
-        await both.registry.close()
-        both.listening.close()
-
-
-def run(test: Callable[[], Coroutine[None, None, None]]) -> None:
-    asyncio.run(asyncio.wait_for(test(), TIMEOUT))
+from tests.support.remote import TIMEOUT, pair, run
 
 
 def images(count: int, shape: tuple[int, ...]) -> list[np.ndarray]:
