@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from service.core.errors import ServiceError
@@ -66,3 +68,14 @@ class Lease:
         if self._images:
             self._admission.of(self._model).leave(self._images, self._priority, error)
         self._backend.release(self._model.key)
+
+
+@contextmanager
+def holding(backend: Backend, models: Iterable[ServedModel]) -> Iterator[list[ServedModel]]:
+    """Hold versions of the current catalog, so that none of them is gone while a response describes them."""
+    held = [backend.hold(model.name, model.version) for model in models]
+    try:
+        yield held
+    finally:
+        for model in held:
+            backend.release(model.key)

@@ -221,7 +221,9 @@ class Registry:
         return [] if model is None else model.ready
 
     def _by_key(self, key: int) -> Version:
-        return next(version for name in self._models for version in self._ready(name) if version.served.key == key)
+        return self._held.get(key) or next(
+            version for name in self._models for version in self._ready(name) if version.served.key == key
+        )
 
     async def statistics(self, key: int) -> Statistics:
         """Counts of a version since it was loaded."""
@@ -242,9 +244,7 @@ class Registry:
     def hold(self, name: str | None = None, version: str | None = None) -> ServedModel:
         """As `Catalog.find`; the version is not freed before `release` was called, once per call of `hold`."""
         model = self.catalog.find(name, version)
-        held = self._held.get(model.key)
-        if held is None:
-            held = self._held[model.key] = self._by_key(model.key)
+        held = self._held[model.key] = self._by_key(model.key)
         held.hold()
         return model
 

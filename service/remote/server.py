@@ -132,6 +132,9 @@ class BackendServer:
             value = await self._methods[method](*arguments)
         except ServiceError as error:
             return {"error": wire.error_fields(error)}
+        except Exception:
+            log.exception("%s failed in the engine process", method)
+            return {"error": wire.error_fields(ServiceError("the service failed: its log has the reason"))}
         if method in _ABOUT_CATALOG:
             await self._wait_until_seen()
         return {"value": value}

@@ -140,3 +140,21 @@ def test_the_engine_frees_what_a_lost_worker_held(tiny_repository: Path, monkeyp
             assert again.hold().name == "tiny"
 
     run(test)
+
+
+def test_held_version_is_described_after_it_was_reported_gone(tiny_repository: Path, tmp_path: Path) -> None:
+    async def test() -> None:
+        repository = shutil.copytree(tiny_repository, tmp_path / "repository")
+        async with pair(repository) as both:
+            client = await both.client()
+            model = client.hold()
+            await client.unload("tiny")
+            with pytest.raises(ServiceError):
+                client.catalog.find("tiny")
+            assert (await client.statistics(model.key)).inferences == 0
+            assert await client.plan_status(model.key) is None
+            client.release(model.key)
+            with pytest.raises(ServiceError, match="its log has the reason"):
+                await client.statistics(model.key)
+
+    run(test)

@@ -8,6 +8,7 @@ from service.http.openapi import errors
 from service.http.problem_details import Problem
 from service.http.v1.parameters import ModelName
 from service.http.v1.schemas import ModelInfo, ModelList
+from service.inference.leases import holding
 from service.messages.backend import Backend
 from service.messages.model import ServedModel
 
@@ -18,14 +19,16 @@ router = APIRouter(prefix="/v1")
 async def list_models(request: Request) -> ModelList:
     """List the models that are served."""
     backend: Backend = request.app.state.pipeline.backend
-    return ModelList(models=[await _info(backend, model) for model in backend.catalog.current().values()])
+    with holding(backend, backend.catalog.current().values()) as models:
+        return ModelList(models=[await _info(backend, model) for model in models])
 
 
 @router.get("/models/{model}", responses=errors(Problem, 400, 404, 503))
 async def show_model(request: Request, model: ModelName) -> ModelInfo:
     """Describe one model."""
     backend: Backend = request.app.state.pipeline.backend
-    return await _info(backend, backend.catalog.find(model))
+    with holding(backend, [backend.catalog.find(model)]) as (found,):
+        return await _info(backend, found)
 
 
 async def _info(backend: Backend, model: ServedModel) -> ModelInfo:

@@ -8,6 +8,7 @@ from service.core.naming import ENCODED
 from service.http.v2 import model_names
 from service.http.v2.model_names import ModelName
 from service.http.v2.schemas import BatchStatistics, CountJson, InferenceStatistics, ModelStatistics, VersionStatistics
+from service.inference.leases import holding
 from service.messages.backend import Backend
 from service.messages.model import ServedModel
 from service.telemetry.statistics import Duration
@@ -21,14 +22,17 @@ _NEVER = CountJson(count=0, ns=0)
 async def all_statistics(request: Request) -> ModelStatistics:
     """Statistics of every served version. The two names of a model share their counts."""
     backend: Backend = request.app.state.pipeline.backend
-    return ModelStatistics(
-        model_stats=[
-            await _statistics(backend, name, model)
-            for served in backend.catalog.current()
-            for name in (served, served + ENCODED)
-            for model in backend.catalog.served(served)
-        ]
-    )
+    names = list(backend.catalog.current())
+    with holding(backend, [model for name in names for model in backend.catalog.served(name)]) as models:
+        return ModelStatistics(
+            model_stats=[
+                await _statistics(backend, name, model)
+                for served in names
+                for name in (served, served + ENCODED)
+                for model in models
+                if model.name == served
+            ]
+        )
 
 
 async def model_statistics(request: Request, model_name: ModelName) -> ModelStatistics:
@@ -36,7 +40,8 @@ async def model_statistics(request: Request, model_name: ModelName) -> ModelStat
     backend: Backend = request.app.state.pipeline.backend
     model = backend.catalog.find(model_name.model, model_name.version)
     models = [model] if model_name.version else backend.catalog.served(model_name.model)
-    return ModelStatistics(model_stats=[await _statistics(backend, model_name.name, model) for model in models])
+    with holding(backend, models) as held:
+        return ModelStatistics(model_stats=[await _statistics(backend, model_name.name, model) for model in held])
 
 
 async def _statistics(backend: Backend, name: str, model: ServedModel) -> VersionStatistics:
