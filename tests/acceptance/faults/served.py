@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +22,8 @@ from tests.support.process import environment as without_settings
 
 ROOT = Path(__file__).parents[3]
 END_SECONDS = 120.0
+_SHOWN_CHARACTERS = 5000
+"""Of the end of the log, if a case fails."""
 
 
 class ServedProcess(Server):
@@ -29,9 +33,12 @@ class ServedProcess(Server):
         options: options of the service, without `--port`.
         folder: folder for the log.
         environment: changes to the environment.
+        module: the module that is run.
     """
 
-    def __init__(self, options: tuple[str, ...], folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, options: tuple[str, ...], folder: Path, environment: Mapping[str, str], module: str = "service"
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -39,11 +46,12 @@ class ServedProcess(Server):
         with self._log.open("w") as log:
             self.process = subprocess.Popen(
                 # With `nohup`, this process ignores SIGHUP, and so would the service.
-                ["env", "--default-signal=HUP", sys.executable, "-m", "service", "--port", str(self.port), *options],
+                ["env", "--default-signal=HUP", sys.executable, "-m", module, "--port", str(self.port), *options],
                 stdout=log,
                 stderr=log,
                 env=without_settings(PYTHONPATH=str(ROOT), **environment),
                 cwd=folder,
+                process_group=0,
             )
 
     @property
@@ -110,24 +118,25 @@ class ServedProcess(Server):
 
 
 @contextmanager
-def serve(*options: str, ready: bool = True, **environment: str) -> Iterator[ServedProcess]:
+def serve(*options: str, ready: bool = True, module: str = "service", **environment: str) -> Iterator[ServedProcess]:
     """A service on a free port; it is ended at the end, if it has not ended itself.
 
     Args:
         options: options of the service, without `--port`.
         ready: whether to wait until it is ready.
+        module: the module that is run.
         environment: changes to the environment.
     """
     with TemporaryDirectory(prefix="faults-") as folder:
-        service = ServedProcess(options, Path(folder), environment)
+        service = ServedProcess(options, Path(folder), environment, module)
         try:
             if ready:
                 wait_until(service)
             yield service
         except (RuntimeError, TimeoutError) as error:
-            error.add_note(service.log)
+            error.add_note(service.log[-_SHOWN_CHARACTERS:])
             raise
         finally:
-            if service.process.poll() is None:
-                service.process.kill()
+            with contextlib.suppress(ProcessLookupError):  # with workers, it is the parent of others
+                os.killpg(service.process.pid, signal.SIGKILL)
             service.process.wait()

@@ -1,0 +1,1 @@
+"""Workers: a service of several processes."""
