@@ -14,7 +14,7 @@ import httpx
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from starlette.types import ASGIApp
 
-from service.app import Service, create_app
+from service.app import Service, Side, create_app
 from service.core.priority import Priority
 from service.core.settings import Settings
 from service.engine.engine import Engine
@@ -84,7 +84,8 @@ def serve(settings: Settings, hold: Event | None = None, **options: Any) -> Iter
     those of `create_app`.
     """
     if split.is_wanted():
-        options.setdefault("service", split.SplitService(settings))
+        side: Side = split.SplitService(settings)
+        options.setdefault("service", side)
     app = create_app(settings, **options)
     service: Any = app.state.service
     load, loaded = service.start, Event()

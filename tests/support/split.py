@@ -11,6 +11,7 @@ import os
 from service.app import make_pipeline, make_rates
 from service.core.rate_limit import Rates
 from service.core.settings import Settings
+from service.http.api_keys import ApiKeyStore
 from service.registry.registry import Registry
 from service.remote import address
 from service.remote.client import RemoteBackend
@@ -40,6 +41,7 @@ class SplitService:
         self.registry.observe(self._server.catalog_changed)
         self._backend = RemoteBackend(self._listening.getsockname())
         self.rates: Rates | None = self._backend if settings.rate_limit else None
+        self.keys = None if settings.api_keys is None else ApiKeyStore(settings.api_keys)
         self.pipeline = make_pipeline(settings, self._backend, self.metrics)
 
     async def start(self) -> None:
