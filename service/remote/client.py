@@ -19,8 +19,8 @@ from service.messages.wire import Kind, Submit
 from service.remote.connection import NO_ENGINE, EngineConnection
 from service.telemetry.statistics import Statistics
 
-_ANSWER_SECONDS = 1.0
-"""Time limit for what the engine process answers at once."""
+_ANSWER_SECONDS = 2.0
+"""Time limit for an answer that needs no load. The engine process may wait a second for workers before it."""
 
 _STATISTICS = TypeAdapter(Statistics)
 _PLAN_STATUS = TypeAdapter(PlanStatus | None)
