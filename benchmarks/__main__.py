@@ -202,6 +202,58 @@ def serve_command(
         fail(error)
 
 
+@app.command("workers")
+def workers_command(
+    repository: Annotated[Path, typer.Argument(help="Model repository with one model of colour images.")],
+    workers: Annotated[str, typer.Option(help="Numbers of workers, separated by commas.")] = "1,2,4,8",
+    executor: Annotated[str, typer.Option(help="Executor; simulated:MS stands for a GPU.")] = "simulated:0.64",
+    precision: Annotated[str, typer.Option(help="Precision of the executor.")] = "float32",
+    option: Annotated[list[str] | None, typer.Option(help="Further option of the service, with =.")] = None,
+    loads: Annotated[
+        str, typer.Option(help="Loads, separated by commas.")
+    ] = "jpeg-256,jpeg-640,tensor,many-256,many-640",
+    connections: Annotated[int, typer.Option(help="Connections; with 64 images per request an eighth.", min=1)] = 64,
+    seconds: Annotated[float, typer.Option(help="Time of each measurement.")] = 3.0,
+    clients: Annotated[int, typer.Option(help="Processes that send requests.", min=1)] = max(1, _CPUS // 4),
+    out: Out = None,
+) -> None:
+    """The service with several numbers of workers: throughput, latency and CPU time."""
+    from benchmarks import workers as measured
+    from benchmarks.serve import payloads
+    from benchmarks.serve.server import ServerFailed
+    from models.artifact import manifest
+    from service.registry.repository import find_versions
+
+    if unknown := set(loads.split(",")) - set(measured.LOADS):
+        raise typer.BadParameter(f"--loads takes {', '.join(measured.LOADS)}, not {', '.join(sorted(unknown))}")
+    (name, versions), *_ = find_versions(repository).items()
+    described = manifest.read(versions[max(versions)].folder)
+    made = measured.make_requests(payloads.photographs(_PHOTOGRAPHS), name, described.preprocess)
+    chosen = ["--repository", str(repository), "--executor", executor, "--precision", precision, *(option or [])]
+    requests = {load: made[load] for load in measured.LOADS if load in loads.split(",")}
+    table = Table("workers", "load", "connections", "images/s", "p50, ms", "p99, ms", "failed", "CPU, µs", "clients")
+    rows = []
+    try:
+        for row in measured.measure(chosen, _numbers(workers, "--workers"), requests, connections, seconds, clients):
+            rows.append(row)
+            table.add_row(
+                str(row.workers),
+                row.load,
+                str(row.connections),
+                f"{row.images_per_second:,.0f}",
+                f"{row.p50_ms:.1f}",
+                f"{row.p99_ms:.1f}",
+                str(row.failed),
+                f"{row.service_us:,.0f}",
+                f"{row.client_share:.0%}",
+            )
+    except ServerFailed as error:
+        fail(error)
+    _print(table)
+    if out is not None:
+        _write(rows, out / "workers.json")
+
+
 def _numbers(text: str, option: str = "--batches") -> tuple[int, ...]:
     try:
         numbers = tuple(int(part) for part in text.split(","))

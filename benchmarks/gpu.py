@@ -18,7 +18,7 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks import gpu_decoder, gpu_service, resnet50
+from benchmarks import gpu_decoder, gpu_service, resnet50, workers
 from benchmarks.gpu_executors import GpuRow, Kind, examine, in_own_process
 from benchmarks.serve import payloads
 from benchmarks.serve.server import ServerFailed
@@ -26,9 +26,10 @@ from models.artifact import manifest
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import Device, NoDevice
 from service import executors
-from service.core.settings import shipped_repository
+from service.core.settings import available_cpus, shipped_repository
 from service.executors.base import ExecutorError
 from service.registry.repository import LoadError
+from service.supervisor.worker_count import default_workers
 
 ROOT = Path(__file__).parents[1]
 PHOTOGRAPHS = ROOT / "export" / "photographs"
@@ -38,7 +39,11 @@ PACKAGES = (
     "onnxruntime-gpu", "onnxruntime", "tensorrt", "tensorrt-rtx-cu13", "torch",
 )  # fmt: skip
 
-STEPS = ("tests", "resnet50", "tensorrt", "executors", "decoder", "service")
+STEPS = ("tests", "resnet50", "tensorrt", "executors", "decoder", "service", "workers")
+
+_CONNECTIONS = 128
+_WORKERS_SECONDS = 3.0
+"""Time of each load: with five numbers of workers and five loads, less than four minutes with the starts."""
 
 
 class NotDone(Exception):
@@ -90,6 +95,7 @@ def main() -> None:
         "executors": ("Executors", lambda: examine_all(versions, out, report)),
         "decoder": ("Decoding on the GPU", examine_decoder),
         "service": ("The service over HTTP", lambda: serve_all(versions, report)),
+        "workers": ("Workers", lambda: serve_with_workers(versions, out, report)),
     }
     for name, (title, step) in steps.items():
         print(f"{title} ...", file=sys.stderr, flush=True)
@@ -257,6 +263,28 @@ def serve_all(versions: Sequence[Path], report: GpuReport) -> Iterator[str]:
                     )
             except Exception as error:  # as in `examine_all`
                 report.missing.append(f"{kind}, decoded by {where}, over HTTP: {_reason(error)}")
+
+
+def serve_with_workers(versions: Sequence[Path], out: Path, report: GpuReport) -> Iterator[str]:
+    """The fastest executor of the last version with 1, 2, 4, 8 and the default number of workers."""
+    version = versions[-1]
+    kinds = [kind for kind in _fastest(find_kinds(versions, report), report.rows) if kind.version == version]
+    if not kinds:
+        raise NotDone("no executor could be loaded")
+    described, name = manifest.read(version), version.parent.name
+    made = workers.make_requests(payloads.photographs(PHOTOGRAPHS), name, described.preprocess)
+    cpus = available_cpus()
+    counts = sorted({1, 2, 4, 8, default_workers("gpu", cpus)})
+    options = ["--repository", str(version.parents[1]), "--model", name]
+    options += ["--executor", kinds[0].executor, "--precision", kinds[0].precision]
+    clients = max(2, cpus // 4)
+    yield f"{kinds[0]}; requests come from the same {cpus} CPUs, by {clients} processes."
+    rows: list[workers.WorkersRow] = []
+    yield from ("", *workers.HEAD)
+    for row in workers.measure(options, counts, made, _CONNECTIONS, _WORKERS_SECONDS, clients):
+        rows.append(row)
+        yield row.line()
+    (out / "workers.json").write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
 
 
 def _fastest(kinds: Iterable[Kind], rows: Sequence[GpuRow]) -> list[Kind]:

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Measures this project on a machine with an NVIDIA GPU, and writes one report: the tests that need a GPU, every executor
-# against the golden images, engines over batch sizes and precisions, decoding, and the service over HTTP.
+# against the golden images, engines over batch sizes and precisions, decoding, and the service over HTTP with several
+# numbers of workers.
 # It installs nothing, uses the installed packages, and lists the steps that it could not do.
 #
 #     [PYTHON=python3] [PYTHONPATH=folder-of-packages] benchmarks/gpu.sh [--only STEP...] [OUT [VERSION...]]
 #
 # OUT is a folder (build/gpu), VERSION a folder in a model repository (the shipped model, and a ResNet-50 of random
-# weights where torch can export one), STEP one of tests, resnet50, tensorrt, executors, decoder, service (all of them).
+# weights where torch can export one), STEP one of tests, resnet50, tensorrt, executors, decoder, service, workers (all of them).
 # Needs this project installed (`pip install -e .`), and of executors those whose packages are there; the tests need
 # pytest, hypothesis, httpx and the extra `train`, which the ResNet-50 needs, too.
 set -euo pipefail

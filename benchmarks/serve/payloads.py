@@ -50,6 +50,17 @@ def _encode(data: bytes, kind: str) -> bytes:
     return buffer.getvalue()
 
 
+def resized(files: Sequence[bytes], width: int, height: int) -> list[bytes]:
+    """The files as colour JPEG files of one size in pixels."""
+    made = []
+    for data in files:
+        buffer = io.BytesIO()
+        with Image.open(io.BytesIO(data)) as image:
+            image.convert("RGB").resize((width, height)).save(buffer, "JPEG", quality=_QUALITY)
+        made.append(buffer.getvalue())
+    return made
+
+
 def pixels(files: Sequence[bytes], preprocess: Preprocess) -> list[UInt8Array]:
     """Each image as input of the graph, uint8 [H, W, C]."""
     return [preprocess.apply(images.decode(data, preprocess.mode)) for data in files]
