@@ -10,6 +10,7 @@ before the first frame of a worker.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -55,6 +56,9 @@ _NUMBER = struct.Struct("<Q")
 _SUBMIT = struct.Struct("<QQddBBBxI")
 _RESULT = struct.Struct("<QdddIB")
 _OUTPUTS = ("logits", "probabilities", "embedding", "feature_map")
+_PLACES = {name: place for place, name in enumerate(_OUTPUTS)}
+_NAMES = [frozenset(name for bit, name in enumerate(_OUTPUTS) if bits & 1 << bit) for bits in range(1 << len(_OUTPUTS))]
+_BITS = {names: bits for bits, names in enumerate(_NAMES)}
 _PRIORITIES = tuple(Priority)
 
 
@@ -96,15 +100,12 @@ def submit_frame(message: Submit) -> bytes:
         message.key,
         message.deadline,
         message.decode_seconds,
-        sum(1 << _OUTPUTS.index(name) for name in message.outputs),
+        _BITS[message.outputs],
         _PRIORITIES.index(message.priority),
         message.only_in_flight,
         count,
     )
     return frame(Kind.SUBMIT, body + struct.pack(f"<{count}Q", *message.offsets))
-
-
-_NAMES = [frozenset(name for bit, name in enumerate(_OUTPUTS) if bits & 1 << bit) for bits in range(1 << len(_OUTPUTS))]
 
 
 def read_submit(body: memoryview) -> Submit:
@@ -127,7 +128,7 @@ def result_frame(request: int, result: InferenceResult) -> bytes:
     )
     shapes, values = [], []
     for name, array in result.outputs.items():
-        shapes.append(_OUTPUTS.index(name).to_bytes(1, "little") + _pack_shape(array.shape))
+        shapes.append(struct.pack(f"<BB{array.ndim}I", _PLACES[name], array.ndim, *array.shape))
         values.append(array.tobytes())
     return frame(Kind.RESULT, b"".join([head, *shapes, *values]))
 
@@ -142,14 +143,10 @@ def read_result(body: memoryview) -> tuple[int, InferenceResult]:
         place += 2 + 4 * dimensions
     outputs = {}
     for name, shape in shapes:
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         outputs[name] = np.frombuffer(body, np.float32, size, place).reshape(shape)
         place += 4 * size
     return request, InferenceResult(outputs, queue, assembly, inference, batch)
-
-
-def _pack_shape(shape: Sequence[int]) -> bytes:
-    return struct.pack(f"<B{len(shape)}I", len(shape), *shape)
 
 
 def json_frame(kind: Kind, number: int, content: object) -> bytes:
