@@ -218,8 +218,8 @@ def workers_command(
     out: Out = None,
 ) -> None:
     """The service with several numbers of workers: throughput, latency and CPU time."""
-    from benchmarks import workers as measured
     from benchmarks.serve import payloads
+    from benchmarks.serve import workers as measured
     from benchmarks.serve.server import ServerFailed
     from models.artifact import manifest
     from service.registry.repository import find_versions

@@ -18,9 +18,9 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks import gpu_decoder, gpu_service, resnet50, workers
+from benchmarks import gpu_decoder, gpu_service, resnet50
 from benchmarks.gpu_executors import GpuRow, Kind, examine, in_own_process
-from benchmarks.serve import payloads
+from benchmarks.serve import payloads, workers
 from benchmarks.serve.server import ServerFailed
 from models.artifact import manifest
 from models.runtime import cuda_driver

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.system import cpu_seconds, process_tree
 from service.registry.registry import LOADING
+from service.remote.connection import NO_ENGINE
 
 _SECONDS_TO_START = 120.0
 _SECONDS_TO_END = 30.0
@@ -103,7 +104,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], port: int) -> None:
             status, body = _get(port, "/readyz")
             if status == 200:
                 return
-            if (reasons := json.loads(body)["reasons"]) != [LOADING]:
+            if (reasons := json.loads(body)["reasons"]) not in ([LOADING], [NO_ENGINE]):
                 raise ServerFailed(f"the service is not ready: {'; '.join(reasons)}")
         except (OSError, HTTPException):
             pass
