@@ -133,6 +133,7 @@ PERFORMANCE: Blocks = (
         {"BEFORE AFTER": ". . --loads resnet20:2 --rounds 1 --seconds 0.2"},
     ),
     Reduced("python -m benchmarks serve", SHORTER, SHORT),
+    NotRun("python -m tests.acceptance.workers 2", ACCEPTANCE),
     NotRun("PEERS_BENCH=FOLDER", "needs nine other servers"),
     NotRun("PEERS_BENCH=FOLDER", "needs nine other servers"),
     NotRun("python benchmarks/layers.py", "checks out former commits"),
