@@ -101,7 +101,7 @@ def test_versions_are_not_used_after_they_were_reported_gone(tiny_repository: Pa
 
 def test_requests_end_at_their_deadline_and_when_the_engine_process_ends(tiny_repository: Path) -> None:
     async def test() -> None:
-        async with pair(tiny_repository, executor="simulated:60000") as both:
+        async with pair(tiny_repository, executor="simulated:500") as both:
             client = await both.client()
             model = client.hold()
             pixels = images(1, model.preprocess.shape)
