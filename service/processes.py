@@ -10,9 +10,9 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
-from service.app import create_app, make_pipeline, open_gpu_decoder
+from service.app import create_app, make_pipeline, make_rates, open_gpu_decoder
 from service.core import malloc
-from service.core.rate_limit import RateLimiter, Rates
+from service.core.rate_limit import Rates
 from service.core.settings import Settings
 from service.executors.base import ExecutorError
 from service.executors.cuda.gpu_batcher import DecodeBatcher
@@ -70,9 +70,8 @@ async def _serve_backend(process: EngineProcess) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     metrics = Metrics(process.sheet, process.sheets)
     registry = Registry(settings, metrics)
-    rates = RateLimiter(settings.rate_limit, settings.rate_burst) if settings.rate_limit else None
     gpu = _open_decoder(settings)
-    server = BackendServer(registry, process.listening, rates, gpu)
+    server = BackendServer(registry, process.listening, make_rates(settings), gpu)
     registry.observe(server.catalog_changed)
 
     def note_loads() -> None:

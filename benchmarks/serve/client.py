@@ -11,7 +11,8 @@ import itertools
 import selectors
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -213,6 +214,20 @@ async def open_loop(
 def run_closed(port: int, requests: Sequence[bytes], connections: int, seconds: float) -> Outcome:
     """Run `closed_loop` on the fastest event loop that is installed."""
     return _run(closed_loop(port, requests, connections, seconds), _fastest_loop)
+
+
+def share(connections: int, clients: int) -> list[int]:
+    """The connections of each of up to `clients` processes."""
+    clients = min(clients, connections)
+    return [connections // clients + (index < connections % clients) for index in range(clients)]
+
+
+def gather(jobs: Iterable[Future[Outcome]]) -> Outcome:
+    """The answers of several processes that send requests at the same time."""
+    outcome = Outcome()
+    for job in list(jobs):  # all jobs begin before the first result
+        outcome.extend(job.result())
+    return outcome
 
 
 def run_open(port: int, requests: Sequence[bytes], arrivals: Sequence[float]) -> Outcome:

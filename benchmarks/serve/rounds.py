@@ -6,9 +6,9 @@ import multiprocessing
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor as Pool
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -254,20 +254,13 @@ class _Bench:
         return max(statistics.median(rates) for load, rates in self._reached.items() if load.kind == OPEN_KIND)
 
     def _closed(self, requests: Sequence[bytes], connections: int, seconds: float) -> Outcome:
-        clients = min(self._options.clients, connections)
-        shares = [connections // clients + (index < connections % clients) for index in range(clients)]
-        return self._send(
+        shares = client.share(connections, self._options.clients)
+        return client.gather(
             self._pool.submit(client.run_closed, self._server.port, requests, share, seconds) for share in shares
         )
 
     def _open(self, requests: Sequence[bytes], arrivals: Sequence[Sequence[float]]) -> Outcome:
-        return self._send(self._pool.submit(client.run_open, self._server.port, requests, each) for each in arrivals)
-
-    def _send(self, jobs: Iterable[Future[Outcome]]) -> Outcome:
-        outcome = Outcome()
-        for job in list(jobs):  # all jobs begin before the first result
-            outcome.extend(job.result())
-        return outcome
+        return client.gather(self._pool.submit(client.run_open, self._server.port, requests, each) for each in arrivals)
 
 
 def images_per_second(served: LoadResult, load: Load) -> float:

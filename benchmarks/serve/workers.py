@@ -104,13 +104,8 @@ def _send(
     pool: ProcessPoolExecutor, clients: int, port: int, requests: Sequence[bytes], connections: int, seconds: float
 ) -> Outcome:
     """A closed loop whose connections are shared by several processes."""
-    clients = min(clients, connections)
-    shares = [connections // clients + (index < connections % clients) for index in range(clients)]
-    jobs = [pool.submit(client.run_closed, port, requests, share, seconds) for share in shares]
-    outcome = Outcome()
-    for job in jobs:
-        outcome.extend(job.result())
-    return outcome
+    shares = client.share(connections, clients)
+    return client.gather(pool.submit(client.run_closed, port, requests, share, seconds) for share in shares)
 
 
 def _row(

@@ -162,6 +162,9 @@ class DeadlineExceeded(ServiceError):
     status, title, reason = 504, "Deadline passed", "deadline"
 
 
+NOT_COMPUTED_IN_TIME = "the time limit passed before the image was computed: try again, or raise timeout_ms"
+"""Message of `DeadlineExceeded` for an image that was decoded."""
+
 REASONS = (
     *OVERLOAD,
     *(kind.reason for kind in (RequestTimeout, TooManyRequests, Unavailable, DeadlineExceeded) if kind.reason),

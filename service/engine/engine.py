@@ -16,7 +16,14 @@ from operator import itemgetter
 
 import numpy as np
 
-from service.core.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceError, Unavailable
+from service.core.errors import (
+    NOT_COMPUTED_IN_TIME,
+    DeadlineExceeded,
+    InferenceFailed,
+    Overloaded,
+    ServiceError,
+    Unavailable,
+)
 from service.core.threads import run_in_background
 from service.engine.batch_queue import Batch, BatchQueue, QueueClosed, QueuedRequest, QueueFull
 from service.engine.progress import MIN_STALL_SECONDS
@@ -182,8 +189,7 @@ class Engine:
         return queued
 
     def _expire(self, queued: QueuedRequest) -> None:
-        message = "the time limit passed before the image was computed: try again, or raise timeout_ms"
-        self._end_with(queued, DeadlineExceeded(message))
+        self._end_with(queued, DeadlineExceeded(NOT_COMPUTED_IN_TIME))
 
     def _deliver(self, batch: Batch, computed: Computed) -> None:
         inference = computed.finished - computed.assembled

@@ -84,6 +84,10 @@ class Catalog:
         loading = bool(model.loading) if number is None else number in model.loading
         return NotYetAvailable(_BEING_LOADED) if loading else self.not_found(name)
 
+    def all_served(self) -> list[ServedModel]:
+        """All versions of all models that take requests."""
+        return [model for name in self.models for model in self.served(name)]
+
     def not_found(self, wanted: str) -> ServiceError:
         """The error of a request for a model or version that is not served."""
         if self.loading:

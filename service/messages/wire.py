@@ -194,10 +194,9 @@ def read_classifier(body: memoryview) -> tuple[int, Classifier]:
 
 def catalog_fields(catalog: Catalog, known: set[int]) -> dict[str, Any]:
     """A catalog as JSON; versions with a known key are not described again."""
-    served = [model for name in catalog.models for model in catalog.served(name)]
     new = [
         {name: getattr(model, name) for name in _MODEL_FIELDS} | {"classifier": model.classifier is not None}
-        for model in served
+        for model in catalog.all_served()
         if model.key not in known
     ]
     models = [

@@ -230,7 +230,7 @@ class Registry:
         return deepcopy(self._by_key(key).engine.statistics)
 
     def _served_versions(self) -> list[tuple[str, str, str, str]]:
-        served = [model for name in self._models for model in self.catalog.served(name)]
+        served = self.catalog.all_served()
         return [(model.name, model.version, model.executor, model.precision) for model in served]
 
     async def versions(self, name: str) -> list[VersionStatus]:

@@ -1,7 +1,7 @@
 """The socket on which the engine process takes connections of workers.
 
-Its name is chosen by the kernel and is no file. Any user of the machine can connect to it, so both sides check who the
-other is.
+Its name is chosen by the kernel and is no file. Any user of the machine can connect to it, so the engine process checks
+whose process the other side is.
 """
 
 from __future__ import annotations

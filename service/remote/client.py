@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from models.imaging.preprocess import Preprocess
-from service.core.errors import DeadlineExceeded, NotYetAvailable, Unavailable
+from service.core.errors import NOT_COMPUTED_IN_TIME, DeadlineExceeded, NotYetAvailable, Unavailable
 from service.messages import wire
 from service.messages.catalog import Catalog
 from service.messages.inference import InferenceRequest, InferenceResult
@@ -93,7 +93,7 @@ class RemoteBackend:
         """Take over a catalog, and give back versions that are not in it and that no request holds."""
         generation, content = wire.read_json(body)
         self.catalog = wire.make_catalog(content, self._known, self._classifiers)
-        served = {model.key for name in self.catalog.models for model in self.catalog.served(name)}
+        served = {model.key for model in self.catalog.all_served()}
         for key in [key for key in self._known if key not in served and not self._users[key]]:
             self._give_back(key)
         self._served = served
@@ -241,6 +241,4 @@ class RemoteBackend:
 
 def _expire(future: asyncio.Future[InferenceResult]) -> None:
     if not future.done():
-        future.set_exception(
-            DeadlineExceeded("the time limit passed before the image was computed: try again, or raise timeout_ms")
-        )
+        future.set_exception(DeadlineExceeded(NOT_COMPUTED_IN_TIME))

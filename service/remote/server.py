@@ -197,9 +197,8 @@ class _Worker:
     def announce(self, generation: int) -> None:
         """Send the catalog. The worker holds each version in it until it gives it back."""
         catalog = self._backend.catalog
-        served = [model for name in catalog.models for model in catalog.served(name)]
         known = set(self._held)
-        for model in served:
+        for model in catalog.all_served():
             if model.key not in known:
                 self._held[model.key] = self._backend.hold(model.name, model.version)
                 if model.classifier is not None:

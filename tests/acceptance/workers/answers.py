@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx
 
-from tests.acceptance.faults.case import Failed, expect
+from tests.acceptance.faults.case import expect
 from tests.acceptance.workers import suite
 from tests.acceptance.workers.requests import Request, all_requests
-from tests.acceptance.workers.served import EXAMPLE, SIMULATED, TINY, Workers, serve
+from tests.acceptance.workers.served import EXAMPLE, SIMULATED, TINY, Workers, check_each, serve
 from tests.support.api_keys import KEYS, OPERATOR, WEB, write_keys
 from tests.support.api_keys import ROOT as ROOT_KEY
 from tests.support.load import Load
@@ -34,15 +34,7 @@ _BURST = 6
 
 def check() -> tuple[bool, str]:
     """Each part; all figures."""
-    figures, holds = [], True
-    for part in (compare_answers, compare_keys, compare_rates, distribute, suite.run_both):
-        try:
-            figures.append(part())
-        except Failed as failed:
-            holds = False
-            figures.append(f"FAILED {failed}")
-        print(f"  {figures[-1]}", flush=True)
-    return holds, "; ".join(figures)
+    return check_each(compare_answers, compare_keys, compare_rates, distribute, suite.run_both)
 
 
 def compare_answers() -> str:

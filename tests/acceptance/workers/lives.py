@@ -12,8 +12,8 @@ from functools import partial
 
 import httpx
 
-from tests.acceptance.faults.case import Failed, expect
-from tests.acceptance.workers.served import EXAMPLE, SIMULATED, Workers, serve
+from tests.acceptance.faults.case import expect
+from tests.acceptance.workers.served import EXAMPLE, SIMULATED, Workers, check_each, serve
 from tests.support.load import Load
 from tests.support.worker_processes import (
     arenas,
@@ -39,15 +39,7 @@ _BETWEEN_SECONDS = 1.2
 
 def check() -> tuple[bool, str]:
     """Each life; all figures."""
-    figures, holds = [], True
-    for life in (kill_workers, kill_engine, kill_parent):
-        try:
-            figures.append(life())
-        except Failed as failed:
-            holds = False
-            figures.append(f"FAILED {failed}")
-        print(f"  {figures[-1]}", flush=True)
-    return holds, "; ".join(figures)
+    return check_each(kill_workers, kill_engine, kill_parent)
 
 
 @dataclass(frozen=True)

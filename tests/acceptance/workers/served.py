@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.acceptance.faults.case import Failed
 from tests.acceptance.faults.served import ROOT, ServedProcess
 from tests.acceptance.faults.served import serve as serve_process
 from tests.support.worker_processes import Processes, find_processes, wait_for_workers
@@ -46,3 +47,16 @@ def serve(workers: int, *options: str | Path) -> Iterator[Workers]:
         if workers > 1:
             served.wait()
         yield served
+
+
+def check_each(*parts: Callable[[], str]) -> tuple[bool, str]:
+    """Run the parts of a line, and print the figure of each. Returns whether all hold, and all figures."""
+    figures, holds = [], True
+    for part in parts:
+        try:
+            figures.append(part())
+        except Failed as failed:
+            holds = False
+            figures.append(f"FAILED {failed}")
+        print(f"  {figures[-1]}", flush=True)
+    return holds, "; ".join(figures)
