@@ -1,0 +1,1 @@
+"""Training: fine-tuning, recipes, several processes, input, and ensembles."""

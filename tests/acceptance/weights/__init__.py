@@ -1,0 +1,1 @@
+"""Weights: ResNets by name, and every file as people have it."""
