@@ -16,9 +16,9 @@ def best_device() -> torch.device:
 
 
 def compute_dtype(choice: Compute, device: torch.device) -> torch.dtype:
-    """The dtype of convolutions; "auto" is bfloat16 if the device has instructions for it."""
+    """The dtype of convolutions; "auto" is bfloat16 where that is faster."""
     if choice == "auto":
-        choice = "bfloat16" if _has_bfloat16(device) else "float32"
+        choice = "bfloat16" if _has_fast_bfloat16(device) else "float32"
     return torch.bfloat16 if choice == "bfloat16" else torch.float32
 
 
@@ -36,8 +36,9 @@ def memory_format(model: nn.Module, device: torch.device) -> torch.memory_format
     return torch.contiguous_format if crashes else torch.channels_last
 
 
-def _has_bfloat16(device: torch.device) -> bool:
+def _has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+    # Only with AMX: a ResNet-20 (28 x 28 pixels, batches of 128, two CPUs of a Sapphire Rapids without AMX) trains at
+    # 807 images/s in float32 and at 607 images/s in bfloat16, although the CPU has AVX-512 instructions for it.
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
