@@ -3,7 +3,8 @@
     python -m tests.acceptance.workers [LINE ...]
 
 Needs Linux, wrk, and an environment with the `cpu` and `dev` extras. Executors of fixed service time stand for a GPU.
-Line 2 is timed: nothing else should run on the machine. Line 3 needs a host with a GPU, and line 7 the other servers.
+Lines 2 and 7 are timed: nothing else should run on the machine. Line 3 needs a host with a GPU, and line 7 the other
+servers; `tests.acceptance.peers` says where.
 """
 
 from tests.acceptance.report import run
