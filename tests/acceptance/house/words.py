@@ -48,7 +48,7 @@ PLANTED: tuple[tuple[str, str, str], ...] = (
     ("service/cli/classify.py", HELP, "Processors that compute one image."),
     ("models/training/train.py", DOCSTRING, "Images are read from a folder a class."),
     ("models/artifact/manifest.py", CLASS, "The labels are set, as far as the files say it."),
-    ("export/__main__.py", HELP, "How long the patience lasts before a build ends."),
+    ("export/cli/build.py", HELP, "How long the patience lasts before a build ends."),
     ("export/build.py", LOG, "the status was noted when the build began"),
     ("Dockerfile", COMMENT, "Who needs less memory lowers the limits."),
     (".env.example", COMMENT, "Each thread has its seat, and stays on one processor."),
