@@ -2,6 +2,7 @@
 
 BuildError
 ├── ForeignWeights          a file of another project cannot be imported
+├── FetchError              weights cannot be fetched by their name
 └── EngineError             TensorRT builds no engine
     ├── BadProfile          from these batch sizes
     ├── UnreadableModel     from this file: it is no ONNX, or not a graph of this project
@@ -18,6 +19,10 @@ class BuildError(ValueError):
 
 class ForeignWeights(BuildError):
     """A file of another project cannot be imported; the message is one line with the reason."""
+
+
+class FetchError(BuildError):
+    """Weights cannot be fetched by their name; the message is one line with the reason, and what to do."""
 
 
 class EngineError(BuildError):

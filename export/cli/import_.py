@@ -2,82 +2,103 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NoReturn
 
 import typer
 
 from export.cli.import_onnx import print_imported_onnx
-from export.cli.options import check_name, preprocess_overrides
+from export.cli.import_weights import Target, print_imported_weights
+from export.cli.options import (
+    Deviation,
+    Float16,
+    Int8,
+    Interpolation,
+    Mean,
+    Resize,
+    Size,
+    TestData,
+    check_name,
+    preprocess_overrides,
+)
 from models.artifact.parity import ParityError
-from models.console import fail
+from models.console import ByPosition, fail
+
+SOURCE = (
+    "A file of weights, a folder as a model hub has it, hf-hub:OWNER/NAME[@REVISION], torchvision:NAME[.WEIGHTS] or "
+    "url:https://…#sha256=…"
+)
 
 
 def import_command(
-    path: Annotated[Path, typer.Argument(help="Weights: safetensors, or a state dict (.pth).", metavar="FILE")],
-    arch: Annotated[str | None, typer.Option(help="Architecture of the weights, such as resnet50.")] = None,
+    source: Annotated[str, typer.Argument(help=SOURCE, metavar="SOURCE")],
+    repository: Annotated[Path | None, typer.Option(help="Folder of models: build a version of a model in it.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model. Default: made from SOURCE.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Checkpoint to write.", metavar="CHECKPOINT")
     ] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="Then start resnet-serve on the repository.")] = False,
+    port: Annotated[int | None, typer.Option(help="With --serve: port of the service.", min=1, max=65535)] = None,
+    data: TestData = None,
+    float16: Float16 = False,
+    int8: Int8 = False,
+    by_position: ByPosition = False,
+    arch: Annotated[str | None, typer.Option(help="Architecture of the weights. Default: detected.")] = None,
     layout: Annotated[
         str | None, typer.Option(help="Naming of the tensors: torchvision, timm, transformers. Default: detected.")
     ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="Names of the classes: one per line, or JSON. Default: ImageNet-1k.")
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Height and width of the input in pixels.", min=1)] = None,
-    resize: Annotated[
-        int | None,
-        typer.Option(help="Shorter side before the centre crop; 0 resizes without a crop.", min=0),
-    ] = None,
-    interpolation: Annotated[str | None, typer.Option(help="nearest, bilinear, bicubic or lanczos.")] = None,
-    mean: Annotated[
-        str | None, typer.Option(help="Mean of each channel, of values between 0 and 1: 0.5,0.5,0.5.")
-    ] = None,
-    std: Annotated[
-        str | None, typer.Option(help="Standard deviation of each channel, of values between 0 and 1.")
-    ] = None,
-    onnx: Annotated[
-        bool, typer.Option("--onnx", help="FILE is an ONNX classifier: write it as a version of a model.")
-    ] = False,
-    repository: Annotated[Path | None, typer.Option(help="With --onnx: folder of models.")] = None,
-    name: Annotated[str | None, typer.Option(help="With --onnx: name of the model.")] = None,
+    size: Size = None,
+    resize: Resize = None,
+    interpolation: Interpolation = None,
+    mean: Mean = None,
+    std: Deviation = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="SOURCE is the file of an ONNX classifier.")] = False,
 ) -> None:
-    """Import weights from torchvision, timm or transformers, or any ONNX classifier.
+    """Import weights of torchvision, timm or transformers, or any ONNX classifier, and build a version from them.
 
-    The preprocessing is detected from the files; options override it.
+    Architecture and preprocessing are detected from the files; options override them.
     """
     from export.errors import BuildError
+    from export.importing import ImportOverrides
+    from models.data import DataError
 
+    _check_combination(repository, output, serve, port, onnx and (arch or layout or output))
     preprocess = preprocess_overrides(size, resize, interpolation, mean, std)
     try:
-        if onnx:
-            if repository is None or name is None or arch or output or layout:
-                fail("--onnx takes --repository and --name, and none of --arch, --output and --layout")
+        if onnx and repository is not None:
+            name = name or Path(source).stem
             check_name(name)
-            print_imported_onnx(path, repository, name, labels, preprocess)
+            print_imported_onnx(Path(source), repository, name, labels, preprocess)
         else:
-            if arch is None or output is None or repository or name:
-                fail("weights need --arch and --output; --repository and --name are for --onnx")
-            _import_weights(path, arch, output, layout, labels, preprocess)
-    except (BuildError, ParityError, OSError) as error:
+            target = Target(output, repository, name, data, float16, int8, by_position)
+            print_imported_weights(source, arch, ImportOverrides(layout, labels, preprocess), target)
+    except (BuildError, DataError, ParityError, OSError) as error:
         fail(error)
+    if serve:
+        _serve(repository, port)
 
 
-def _import_weights(
-    path: Path, arch: str, output: Path, layout: str | None, labels: Path | None, preprocess: dict[str, Any]
+def _check_combination(
+    repository: Path | None, output: Path | None, serve: bool, port: int | None, only_weights: object
 ) -> None:
-    from export.importing import ImportOverrides, import_weights
+    if repository is None and output is None:
+        fail("give --repository to build a version of a model, or --output to write a checkpoint")
+    if only_weights:
+        fail("--onnx takes none of --arch, --layout and --output")
+    if serve and repository is None:
+        fail("--serve needs --repository")
+    if port is not None and not serve:
+        fail("--port is for --serve")
 
-    imported = import_weights(path, arch, ImportOverrides(layout, labels, preprocess))
-    imported.checkpoint.save(output)
-    found = imported.checkpoint
-    lines = [
-        f"{output}: {arch} with {len(found.labels)} classes, in {imported.layout}'s layout",
-        f"labels         {imported.labels_from}: {found.labels[0]}, …",
-        f"preprocessing  {imported.preprocess_from}:",
-        f"               {found.preprocess.in_words()}",
-    ]
-    if imported.place:
-        lines.insert(1, f"weights        {imported.place} in {path.name}")
-    typer.echo("\n".join(lines))
+
+def _serve(repository: Path | None, port: int | None) -> NoReturn:
+    """Replace this process by the service, which `export` must not import."""
+    options = [] if port is None else ["--port", str(port)]
+    arguments = [sys.executable, "-P", "-m", "service", "--repository", str(repository), *options]
+    sys.stdout.flush()
+    os.execv(sys.executable, arguments)

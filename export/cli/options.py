@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from models.artifact.manifest import MODEL_NAME
 from models.console import fail
+
+TestData = Annotated[
+    Path | None, typer.Option("--data", help="Data set for comparison and accuracy. Default: shipped photographs.")
+]
+Float16 = Annotated[bool, typer.Option("--float16", help="Also write a file in half precision, for GPUs.")]
+Int8 = Annotated[
+    bool, typer.Option("--int8", help="Also write int8 files, calibrated on --data: three times as fast on CPUs.")
+]
+Size = Annotated[int | None, typer.Option(help="Height and width of the input in pixels.", min=1)]
+Resize = Annotated[
+    int | None, typer.Option(help="Shorter side before the centre crop; 0 resizes without a crop.", min=0)
+]
+Interpolation = Annotated[str | None, typer.Option(help="nearest, bilinear, bicubic or lanczos.")]
+Mean = Annotated[str | None, typer.Option(help="Mean of each channel, of values between 0 and 1: 0.5,0.5,0.5.")]
+Deviation = Annotated[
+    str | None, typer.Option("--std", help="Standard deviation of each channel, of values between 0 and 1.")
+]
 
 
 def check_name(name: str) -> None:
