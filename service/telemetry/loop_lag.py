@@ -33,10 +33,12 @@ class LoopLagMonitor:
         self._timer.cancel()
 
     def _schedule(self) -> None:
-        self._timer = self._loop.call_at(self._loop.time() + INTERVAL, self._measure)
+        self._due = self._loop.time() + INTERVAL
+        self._timer = self._loop.call_at(self._due, self._measure)
 
     def _measure(self) -> None:
-        self._lag_seconds.observe(max(0.0, self._loop.time() - self._timer.when()))
+        # Not `self._timer.when()`: if this thread waited for a CPU meanwhile, uvloop returns a handle without it.
+        self._lag_seconds.observe(max(0.0, self._loop.time() - self._due))
         self._schedule()  # first: an error of `beat` must not end the measurements
         if self._beat is not None:
             self._beat()

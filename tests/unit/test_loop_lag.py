@@ -13,11 +13,10 @@ from service.telemetry.loop_lag import INTERVAL, LoopLagMonitor
 
 
 class Timer:
+    """Without `when`: for a time that has passed, `call_at` of uvloop returns a handle that does not have it."""
+
     def __init__(self, due: float, callback: Callable[[], None]) -> None:
         self.due, self.callback, self.cancelled = due, callback, False
-
-    def when(self) -> float:
-        return self.due
 
     def cancel(self) -> None:
         self.cancelled = True
