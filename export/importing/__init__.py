@@ -9,7 +9,8 @@ from typing import Any
 
 from export.errors import ForeignWeights
 from export.importing import labels, source, timm, torchvision, transformers
-from export.importing.fit import ArchitectureMismatch, channels_of, classes_of, fit, other_architecture
+from export.importing.detect import check_parts, detect
+from export.importing.fit import ArchitectureMismatch, channels_of, classes_of, fit
 from export.importing.layout import MODES, TrainedPreprocess, WeightsLayout, make_preprocess
 from export.importing.source import WeightsFile
 from models.architectures import VARIANTS, UnknownArchitecture
@@ -65,19 +66,20 @@ def import_weights(path: Path, arch: str, overrides: ImportOverrides | None = No
 
 def _import(path: Path, arch: str, overrides: ImportOverrides) -> Imported:
     read = source.read(path)
-    name, layout = _layout(read, arch, overrides.layout)
-    layout.check(read, arch)
+    name, layout = _layout(read, overrides.layout)
+    check_parts(read, layout)
     try:
         fitted = fit(read.tensors, layout, arch)
     except UnknownArchitecture as error:
         raise ForeignWeights(str(error)) from error
     if isinstance(fitted, ArchitectureMismatch):
-        other = other_architecture(read.tensors, layout)
-        reason = f"they are those of a {other}: --arch {other}" if other else str(fitted)
-        raise ForeignWeights(f"{path}: these are not the weights of {arch} in the layout of {name}: {reason}")
+        raise ForeignWeights(
+            f"{path}: these are not the weights of {arch} in the layout of {name}: {_other(read, layout) or fitted}"
+        )
+    layout.check(read, arch)
     classes, channels = classes_of(read.tensors, layout), channels_of(read.tensors, layout)
     preprocess, preprocess_from = _preprocess(read, layout, arch, channels, overrides.preprocess)
-    names, labels_from = labels.resolve_labels(path, classes, overrides.labels, layout.labels(read, arch))
+    names, labels_from = labels.resolve_labels(path, classes, overrides.labels, layout.labels(read))
     checkpoint = Checkpoint(
         Architecture(name=arch, num_classes=classes, in_channels=channels, options=fitted.options),
         names,
@@ -93,21 +95,30 @@ def _import(path: Path, arch: str, overrides: ImportOverrides) -> Imported:
     return Imported(checkpoint, name, read.place, preprocess_from, labels_from)
 
 
-def _layout(read: WeightsFile, arch: str, wanted: str | None) -> tuple[str, WeightsLayout]:
+def _other(read: WeightsFile, layout: WeightsLayout) -> str | None:
+    """The architecture that the weights are of, if there is one."""
+    try:
+        other = detect(read, layout)
+    except ForeignWeights:
+        return None
+    return f"they are those of a {other}: --arch {other}"
+
+
+def _layout(read: WeightsFile, wanted: str | None) -> tuple[str, WeightsLayout]:
     if wanted is not None:
         if wanted not in LAYOUTS:
             raise ForeignWeights(f"no layout is named {wanted!r}; there are: {', '.join(LAYOUTS)}")
         return wanted, LAYOUTS[wanted]
     for name, layout in LAYOUTS.items():
-        if layout.recognises(read, arch):
+        if layout.recognises(read):
             return name, layout
     first = ", ".join(list(read.tensors)[:3]) or "none at all"
     raise ForeignWeights(f"{read.path}: its names ({first}, …) are of no known layout; known are: {', '.join(LAYOUTS)}")
 
 
-def _trained(read: WeightsFile, layout: WeightsLayout, arch: str) -> TrainedPreprocess:
+def _trained(read: WeightsFile, layout: WeightsLayout) -> TrainedPreprocess:
     try:
-        return layout.trained(read, arch)
+        return layout.trained(read)
     except ForeignWeights:
         raise
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -122,14 +133,12 @@ def _preprocess(
     """The preprocessing, and its source."""
     if channels not in MODES:
         raise ForeignWeights(f"{read.path}: takes images of {channels} channels, not 1 or 3")
-    imagenet = VARIANTS[arch].stem == "imagenet" and channels == 3
+    imagenet = VARIANTS[arch].reduces_early and channels == 3
     if not imagenet and not {"mean", "std"} <= overrides.keys():
         raise ForeignWeights(f"{read.path}: is no network for ImageNet's colour images: give --mean and --std")
     size = VARIANTS[arch].input_size
     trained = (
-        _trained(read, layout, arch)
-        if imagenet
-        else TrainedPreprocess({"size": (size, size)}, "the architecture's size")
+        _trained(read, layout) if imagenet else TrainedPreprocess({"size": (size, size)}, "the architecture's size")
     )
     values = {**trained.preprocess, **overrides}
     if "size" in overrides and "resize" not in overrides and (resize := trained.preprocess.get("resize")):

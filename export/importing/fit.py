@@ -12,7 +12,6 @@ from torch import Tensor
 from export.importing.layout import WeightsLayout
 from models import architectures
 from models.architectures import VARIANTS
-from models.architectures.blocks import PostActivationBlock
 
 _COUNTER = ".num_batches_tracked"
 """Suffix of counters that inference does not use, and that files before PyTorch 0.4.1 lack."""
@@ -34,7 +33,7 @@ class ArchitectureMismatch:
 
 @dataclass(frozen=True)
 class Fit:
-    """Weights under the names of the architecture."""
+    """Weights under the names of the architecture, as the file stores them."""
 
     weights: dict[str, Tensor]
     options: dict[str, Any]
@@ -60,16 +59,6 @@ def fit(tensors: Mapping[str, Tensor], layout: WeightsLayout, arch: str) -> Fit 
     return first
 
 
-def other_architecture(tensors: Mapping[str, Tensor], layout: WeightsLayout) -> str | None:
-    """Another architecture of torchvision, timm or transformers that the tensors fit."""
-    family = [
-        name
-        for name, variant in VARIANTS.items()
-        if variant.stem == "imagenet" and variant.block is PostActivationBlock and variant.shortcut == "B"
-    ]
-    return next((name for name in family if isinstance(_fit(tensors, layout, name, {}), Fit)), None)
-
-
 def classes_of(tensors: Mapping[str, Tensor], layout: WeightsLayout) -> int:
     """Rows of the last layer; 1 if it is missing, which the comparison then reports."""
     head = tensors.get(layout.rename("classifier.weight"))
@@ -78,8 +67,11 @@ def classes_of(tensors: Mapping[str, Tensor], layout: WeightsLayout) -> int:
 
 def channels_of(tensors: Mapping[str, Tensor], layout: WeightsLayout) -> int:
     """Input channels of the first convolution; 3 if it is missing."""
-    stem = tensors.get(layout.rename("stem.conv.weight"))
-    return 3 if stem is None or stem.ndim != 4 else stem.shape[1]
+    for first in ("stem.conv.weight", "stem.0.conv.weight"):
+        stem = tensors.get(layout.rename(first))
+        if stem is not None and stem.ndim == 4:
+            return stem.shape[1]
+    return 3
 
 
 def _fit(
@@ -98,7 +90,7 @@ def _fit(
     if missing or left_over or shapes:
         return ArchitectureMismatch(tuple(missing), tuple(left_over), tuple(shapes))
     weights = {key: tensors.get(name, torch.zeros((), dtype=torch.int64)) for name, (key, _) in expected.items()}
-    return Fit({key: value.float() if value.is_floating_point() else value for key, value in weights.items()}, options)
+    return Fit(weights, options)
 
 
 def _listed(names: Iterable[str]) -> str:

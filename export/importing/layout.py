@@ -16,6 +16,7 @@ from models.validation import first_error
 MODES: dict[int, Literal["L", "RGB"]] = {1: "L", 3: "RGB"}
 """Colour mode by number of channels."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMPORT_AS_ONNX = "export it to ONNX and use resnet-export import --onnx"
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,16 @@ class TrainedPreprocess:
 class WeightsLayout(Protocol):
     """Interface of a layout's module."""
 
-    def recognises(self, source: WeightsFile, arch: str) -> bool:
+    def recognises(self, source: WeightsFile) -> bool:
         """Whether a file has this layout, by its names and the files beside it."""
         ...
 
     def rename(self, key: str) -> str:
         """The layout's name for a key of a state dict of `models.architectures`."""
+        ...
+
+    def named(self, source: WeightsFile) -> str:
+        """Name of the network in the files beside the weights, as in the table if it is there; empty without a name."""
         ...
 
     def check(self, source: WeightsFile, arch: str) -> None:
@@ -47,7 +52,7 @@ class WeightsLayout(Protocol):
         """
         ...
 
-    def trained(self, source: WeightsFile, arch: str) -> TrainedPreprocess:
+    def trained(self, source: WeightsFile) -> TrainedPreprocess:
         """The preprocessing of the weights.
 
         Raises:
@@ -55,7 +60,7 @@ class WeightsLayout(Protocol):
         """
         ...
 
-    def labels(self, source: WeightsFile, arch: str) -> Sequence[str] | None:
+    def labels(self, source: WeightsFile) -> Sequence[str] | None:
         """Names of the classes, if the files have them."""
         ...
 

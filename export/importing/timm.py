@@ -6,12 +6,14 @@ https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/resnet
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from export.errors import ForeignWeights
 from export.importing import torchvision
-from export.importing.layout import IMAGENET_MEAN, IMAGENET_STD, TrainedPreprocess
+from export.importing.fit import Fit, fit
+from export.importing.layout import IMAGENET_MEAN, IMAGENET_STD, IMPORT_AS_ONNX, TrainedPreprocess
 from export.importing.source import WeightsFile
 from models.architectures import VARIANTS
 
@@ -22,45 +24,62 @@ _CROP = 0.95
 rename = torchvision.rename
 
 
-def recognises(source: WeightsFile, arch: str) -> bool:
-    return bool(_config(source, arch)) or "conv1.0.weight" in source.tensors
+_FAMILY = re.compile(r"res\w*ne[sx]?t|senet")
+"""The beginnings of names of networks that can have the tensors of a ResNet."""
+_FORMER = re.compile(r"(?:tv|gluon|ssl|swsl|ig)_(\w+?)(?:_v1(?:b|([cds])))?")
+"""Former names: tv_resnet50, gluon_resnet50_v1b, gluon_resnet50_v1d."""
+_HARMLESS = {"num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last"}
+"""Arguments of a network that change nothing in inference."""
 
 
-def _config(source: WeightsFile, arch: str) -> dict[str, Any]:
+def recognises(source: WeightsFile) -> bool:
+    return torchvision.recognises(source) and (bool(_config(source)) or "conv1.0.weight" in source.tensors)
+
+
+def named(source: WeightsFile) -> str:
+    return _named(_config(source))
+
+
+def _config(source: WeightsFile) -> dict[str, Any]:
     """The configuration beside the weights; empty if it is not timm's, or that of another file's network."""
     config = source.beside(_CONFIG)
     if not isinstance(config.get("pretrained_cfg"), dict):
         return {}
-    named = _named(config, arch)
-    # The tensors fit one of our networks only, but variants of a ResNet have the same ones.
-    other = "resnet" not in named or (named in VARIANTS and named != arch)
-    return {} if other else config
+    name = _named(config)
+    if name in VARIANTS:
+        ours = isinstance(fit(source.tensors, torchvision, name), Fit)
+    else:  # a network that we do not have can have the tensors of one that we have
+        ours = not name or _FAMILY.search(name) is not None
+    return config if ours else {}
 
 
-def _named(config: dict[str, Any], arch: str) -> str:
+def _named(config: dict[str, Any]) -> str:
     """Name of the network in a configuration, without the name of its weights: resnet50 of resnet50.a1_in1k."""
-    return str(config.get("architecture", arch)).partition(".")[0]
+    name = str(config.get("architecture", "")).partition(".")[0]
+    former = _FORMER.fullmatch(name)
+    return name if former is None else former[1] + (former[2] or "")
 
 
 def check(source: WeightsFile, arch: str) -> None:
-    if "conv1.0.weight" in source.tensors:
+    config = _config(source)
+    if _named(config) not in ("", arch):
         raise ForeignWeights(
-            f"{source.path}: is a ResNet-C or -D with three convolutions in the stem (conv1.0), which is not supported"
+            f"{source.path.with_name(_CONFIG)}: names timm's {_named(config)}, which has the tensors of {arch} and "
+            f"computes something else: {IMPORT_AS_ONNX} (or give --layout torchvision, if it describes another file)"
         )
-    if "layer1.0.se.fc1.weight" in source.tensors:
-        raise ForeignWeights(f"{source.path}: has squeeze-and-excitation blocks (layer1.0.se), which are not supported")
-    if "bn1.weight" in source.tensors and "bn1.running_mean" not in source.tensors:
-        raise ForeignWeights(f"{source.path}: is normalised by groups (bn1 has no statistics), which is not supported")
-    named = _named(_config(source, arch), arch)
-    if named not in (arch, f"tv_{arch}", f"gluon_{arch}_v1b"):
+    arguments = config.get("model_args") or {}
+    changes = [name for name in arguments if name not in _HARMLESS]
+    if config.get("global_pool", "avg") != "avg":
+        changes.append("global_pool")
+    if changes:
         raise ForeignWeights(
-            f"{source.path.with_name(_CONFIG)}: names timm's {named!r}, not {arch!r}: other networks "
-            "compute something else with the same tensors (--layout torchvision, if it describes another file)"
+            f"{source.path.with_name(_CONFIG)}: changes {', '.join(changes)} of {arch}, which is not supported: "
+            f"{IMPORT_AS_ONNX}"
         )
 
 
-def trained(source: WeightsFile, arch: str) -> TrainedPreprocess:
-    config: dict[str, Any] = _config(source, arch).get("pretrained_cfg", {})
+def trained(source: WeightsFile) -> TrainedPreprocess:
+    config: dict[str, Any] = _config(source).get("pretrained_cfg", {})
     if config.get("crop_mode", "center") != "center":
         raise ForeignWeights(f"{source.path.with_name(_CONFIG)}: crop_mode {config['crop_mode']!r} is not supported")
     size = tuple(config.get("input_size", (3, 224, 224))[1:])
@@ -76,6 +95,6 @@ def trained(source: WeightsFile, arch: str) -> TrainedPreprocess:
     return TrainedPreprocess(values, f"timm's usual, assumed: there is no {_CONFIG} beside the file")
 
 
-def labels(source: WeightsFile, arch: str) -> Sequence[str] | None:
-    names = _config(source, arch).get("label_names")
+def labels(source: WeightsFile) -> Sequence[str] | None:
+    names = _config(source).get("label_names")
     return names if isinstance(names, list) else None

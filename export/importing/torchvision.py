@@ -16,29 +16,49 @@ _FIRST_RECIPE = {"f37072fd", "b627a593", "0676ba61", "63fe2227", "394f9c45"}
 152 layers."""
 
 
-def recognises(source: WeightsFile, arch: str) -> bool:
+_RENAMES = (
+    (r"^stem\.conv\.", "conv1."),
+    (r"^stem\.norm\.", "bn1."),
+    (r"^stem\.0\.conv\.", "conv1.0."),
+    (r"^stem\.0\.norm\.", "conv1.1."),
+    (r"^stem\.2\.conv\.", "conv1.3."),
+    (r"^stem\.2\.norm\.", "conv1.4."),
+    (r"^stem\.4\.conv\.", "conv1.6."),
+    (r"^stem\.4\.norm\.", "bn1."),
+    (r"\.shortcut\.conv\.", ".downsample.0."),
+    (r"\.shortcut\.norm\.", ".downsample.1."),
+    (r"\.shortcut\.1\.conv\.", ".downsample.1."),
+    (r"\.shortcut\.1\.norm\.", ".downsample.2."),
+    (r"^classifier\.", "fc."),
+)
+"""Of both the usual and the three-part stem, and of shortcuts without and with a pool (the latter are timm's only)."""
+
+
+def recognises(source: WeightsFile) -> bool:
     return any(re.match(r"layer\d+\.\d+\.", key) for key in source.tensors)
 
 
 def rename(key: str) -> str:
-    key = key.replace("stem.conv.", "conv1.").replace("stem.norm.", "bn1.").replace("classifier.", "fc.")
-    return re.sub(r"^stages\.(\d+)\.(\d+)\.(.*)$", _rename_in_block, key)
+    for pattern, replacement in _RENAMES:
+        key = re.sub(pattern, replacement, key)
+    return re.sub(r"^stages\.(\d+)\.(\d+)\.(?:convs\.(\d+)\.(conv|norm)\.)?", _rename_block, key)
 
 
-def _rename_in_block(key: re.Match[str]) -> str:
-    stage, block, rest = key.groups()
-    rest = rest.replace("shortcut.conv.", "downsample.0.").replace("shortcut.norm.", "downsample.1.")
-    if conv := re.match(r"convs\.(\d+)\.(conv|norm)\.", rest):
-        kind = "conv" if conv[2] == "conv" else "bn"
-        rest = f"{kind}{int(conv[1]) + 1}.{rest[conv.end() :]}"
-    return f"layer{int(stage) + 1}.{block}.{rest}"
+def _rename_block(key: re.Match[str]) -> str:
+    stage, block, index, kind = key.groups()
+    conv = "" if index is None else f"{'conv' if kind == 'conv' else 'bn'}{int(index) + 1}."
+    return f"layer{int(stage) + 1}.{block}.{conv}"
+
+
+def named(source: WeightsFile) -> str:
+    return ""
 
 
 def check(source: WeightsFile, arch: str) -> None:
     """Nothing to check beyond keys and shapes."""
 
 
-def trained(source: WeightsFile, arch: str) -> TrainedPreprocess:
+def trained(source: WeightsFile) -> TrainedPreprocess:
     second = source.sha256[:8] in _SECOND_RECIPE
     values = {
         "size": (224, 224),
@@ -56,5 +76,5 @@ def trained(source: WeightsFile, arch: str) -> TrainedPreprocess:
     )
 
 
-def labels(source: WeightsFile, arch: str) -> None:
+def labels(source: WeightsFile) -> None:
     return None

@@ -14,6 +14,8 @@ from PIL import Image
 from export.errors import ForeignWeights
 from export.importing.layout import IMAGENET_MEAN, IMAGENET_STD, TrainedPreprocess
 from export.importing.source import WeightsFile
+from models.architectures import VARIANTS
+from models.architectures.blocks import basic, bottleneck_v1
 
 _CONFIG, _PROCESSOR = "config.json", "preprocessor_config.json"
 _DEFAULT_STATISTICS = (0.5, 0.5, 0.5)
@@ -22,7 +24,7 @@ _NO_CROP = 384
 """From this size on, `ConvNextImageProcessor` resizes images without a crop."""
 
 _MODEL_TYPE = "resnet"
-_FIELDS = {"model_type", "downsample_in_bottleneck", "hidden_act", "id2label"}
+_FIELDS = {"model_type", "downsample_in_bottleneck", "downsample_in_first_stage", "hidden_act", "id2label"}
 
 _RENAMES = (
     (r"\.conv\.", ".convolution."),
@@ -40,8 +42,12 @@ def rename(key: str) -> str:
     return key
 
 
-def recognises(source: WeightsFile, arch: str) -> bool:
+def recognises(source: WeightsFile) -> bool:
     return any(key.startswith("resnet.encoder.") for key in source.tensors)
+
+
+def named(source: WeightsFile) -> str:
+    return ""
 
 
 def _config(source: WeightsFile) -> dict[str, Any]:
@@ -53,15 +59,12 @@ def _config(source: WeightsFile) -> dict[str, Any]:
 
 def check(source: WeightsFile, arch: str) -> None:
     config = _config(source)
-    if config.get("downsample_in_bottleneck") and not arch.endswith("-v1"):
+    first = bool(config.get("downsample_in_bottleneck"))
+    shapes = VARIANTS[arch].shapes if arch in VARIANTS else None
+    if config and shapes is not basic and first != (shapes is bottleneck_v1):
+        place = "first" if first else "3x3"
         raise ForeignWeights(
-            f"{source.path.with_name(_CONFIG)}: the stride is in the first convolution of a bottleneck, as in --arch "
-            f"{arch}-v1, not as in {arch}"
-        )
-    if config and not config.get("downsample_in_bottleneck") and arch.endswith("-v1"):
-        raise ForeignWeights(
-            f"{source.path.with_name(_CONFIG)}: the stride is in the 3x3 convolution of a bottleneck, as in --arch "
-            f"{arch.removesuffix('-v1')}, not as in {arch}"
+            f"{source.path.with_name(_CONFIG)}: the stride is in a bottleneck's {place} convolution, unlike in {arch}"
         )
     if config.get("downsample_in_first_stage"):
         raise ForeignWeights(f"{source.path.with_name(_CONFIG)}: downsample_in_first_stage is not supported")
@@ -69,7 +72,7 @@ def check(source: WeightsFile, arch: str) -> None:
         raise ForeignWeights(f"{source.path.with_name(_CONFIG)}: hidden_act {config['hidden_act']!r} is not relu")
 
 
-def trained(source: WeightsFile, arch: str) -> TrainedPreprocess:
+def trained(source: WeightsFile) -> TrainedPreprocess:
     config = source.beside(_PROCESSOR)
     size, resize = _sizes(config, source)
     resample = config.get("resample", Image.Resampling.BICUBIC)
@@ -106,7 +109,7 @@ def _sizes(config: dict[str, Any], source: WeightsFile) -> tuple[tuple[int, int]
     )
 
 
-def labels(source: WeightsFile, arch: str) -> Sequence[str] | None:
+def labels(source: WeightsFile) -> Sequence[str] | None:
     named = _config(source).get("id2label")
     if not isinstance(named, dict) or any(str(name).startswith("LABEL_") for name in named.values()):
         return None  # the library's names for classes without a name

@@ -14,9 +14,10 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ShortcutKind = Literal["A", "B", "C", "none"]
+ShortcutKind = Literal["A", "B", "C", "D", "none"]
 """He et al. 2016a, section 4.1: identity with zero padding (A), projection where the shape changes (B),
-projection everywhere (C), and no shortcut at all (a plain network)."""
+projection everywhere (C), and no shortcut at all (a plain network). D is B with an average pool in place of the stride
+(He et al. 2019, "Bag of Tricks for Image Classification", Fig. 2c)."""
 
 Norm = Callable[[int], nn.Module]
 """Creates the normalisation of a number of channels; `nn.Identity` for none."""
@@ -29,6 +30,8 @@ class ConvShape:
     kernel: int
     channels: int
     stride: int = 1
+    groups: int = 1
+    """Parts that the channels are divided into; a filter sees the inputs of its own part only."""
 
 
 def basic(width: int, stride: int) -> tuple[ConvShape, ...]:
@@ -36,9 +39,16 @@ def basic(width: int, stride: int) -> tuple[ConvShape, ...]:
     return ConvShape(3, width, stride), ConvShape(3, width)
 
 
-def bottleneck(width: int, stride: int) -> tuple[ConvShape, ...]:
-    """1x1, 3x3, 1x1 with four times the width at the end, the stride in the 3x3 (torchvision's "v1.5")."""
-    return ConvShape(1, width), ConvShape(3, width, stride), ConvShape(1, 4 * width)
+def bottleneck(width: int, stride: int, *, inner: int = 1, groups: int = 1) -> tuple[ConvShape, ...]:
+    """1x1, 3x3, 1x1 with four times the width at the end, the stride in the 3x3 (torchvision's "v1.5").
+
+    Args:
+        width: channels of a ResNet's 3x3 convolution.
+        stride: stride of the block.
+        inner: channels of the 3x3 convolution in multiples of `width` (Zagoruyko and Komodakis 2016).
+        groups: groups of the 3x3 convolution (Xie et al. 2017, "cardinality").
+    """
+    return ConvShape(1, inner * width), ConvShape(3, inner * width, stride, groups), ConvShape(1, 4 * width)
 
 
 def bottleneck_v1(width: int, stride: int) -> tuple[ConvShape, ...]:
@@ -70,6 +80,18 @@ class ZeroPadShortcut(nn.Module):
         return F.pad(x, (0, 0, 0, 0, 0, self.out_channels - self.in_channels))
 
 
+class PooledShortcut(nn.Sequential):
+    """Option D: the mean of `stride` x `stride` pixels, and a projection.
+
+    At an odd edge the mean is over the pixels that exist, as in timm and MXNet Gluon. Without a stride, the first
+    module does nothing.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, norm: Norm) -> None:
+        pool = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity()
+        super().__init__(pool, ConvNorm(in_channels, ConvShape(1, out_channels), norm))
+
+
 def make_shortcut(kind: ShortcutKind, in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Module | None:
     """The shortcut over one block; None for a plain network.
 
@@ -83,8 +105,10 @@ def make_shortcut(kind: ShortcutKind, in_channels: int, out_channels: int, strid
         return ConvNorm(in_channels, ConvShape(1, out_channels, stride), norm)
     if not changes_shape:
         return nn.Identity()
+    if kind == "D":
+        return PooledShortcut(in_channels, out_channels, stride, norm)
     if out_channels < in_channels:
-        raise ValueError(f"zero padding cannot take {in_channels} channels to {out_channels}: use shortcut B or C")
+        raise ValueError(f"zero padding cannot take {in_channels} channels to {out_channels}: use shortcut B, C or D")
     return ZeroPadShortcut(in_channels, out_channels, stride)
 
 
@@ -163,7 +187,9 @@ Block = type[PostActivationBlock] | type[PreActivationBlock] | type[LinearJoinBl
 
 
 def _conv(in_channels: int, shape: ConvShape, *, bias: bool) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, shape.channels, shape.kernel, shape.stride, shape.kernel // 2, bias=bias)
+    return nn.Conv2d(
+        in_channels, shape.channels, shape.kernel, shape.stride, shape.kernel // 2, groups=shape.groups, bias=bias
+    )
 
 
 def _chain(in_channels: int, shapes: Sequence[ConvShape], norm: Norm) -> nn.ModuleList:

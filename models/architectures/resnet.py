@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,10 +35,15 @@ class Variant:
     """The convolutions of one block, from its width and stride."""
     block: Block = PostActivationBlock
     shortcut: ShortcutKind = "B"
-    stem: Literal["imagenet", "cifar"] = "imagenet"
-    """7x7 with stride 2 and a max pool, or a single 3x3."""
+    stem: tuple[ConvShape, ...] = (ConvShape(7, 64, 2),)
+    """The convolutions before the first stage. A max pool follows them if they have a stride."""
     input_size: int = 224
     """Height and width in pixels of the paper's figures; the network takes any size."""
+
+    @property
+    def reduces_early(self) -> bool:
+        """Whether the stem has a stride and a pool, as networks for the photographs of ImageNet do."""
+        return self.stem[0].stride > 1
 
 
 class ResNet(nn.Module):
@@ -67,12 +72,11 @@ class ResNet(nn.Module):
         super().__init__()
         make_norm: Norm = nn.BatchNorm2d if norm == "batch" else nn.Identity
         pre_activation = variant.block is PreActivationBlock
-        width = variant.widths[0]
-        stem_shape = ConvShape(7, width, 2) if variant.stem == "imagenet" else ConvShape(3, width)
         # A pre-activation block normalises its own input, so its stem is the bare convolution.
-        self.stem = ConvNorm(in_channels, stem_shape, nn.Identity if pre_activation else make_norm)
+        self.stem = _stem(in_channels, variant.stem, nn.Identity if pre_activation else make_norm)
         self.activates_stem = not pre_activation
-        self.pool = nn.MaxPool2d(3, 2, 1) if variant.stem == "imagenet" else nn.Identity()
+        self.pool = nn.MaxPool2d(3, 2, 1) if variant.reduces_early else nn.Identity()
+        width = variant.stem[-1].channels
 
         self.stages = nn.ModuleList()
         for stage, (depth, stage_width) in enumerate(zip(variant.depths, variant.widths, strict=True)):
@@ -104,6 +108,15 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits [N, classes] for normalised images [N, C, H, W]."""
         return self.classifier(self.features(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def _stem(in_channels: int, shapes: Sequence[ConvShape], norm: Norm) -> nn.Module:
+    """One convolution, or several with ReLUs between them."""
+    layers: list[nn.Module] = []
+    for shape in shapes:
+        layers += [ConvNorm(in_channels, shape, norm), nn.ReLU()]
+        in_channels = shape.channels
+    return layers[0] if len(shapes) == 1 else nn.Sequential(*layers[:-1])
 
 
 def _initialise(model: ResNet, zero_gamma: bool) -> None:

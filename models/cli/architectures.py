@@ -20,9 +20,9 @@ def list_architectures(wanted: bool) -> None:
         column.justify = "right"
     for name, variant in VARIANTS.items():
         with torch.device("meta"):
-            model = build(name, 1000 if variant.stem == "imagenet" else 10)
+            model = build(name, 1000 if variant.reduces_early else 10)
             # Normalisation does not count, and without it this takes a third of the time.
-            bare = build(name, 1000 if variant.stem == "imagenet" else 10, norm="none")
+            bare = build(name, 1000 if variant.reduces_early else 10, norm="none")
         operations = count_multiply_adds(bare, 3, (variant.input_size, variant.input_size))
         table.add_row(
             name,

@@ -132,7 +132,7 @@ def line_4() -> tuple[bool, str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         for name in names:
-            made = make_checkpoint(name, size=128 if VARIANTS[name].stem == "imagenet" else 32)
+            made = make_checkpoint(name, size=128 if VARIANTS[name].reduces_early else 32)
             onnx_format.write(ServingGraph(made.model(), made.preprocess), made.preprocess, path)
             images = photographs(made.preprocess)
             expected = predict(made.model(), images, made.preprocess).numpy()

@@ -95,7 +95,7 @@ def line_3() -> tuple[bool, str]:
 
 
 def _train_and_export(name: str, channels: int, options: dict[str, Any]) -> tuple[float, int, int]:
-    size = 64 if VARIANTS[name].stem == "imagenet" else 32
+    size = 64 if VARIANTS[name].reduces_early else 32
     torch.manual_seed(0)
     model = build(name, 10, channels, **options)
     before = model.classifier.weight.clone()
@@ -105,7 +105,7 @@ def _train_and_export(name: str, channels: int, options: dict[str, Any]) -> tupl
     optimizer.step()
     if torch.equal(before, model.classifier.weight) or any(p.grad is None for p in model.parameters()):
         raise RuntimeError("the step did not reach every parameter")
-    size = 128 if VARIANTS[name].stem == "imagenet" else 32
+    size = 128 if VARIANTS[name].reduces_early else 32
     made = make_checkpoint(name, size=size, channels=channels, **options)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

@@ -46,6 +46,8 @@ ADDS = {
     "resnet50": 16,
     "linear-join-resnet50": 16,
     "plain18": 0,
+    "resnet14t": 4,
+    "resnext50_32x4d": 16,
 }
 
 
@@ -73,7 +75,7 @@ def test_onnx_runtime_agrees_and_fuses_every_addition(arch: str, tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shortcut", ["A", "B", "C", "none"])
+@pytest.mark.parametrize("shortcut", ["A", "B", "C", "D", "none"])
 @pytest.mark.parametrize("norm", ["batch", "none"])
 def test_every_shortcut_option_is_fused(shortcut: str, norm: str, tmp_path: Path) -> None:
     checkpoint = make_checkpoint("tiny", shortcut=shortcut, norm=norm)

@@ -17,7 +17,16 @@ from export.graph import ServingGraph
 from models.artifact import manifest
 from tests.support.networks import make_checkpoint
 
-ADDS = {"tiny": 2, "resnet20": 9, "plain20": 0, "preact-resnet20": 9, "linear-join-resnet20": 9, "resnet50": 16}
+ADDS = {
+    "tiny": 2,
+    "resnet14t": 4,
+    "resnext50_32x4d": 16,
+    "resnet20": 9,
+    "plain20": 0,
+    "preact-resnet20": 9,
+    "linear-join-resnet20": 9,
+    "resnet50": 16,
+}
 
 
 def write(arch: str, path: Path) -> None:

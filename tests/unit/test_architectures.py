@@ -35,11 +35,43 @@ MULTIPLY_ADDS = {
 }
 
 
+# Published figures of torchvision's files (resnext, wide_resnet) and of timm's model cards, which round to 0.1 million.
+TWEAKED_PARAMETERS = {
+    "wide_resnet50_2": 68_883_240,
+    "wide_resnet101_2": 126_886_696,
+    "resnext50_32x4d": 25_028_904,
+    "resnext101_32x8d": 88_791_336,
+    "resnext101_64x4d": 83_455_272,
+    "resnet10t": 5.4e6,
+    "resnet18d": 11.7e6,
+    "resnet26": 16.0e6,
+    "resnet50c": 25.6e6,
+    "resnet50d": 25.6e6,
+    "resnet50s": 25.7e6,
+    "resnet50t": 25.6e6,
+    "resnet101d": 44.6e6,
+    "resnet152d": 60.2e6,
+    "resnet200d": 64.7e6,
+    "resnext50d_32x4d": 25.0e6,
+    "resnext101_32x16d": 194.0e6,
+}
+
+
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameters_of_the_cifar_family(name: str) -> None:
     with torch.device("meta"):
         model = build(name, num_classes=10)
     assert count_parameters(model) == pytest.approx(PARAMETERS[name], rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TWEAKED_PARAMETERS)
+def test_parameters_of_variants_are_the_published_ones(name: str) -> None:
+    with torch.device("meta"):
+        model = build(name, num_classes=1000)
+    published = TWEAKED_PARAMETERS[name]
+    exact = isinstance(published, int)
+    assert count_parameters(model) == pytest.approx(published, rel=0 if exact else 0.01)
 
 
 @pytest.mark.slow
@@ -64,6 +96,7 @@ def test_name_says_the_number_of_layers(name: str) -> None:
         if isinstance(conv, nn.Conv2d)
     }
     layers = sum(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules()) - len(on_shortcuts)
+    layers -= len(VARIANTS[name].stem) - 1  # the three convolutions of a deep stem count as the one that they replace
     stated = re.search(r"\d+", name)
     assert stated is not None
     assert layers == int(stated.group())
@@ -81,7 +114,14 @@ def test_plain_twins_have_no_shortcut() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
     "name",
-    ["tiny", "resnet20", "preact-resnet20", pytest.param("linear-join-resnet50", marks=pytest.mark.slow), "plain18"],
+    [
+        "tiny",
+        "resnet20",
+        "preact-resnet20",
+        pytest.param("linear-join-resnet50", marks=pytest.mark.slow),
+        "plain18",
+        "resnet10t",
+    ],
 )
 def test_shapes(name: str, channels: int) -> None:
     model = build(name, num_classes=7, in_channels=channels).eval()

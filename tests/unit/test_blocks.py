@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from models.architectures.blocks import (
     ConvNorm,
     ConvShape,
     LinearJoinBlock,
+    PooledShortcut,
     PostActivationBlock,
     PreActivationBlock,
     ShortcutKind,
@@ -26,17 +28,18 @@ from models.architectures.blocks import (
 )
 
 Shapes = Callable[[int, int], tuple[ConvShape, ...]]
-KINDS: list[ShortcutKind] = ["A", "B", "C", "none"]
+KINDS: list[ShortcutKind] = ["A", "B", "C", "D", "none"]
 
 
 def convolve(x: Tensor, conv: Any) -> Tensor:
-    """Convolution as a matrix product over patches."""
+    """Convolution as a matrix product over patches, for each group of channels."""
     kernel, stride, padding = conv.kernel_size[0], conv.stride[0], conv.kernel_size[0] // 2
-    patches = F.unfold(x, kernel, padding=padding, stride=stride)
-    product = conv.weight.reshape(conv.out_channels, -1) @ patches
+    patches = [F.unfold(part, kernel, padding=padding, stride=stride) for part in x.chunk(conv.groups, 1)]
+    weights = conv.weight.reshape(conv.out_channels, -1).chunk(conv.groups)
+    product = torch.cat([weight @ patch for weight, patch in zip(weights, patches, strict=True)], 1)
     size = (x.shape[2] + 2 * padding - kernel) // stride + 1
     product = product.reshape(len(x), conv.out_channels, size, size)
-    return product if conv.bias is None else product + conv.bias[:, None, None]  # type: ignore[no-any-return]
+    return product if conv.bias is None else product + conv.bias[:, None, None]
 
 
 def normalise(x: Tensor, norm: Any) -> Tensor:
@@ -59,6 +62,10 @@ def apply_shortcut(x: Tensor, shortcut: nn.Module | None, out_channels: int) -> 
         return x
     if isinstance(shortcut, ConvNorm):
         return normalise(convolve(x, shortcut.conv), shortcut.norm)
+    if isinstance(shortcut, PooledShortcut):
+        if not isinstance(shortcut[0], nn.Identity):
+            x = (x[:, :, ::2, ::2] + x[:, :, 1::2, ::2] + x[:, :, ::2, 1::2] + x[:, :, 1::2, 1::2]) / 4
+        return apply_shortcut(x, shortcut[1], out_channels)
     assert isinstance(shortcut, ZeroPadShortcut)
     strided = x[:, :, :: shortcut.stride, :: shortcut.stride]
     padded = torch.zeros(len(x), out_channels, *strided.shape[2:], dtype=x.dtype)
@@ -78,7 +85,7 @@ def randomise(block: nn.Module) -> None:
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.Identity])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("shapes", [basic, bottleneck, bottleneck_v1])
+@pytest.mark.parametrize("shapes", [basic, bottleneck, bottleneck_v1, partial(bottleneck, inner=2, groups=4)])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("block_type", [PostActivationBlock, PreActivationBlock, LinearJoinBlock])
 def test_forward_equals_arithmetic(
@@ -118,7 +125,17 @@ def test_shortcut_options() -> None:
     assert kinds("A") == [nn.Identity, ZeroPadShortcut]
     assert kinds("B") == [nn.Identity, ConvNorm]
     assert kinds("C") == [ConvNorm, ConvNorm]
+    assert kinds("D") == [nn.Identity, PooledShortcut]
     assert kinds("none") == [None, None]
+
+
+def test_pooled_shortcut_averages_the_pixels_that_exist() -> None:
+    """timm's `downsample_avg`: at an odd edge, over two pixels, and over one in the corner."""
+    shortcut: Any = PooledShortcut(1, 1, 2, lambda channels: nn.Identity())
+    nn.init.ones_(shortcut[1].conv.weight)
+    nn.init.zeros_(shortcut[1].conv.bias)
+    pixels = torch.arange(9.0).reshape(1, 1, 3, 3)
+    torch.testing.assert_close(shortcut(pixels), torch.tensor([[[[2.0, 3.5], [6.5, 8.0]]]]))
 
 
 def test_linear_join_learns_a_projection_only_where_widths_differ() -> None:
@@ -129,5 +146,5 @@ def test_linear_join_learns_a_projection_only_where_widths_differ() -> None:
 
 
 def test_zero_padding_cannot_narrow() -> None:
-    with pytest.raises(ValueError, match="use shortcut B or C"):
+    with pytest.raises(ValueError, match="use shortcut B, C or D"):
         make_shortcut("A", 32, 16, 2, nn.BatchNorm2d)
