@@ -20,12 +20,11 @@ from tests.support.networks import make_checkpoint
 ADDS = {
     "tiny": 2,
     "resnet14t": 4,
-    "resnext50_32x4d": 16,
     "resnet20": 9,
     "plain20": 0,
     "preact-resnet20": 9,
     "linear-join-resnet20": 9,
-    "resnet50": 16,
+    "resnext50_32x4d": 16,
 }
 
 
