@@ -84,6 +84,9 @@ def _found(source: str, fetched: FetchedWeights, imported: Imported) -> Iterator
     yield f"{source}: {found.architecture.name} with {len(found.labels)} classes, in {imported.layout}'s layout"
     if imported.place:
         yield f"weights        {imported.place} in {fetched.path.name}"
+    if imported.ignored:
+        more = ", …" if len(imported.ignored) > 3 else ""
+        yield f"left out       {len(imported.ignored)} tensors beside them: {', '.join(imported.ignored[:3])}{more}"
     yield f"labels         {imported.labels_from}: {found.labels[0]}, …"
     yield f"preprocessing  {imported.preprocess_from}:"
     yield f"               {found.preprocess.in_words()}"

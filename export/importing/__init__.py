@@ -29,7 +29,9 @@ class Imported:
     checkpoint: Checkpoint
     layout: str
     place: str
-    """Place of the weights in the file; empty for a plain state dict."""
+    """Place of the weights in the file, and whether they are an average; empty for a plain state dict."""
+    ignored: tuple[str, ...]
+    """Names of tensors beside the weights, which are not used."""
     preprocess_from: str
     labels_from: str
 
@@ -92,7 +94,8 @@ def _import(path: Path, arch: str, overrides: ImportOverrides) -> Imported:
             }
         },
     )  # fmt: skip
-    return Imported(checkpoint, name, read.place, preprocess_from, labels_from)
+    place = " ".join(filter(None, (read.place, "(a moving average)"))) if read.averaged else read.place
+    return Imported(checkpoint, name, place, read.ignored, preprocess_from, labels_from)
 
 
 def _other(read: WeightsFile, layout: WeightsLayout) -> str | None:

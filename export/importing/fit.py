@@ -15,7 +15,7 @@ from models.architectures import VARIANTS
 
 _COUNTER = ".num_batches_tracked"
 """Suffix of counters that inference does not use, and that files before PyTorch 0.4.1 lack."""
-_MAX_LISTED = 20
+_MAX_LISTED = 6
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,12 @@ class ArchitectureMismatch:
     missing: tuple[str, ...]
     left_over: tuple[str, ...]
     shapes: tuple[str, ...]
+    headless: bool = False
+    """Whether only the last layer is missing."""
 
     def __str__(self) -> str:
+        if self.headless:
+            return f"the last layer is missing ({_listed(self.missing)}): they are a backbone, not a classifier"
         kinds = (("missing", self.missing), ("left over", self.left_over), ("of another shape", self.shapes))
         return "; ".join(f"{len(names)} {kind}: {_listed(names)}" for kind, names in kinds if names)
 
@@ -88,7 +92,9 @@ def _fit(
         if name in tensors and tensors[name].shape != value.shape
     ]
     if missing or left_over or shapes:
-        return ArchitectureMismatch(tuple(missing), tuple(left_over), tuple(shapes))
+        head = {layout.rename("classifier.weight"), layout.rename("classifier.bias")}
+        headless = set(missing) == head and not left_over and not shapes
+        return ArchitectureMismatch(tuple(missing), tuple(left_over), tuple(shapes), headless)
     weights = {key: tensors.get(name, torch.zeros((), dtype=torch.int64)) for name, (key, _) in expected.items()}
     return Fit(weights, options)
 

@@ -15,14 +15,20 @@ import torch
 from torch import Tensor
 
 from export.errors import ForeignWeights
+from export.importing.contents import DISTRIBUTED_PROBLEM, content_problem, is_distributed, placeholder
+from export.importing.strangers import stranger_file, stranger_folder
 from export.importing.unwrap import find_weights
 from models.artifact.manifest import sha256
 from models.files import git_lfs_problem
+from models.memory_limit import limited_memory
 from models.training import checkpoint
 from models.training.checkpoint import CheckpointError
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 """First bytes of a file of `torch.save`, since PyTorch 1.6 and before."""
+_SAVE = "save only model.state_dict()"
+_FRACTIONS = (".weight", ".bias", ".running_mean", ".running_var")
+"""Ends of the names of tensors that are no counters."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,10 @@ class WeightsFile:
     tensors: dict[str, Tensor]
     place: str = ""
     """Place of the tensors in the file, by its keys and names; empty for a plain state dict."""
+    averaged: bool = False
+    """Whether the file holds a moving average of the weights, which is taken then."""
+    ignored: tuple[str, ...] = ()
+    """Names of the tensors beside the network."""
 
     @cached_property
     def sha256(self) -> str:
@@ -47,17 +57,6 @@ class WeightsFile:
         return content if isinstance(content, dict) else {}
 
 
-class _Placeholder:
-    """Takes the place of a class or function that a file refers to, and does nothing."""
-
-    def __init__(self, *_: object, **__: object) -> None: ...
-
-    def __new__(cls, *_: object, **__: object) -> _Placeholder:
-        return super().__new__(cls)
-
-    def __setstate__(self, _: object) -> None: ...
-
-
 def read(path: Path) -> WeightsFile:
     """The tensors of a safetensors file, or of a state dict of `torch.save`.
 
@@ -67,65 +66,90 @@ def read(path: Path) -> WeightsFile:
     if problem := git_lfs_problem(path):
         raise ForeignWeights(problem)
     try:
-        with path.open("rb") as file:
-            start = file.read(len(_ZIP))
+        problem = stranger_folder(path) if path.is_dir() else stranger_file(path)
     except OSError as error:
         raise ForeignWeights(f"{path}: cannot be read: {error.strerror}") from error
+    if problem:
+        raise ForeignWeights(f"{path}: {problem}")
+    with limited_memory():
+        return _read(path)
+
+
+def _read(path: Path) -> WeightsFile:
+    metadata: dict[str, str] = {}
+    with path.open("rb") as file:
+        pickled = file.read(len(_ZIP)).startswith((_ZIP, _PICKLE))
     content: object
-    if start == _ZIP or start.startswith(_PICKLE):
+    if pickled:
         content = _read_pickled(path)
     else:
         try:
-            content, _ = checkpoint.load_tensors(path)
+            content, metadata = checkpoint.load_tensors(path)
         except CheckpointError as error:
-            raise ForeignWeights(f"{path}: is neither safetensors nor a file of torch.save") from error
+            raise ForeignWeights(f"{error}: fetch it again") from error
     try:
         found = find_weights(content)
     except ForeignWeights as error:
         raise ForeignWeights(f"{path}: {error}") from error
-    if found is None:
-        raise ForeignWeights(f"{path}: holds {_kind(content)}, no state dict: save model.state_dict()")
-    if strange := next((name for name, value in found.tensors.items() if not _is_plain(value)), None):
-        raise ForeignWeights(f"{path}: {strange} is sparse, quantised, complex or without values: save plain numbers")
-    return WeightsFile(path, found.tensors, str(found))
+    except RecursionError as error:
+        raise ForeignWeights(f"{path}: is nested too deeply: {_SAVE}") from error
+    problem = None if found is not None and found.known else content_problem(content, metadata)
+    if found is None or problem:
+        raise ForeignWeights(f"{path}: holds {problem}")
+    for name, value in found.tensors.items():
+        if problem := _tensor_problem(name, value):
+            raise ForeignWeights(f"{path}: {name} {problem}")
+    return WeightsFile(path, found.tensors, str(found), found.averaged, found.ignored)
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    stored = tensor.layout == torch.strided and tensor.device.type == "cpu"
-    return stored and not tensor.is_quantized and not tensor.is_complex()
+def _tensor_problem(name: str, tensor: Tensor) -> str | None:
+    """Why a tensor cannot be a weight, and what to do; None for one that can."""
+    if tensor.is_quantized:
+        return "is quantised: save the network as it was before, and quantise with --int8"
+    if tensor.layout != torch.strided or tensor.is_complex():
+        return "is sparse or complex: save plain numbers"
+    if tensor.device.type != "cpu":
+        return "has no values (it is on the meta device): save the weights after they are loaded"
+    if tensor.numel() == 0:
+        return "has no values, as in the files of DeepSpeed's stage 3: its zero_to_fp32.py joins the parts"
+    # An expanded tensor can have any number of elements in a small file.
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return "has more elements than values in the file: save tensor.contiguous()"
+    if not tensor.is_floating_point():
+        return "is of whole numbers: save the network in floating point" if name.endswith(_FRACTIONS) else None
+    if not bool(tensor.float().isfinite().all()):  # types of 8 bits have no `isfinite`
+        return (
+            "has values that are infinite or not a number: the training diverged, or the file is damaged: take an "
+            "earlier checkpoint"
+        )
+    return None
 
 
 def _read_pickled(path: Path) -> object:
+    names = _foreign_globals(path)
+    if any(is_distributed(name) for name in names):
+        raise ForeignWeights(f"{path}: holds {DISTRIBUTED_PROBLEM}")
+    # No class or function that a file names is imported or called.
+    placeholders: list[Any] = [(placeholder(name), name) for name in names]
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_placeholders(path)):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(placeholders):
             warnings.simplefilter("ignore")  # about old pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ForeignWeights(f"{path}: {_why_not(str(error))}") from error
+    except MemoryError as error:
+        raise ForeignWeights(f"{path}: needs more memory than is free: {_SAVE}") from error
     except Exception as error:  # a damaged pickle raises errors of any class
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ForeignWeights(f"{path}: is not a complete file of torch.save: {first}") from error
 
 
-def _placeholders(path: Path) -> list[Any]:
-    """A placeholder for each class that a file refers to beside its tensors, as in the options that tools save.
-
-    No class or function that a file names is imported or called.
-    """
+def _foreign_globals(path: Path) -> list[str]:
+    """The classes and functions that a file refers to beside its tensors, as in the options that tools save."""
     try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # the file is damaged, or older than PyTorch 1.6; torch.load gives the reason
         return []
-    return [(type(name.rpartition(".")[2], (_Placeholder,), {"__module__": name}), name) for name in names]
-
-
-def _kind(content: object) -> str:
-    if isinstance(content, _Placeholder):
-        return f"an object of {type(content).__module__}"
-    if isinstance(content, dict):
-        objects = [type(value).__module__ for value in content.values() if isinstance(value, _Placeholder)]
-        return f"objects of {', '.join(objects)}" if objects else "only values without tensors"
-    return f"a {type(content).__name__}"
 
 
 def _why_not(message: str) -> str:

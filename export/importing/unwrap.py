@@ -41,6 +41,10 @@ _STEMS = (
 """First convolution and beginning of the blocks, by the names of each layout."""
 
 
+_HEADS = {"head.fc.weight": "fc.weight", "head.fc.bias": "fc.bias"}
+"""The last layer of MMPretrain's classifiers, which stands beside their backbone."""
+
+
 Place = tuple[str, ...]
 
 
@@ -53,6 +57,10 @@ class FoundWeights:
     tensors: dict[str, Tensor]
     averaged: bool = False
     """Whether they are a moving average of the weights."""
+    known: bool = False
+    """Whether the names are those of a known layout."""
+    ignored: tuple[str, ...] = ()
+    """Names of the tensors beside the network in the same dictionary, such as those of a loss."""
 
     def __str__(self) -> str:
         return ".".join(self.place)
@@ -67,7 +75,8 @@ def find_weights(content: object) -> FoundWeights | None:
         ForeignWeights: there are several networks.
     """
     groups = list(_groups(content, (), set()))
-    found = [network for place, tensors in groups for network in _networks(place, tensors)]
+    swapped = _is_of_mmengine(content)
+    found = [network for place, tensors in groups for network in _networks(place, tensors, swapped)]
     if not found:
         return max((FoundWeights(*group) for group in groups), key=lambda each: len(each.tensors), default=None)
     found = [each for each in found if each.averaged] or found
@@ -90,7 +99,7 @@ def _groups(content: object, place: Place, seen: set[int]) -> Iterator[tuple[Pla
         yield from _groups(value, (*place, str(key)), seen)
 
 
-def _networks(place: Place, tensors: dict[str, Tensor]) -> Iterator[FoundWeights]:
+def _networks(place: Place, tensors: dict[str, Tensor], swapped: bool) -> Iterator[FoundWeights]:
     """The networks in one dictionary, each with the names behind its prefix."""
     weights = {name: value for name, value in tensors.items() if name.rpartition(".")[2] != _COUNTER}
     names = {_without_wrappers(name): value for name, value in weights.items()}
@@ -105,9 +114,26 @@ def _networks(place: Place, tensors: dict[str, Tensor]) -> Iterator[FoundWeights
     }
     for prefix in prefixes:
         where = (*place, *prefix.split(".")[:-1])
-        own = {name.removeprefix(prefix): value for name, value in names.items() if name.startswith(prefix)}
+        used = {name: name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+        if prefix.endswith("backbone."):
+            outer = prefix.removesuffix("backbone.")
+            used |= {outer + head: name for head, name in _HEADS.items() if outer + head in names}
+        own = {name: names[long] for long, name in used.items()}
         averaged = _COUNTER in tensors or any(_AVERAGED.search(part.lower()) for part in where)
-        yield FoundWeights(where, own, averaged)
+        ignored = tuple(name for name in names if not name.startswith(tuple(prefixes)) and name not in used)
+        yield FoundWeights(where, own, averaged != swapped, True, ignored)
+
+
+def _is_of_mmengine(content: object) -> bool:
+    """Whether MMEngine wrote a checkpoint with an average: it exchanges the values of `state_dict` and
+    `ema_state_dict`.
+
+    https://github.com/open-mmlab/mmengine/blob/main/mmengine/hooks/ema_hook.py
+    """
+    if not isinstance(content, Mapping) or "ema_state_dict" not in content:
+        return False
+    meta = content.get("meta")
+    return "message_hub" in content or (isinstance(meta, Mapping) and "mmengine_version" in meta)
 
 
 def _without_wrappers(name: str) -> str:

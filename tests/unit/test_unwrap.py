@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import resource
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,12 @@ def hyper_parameters() -> dict[str, Any]:
     return {"options": options, "act": functools.partial(nn.ReLU, True), "loss": nn.CrossEntropyLoss()}
 
 
+def mmpretrain(value: float, prefix: str = "") -> dict[str, Any]:
+    """The names of MMPretrain's classifiers."""
+    names = Network(value).state_dict().items()
+    return {f"{prefix}{'head' if key.startswith('fc.') else 'backbone'}.{key}": tensor for key, tensor in names}
+
+
 CHECKPOINTS: dict[str, tuple[Callable[[], Any], float]] = {
     "plain": (lambda: Network(1).state_dict(), 1),
     "compiled": (lambda: compiled(Network(1)).state_dict(), 1),
@@ -94,6 +102,11 @@ CHECKPOINTS: dict[str, tuple[Callable[[], Any], float]] = {
         lambda: {"model": Network(1).state_dict(), "shadow": average(Network(2)).state_dict()}, 2,
     ),
     "model and a discriminator": (lambda: {"model": Network(1).state_dict(), "critic": Network(3).state_dict()}, 1),
+    "MMPretrain": (lambda: {"meta": {}, "state_dict": mmpretrain(1)}, 1),
+    "MMEngine exchanges both": (
+        lambda: {"meta": {"mmengine_version": "0.10"}, "state_dict": mmpretrain(2),
+                 "ema_state_dict": {"steps": torch.tensor(3), **mmpretrain(1, "module.")}}, 2,
+    ),
     "twice the same": (lambda: {"first": Network(1).state_dict(), "second": Network(1).state_dict()}, 1),
 }  # fmt: skip
 
@@ -131,11 +144,20 @@ class Payload:
 
 
 @pytest.mark.parametrize(
-    "weight", [torch.ones(2, 4).to_sparse(), torch.ones(2, 4) * 1j, torch.ones(2, 4, device="meta")]
+    ("weight", "message"),
+    [
+        (torch.ones(2, 4).to_sparse(), "is sparse or complex"),
+        (torch.ones(2, 4) * 1j, "is sparse or complex"),
+        (torch.ones(2, 4, device="meta"), "is on the meta device"),
+        (torch.ones(2, 4, dtype=torch.int8), "is of whole numbers"),
+        (torch.ones(1, 1).expand(2, 10**9), "has more elements than values in the file"),
+        (torch.empty(0), r"has no values, .* zero_to_fp32\.py"),
+        (torch.tensor([[1.0, float("nan")]]), "infinite or not a number"),
+    ],
 )
-def test_tensors_without_plain_numbers_are_refused(weight: torch.Tensor, tmp_path: Path) -> None:
+def test_tensors_without_plain_numbers_are_refused(weight: torch.Tensor, message: str, tmp_path: Path) -> None:
     torch.save({**Network(1).state_dict(), "fc.weight": weight}, tmp_path / "a.pth")
-    with pytest.raises(ForeignWeights, match=r"fc\.weight is sparse, quantised, complex or without values"):
+    with pytest.raises(ForeignWeights, match=rf"a\.pth: fc\.weight [^\n]*{message}"):
         source.read(tmp_path / "a.pth")
 
 
@@ -161,6 +183,52 @@ def test_code_beside_the_weights_does_not_run(tmp_path: Path) -> None:
     assert not mark.exists()
     torch.load(tmp_path / "a.ckpt", weights_only=False)
     assert mark.exists(), "the payload does nothing, so the test would see nothing"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.gguf", b"GGUF\x03\0\0\0", "is a GGUF file"),
+        ("a.pth", b"\x08\x08\x12\x07pytorch", "is an ONNX model: give it with --onnx"),
+        ("a.pth", b"<html>404", "is a web page, .* fetch it again"),
+        ("a.pth", b"", "is empty"),
+        ("model-00002-of-00003.bin", b"PK", "is part 2 of 3 of the weights: give their folder"),
+        ("a.engine", b"\0\xff", "is an engine of TensorRT"),
+    ],
+)
+def test_files_of_other_programs_are_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ForeignWeights, match=rf"{name}: {message}"):
+        source.read(tmp_path / name)
+
+
+def test_archives_of_other_programs_are_named(tmp_path: Path) -> None:
+    for member, message in (("code/constants.pkl", "TorchScript"), ("a.npy", "NumPy"), ("a.pth", "unpack it")):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr(member, b"")
+        with pytest.raises(ForeignWeights, match=message):
+            source.read(tmp_path / "a.zip")
+
+
+def pickled(folder: Path, body: bytes, compression: int = zipfile.ZIP_STORED) -> Path:
+    """A file as of `torch.save` with this pickle."""
+    with zipfile.ZipFile(folder / "a.pth", "w", compression) as archive:
+        archive.writestr("a/data.pkl", body)
+        archive.writestr("a/version", b"3\n")
+        archive.writestr("a/byteorder", b"little")
+    return folder / "a.pth"
+
+
+def test_small_files_cannot_fill_the_memory(tmp_path: Path) -> None:
+    """A pickle that asks for 200 GB in a type that PyTorch permits, and an archive that unpacks to more than its
+    size."""
+    huge = b"\x80\x02cbuiltins\nbytearray\n\x8a\x05" + (200 * 10**9).to_bytes(5, "little") + b"\x85R."
+    limit = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises(ForeignWeights, match="needs more memory than is free"):
+        source.read(pickled(tmp_path, huge))
+    assert resource.getrlimit(resource.RLIMIT_DATA) == limit
+    with pytest.raises(ForeignWeights, match="unpacks to more bytes than it has"):
+        source.read(pickled(tmp_path, b"\x80\x02}." + bytes(10**6), zipfile.ZIP_DEFLATED))
 
 
 def test_pointers_of_git_lfs_are_named(tmp_path: Path) -> None:

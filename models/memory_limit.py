@@ -1,0 +1,52 @@
+"""Bounds the memory that a file of another program may take."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+_SHARE = 0.8
+"""Share of the free memory that a file may take."""
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@contextlib.contextmanager
+def limited_memory() -> Iterator[None]:
+    """Let allocations beyond the free memory fail, so that a hostile file raises an error and the kernel kills nothing.
+
+    Without Linux's `/proc` there is no bound.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = _bound()
+    if bound is None or (soft != resource.RLIM_INFINITY and soft <= bound):
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _bound() -> int | None:
+    """Bytes of data that the process may have: what it has, and a share of what is free."""
+    try:
+        used = _kilobytes("/proc/self/status", "VmData")
+        free = _kilobytes("/proc/meminfo", "MemAvailable")
+    except (OSError, ValueError):
+        return None
+    with contextlib.suppress(OSError, ValueError):  # "max" is no number
+        limit, taken = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        free = min(free, limit - taken)
+    return used + int(_SHARE * max(free, 0))
+
+
+def _kilobytes(path: str, name: str) -> int:
+    """A value in bytes of a file that gives it in kilobytes."""
+    found = re.search(rf"^{name}:\s+(\d+) kB", Path(path).read_text(), re.MULTILINE)
+    if found is None:
+        raise ValueError(f"{path} has no {name}")
+    return int(found[1]) * 1024
