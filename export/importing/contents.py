@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-_SAVE = "save model.state_dict()"
+SAVE = "save only model.state_dict()"
 _DISTRIBUTED = (".ShardedTensor", ".DTensor")
 DISTRIBUTED_PROBLEM = (
     "parts of tensors, which a distributed training wrote: save the whole state dict (full_state_dict=True)"
@@ -59,10 +59,10 @@ def content_problem(content: object, metadata: Mapping[str, str]) -> str | None:
         return "flat parameters of FSDP, without the names of the tensors: save the whole state dict"
     tensors = [(key, value) for key, value in found if isinstance(value, Tensor)]
     if keys.intersection(_OPTIMISER):
-        return f"the state of an optimiser, no network: {_SAVE}"
+        return f"the state of an optimiser, no network: {SAVE}"
     if any(name.startswith(("numpy.", "jax.")) for name in objects) and not tensors:
-        return f"arrays of NumPy, no tensors: {_SAVE}"
-    return None if tensors else f"{_kind(content)}, no state dict: {_SAVE}"
+        return f"arrays of NumPy, no tensors: {SAVE}"
+    return None if tensors else f"{_kind(content)}, no state dict: {SAVE}"
 
 
 def _walk(content: object, seen: set[int]) -> Iterator[tuple[str, object]]:

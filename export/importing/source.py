@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
-import re
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +12,10 @@ import torch
 from torch import Tensor
 
 from export.errors import ForeignWeights
-from export.importing.contents import DISTRIBUTED_PROBLEM, content_problem, is_distributed, placeholder
-from export.importing.strangers import stranger_file, stranger_folder
+from export.importing.contents import SAVE, content_problem
+from export.importing.parts import part_files
+from export.importing.pickled import read_pickled
+from export.importing.strangers import INDEX, stranger_file, stranger_folder
 from export.importing.unwrap import find_weights
 from models.artifact.manifest import sha256
 from models.files import git_lfs_problem
@@ -26,7 +25,6 @@ from models.training.checkpoint import CheckpointError
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 """First bytes of a file of `torch.save`, since PyTorch 1.6 and before."""
-_SAVE = "save only model.state_dict()"
 _FRACTIONS = (".weight", ".bias", ".running_mean", ".running_var")
 """Ends of the names of tensors that are no counters."""
 
@@ -58,7 +56,7 @@ class WeightsFile:
 
 
 def read(path: Path) -> WeightsFile:
-    """The tensors of a safetensors file, or of a state dict of `torch.save`.
+    """The tensors of a safetensors file, of a state dict of `torch.save`, or of the parts that an index lists.
 
     Raises:
         ForeignWeights: the file does not exist, has another format, or holds more than tensors.
@@ -76,23 +74,18 @@ def read(path: Path) -> WeightsFile:
 
 
 def _read(path: Path) -> WeightsFile:
-    metadata: dict[str, str] = {}
-    with path.open("rb") as file:
-        pickled = file.read(len(_ZIP)).startswith((_ZIP, _PICKLE))
-    content: object
-    if pickled:
-        content = _read_pickled(path)
+    if path.name.endswith(INDEX):
+        parts = [_content(part)[0] for part in part_files(path)]
+        content: object = {name: value for part in parts if isinstance(part, dict) for name, value in part.items()}
+        metadata: dict[str, str] = {}
     else:
-        try:
-            content, metadata = checkpoint.load_tensors(path)
-        except CheckpointError as error:
-            raise ForeignWeights(f"{error}: fetch it again") from error
+        content, metadata = _content(path)
     try:
         found = find_weights(content)
     except ForeignWeights as error:
         raise ForeignWeights(f"{path}: {error}") from error
     except RecursionError as error:
-        raise ForeignWeights(f"{path}: is nested too deeply: {_SAVE}") from error
+        raise ForeignWeights(f"{path}: is nested too deeply: {SAVE}") from error
     problem = None if found is not None and found.known else content_problem(content, metadata)
     if found is None or problem:
         raise ForeignWeights(f"{path}: holds {problem}")
@@ -100,6 +93,18 @@ def _read(path: Path) -> WeightsFile:
         if problem := _tensor_problem(name, value):
             raise ForeignWeights(f"{path}: {name} {problem}")
     return WeightsFile(path, found.tensors, str(found), found.averaged, found.ignored)
+
+
+def _content(path: Path) -> tuple[object, dict[str, str]]:
+    """The content of a file, and the metadata of safetensors."""
+    with path.open("rb") as file:
+        pickled = file.read(len(_ZIP)).startswith((_ZIP, _PICKLE))
+    if pickled:
+        return read_pickled(path), {}
+    try:
+        return checkpoint.load_tensors(path)
+    except CheckpointError as error:
+        raise ForeignWeights(f"{error}: fetch it again") from error
 
 
 def _tensor_problem(name: str, tensor: Tensor) -> str | None:
@@ -123,37 +128,3 @@ def _tensor_problem(name: str, tensor: Tensor) -> str | None:
             "earlier checkpoint"
         )
     return None
-
-
-def _read_pickled(path: Path) -> object:
-    names = _foreign_globals(path)
-    if any(is_distributed(name) for name in names):
-        raise ForeignWeights(f"{path}: holds {DISTRIBUTED_PROBLEM}")
-    # No class or function that a file names is imported or called.
-    placeholders: list[Any] = [(placeholder(name), name) for name in names]
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(placeholders):
-            warnings.simplefilter("ignore")  # about old pickle protocols
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ForeignWeights(f"{path}: {_why_not(str(error))}") from error
-    except MemoryError as error:
-        raise ForeignWeights(f"{path}: needs more memory than is free: {_SAVE}") from error
-    except Exception as error:  # a damaged pickle raises errors of any class
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ForeignWeights(f"{path}: is not a complete file of torch.save: {first}") from error
-
-
-def _foreign_globals(path: Path) -> list[str]:
-    """The classes and functions that a file refers to beside its tensors, as in the options that tools save."""
-    try:
-        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # the file is damaged, or older than PyTorch 1.6; torch.load gives the reason
-        return []
-
-
-def _why_not(message: str) -> str:
-    """The refused class from PyTorch's long message."""
-    named = re.search(r"GLOBAL ([\w.]+)", message)
-    reason = f"refers to {named[1]}, which could run code," if named else "holds more than tensors"
-    return f"{reason} and is not loaded: save only the state dict, best as safetensors"

@@ -11,6 +11,8 @@ _AS_ONNX = "export the model as ONNX, and give that file with --onnx"
 _UNPACK = "unpack it, and give the file of weights in it"
 _AGAIN = "fetch it again"
 _LONGEST_START = 512
+INDEX = ".index.json"
+"""End of the name of the index of weights in parts."""
 
 # Offset, bytes, kind of file and advice. https://en.wikipedia.org/wiki/List_of_file_signatures and the formats' docs.
 _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
@@ -109,8 +111,12 @@ def stranger_folder(path: Path) -> str | None:
     return next((f"is {kind}: {advice}" for name, kind, advice in _FOLDERS if any(path.glob(name))), None)
 
 
-def stranger_file(path: Path) -> str | None:
+def stranger_file(path: Path, *, part: bool = False) -> str | None:
     """Name the kind of a file of another program, and what to do with it; None if it may hold a state dict.
+
+    Args:
+        path: the file.
+        part: whether its index lists it, so that it need not hold all weights.
 
     Raises:
         OSError: the file cannot be read.
@@ -119,10 +125,12 @@ def stranger_file(path: Path) -> str | None:
         start = file.read(_LONGEST_START)
     if not start:
         return f"is empty: {_AGAIN}"
-    if (part := _SHARD.search(path.name)) and int(part[2]) > 1:
-        return f"is part {int(part[1])} of {int(part[2])} of the weights: give their folder"
-    if path.name.endswith(".index.json"):
-        return "lists the parts of the weights: give their folder"
+    if not part and (found := _SHARD.search(path.name)) and int(found[2]) > 1:
+        return (
+            f"is part {int(found[1])} of {int(found[2])} of the weights: give their folder, or their index (*{INDEX})"
+        )
+    if path.name.endswith(INDEX):
+        return None
     for offset, magic, kind, advice in _SIGNATURES:
         if start[offset:].startswith(magic):
             return f"is {kind}: {advice}"

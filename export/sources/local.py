@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from export.errors import FetchError
+from export.importing.strangers import stranger_folder
 from export.sources.fetched import WEIGHTS, FetchedWeights, find_licence
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -32,6 +33,8 @@ def _weights(folder: Path) -> Path:
     Raises:
         FetchError: there is none, or there are several and none has a usual name.
     """
+    if problem := stranger_folder(folder):
+        raise FetchError(f"{folder}: {problem}")
     for name in WEIGHTS:
         if (folder / name).is_file():
             return folder / name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import os
 import resource
 import zipfile
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.parallel import DataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -164,7 +166,7 @@ def test_tensors_without_plain_numbers_are_refused(weight: torch.Tensor, message
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lambda: Network(1), r"holds an object of .*Network, no state dict: save model\.state_dict\(\)"),
+        (lambda: Network(1), r"holds an object of .*Network, no state dict: save only model\.state_dict\(\)"),
         (lambda: {"ema": Network(1), "epoch": 3}, r"holds objects of .*Network, no state dict"),
         (lambda: [1, 2], "holds a list, no state dict"),
         (lambda: {"epoch": 3}, "holds only values without tensors, no state dict"),
@@ -200,6 +202,21 @@ def test_files_of_other_programs_are_named(name: str, content: bytes, message: s
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ForeignWeights, match=rf"{name}: {message}"):
         source.read(tmp_path / name)
+
+
+def test_parts_are_joined_by_their_index(tmp_path: Path) -> None:
+    state = Network(1).state_dict()
+    parts = {f"model-0000{part}-of-00002.safetensors": dict(list(state.items())[part - 1 :: 2]) for part in (1, 2)}
+    for name, tensors in parts.items():
+        save_file(tensors, tmp_path / name)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {key: name for name, part in parts.items() for key in part}}))
+    read = source.read(index).tensors
+    assert read.keys() == state.keys()
+    assert all(read[key].equal(value) for key, value in state.items())
+    index.write_text(json.dumps({"weight_map": {"conv1.weight": "../a.safetensors"}}))
+    with pytest.raises(ForeignWeights, match=r"lists '\.\./a\.safetensors', which is no file beside it"):
+        source.read(index)
 
 
 def test_archives_of_other_programs_are_named(tmp_path: Path) -> None:

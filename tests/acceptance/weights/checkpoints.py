@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from export.importing import ImportOverrides, import_weights
-from tests.acceptance.weights.checkpoint_files import CLASSES, CONTENTS, FILES, network
+from tests.acceptance.weights.checkpoint_files import CLASSES, CONTENTS, FILES, network, write_index
 from tests.acceptance.weights.foreign_files import FOREIGN, MARK
 
 _MAX_ERROR = 1e-4
@@ -60,7 +60,7 @@ def check() -> tuple[bool, str]:
             wrong.append("code ran")
         os.chdir("/")
     return not wrong, (
-        f"{len(CONTENTS) + len(FILES) + 1} files right, largest error {worst:.1e} of the spread; {len(FOREIGN)} "
+        f"{len(CONTENTS) + len(FILES) + 2} files right, largest error {worst:.1e} of the spread; {len(FOREIGN)} "
         f"refused in one line, by a process of at most {memory / 1e6:.0f} MB; wrong: {wrong or 'none'}"
     )
 
@@ -73,6 +73,7 @@ def _usable(base: Path) -> Iterator[tuple[str, Path, nn.Module]]:
     for name, (file, write) in FILES.items():
         write(base / file)
         yield name, base / file, network()
+    yield "two parts and their index", write_index(base), network()
     torch.save(network(0, 3, 1).state_dict(), base / "grey.pth")
     yield "one channel, three classes", base / "grey.pth", network(0, 3, 1)
 

@@ -108,6 +108,18 @@ def _part(folder: Path) -> Path:
     return folder / "model-00001-of-00002.safetensors"
 
 
+def _index_only(folder: Path) -> Path:
+    index = write_index(folder)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    return index
+
+
+def _leaving_index(folder: Path) -> Path:
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"conv1.weight": "../../secret.safetensors"}}))
+    return index
+
+
 def _cut(write: Write, share: float) -> Write:
     def cut(folder: Path) -> Path:
         path = write(folder)
@@ -269,7 +281,9 @@ FOREIGN: Mapping[str, tuple[Write, str]] = {
     "a checkpoint of ours": (_ours, "resnet-export build"),
     "a training's state of ours": (_training_state, "resnet-train --resume"),
     "one part of two": (_part, "give their folder"),
-    "index of parts": (write_index, "give their folder"),
+    "index without its parts": (_index_only, "fetch that file, too"),
+    "index that leaves its folder": (_leaving_index, "is no file beside it"),
+    "folder with nothing": (folder_of("nothing"), "has none of model.safetensors"),
     "no file": (lambda folder: folder / "none.pth", "No such file"),
 }  # fmt: skip
 """How each file is written, and words of its refusal."""
