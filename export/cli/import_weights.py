@@ -44,10 +44,7 @@ def print_imported_weights(source: str, arch: str | None, overrides: ImportOverr
     if target.name is not None:
         check_name(target.name)
     fetched = sources.fetch(source)
-    known = arch or fetched.architecture
-    if known is None:
-        fail(f"{source}: give --arch, such as resnet50")
-    imported = import_weights(fetched.path, known, overrides)
+    imported = import_weights(fetched.path, arch or fetched.architecture, overrides)
     origin = {**imported.checkpoint.training["imported"], **fetched.provenance}
     with _checkpoint_file(target.checkpoint) as path:
         replace(imported.checkpoint, training={"imported": origin}).save(path)

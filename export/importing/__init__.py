@@ -46,12 +46,12 @@ class ImportOverrides:
     """Fields of `Preprocess`."""
 
 
-def import_weights(path: Path, arch: str, overrides: ImportOverrides | None = None) -> Imported:
+def import_weights(path: Path, arch: str | None = None, overrides: ImportOverrides | None = None) -> Imported:
     """Read a file of weights in a known layout.
 
     Args:
         path: safetensors file, or a state dict of `torch.save`; code in a pickle is not executed.
-        arch: name in the table of architectures.
+        arch: name in the table of architectures; None to detect it.
         overrides: values that replace detected ones.
 
     Raises:
@@ -66,10 +66,11 @@ def import_weights(path: Path, arch: str, overrides: ImportOverrides | None = No
         raise ForeignWeights(f"{path}: cannot be imported: {first}") from error
 
 
-def _import(path: Path, arch: str, overrides: ImportOverrides) -> Imported:
+def _import(path: Path, wanted: str | None, overrides: ImportOverrides) -> Imported:
     read = source.read(path)
     name, layout = _layout(read, overrides.layout)
     check_parts(read, layout)
+    arch = detect(read, layout) if wanted is None else wanted
     try:
         fitted = fit(read.tensors, layout, arch)
     except UnknownArchitecture as error:

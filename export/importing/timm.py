@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from export.errors import ForeignWeights
@@ -37,15 +37,18 @@ def recognises(source: WeightsFile) -> bool:
 
 
 def named(source: WeightsFile) -> str:
-    return _named(_config(source))
+    return network_name(_config(source))
 
 
 def _config(source: WeightsFile) -> dict[str, Any]:
     """The configuration beside the weights; empty if it is not timm's, or that of another file's network."""
     config = source.beside(_CONFIG)
+    if "pretrained_cfg" not in config and isinstance(config.get("architecture"), str):
+        # The form of early files, without the level between.
+        config = {"architecture": config["architecture"], "pretrained_cfg": config, "label_names": config.get("labels")}
     if not isinstance(config.get("pretrained_cfg"), dict):
         return {}
-    name = _named(config)
+    name = network_name(config)
     if name in VARIANTS:
         ours = isinstance(fit(source.tensors, torchvision, name), Fit)
     else:  # a network that we do not have can have the tensors of one that we have
@@ -53,7 +56,7 @@ def _config(source: WeightsFile) -> dict[str, Any]:
     return config if ours else {}
 
 
-def _named(config: dict[str, Any]) -> str:
+def network_name(config: Mapping[str, Any]) -> str:
     """Name of the network in a configuration, without the name of its weights: resnet50 of resnet50.a1_in1k."""
     name = str(config.get("architecture", "")).partition(".")[0]
     former = _FORMER.fullmatch(name)
@@ -62,9 +65,9 @@ def _named(config: dict[str, Any]) -> str:
 
 def check(source: WeightsFile, arch: str) -> None:
     config = _config(source)
-    if _named(config) not in ("", arch):
+    if (name := network_name(config)) not in ("", arch):
         raise ForeignWeights(
-            f"{source.path.with_name(_CONFIG)}: names timm's {_named(config)}, which has the tensors of {arch} and "
+            f"{source.path.with_name(_CONFIG)}: names timm's {name}, which has the tensors of {arch} and "
             f"computes something else: {IMPORT_AS_ONNX} (or give --layout torchvision, if it describes another file)"
         )
     arguments = config.get("model_args") or {}
@@ -96,5 +99,12 @@ def trained(source: WeightsFile) -> TrainedPreprocess:
 
 
 def labels(source: WeightsFile) -> Sequence[str] | None:
-    names = _config(source).get("label_names")
-    return names if isinstance(names, list) else None
+    config = _config(source)
+    names, descriptions = (
+        config.get(key) or config.get("pretrained_cfg", {}).get(key) for key in ("label_names", "label_descriptions")
+    )
+    if not isinstance(names, list):
+        return None
+    if isinstance(descriptions, dict):  # of names such as n01440764
+        return [str(descriptions.get(name, name)) for name in names]
+    return names

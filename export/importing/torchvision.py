@@ -7,14 +7,9 @@ from __future__ import annotations
 
 import re
 
+from export.importing import published
 from export.importing.layout import IMAGENET_MEAN, IMAGENET_STD, TrainedPreprocess
 from export.importing.source import WeightsFile
-
-_SECOND_RECIPE = {"11ad3fa6", "cd907fc2", "f82ba261"}
-_FIRST_RECIPE = {"f37072fd", "b627a593", "0676ba61", "63fe2227", "394f9c45"}
-"""First digits of the SHA-256 of torchvision's files: IMAGENET1K_V2 of 50, 101 and 152 layers, IMAGENET1K_V1 of 18 to
-152 layers."""
-
 
 _RENAMES = (
     (r"^stem\.conv\.", "conv1."),
@@ -59,18 +54,16 @@ def check(source: WeightsFile, arch: str) -> None:
 
 
 def trained(source: WeightsFile) -> TrainedPreprocess:
-    second = source.sha256[:8] in _SECOND_RECIPE
+    found = next((weights for weights in published.PUBLISHED if source.sha256.startswith(weights.digits)), None)
     values = {
         "size": (224, 224),
-        "resize": 232 if second else 256,
+        "resize": 256 if found is None else found.resize,
         "interpolation": "bilinear",
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
     }
-    if second:
-        return TrainedPreprocess(values, "torchvision's IMAGENET1K_V2, whose file this is")
-    if source.sha256[:8] in _FIRST_RECIPE:
-        return TrainedPreprocess(values, "torchvision's IMAGENET1K_V1, whose file this is")
+    if found is not None:
+        return TrainedPreprocess(values, f"torchvision's {found.weights} of {found.architecture}, whose file this is")
     return TrainedPreprocess(
         values, "torchvision's IMAGENET1K_V1, assumed: the file is none that torchvision publishes"
     )

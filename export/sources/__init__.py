@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from export.sources import local
+from export.sources import hub, local, torchvision, url
 from export.sources.fetched import FetchedWeights, Source
 
 __all__ = ["PREFIXES", "FetchedWeights", "Source", "fetch"]
 
-PREFIXES: Mapping[str, Source] = {}
+PREFIXES: Mapping[str, Source] = {"hf-hub:": hub, "torchvision:": torchvision, "url:": url}
 
 
 def fetch(source: str) -> FetchedWeights:
