@@ -13,8 +13,8 @@ from models.data import DataError, Dataset, Indices, Subset, load, match_classes
 from models.imaging import images
 from models.imaging.preprocess import Preprocess, UInt8Array
 from models.training.checkpoint import Checkpoint
+from models.training.input.splits import split
 from models.training.recipe import Recipe
-from models.training.train import split
 
 GOLDEN_IMAGES = 16
 PARITY_IMAGES = 512

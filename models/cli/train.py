@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, Any, NamedTuple, get_args
 
 import typer
 
@@ -11,22 +11,50 @@ from models.architectures import VARIANTS, UnknownArchitecture
 from models.architectures.blocks import ShortcutKind
 from models.architectures.resnet import NormKind
 from models.cli.architectures import list_architectures
+from models.cli.recipe_options import with_recipe_options
 from models.console import console, fail
-from models.data import DataError, Dataset, load
+from models.data import DataError, Dataset, load, load_held_out
 from models.data.files import EncodedDataset, centre_crop
-from models.training.checkpoint import CheckpointError
-from models.training.device import Compute
-from models.training.recipe import Recipe
-from models.training.run_directory import CHECKPOINT_FILE, check_folder
+from models.imaging.preprocess import Geometry
+from models.training import recipes
+from models.training.checkpoint import Checkpoint, CheckpointError
+from models.training.recipe import Recipe, RecipeError
+from models.training.run_directory import CHECKPOINT_FILE, RECIPE_FILE, check_folder
 from models.training.train import Diverged, Interrupted, train
+from models.training.transfer import keep_classes, load_initial
 
-_default = Recipe("")
+
+class Splits(NamedTuple):
+    """The images of a data set by their use."""
+
+    training: Dataset
+    validation: Dataset | None
+    test: Dataset | None
 
 
+@with_recipe_options
 def train_command(
-    arch: Annotated[str, typer.Option(help="Name in the table of architectures; see --list.")],
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
-    out: Annotated[Path, typer.Option(help="Folder for the run: checkpoint, state, metrics, curves.")],
+    out: Annotated[Path, typer.Option(help="Folder for the run: checkpoint, state, recipe, metrics, curves.")],
+    arch: Annotated[
+        str | None, typer.Option(help="Name in the table of architectures; see --list. Default: that of --init.")
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            help="Checkpoint to begin with, of resnet-train or of resnet-export import. The classifier is a new one if "
+            "the classes differ. Better than random weights for any small set of photographs.",
+            metavar="CHECKPOINT",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Values of the options below: he2016, fast, a1, finetune, or a file such as the recipe.toml of a run. "
+            "Options that are given as well come first. Default: finetune with --init.",
+            metavar="NAME|FILE",
+        ),
+    ] = None,
     size: Annotated[
         int | None,
         typer.Option(
@@ -35,98 +63,105 @@ def train_command(
             min=1,
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes through the training images.", min=1)] = _default.epochs,
-    batch_size: Annotated[int, typer.Option(help="Images per step.", min=1)] = _default.batch_size,
-    lr: Annotated[float, typer.Option(help="Learning rate after warm-up.", min=0)] = _default.peak_lr,
-    momentum: Annotated[float, typer.Option(min=0, max=1)] = _default.momentum,
-    weight_decay: Annotated[
-        float, typer.Option(help="Of weights; biases and normalisation have none.", min=0)
-    ] = _default.weight_decay,
-    warmup: Annotated[float, typer.Option(help="Epochs of linear warm-up.", min=0)] = _default.warmup_epochs,
-    label_smoothing: Annotated[float, typer.Option(min=0, max=1)] = _default.label_smoothing,
-    crop: Annotated[int, typer.Option(help="Largest random shift in pixels.", min=0)] = _default.crop_padding,
-    flip: Annotated[bool, typer.Option(help="Mirror half of the images left to right.")] = _default.flip,
-    erasing: Annotated[
-        float, typer.Option(help="Share of images with a random rectangle erased.", min=0, max=1)
-    ] = _default.erasing,
     shortcut: Annotated[
         str | None, typer.Option(help="Shortcut option A, B, C or none, instead of the architecture's own.")
     ] = None,
-    norm: Annotated[str, typer.Option(help="Normalisation: batch or none.")] = "batch",
-    zero_gamma: Annotated[bool, typer.Option(help="Initialise each block as its shortcut.")] = False,
-    seed: Annotated[int, typer.Option(min=0)] = _default.seed,
-    validation: Annotated[
-        int, typer.Option(help="Training images to hold out, to make choices on.", min=0)
-    ] = _default.validation,
-    compute: Annotated[
-        str, typer.Option(help="float32, bfloat16, or auto: bfloat16 if the device supports it.")
-    ] = _default.compute,
-    resume: Annotated[bool, typer.Option(help="Continue the stopped run in --out.")] = False,
+    norm: Annotated[str | None, typer.Option(help="Normalisation: batch, or none, to study it.")] = None,
+    zero_gamma: Annotated[bool, typer.Option(help="Initialise each block as its shortcut, for large batches.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue the stopped run in --out, with its recipe.")] = False,
     list_: Annotated[
         bool, typer.Option("--list", help="Show the architectures.", is_eager=True, callback=list_architectures)
     ] = False,
+    **given: Any,
 ) -> None:
     """Train a network. Ctrl-C saves the run, and --resume continues it."""
-    for name, value, choices in (
-        ("--shortcut", shortcut or "A", get_args(ShortcutKind)),
-        ("--norm", norm, get_args(NormKind)),
-        ("--compute", compute, get_args(Compute)),
-    ):
-        if value not in choices:
-            fail(ValueError(f"{name} takes {', '.join(choices)}, not {value!r}"))
-    options = {"shortcut": shortcut, "norm": norm, "zero_gamma": zero_gamma}
-    defaults = {"shortcut": None, "norm": "batch", "zero_gamma": False}
-    recipe = Recipe(
-        arch=arch,
-        epochs=epochs,
-        batch_size=batch_size,
-        peak_lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        warmup_epochs=warmup,
-        label_smoothing=label_smoothing,
-        crop_padding=crop,
-        flip=flip,
-        erasing=erasing,
-        seed=seed,
-        validation=validation,
-        compute=cast(Compute, compute),
-        options={key: value for key, value in options.items() if value != defaults[key]},
-    )
+    network = {"shortcut": shortcut, "norm": norm, "zero_gamma": zero_gamma or None}
     try:
         check_folder(out, resume=resume)
-        images, test_images = _load_splits(data, arch, size)
-        result = train(recipe, images, test_images, out, resume=resume)
+        base = recipe or (str(out / RECIPE_FILE) if resume and (out / RECIPE_FILE).is_file() else None)
+        initial = None if init is None else load_initial(init)
+        chosen = _make_recipe(arch, base, given, network, initial)
+        splits = _load_splits(data, chosen.arch, size, initial)
+        result = train(
+            chosen, splits.training, splits.test, out, validation=splits.validation, initial=initial, resume=resume
+        )
     except Interrupted as interrupted:
         console.print(str(interrupted), highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
     except (DataError, CheckpointError, Diverged, ValueError) as error:
         fail(error)
-    test = result.training["test"]
-    console.print(f"top-1 {test['top1']:.2%} on {test['images']} test images", highlight=False)
-    console.print(f"checkpoint: {out / CHECKPOINT_FILE}", highlight=False, soft_wrap=True)
+    _report(result, out)
 
 
-def _load_splits(folder: Path, arch: str, size: int | None) -> tuple[Dataset, Dataset]:
-    """The training and the test split, in the size of the option or else of the architecture; prints the size.
+def _make_recipe(
+    arch: str | None, base: str | None, given: dict[str, Any], network: dict[str, Any], initial: Checkpoint | None
+) -> Recipe:
+    """The values of the base, those of the options, and the architecture of the checkpoint to begin with.
+
+    Raises:
+        RecipeError: a value is wrong, or there is no architecture.
+    """
+    for name, choices in (("shortcut", get_args(ShortcutKind)), ("norm", get_args(NormKind))):
+        if network[name] is not None and network[name] not in choices:
+            raise RecipeError(f"--{name} takes {', '.join(choices)}, not {network[name]!r}")
+    base = base or ("finetune" if initial is not None else None)
+    values = {**({} if base is None else recipes.read(base)), **given}
+    options = {key: value for key, value in network.items() if value is not None and (key, value) != ("norm", "batch")}
+    values["options"] = {**values.get("options", {}), **options}
+    if arch is not None:
+        values["arch"] = arch
+    if initial is not None:
+        named = arch or initial.architecture.name
+        if named != initial.architecture.name or options:
+            raise RecipeError(
+                f"--init has the weights of a {initial.architecture.name}: give no --arch, and no option of the network"
+            )
+        values |= {"arch": named, "options": dict(initial.architecture.options)}
+    if not values.get("arch"):
+        raise RecipeError("--arch is missing: give an architecture of --list, or weights to begin with as --init")
+    return recipes.make(values)
+
+
+def _load_splits(folder: Path, arch: str, size: int | None, initial: Checkpoint | None) -> Splits:
+    """The splits in the size of the option, or else of the checkpoint or the architecture; prints the size.
 
     Raises:
         DataError, UnknownArchitecture.
     """
     if arch not in VARIANTS:
         raise UnknownArchitecture(arch)
-    geometry = None if size is None else centre_crop(size)
     input_size = VARIANTS[arch].input_size
+    geometry: Geometry | None = None if size is None else centre_crop(size)
+    if initial is not None:
+        kept = {"mode", "interpolation"} if size else set(Geometry.model_fields)
+        cut = {} if geometry is None else geometry.model_dump()
+        geometry = Geometry(**cut | initial.preprocess.model_dump(include=kept))
     training = load(folder, "train", geometry, file_size=input_size)
-    test = load(folder, "test", geometry, file_size=input_size)
+    splits = Splits(training, *load_held_out(folder, geometry, file_size=input_size))
+    if initial is not None:
+        splits = Splits(*(None if each is None else keep_classes(each, initial) for each in splits))  # type: ignore[arg-type]
     height, width = training.geometry.size
-    origin = "as --size says" if size else "as they are stored"
-    if size is None and isinstance(training, EncodedDataset):
+    origin = "as --size says" if size else "as they are stored" if initial is None else "the input of --init"
+    if size is None and initial is None and isinstance(training, EncodedDataset):
         origin = f"the input of {arch}; --size sets another"
+    counts = f"{len(training.labels):,} training"
+    if splits.validation is not None:
+        counts += f", {len(splits.validation.labels):,} validation"
+    counts += f" and {0 if splits.test is None else len(splits.test.labels):,} test images"
     console.print(
-        f"{len(training.labels):,} training and {len(test.labels):,} test images of {len(training.classes):,} classes, "
-        f"{height} x {width} pixels ({origin})",
+        f"{counts} of {len(training.classes):,} classes, {height} x {width} pixels ({origin})",
         highlight=False,
         soft_wrap=True,
     )
-    return training, test
+    return splits
+
+
+def _report(result: Checkpoint, out: Path) -> None:
+    """Print the accuracy of the checkpoint, and where it is."""
+    metrics = result.training["metrics"]
+    if "validation_error" in metrics:
+        best = f"best epoch {metrics['epoch']}, with a validation error of {metrics['validation_error']:.2%}"
+        console.print(best, highlight=False)
+    if test := result.training.get("test"):
+        console.print(f"top-1 {test['top1']:.2%} on {test['images']} test images", highlight=False)
+    console.print(f"checkpoint: {out / CHECKPOINT_FILE}", highlight=False, soft_wrap=True)

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from models.data import cifar, idx, imagefolder, tarshards
 from models.data.classes import match_classes
-from models.data.dataset import ArrayDataset, DataError, Dataset, Indices, LabelledBatch, Split, Subset, read_ahead
-from models.data.files import EncodedDataset, centre_crop
+from models.data.dataset import ArrayDataset, DataError, Dataset, Indices, Split, Subset, read_ahead
+from models.data.files import SPLIT_NAMES, EncodedDataset, centre_crop
 from models.imaging.preprocess import Geometry
 
 __all__ = [
@@ -20,10 +20,10 @@ __all__ = [
     "DataError",
     "Dataset",
     "Indices",
-    "LabelledBatch",
     "Split",
     "Subset",
     "load",
+    "load_held_out",
     "match_classes",
     "read_ahead",
 ]
@@ -68,6 +68,23 @@ def load(folder: Path, split: Split, geometry: Geometry | None = None, *, file_s
     if len(dataset.labels) == 0:
         raise DataError(f"{folder}: the {split} split holds no images")
     return dataset
+
+
+def load_held_out(
+    folder: Path, geometry: Geometry | None = None, *, file_size: int = 224
+) -> tuple[Dataset | None, Dataset | None]:
+    """The validation and the test split, for training: choices are made on the first, the second is only reported on.
+
+    Without a folder or shards of its own for testing, a validation split is no test split. Raises as `load`.
+    """
+    names = SPLIT_NAMES["test"]
+    found = {name for name in names if imagefolder.has_split(folder, name) or tarshards.has_split(folder, name)}
+    validates = bool(found - {"test"})
+    tests = "test" in found or not validates
+    return (
+        load(folder, "validation", geometry, file_size=file_size) if validates else None,
+        load(folder, "test", geometry, file_size=file_size) if tests else None,
+    )
 
 
 def _format_of(folder: Path) -> _Format:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from models.data.dataset import DataError, Dataset, Indices
 from models.imaging.preprocess import Geometry, UInt8Array
@@ -35,6 +36,9 @@ class Relabelled:
 
     def images(self, indices: Indices) -> UInt8Array:
         return self.source.images(indices)
+
+    def image(self, index: int) -> Image.Image:
+        return self.source.image(index)
 
 
 def match_classes(data: Dataset, labels: Sequence[str], *, by_position: bool = False) -> Dataset:

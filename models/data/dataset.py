@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,10 @@ from models.files import decode_text
 from models.imaging.images import to_mode
 from models.imaging.preprocess import Geometry, UInt8Array
 
-Split = Literal["train", "test"]
+Split = Literal["train", "validation", "test"]
 Indices = NDArray[np.int64]
+Wanted = TypeVar("Wanted")
+Batch = TypeVar("Batch")
 
 
 class DataError(ValueError):
@@ -50,6 +52,14 @@ class Dataset(Protocol):
         """
         ...
 
+    def image(self, index: int) -> Image.Image:
+        """One image in the mode of `geometry`, before it is resized and cropped.
+
+        Raises:
+            DataError: the image cannot be read or decoded.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class ArrayDataset:
@@ -75,9 +85,12 @@ class ArrayDataset:
         geometry = self.geometry
         if geometry.shape == self.array.shape[1:]:
             return self.array[indices]
+        return read_images(indices, geometry, self.image)
+
+    def image(self, index: int) -> Image.Image:
         # Pillow takes grey without a channel axis.
-        pixels = self.array[..., 0] if self.array.shape[-1] == 1 else self.array
-        return read_images(indices, geometry, lambda index: to_mode(Image.fromarray(pixels[index]), geometry.mode))
+        pixels = self.array[index, ..., 0] if self.array.shape[-1] == 1 else self.array[index]
+        return to_mode(Image.fromarray(pixels), self.geometry.mode)
 
 
 @dataclass(frozen=True)
@@ -106,42 +119,42 @@ class Subset:
     def images(self, indices: Indices) -> UInt8Array:
         return self.source.images(self.indices[indices])
 
-
-class LabelledBatch(NamedTuple):
-    """Images, uint8 [n, H, W, C], and their classes, int64 [n]."""
-
-    images: UInt8Array
-    labels: NDArray[np.int64]
+    def image(self, index: int) -> Image.Image:
+        return self.source.image(int(self.indices[index]))
 
 
-def read_ahead(data: Dataset, batches: Iterable[Indices], reader: Executor) -> Iterator[LabelledBatch]:
-    """The batches at these indices, in order; `reader` reads the next batch while the caller uses one.
+def read_ahead(read: Callable[[Wanted], Batch], batches: Iterable[Wanted], reader: Executor) -> Iterator[Batch]:
+    """The batches that `read` gives, in order; `reader` reads the next batch while the caller uses one.
 
     Raises:
         DataError: an image cannot be read; raised at its batch, not before.
     """
-    labels = data.labels
-    submitted = ((indices, reader.submit(data.images, indices)) for indices in batches)
+    submitted = (reader.submit(read, wanted) for wanted in batches)
     following = next(submitted, None)
     while following is not None:
-        indices, images = following
+        batch = following
         following = next(submitted, None)
-        yield LabelledBatch(images.result(), labels[indices])
+        yield batch.result()
 
 
 def read_images(indices: Indices, geometry: Geometry, read: Callable[[int], Image.Image]) -> UInt8Array:
-    """Read images in the mode of `geometry` on all cores, and resize and crop them: uint8 [len(indices), H, W, C].
+    """Read images in the mode of `geometry` on all cores, and resize and crop them: uint8 [len(indices), H, W, C]."""
+    return fill_images(len(indices), geometry.shape, lambda position: geometry.apply(read(int(indices[position]))))
+
+
+def fill_images(count: int, shape: tuple[int, int, int], make: Callable[[int], UInt8Array]) -> UInt8Array:
+    """Make the image of each position, on all cores: uint8 [count, H, W, C].
 
     Threads suffice, because Pillow releases the interpreter lock while it decodes and resizes.
     """
-    images = np.empty((len(indices), *geometry.shape), np.uint8)
+    images = np.empty((count, *shape), np.uint8)
 
     def place(position: int) -> None:
-        images[position] = geometry.apply(read(int(indices[position])))
+        images[position] = make(position)
 
     # A pool per call costs microseconds, and there is nothing to close later.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(place, range(len(indices))):
+        for _ in pool.map(place, range(count)):
             pass
     return images
 

@@ -28,7 +28,12 @@ def centre_crop(size: int) -> Geometry:
 
 DEFAULT_GEOMETRY = centre_crop(224)
 
-SPLIT_NAMES: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val", "valid", "validation")}
+_VALIDATION = ("val", "valid", "validation")
+SPLIT_NAMES: dict[Split, tuple[str, ...]] = {
+    "train": ("train",),
+    "validation": _VALIDATION,
+    "test": ("test", *_VALIDATION),
+}
 """Names of a split on disk. If a data set has several of them, the first is used, and a line names the others."""
 
 
@@ -55,7 +60,11 @@ class EncodedDataset(ABC):
         Raises:
             DataError: a file cannot be read or decoded; the message names the file.
         """
-        return read_images(indices, self.geometry, self._decode)
+        return read_images(indices, self.geometry, self.image)
+
+    def image(self, index: int) -> Image.Image:
+        """One image in the mode of `geometry`, before it is resized and cropped. Raises DataError."""
+        return self._decode(index)
 
     def check(self, index: int) -> str | None:
         """The reason why an image cannot be used, with its place; None if it can. Cheaper than `images`."""

@@ -62,17 +62,18 @@ def load(folder: Path, split: Split, geometry: Geometry | None) -> ImageFolder:
         if not files:
             raise DataError(f"{folder}: too few images for a {split} split: make the folders train and test")
     else:
-        chosen = train if split == "train" else test
+        validation = _split_folder(folder, "validation")
+        chosen = {"train": train, "validation": validation, "test": test}[split]
         if chosen is None:
             raise DataError(f"{folder}: there are no class folders in {' or '.join(SPLIT_NAMES[split])}")
         root, classes = chosen, _class_names(train or chosen)
         for name in _class_names(root):
             if name not in classes:
                 raise DataError(f"{root / name}: is not a class of the training split, {train}")
-        files = list(_files(root, classes, skipped, may_lack=split == "test"))
-        if unused := sorted(path.name for path in _folders(folder) - {train, test}):
-            used = " and ".join(path.name for path in (train, test) if path)
-            print_once(f"skipped: {', '.join(unused)} in {folder}, beside the splits {used}")
+        files = list(_files(root, classes, skipped, may_lack=split != "train"))
+        if unused := sorted(path.name for path in _folders(folder) - {train, validation, test}):
+            used = dict.fromkeys(path.name for path in (train, validation, test) if path)
+            print_once(f"skipped: {', '.join(unused)} in {folder}, beside the splits {' and '.join(used)}")
     for name in classes:
         _check_class_name(root / name)
     _report(root, skipped)
@@ -82,13 +83,14 @@ def load(folder: Path, split: Split, geometry: Geometry | None) -> ImageFolder:
     )
 
 
+def has_split(folder: Path, name: str) -> bool:
+    """Whether a folder of this name has class folders: a class may be called "train", too."""
+    root = folder / name
+    return any(True for _ in _files(root, _class_names(root), Skipped(), may_lack=True))
+
+
 def _split_folder(folder: Path, split: Split) -> Path | None:
-    """The folder of a split, if it has class folders: a class may be called "train", too."""
-    for name in SPLIT_NAMES[split]:
-        root = folder / name
-        if any(True for _ in _files(root, _class_names(root), Skipped(), may_lack=True)):
-            return root
-    return None
+    return next((folder / name for name in SPLIT_NAMES[split] if has_split(folder, name)), None)
 
 
 def _folders(root: Path) -> set[Path]:

@@ -107,10 +107,16 @@ def _tars(folder: Path) -> list[Path]:
 
 
 def _shards(folder: Path, split: Split) -> list[Path]:
-    for word in SPLIT_NAMES[split]:
-        if found := [path for path in _tars(folder) if path.name.startswith(word) or f"-{word}-" in path.name]:
-            return found
-    return []
+    return next((found for name in SPLIT_NAMES[split] if (found := _named(folder, name))), [])
+
+
+def has_split(folder: Path, name: str) -> bool:
+    """Whether there are shards of a split by this name."""
+    return bool(_named(folder, name))
+
+
+def _named(folder: Path, word: str) -> list[Path]:
+    return [path for path in _tars(folder) if path.name.startswith(word) or f"-{word}-" in path.name]
 
 
 def _split_samples(folder: Path, split: Split, skipped: Skipped) -> list[tuple[Member, int]]:

@@ -25,7 +25,7 @@ from models.studies.study import Numbers, StudySettings
 from models.studies.training import images
 from models.training.device import best_device
 from models.training.evaluate import normalise
-from models.training.train import measure_preprocess
+from models.training.input.splits import measure_preprocess
 
 NAME = "finite-step"
 TITLE = "Predicted and actual change of the loss after a step of the early layers, at initialisation"

@@ -30,7 +30,7 @@ from models.studies.training import CHECKPOINT, TrainingSettings, images, traini
 from models.training import checkpoint
 from models.training.device import best_device
 from models.training.evaluate import normalise
-from models.training.train import measure_preprocess
+from models.training.input.splits import measure_preprocess
 
 NAME = "order-of-operations"
 TITLE = "Post-activation, linear-join, pre-activation and ReLU-before-addition blocks"

@@ -5,6 +5,7 @@ Reading a checkpoint executes no code of the file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,6 +137,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: is not a complete safetensors file: {error}") from error
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of the content of tensors, to tell files apart."""
+    return hashlib.sha256(save({key: value.contiguous() for key, value in tensors.items()})).hexdigest()
 
 
 def _difference(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str | None:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-Compute = Literal["auto", "float32", "bfloat16"]
+Compute = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def best_device() -> torch.device:
@@ -19,7 +19,7 @@ def compute_dtype(choice: Compute, device: torch.device) -> torch.dtype:
     """The dtype of convolutions; "auto" is bfloat16 where that is faster."""
     if choice == "auto":
         choice = "bfloat16" if _has_fast_bfloat16(device) else "float32"
-    return torch.bfloat16 if choice == "bfloat16" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[choice]
 
 
 def memory_format(model: nn.Module, device: torch.device) -> torch.memory_format:

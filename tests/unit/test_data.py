@@ -22,13 +22,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from models.__main__ import app
-from models.data import ArrayDataset, DataError, Split, Subset, load, read_ahead
+from models.data import ArrayDataset, DataError, Split, Subset, load, load_held_out, read_ahead
 from models.data.imagefolder import ImageFolder
 from models.imaging.image_files import Skipped
 from models.imaging.preprocess import Geometry, Preprocess, UInt8Array
 from models.training import checkpoint
+from models.training.input.splits import measure_preprocess
 from models.training.recipe import Recipe
-from models.training.train import measure_preprocess, train
+from models.training.train import train
 from service.cli.file_list import find_files
 
 SMALL = Geometry(size=(16, 16), resize=18)
@@ -296,6 +297,19 @@ def test_image_folder(tmp_path: Path, test_name: str) -> None:
     assert data.geometry == SMALL
 
 
+@pytest.mark.parametrize(
+    ("names", "validation", "test"), [(("val", "test"), 2, 2), (("valid",), 2, None), (("test",), None, 2)]
+)
+def test_validation_split_of_a_folder(
+    names: tuple[str, ...], validation: int | None, test: int | None, tmp_path: Path
+) -> None:
+    write_files(tmp_path, TRAIN_FILES)
+    for name in names:
+        write_files(tmp_path / name, TEST_FILES)
+    found = load_held_out(tmp_path, SMALL)
+    assert tuple(None if each is None else len(each.labels) for each in found) == (validation, test)
+
+
 def test_image_folder_without_a_geometry(tmp_path: Path) -> None:
     data = encode(1, size=(300, 400))
     write_files(tmp_path, {"train/a/1.png": data, "test/a/1.png": data})
@@ -345,7 +359,7 @@ def test_training_and_scoring_skip_the_same_files_and_say_so(
 ) -> None:
     write_files(tmp_path, TRAIN_FILES)
     write_files(tmp_path / "test", TEST_FILES)
-    write_files(tmp_path / "val", {"cat/2.png": encode(8), "cat/3.png": encode(9)})
+    write_files(tmp_path / "extra", {"cat/2.png": encode(8), "cat/3.png": encode(9)})
     write_files(tmp_path, {"train/cat/9.jfif": encode(9, "jpeg"), "train/cat/._9.jpg": b"x", "train/0.png": encode(1)})
     (tmp_path / "train" / "cat" / "loop").symlink_to("..")
     (tmp_path / "train" / "wasp").symlink_to("bee")
@@ -363,7 +377,7 @@ def test_training_and_scoring_skip_the_same_files_and_say_so(
     for part in (
         f"1 hidden ({tmp_path}/train/cat/._9.jpg)",
         f"1 linked to a folder around it ({tmp_path}/train/cat/loop)",
-        f"skipped: val in {tmp_path}, beside the splits train and test",
+        f"skipped: extra in {tmp_path}, beside the splits train and test",
         f"1 outside the folders of the classes ({tmp_path}/train/0.png)",
     ):
         assert said.count(part) == 1
@@ -613,11 +627,10 @@ def test_next_batch_is_read_while_one_is_used() -> None:
             yield np.arange(first, first + 2)
 
     with ThreadPoolExecutor(1) as reader:
-        batches = read_ahead(data, indices(), reader)
+        batches = read_ahead(data.images, indices(), reader)
         for first in (0, 2, 4):
             batch = next(batches)
-            np.testing.assert_array_equal(batch.images, data.array[first : first + 2])
-            assert batch.labels.tolist() == [0, 1]
+            np.testing.assert_array_equal(batch, data.array[first : first + 2])
             assert READ[first + 2].wait(TIMEOUT)
             assert not any(READ[later].is_set() for later in range(first + 4, 8, 2))
         with pytest.raises(DataError, match=r"bad\.png"):

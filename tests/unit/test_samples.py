@@ -12,8 +12,8 @@ import pytest
 from export import samples
 from models.data import DataError, load
 from models.training.checkpoint import Checkpoint
+from models.training.input.splits import split
 from models.training.recipe import Recipe
-from models.training.train import split
 from tests.support.networks import make_checkpoint
 
 SIZE = 8

@@ -1,0 +1,85 @@
+"""The images of each batch of an epoch, drawn from (seed, epoch)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.data import Indices
+from models.training.recipe import Recipe, RecipeError
+
+
+class BatchPlan(NamedTuple):
+    """The images of a batch. A process of several may take any part that begins at an even position."""
+
+    epoch: int
+    indices: Indices
+    repetitions: Indices
+    """Number of each copy of an image, for images that occur several times in an epoch."""
+
+
+def plan_epoch(labels: NDArray[np.int64], recipe: Recipe, epoch: int) -> list[BatchPlan]:
+    """The batches of an epoch; their number and sizes are the same in every epoch.
+
+    One image that is left over joins the last batch, for batch normalisation needs two.
+    """
+    order, repetitions = _order(labels, recipe, epoch)
+    bounds = [step * recipe.batch_size for step in range(steps_per_epoch(len(labels), recipe.batch_size))]
+    ends = [*bounds[1:], len(order)]
+    return [BatchPlan(epoch, order[a:b], repetitions[a:b]) for a, b in zip(bounds, ends, strict=True)]
+
+
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Number of batches of `count` images."""
+    left_over = count % batch_size
+    return max(1, count // batch_size + (left_over > 1))
+
+
+def check_batches(count: int, recipe: Recipe) -> None:
+    """Check that batch normalisation has more than one image to measure its statistics on, and that repetitions fit.
+
+    Raises:
+        RecipeError: it has not, or they do not.
+    """
+    part = min(count, recipe.batch_size) // recipe.accumulate
+    if part < 2 and recipe.options.get("norm", "batch") == "batch":
+        what = "one training image" if count < 2 else "batches of one image" if recipe.accumulate == 1 else "such parts"
+        raise RecipeError(f"batch normalisation cannot train on {what}: give more images per batch, or --norm none")
+    if recipe.batch_size % recipe.repeats:
+        raise RecipeError(f"--batch-size {recipe.batch_size} is no multiple of --repeats {recipe.repeats}")
+
+
+def _order(labels: NDArray[np.int64], recipe: Recipe, epoch: int) -> tuple[Indices, Indices]:
+    """The images of an epoch in their order, and the number of each copy."""
+    generator = np.random.default_rng((recipe.seed, epoch))
+    if recipe.balance == "sampling":
+        counts = np.bincount(labels)
+        order = generator.choice(len(labels), len(labels), p=1 / (np.count_nonzero(counts) * counts[labels]))
+    else:
+        order = generator.permutation(len(labels))
+    if recipe.repeats > 1:
+        order = _repeat(order, recipe.repeats, recipe.batch_size)
+    return order, _count_copies(order)
+
+
+def _repeat(order: Indices, repeats: int, batch_size: int) -> Indices:
+    """Fill each batch with `repeats` repetitions of its first images (Hoffer et al. 2020); the epoch keeps its length.
+
+    The repetitions of an image are a part of the batch apart, so mixup does not mix an image with itself.
+    """
+    distinct = batch_size // repeats
+    starts = range(0, -(-len(order) // batch_size) * distinct, distinct)
+    return np.concatenate([np.tile(order[first : first + distinct], repeats) for first in starts])[: len(order)]
+
+
+def _count_copies(order: Indices) -> Indices:
+    """For each position the number of earlier positions with the same image."""
+    ranked = np.argsort(order, kind="stable")
+    values = order[ranked]
+    starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
+    lengths = np.diff(np.r_[starts, len(order)])
+    repetitions = np.empty_like(order)
+    repetitions[ranked] = np.arange(len(order)) - np.repeat(starts, lengths)
+    return repetitions

@@ -1,0 +1,36 @@
+"""Exponential moving average of the weights (Polyak & Juditsky 1992; Tarvainen & Valpola 2017)."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from models.architectures import ResNet
+
+
+class AveragedWeights:
+    """A network whose weights and statistics of batch normalisation are averages over the updates of another one.
+
+    Args:
+        model: the network in training.
+        decay: share of the average that an update keeps.
+    """
+
+    def __init__(self, model: ResNet, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, model: ResNet, updates: int) -> None:
+        """Add the weights after `updates` updates.
+
+        The first averages forget the random weights of the start: the decay is (1 + n) / (10 + n) at most, as in
+        TensorFlow's `ExponentialMovingAverage`.
+        """
+        decay = min(self._decay, (1 + updates) / (10 + updates))
+        averages, values = self.model.state_dict(), model.state_dict()
+        floating = [key for key, value in averages.items() if value.is_floating_point()]
+        torch._foreach_lerp_([averages[key] for key in floating], [values[key] for key in floating], 1 - decay)
+        for key in averages.keys() - set(floating):  # the number of batches
+            averages[key].copy_(values[key])
