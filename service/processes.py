@@ -15,6 +15,7 @@ from service.core import malloc
 from service.core.rate_limit import Rates
 from service.core.settings import Settings
 from service.executors.base import ExecutorError
+from service.executors.cuda import page_locked
 from service.executors.cuda.gpu_batcher import DecodeBatcher
 from service.http.connection.shared_server import SharedServer
 from service.registry.registry import Registry
@@ -71,7 +72,7 @@ async def _serve_backend(process: EngineProcess) -> None:
     metrics = Metrics(process.sheet, process.sheets)
     registry = Registry(settings, metrics)
     gpu = _open_decoder(settings)
-    server = BackendServer(registry, process.listening, make_rates(settings), gpu)
+    server = BackendServer(registry, process.listening, make_rates(settings), gpu, page_locked.offer)
     registry.observe(server.catalog_changed)
 
     def note_loads() -> None:

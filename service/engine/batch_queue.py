@@ -65,6 +65,10 @@ class Batch(NamedTuple):
     size: int
     outputs: frozenset[str]
 
+    def images(self) -> list[UInt8Array]:
+        """The images in the order of the slices, uint8 [H, W, C] each."""
+        return [image for part in self.slices for image in part.request.images[part.start : part.stop]]
+
 
 class _Fifo:
     """Requests of one priority, first in, first out."""

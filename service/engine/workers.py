@@ -16,7 +16,6 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import NamedTuple
 
-from models.imaging.preprocess import UInt8Array
 from service.core.threads import lower_priority, pin_to_cpu
 from service.engine.batch_queue import Batch, BatchQueue
 from service.engine.progress import MIN_STALL_SECONDS, BatchClock, StallDetector
@@ -25,10 +24,6 @@ from service.telemetry.metrics import ModelMetrics
 
 log = logging.getLogger(__name__)
 
-
-_SMALL_BYTES = 64 * 1024
-"""Images up to this size are copied without numpy, which releases the interpreter lock for every copy of 500 values or
-more, and has to wait for it again: longer than the copy takes."""
 
 _JOIN_SECONDS = 1.0
 """Time between two checks whether a batch is stalled, while the threads end."""
@@ -219,10 +214,9 @@ class Workers:
         instance.free.get()  # threads of lost devices use it in addition to its own
         try:
             started = clock.started = time.monotonic()
-            buffer = executor.acquire(batch.size)
-            _assemble(batch, buffer)
+            gathered = executor.gather(batch.images())
             assembled = time.monotonic()
-            outputs = executor.run(buffer, batch.outputs)
+            outputs = executor.run(gathered, batch.outputs)
         except DeviceLost as error:
             self._mark_lost(instance, error)
             raise
@@ -252,16 +246,3 @@ def _make_instance(executor: Executor, cpu: int | None = None) -> _Instance:
     for _ in range(executor.concurrent_batches):
         instance.free.put(None)
     return instance
-
-
-def _assemble(batch: Batch, buffer: UInt8Array) -> None:
-    """Copy the images of a batch into a buffer [n, H, W, C]."""
-    images = (image for part in batch.slices for image in part.request.images[part.start : part.stop])
-    size = buffer[0].nbytes
-    if size > _SMALL_BYTES:
-        for row, image in enumerate(images):
-            buffer[row] = image
-        return
-    flat = memoryview(buffer.reshape(-1).data)
-    for row, image in enumerate(images):
-        flat[row * size : (row + 1) * size] = image.tobytes()

@@ -17,6 +17,10 @@ from models.runtime.engine_cache import default_folder
 
 Float32Array = NDArray[np.float32]
 
+_SMALL_BYTES = 64 * 1024
+"""Images up to this size are copied without numpy, which releases the interpreter lock for every copy of 500 values or
+more, and has to wait for it again: longer than the copy takes."""
+
 
 class ExecutorError(Exception):
     """An executor cannot be used; the message says what to do."""
@@ -34,7 +38,7 @@ class Executor(Protocol):
     device: str
     """Name of the device, such as cpu or cuda:0."""
     concurrent_batches: int
-    """Threads that may use the executor at the same time, each from `acquire` to the end of `run`."""
+    """Threads that may use the executor at the same time, each from `gather` to the end of `run`."""
     buckets: Sequence[int]
     """Sizes that batches are padded to, ascending; larger batches are not possible. Empty: any size, without
     padding."""
@@ -47,15 +51,25 @@ class Executor(Protocol):
         """
         ...
 
-    def acquire(self, n: int) -> UInt8Array:
-        """A buffer [n, H, W, C] to write images into, which the runtime can use without a conversion."""
-        ...
-
-    def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
-        """Compute the buffer that `acquire` returned to this thread.
+    def gather(self, images: Sequence[UInt8Array]) -> UInt8Array:
+        """Copy the images of the next batch of this thread to where the runtime reads them.
 
         Args:
-            images: uint8 [n, H, W, C].
+            images: uint8 [H, W, C] each, contiguous. They may change after `run`, not before its end.
+
+        Returns:
+            What `run` takes, [n, ...]. Only the executor knows what the array holds.
+
+        Raises:
+            DeviceLost: as `run`.
+        """
+        ...
+
+    def run(self, gathered: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+        """Compute the batch that this thread gathered.
+
+        Args:
+            gathered: the array that `gather` returned.
             outputs: names out of logits, probabilities, embedding, feature_map.
 
         Returns:
@@ -85,7 +99,13 @@ class HostExecutor:
     def prepare(self, max_batch: int) -> None:
         """Do nothing: the runtime takes batches of any size."""
 
-    def acquire(self, n: int) -> UInt8Array:
+    def gather(self, images: Sequence[UInt8Array]) -> UInt8Array:
+        buffer = self._buffer(len(images))
+        copy_into(buffer, images)
+        return buffer
+
+    def _buffer(self, n: int) -> UInt8Array:
+        """Memory for a batch, uint8 [n, H, W, C]."""
         return np.empty((n, *self._shape), np.uint8)
 
 
@@ -114,7 +134,7 @@ class Source:
 
 
 def compute(executor: Executor, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
-    """Compute one batch, in a buffer of the executor.
+    """Compute one batch.
 
     Args:
         executor: the executor.
@@ -124,9 +144,19 @@ def compute(executor: Executor, images: UInt8Array, outputs: frozenset[str]) -> 
     Returns:
         float32 [n, ...] per name.
     """
-    buffer = executor.acquire(len(images))
-    buffer[:] = images
-    return executor.run(buffer, outputs)
+    return executor.run(executor.gather(list(images)), outputs)
+
+
+def copy_into(buffer: UInt8Array, images: Sequence[UInt8Array]) -> None:
+    """Copy images, uint8 [H, W, C] each, into a contiguous buffer, uint8 [n, H, W, C]."""
+    size = buffer[0].nbytes
+    if size > _SMALL_BYTES:
+        for row, image in enumerate(images):
+            buffer[row] = image
+        return
+    flat = memoryview(buffer.reshape(-1).data)
+    for row, image in enumerate(images):
+        flat[row * size : (row + 1) * size] = image.tobytes()
 
 
 @contextmanager

@@ -42,9 +42,9 @@ class OnnxRuntimeCpuExecutor(HostExecutor):
         except Exception as error:  # the exceptions of the runtime have no common base
             raise ExecutorError(f"{source.path.name}: ONNX Runtime cannot load it: {error}") from error
 
-    def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+    def run(self, gathered: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
         names = list(outputs)
-        return dict(zip(names, self._session.run(names, {INPUT: images}), strict=True))
+        return dict(zip(names, self._session.run(names, {INPUT: gathered}), strict=True))
 
     def close(self) -> None:
         del self._session

@@ -69,13 +69,13 @@ class OpenVinoExecutor(HostExecutor):
         sizes = [1, max_batch, *range(2, max_batch)][: max(1, min(_MAX_FIXED_GRAPHS, _MAX_FIXED_BYTES // self._bytes))]
         self._fixed = {size: self._fixed.get(size) or self._compile_fixed(size) for size in sizes}
 
-    def acquire(self, n: int) -> UInt8Array:
+    def _buffer(self, n: int) -> UInt8Array:
         fixed = self._fixed.get(n)
-        return super().acquire(n) if fixed is None else fixed.images
+        return super()._buffer(n) if fixed is None else fixed.images
 
-    def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+    def run(self, gathered: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
         if outputs <= _HEAD:
-            fixed = self._fixed.get(len(images))
+            fixed = self._fixed.get(len(gathered))
             if fixed is not None:
                 fixed.request.infer(share_outputs=True)
                 return _copied(fixed.request, outputs)
@@ -84,14 +84,14 @@ class OpenVinoExecutor(HostExecutor):
             # All outputs of a graph are computed, and the feature map costs 3 to 5 % of a ResNet-50. So the graph with
             # all outputs is compiled when a request needs it for the first time.
             self._all_outputs = request = self._all_outputs or self._compile(None)
-        request.infer({INPUT: images}, share_inputs=True, share_outputs=True)
+        request.infer({INPUT: gathered}, share_inputs=True, share_outputs=True)
         return _copied(request, outputs)
 
     def close(self) -> None:
         del self._any_size, self._fixed, self._all_outputs, self._model
 
     def _compile_fixed(self, size: int) -> _FixedGraph:
-        images = super().acquire(size)
+        images = super()._buffer(size)
         request = self._compile(_HEAD, size)
         request.set_tensor(INPUT, openvino.Tensor(images, shared_memory=True))
         return _FixedGraph(request, images)

@@ -50,10 +50,10 @@ class TorchCpuExecutor(HostExecutor):
         self._threads = source.threads
         self._network = Network(source, torch.device("cpu"))
 
-    def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+    def run(self, gathered: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
         if torch.get_num_threads() != self._threads:  # the number belongs to the calling thread
             torch.set_num_threads(self._threads)
-        computed = self._network(torch.from_numpy(images))
+        computed = self._network(torch.from_numpy(gathered))
         return {name: computed[name].numpy() for name in outputs}
 
     def close(self) -> None:

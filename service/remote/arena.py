@@ -13,12 +13,15 @@ import mmap
 import os
 import socket
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from models.imaging.preprocess import UInt8Array
 from service.messages import wire
+
+Offer = Callable[[UInt8Array], None]
+"""Takes memory, uint8 [bytes], that others may read for as long as the array exists."""
 
 _FIRST_BYTES = 1 << 20
 _ALIGNMENT = 64
@@ -124,12 +127,13 @@ class ArenaView:
 
     Args:
         file: descriptor of the memory, which is closed with the view.
+        offer: called with the memory, uint8 [bytes], and again when it has grown.
     """
 
-    def __init__(self, file: int) -> None:
-        self._file = file
-        self._map = mmap.mmap(file, os.fstat(file).st_size)
+    def __init__(self, file: int, offer: Offer) -> None:
+        self._file, self._offer = file, offer
         self._images: dict[tuple[int, tuple[int, ...]], UInt8Array] = {}
+        self._memory = self._map()
 
     def images(self, offsets: Sequence[int], shape: tuple[int, ...]) -> list[UInt8Array]:
         """The images at offsets, uint8 [H, W, C] each, without a copy."""
@@ -142,29 +146,39 @@ class ArenaView:
             return view
         size = int(np.prod(shape))
         self._reach(offset + size)
-        view = self._images[offset, shape] = np.frombuffer(self._map, np.uint8, size, offset).reshape(shape)
+        view = self._images[offset, shape] = self._memory[offset : offset + size].reshape(shape)
         return view
 
     def file(self, offset: int, length: int) -> bytes:
         """A copy of the file at an offset: native code reads it, which must not see it change."""
         self._reach(offset + length)
-        return self._map[offset : offset + length]
+        return self._memory[offset : offset + length].tobytes()
 
     def close(self) -> None:
         """Close the descriptor, and give the memory back once no batch reads it."""
         os.close(self._file)
         # Objects of the connection refer to each other: a collection, which may come late, would free the map.
         self._images.clear()
-        del self._map
+        del self._memory
 
     def _reach(self, end: int) -> None:
-        """Map the memory again if it has grown."""
-        if end > len(self._map):
-            self._map = mmap.mmap(self._file, os.fstat(self._file).st_size)
+        """Map the memory again if it has grown. Batches that are computed keep the map that they read."""
+        if end > len(self._memory):
+            self._images.clear()
+            self._memory = self._map()
+
+    def _map(self) -> UInt8Array:
+        memory = np.frombuffer(mmap.mmap(self._file, os.fstat(self._file).st_size), np.uint8)
+        self._offer(memory)
+        return memory
 
 
-async def receive_arena(connection: socket.socket) -> ArenaView:
+async def receive_arena(connection: socket.socket, offer: Offer) -> ArenaView:
     """The arena that a worker sends first.
+
+    Args:
+        connection: the worker's.
+        offer: for `ArenaView`.
 
     Raises:
         OSError: the worker sends something else, or has ended.
@@ -179,4 +193,4 @@ async def receive_arena(connection: socket.socket) -> ArenaView:
         loop.remove_reader(connection)
     if message != bytes([wire.VERSION]) or len(descriptors) != 1:
         raise ConnectionError("it is of another version of the service")
-    return ArenaView(descriptors[0])
+    return ArenaView(descriptors[0], offer)

@@ -18,7 +18,7 @@ from service.messages.inference import InferenceRequest, InferenceResult
 from service.messages.model import ServedModel
 from service.messages.wire import Kind
 from service.remote import address
-from service.remote.arena import ArenaView, receive_arena
+from service.remote.arena import ArenaView, Offer, receive_arena
 from service.remote.channel import Channel
 from service.remote.file_decoding import FileDecoding
 
@@ -39,6 +39,7 @@ class BackendServer:
         listening: the socket that workers connect to.
         rates: limits the requests of each client, over all workers; None for no limit.
         gpu: decodes files for the workers; None leaves them to the workers.
+        offer: called with the memory that a worker shares.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class BackendServer:
         listening: socket.socket,
         rates: Rates | None = None,
         gpu: GpuDecoder | None = None,
+        offer: Offer = lambda memory: None,
     ) -> None:
-        self._backend, self._gpu = backend, gpu
+        self._backend, self._gpu, self._offer = backend, gpu, offer
         self._listening = listening
         self._methods = {name: getattr(backend, name) for name in _METHODS}
         if rates is not None:
@@ -109,7 +111,7 @@ class BackendServer:
         loop = asyncio.get_running_loop()
         connection.setblocking(False)
         try:
-            arena = await receive_arena(connection)
+            arena = await receive_arena(connection, self._offer)
             worker = _Worker(self._backend, self._gpu, arena, self.answer_call, self._worker_saw, self._lose)
             await loop.connect_accepted_socket(lambda: worker.channel, connection)
         except OSError as error:

@@ -20,7 +20,7 @@ from cuda.bindings import runtime as real
 from models.imaging.preprocess import UInt8Array
 from models.runtime.onnxruntime import ort
 from service.executors.base import DeviceLost, ExecutorError
-from service.executors.cuda import CudaError, streams
+from service.executors.cuda import CudaError, page_locked, streams
 from service.executors.cuda import device as cuda
 from service.executors.cuda.streams import CudaStreamContext
 from tests.support import fake_gpu
@@ -49,8 +49,7 @@ def make_context(fake: FakeRuntime, **options: bool) -> tuple[CudaStreamContext,
 
 
 def compute(context: CudaStreamContext, batch: UInt8Array) -> np.ndarray[Any, Any]:
-    context.acquire(len(batch))[:] = batch
-    return context.run(len(batch), LOGITS)["logits"]
+    return context.run(len(context.gather(list(batch))), LOGITS)["logits"]
 
 
 def test_fake_has_the_signatures_of_the_real_runtime() -> None:
@@ -145,7 +144,7 @@ def test_runtime_with_its_own_graphs_is_not_captured(fake: FakeRuntime) -> None:
 def test_unwritten_outputs_are_not_numbers(fake: FakeRuntime) -> None:
     """Neither rubbish nor what an earlier batch left: the check of the golden images then fails."""
     context, _, _ = make_context(fake)
-    context.acquire(2)[:] = images(2)
+    context.gather(list(images(2)))
     assert np.isnan(context.run(2, frozenset({"embedding"}))["embedding"]).all()
     assert RUBBISH != 0xFF
 
@@ -194,23 +193,56 @@ def test_lost_device_is_detected(fake: FakeRuntime, caplog: pytest.LogCaptureFix
 
 def test_threads_share_the_streams(fake: FakeRuntime) -> None:
     executor = Executor(fake)
-    buffers = [executor.acquire(1).ctypes.data]
+    buffers = [executor.gather(list(images(1))).ctypes.data]
     other: list[int] = []
-    thread = Thread(target=lambda: other.append(executor.acquire(1).ctypes.data))
+    thread = Thread(target=lambda: other.append(executor.gather(list(images(1))).ctypes.data))
     thread.start()
     thread.join()
     assert other != buffers  # two threads never share a buffer
-    executor.run(executor.acquire(2), LOGITS)
-    assert executor.acquire(1).ctypes.data == buffers[0]
+    executor.run(executor.gather(list(images(2))), LOGITS)
+    assert executor.gather(list(images(1))).ctypes.data == buffers[0]
 
 
-def test_buffer_that_was_not_run_keeps_its_stream(fake: FakeRuntime) -> None:
+def test_batch_that_was_not_run_keeps_its_stream(fake: FakeRuntime) -> None:
     executor = Executor(fake, count=1)
-    first = executor.acquire(2)
-    buffer = executor.acquire(3)
-    assert buffer.ctypes.data == first.ctypes.data
-    buffer[:] = images(3)
-    np.testing.assert_array_equal(executor.run(buffer, LOGITS)["logits"], images(3).reshape(3, 4) * 2.0)
+    first = executor.gather(list(images(2, 100)))
+    gathered = executor.gather(list(images(3)))
+    assert gathered.ctypes.data == first.ctypes.data
+    np.testing.assert_array_equal(executor.run(gathered, LOGITS)["logits"], images(3).reshape(3, 4) * 2.0)
+
+
+def test_shared_memory_is_copied_from_where_it_lies(fake: FakeRuntime) -> None:
+    """Without the buffer, and only from memory that was offered; its pages are unlocked with the memory."""
+    context, _, _ = make_context(fake)
+    before = fake.allocations
+    memory = np.zeros(64, np.uint8)
+    page_locked.offer(memory)
+    assert fake.allocations == before  # nothing is locked before a GPU reads it
+    shared = [memory[8 * row : 8 * row + 4].reshape(IMAGE) for row in (5, 0, 3)]
+    for row, image in enumerate(shared):
+        image[:] = images(1, 4 * row)
+    fake.calls.clear()
+    gathered = context.gather(shared)
+    assert fake.calls == ["cudaMemcpyAsync"] * 3
+    np.testing.assert_array_equal(context.run(len(gathered), LOGITS)["logits"], images(3).reshape(3, 4) * 2.0)
+    mixed = [shared[0], images(1, 50)[0]]
+    fake.calls.clear()
+    gathered = context.gather(mixed)
+    assert fake.calls == ["cudaMemcpyAsync"]
+    expected = np.concatenate([images(1), images(1, 50)]).reshape(2, 4) * 2.0
+    np.testing.assert_array_equal(context.run(2, LOGITS)["logits"], expected)
+    assert fake.allocations == before + 1
+    del memory, shared, mixed, image
+    assert fake.allocations == before
+
+
+def test_memory_that_cannot_be_locked_is_copied(fake: FakeRuntime, caplog: pytest.LogCaptureFixture) -> None:
+    context, _, _ = make_context(fake)
+    fake.can_lock = False
+    memory = images(2).reshape(-1)
+    page_locked.offer(memory)
+    np.testing.assert_array_equal(compute(context, memory.reshape(2, *IMAGE)), images(2).reshape(2, 4) * 2.0)
+    assert "cannot be page-locked" in caplog.text
 
 
 @pytest.mark.parametrize("copies", [0.1, 0.3, 0.45])

@@ -54,21 +54,21 @@ class Device:
     def prepare(self, max_batch: int) -> None:
         """Do nothing."""
 
-    def acquire(self, n: int) -> UInt8Array:
-        return np.empty((n, 1, 1, 1), np.uint8)
+    def gather(self, images: Sequence[UInt8Array]) -> UInt8Array:
+        return np.stack(images)
 
-    def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+    def run(self, gathered: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
         with self._lock:
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
             position = len(self.batches)
-            self.batches.append(len(images))
+            self.batches.append(len(gathered))
         try:
             if position < self.meetings:
                 self.together.wait(TIMEOUT)
             if self._lost_at is not None and position >= self._lost_at:
                 raise DeviceLost("an illegal memory access was encountered")
-            return {name: images.reshape(-1, 1).astype(np.float32) * 2 for name in outputs}
+            return {name: gathered.reshape(-1, 1).astype(np.float32) * 2 for name in outputs}
         finally:
             with self._lock:
                 self.at_once -= 1
@@ -215,12 +215,12 @@ def two_devices(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
             super().__init__(source)
             self.device = f"simulated:{next(numbers)}"
 
-        def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+        def run(self, gathered: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
             if self.device in lost:
                 tried.set()
                 raise DeviceLost("fell off the bus")
             assert not lost or tried.wait(TIMEOUT)
-            return super().run(images, outputs)
+            return super().run(gathered, outputs)
 
     monkeypatch.setattr(simulated, "EXECUTOR", Numbered)
     with serve(Settings(repository=tiny_repository, executor="simulated:0,0", max_batch=1)) as client:

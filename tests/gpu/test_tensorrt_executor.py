@@ -144,9 +144,11 @@ def test_max_batch_above_the_engine_falls_back(
 def test_lost_device_raises_device_lost(gpu: FakeGpu, version: Path, tmp_path: Path) -> None:
     gpu.build_engines(version, tmp_path)
     (executor,) = load(version, tmp_path)
+    with np.load(version / "golden.npz") as golden:
+        images = golden["images"][:1]
     gpu.cuda.lost.add(0)
     with pytest.raises(DeviceLost):
-        executor.run(executor.acquire(1), LOGITS)
+        compute(executor, images, LOGITS)
 
 
 SERVICE = """

@@ -141,11 +141,13 @@ def check(logits: Float32Array, golden: Float32Array, kind: Kind, executor: Exec
 
 
 @pytest.mark.parametrize("n", [1, 5])
-def test_buffer_is_writable_and_contiguous(executor: Executor, n: int, golden: Golden) -> None:
-    buffer = executor.acquire(n)
-    assert buffer.dtype == np.uint8
-    assert buffer.shape == (n, *golden[0].shape[1:])
-    assert buffer.flags.writeable and buffer.flags.c_contiguous
+def test_images_lie_anywhere(executor: Executor, n: int, golden: Golden) -> None:
+    """As in the memory of a worker: each image in another place, and read-only."""
+    together = compute(executor, take(golden[0], n), LOGITS)["logits"]
+    apart = [image.copy() for image in take(golden[0], n)]
+    for image in apart:
+        image.flags.writeable = False
+    np.testing.assert_array_equal(executor.run(executor.gather(apart), LOGITS)["logits"], together)
 
 
 def test_golden_images_pass(kind: Kind, executor: Executor, golden: Golden) -> None:
@@ -226,7 +228,7 @@ class Kept:
     def __init__(self, executor: Executor) -> None:
         self.computes, self.device = executor.computes, executor.device
         self.concurrent_batches, self.buckets = executor.concurrent_batches, executor.buckets
-        self.prepare, self.acquire, self.run = executor.prepare, executor.acquire, executor.run
+        self.prepare, self.gather, self.run = executor.prepare, executor.gather, executor.run
 
     def close(self) -> None:
         """Do nothing."""

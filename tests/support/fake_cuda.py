@@ -113,6 +113,8 @@ class FakeRuntime:
         """Devices that answer every call with an illegal address."""
         self.recorded_elsewhere = False
         """Whether another thread records in CUDA's default mode: who keeps to that, too, may not allocate meanwhile."""
+        self.can_lock = True
+        """Whether memory of the host can be page-locked."""
         self.calls: list[str] = []
         self._memory: dict[int, tuple[UInt8Array, bool]] = {}
         self._streams: dict[int, Stream] = {}
@@ -188,6 +190,16 @@ class FakeRuntime:
         return self._allocate(size, pinned=True)
 
     def cudaFreeHost(self, ptr: Any) -> Any:
+        del self._memory[ptr]
+        return (self._status(),)
+
+    def cudaHostRegister(self, ptr: Any, size: Any, flags: Any) -> Any:
+        if not self.can_lock:
+            return (real.cudaError_t.cudaErrorMemoryAllocation,)
+        self._memory[ptr] = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(ptr)), True
+        return (self._status(),)
+
+    def cudaHostUnregister(self, ptr: Any) -> Any:
         del self._memory[ptr]
         return (self._status(),)
 

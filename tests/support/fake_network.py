@@ -65,9 +65,7 @@ def virtual_seconds(fake: FakeRuntime, count: int, batches: int, work: dict[Kind
     def compute_all() -> None:
         try:
             for _ in range(batches // count):
-                buffer = executor.acquire(8)
-                buffer[:] = images(8)
-                executor.run(buffer, LOGITS)
+                executor.run(executor.gather(list(images(8))), LOGITS)
         finally:
             timeline.leave()
 

@@ -42,11 +42,11 @@ class HeldExecutor:
     def prepare(self, max_batch: int) -> None:
         """There is nothing to be made."""
 
-    def acquire(self, n: int) -> UInt8Array:
-        return np.empty((n, 1, 2, 1), np.uint8)
+    def gather(self, images: Sequence[UInt8Array]) -> UInt8Array:
+        return np.stack(images)
 
-    def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
-        values = images.reshape(-1, 2).astype(np.float32) @ np.array([[256.0], [1.0]], np.float32)
+    def run(self, gathered: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+        values = gathered.reshape(-1, 2).astype(np.float32) @ np.array([[256.0], [1.0]], np.float32)
         self.batches.append([int(value) for value in values[:, 0]])
         self._started.release()
         assert self._released.acquire(timeout=TIMEOUT)

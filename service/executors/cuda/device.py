@@ -184,6 +184,24 @@ class Kernels:
         _call(driver.cuLaunchKernel, self._functions[name], *grid, 1, threads, 1, 1, 0, stream, parameters, 0)
 
 
+def lock_pages(address: int, size: int) -> None:
+    """Let all devices copy from bytes of the host without the CPU.
+
+    Raises:
+        CudaError: the pages cannot be locked.
+    """
+    _call(runtime.cudaHostRegister, address, size, runtime.cudaHostRegisterPortable)
+
+
+def unlock_pages(address: int) -> None:
+    """Undo `lock_pages`.
+
+    Raises:
+        CudaError: the device is lost.
+    """
+    _call(runtime.cudaHostUnregister, address)
+
+
 def _compile(name: str, source: str, capability: ComputeCapability, options: Sequence[str]) -> bytes:
     """Compile to machine code for one compute capability."""
     program = _call(nvrtc.nvrtcCreateProgram, source.encode(), name.encode(), 0, [], [])

@@ -1,7 +1,7 @@
 """CUDA streams with their own buffers: one stream copies while another computes.
 
-A batch takes three steps in order on its stream: pinned memory to the device, the network, outputs back to pinned
-memory. All memory is allocated, and the graph of every bucket captured, before the first batch is served.
+A batch takes three steps in order on its stream: images to the device, the network, outputs back to pinned memory. All
+memory is allocated, and the graph of every bucket captured, before the first batch is served.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from models.artifact.manifest import INPUT
 from models.imaging.preprocess import UInt8Array
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import NoDevice
-from service.executors.base import ExecutorError, Float32Array, padded_size
-from service.executors.cuda import CudaError
+from service.executors.base import ExecutorError, Float32Array, copy_into, padded_size
+from service.executors.cuda import CudaError, page_locked
 
 if TYPE_CHECKING:
     from service.executors.cuda.device import Device
@@ -96,19 +96,37 @@ class CudaStreamContext:
             device.fill(self._addresses[name], _NAN, array.nbytes, stream)
         device.synchronise(stream)
 
-    def acquire(self, n: int) -> UInt8Array:
-        """Pinned memory [n, H, W, C] to write images into."""
-        return self._images[:n]
+    def gather(self, images: Sequence[UInt8Array]) -> UInt8Array:
+        """Enqueue the copy of images, uint8 [H, W, C] each, to the device. Returns an array [n, ...] for its length.
+
+        The device copies page-locked images from where they lie, and others from a buffer.
+
+        Raises:
+            DeviceLost: the device fails until the process is restarted.
+        """
+        target = self._addresses[INPUT]
+        try:
+            self._device.use()
+            if page_locked.are_locked(images):
+                for image in images:
+                    self._device.copy_in(target, image, self._stream)
+                    target += image.nbytes
+            else:
+                copy_into(self._images, images)
+                self._device.copy_in(target, self._images[: len(images)], self._stream)
+        except Exception as error:
+            self._device.check(error, self._stream)
+            raise
+        return self._images[: len(images)]
 
     def run(self, n: int, outputs: frozenset[str]) -> dict[str, Float32Array]:
-        """Compute the first n images of the buffer, and copy only the given outputs to the host.
+        """Compute the n images that were gathered, and copy only the given outputs to the host.
 
         Raises:
             DeviceLost: the device fails until the process is restarted.
         """
         try:
             self._device.use()
-            self._device.copy_in(self._addresses[INPUT], self._images[:n], self._stream)
             self._enqueue[padded_size(n, self._buckets)]()
             for name in outputs:
                 self._device.copy_out(self._outputs[name][:n], self._addresses[name], self._stream)
@@ -133,7 +151,7 @@ class CudaStreamContext:
 
 
 class CudaExecutor:
-    """Base of the executors on a GPU: a thread has a stream to itself from `acquire` to the end of `run`.
+    """Base of the executors on a GPU: a thread has a stream to itself from `gather` to the end of `run`.
 
     Args:
         device: device to compute on; closed with the executor.
@@ -153,16 +171,16 @@ class CudaExecutor:
     def prepare(self, max_batch: int) -> None:
         """Do nothing: every bucket was prepared when the executor was loaded."""
 
-    def acquire(self, n: int) -> UInt8Array:
+    def gather(self, images: Sequence[UInt8Array]) -> UInt8Array:
         context: CudaStreamContext | None = getattr(self._local, "context", None)
-        if context is None:  # otherwise this thread filled a buffer and did not run it
+        if context is None:  # otherwise this thread gathered a batch and did not run it
             context = self._local.context = self._free.get()
-        return context.acquire(n)
+        return context.gather(images)
 
-    def run(self, images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+    def run(self, gathered: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
         context: CudaStreamContext = self._local.context
         try:
-            return context.run(len(images), outputs)
+            return context.run(len(gathered), outputs)
         finally:
             self._local.context = None
             self._free.put(context)

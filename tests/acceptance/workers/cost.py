@@ -7,7 +7,6 @@ import os
 import re
 import statistics
 import subprocess
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from PIL import Image
 from export.build import build
 from tests.acceptance.faults.served import ROOT, ServedProcess
 from tests.acceptance.faults.served import serve as serve_process
+from tests.acceptance.workers import full_load
 from tests.acceptance.workers.served import SIMULATED
 from tests.support.networks import make_checkpoint
 from tests.support.worker_processes import cpu_seconds, find_processes
@@ -34,9 +34,8 @@ CONNECTIONS = 32
 MAX_SPLIT_RATIO = 1.15
 MAX_WORKERS_RATIO = 1.10
 MAX_ENGINE_SECONDS = 40e-6
-FULL_BATCHES = ("--executor", "simulated:60", "--max-batch", "32")
-"""So slow that about 32 images wait for each batch, also on a machine with few CPUs."""
-FULL_BATCHES_CONNECTIONS = 128
+CLIENTS, IN_FLIGHT = 2, 64
+"""Processes that send decoded images to the engine process, and the requests of each."""
 LINEAR_CPUS = 16
 """CPUs from which on throughput is compared instead of CPU time."""
 
@@ -64,26 +63,27 @@ def check() -> tuple[bool, str]:
             sides: dict[str, ServedProcess] = {
                 name: stack.enter_context(side) for name, side in _sides(repository).items()
             }
-            idle = _idle_rate(sides["full batches"])
+            engine = find_processes(sides["1 worker"].process.pid, sides["1 worker"].port).engine
+            loads: list[Cost] = []
             for number in range(ROUNDS):
                 for name, service in sides.items():
-                    connections = FULL_BATCHES_CONNECTIONS if name == "full batches" else CONNECTIONS
-                    cost = measure(service, script, connections)
+                    cost = measure(service, script)
                     costs.setdefault(name, []).append(cost)
                     print(f"  round {number + 1}, {name}: {_describe(cost)}", flush=True)
+                loads.append(_measure_engine(engine, sides["1 worker"]))
+                print(f"  round {number + 1}, decoded images: {_describe(loads[-1])}", flush=True)
     one, split, four = (
         statistics.median(cost.seconds for cost in costs[name]) for name in ("one process", "1 worker", "4 workers")
     )
-    engine = statistics.median(cost.engine_seconds - idle / cost.rate for cost in costs["full batches"])
-    batch = statistics.median(cost.batch for cost in costs["full batches"])
+    full = statistics.median(cost.engine_seconds for cost in loads)
+    batch, rate = (statistics.median(getattr(cost, name) for cost in loads) for name in ("batch", "rate"))
     few_cpus = len(os.sched_getaffinity(0)) < LINEAR_CPUS
-    holds = split <= MAX_SPLIT_RATIO * one and engine <= MAX_ENGINE_SECONDS and four <= MAX_WORKERS_RATIO * split
+    holds = split <= MAX_SPLIT_RATIO * one and full <= MAX_ENGINE_SECONDS and four <= MAX_WORKERS_RATIO * split
     return holds and few_cpus, (
         f"CPU time per request, medians: one process {one * 1e6:.0f} µs, 1 worker and engine process "
         f"{split * 1e6:.0f} µs ({split / one:.3f} of it, {MAX_SPLIT_RATIO}), 4 workers {four * 1e6:.0f} µs "
-        f"({four / split:.3f} of 1 worker, {MAX_WORKERS_RATIO}); engine process {engine * 1e6:.1f} µs "
-        f"({MAX_ENGINE_SECONDS * 1e6:.0f}) at {batch:.1f} images per batch, without the {idle * 1e6:.0f} µs per second "
-        "of an idle one"
+        f"({four / split:.3f} of 1 worker, {MAX_WORKERS_RATIO}); engine process {full * 1e6:.1f} µs "
+        f"({MAX_ENGINE_SECONDS * 1e6:.0f}) at {rate:.0f} decoded images per second, {batch:.1f} per batch"
         + ("" if few_cpus else "; on 16 CPUs the throughput of 1 to 8 workers is to be measured with wrk elsewhere")
     )
 
@@ -96,24 +96,25 @@ def _sides(repository: Path) -> dict[str, AbstractContextManager[ServedProcess]]
         "one process": serve_process("--workers", "1", *SIMULATED, *where),
         "1 worker": serve_process(*SIMULATED, *where, module=one),
         "4 workers": serve_process("--workers", "4", *SIMULATED, *where),
-        "full batches": serve_process("--workers", "2", *FULL_BATCHES, *where),
     }
 
 
-def _idle_rate(service: ServedProcess) -> float:
-    """CPU seconds per second of an engine process without requests, for heartbeats and reads of the repository."""
-    engine = find_processes(service.process.pid, service.port).engine
-    before = cpu_seconds(engine)
-    time.sleep(SECONDS)
-    return (cpu_seconds(engine) - before) / SECONDS
+def _measure_engine(engine: int, service: ServedProcess) -> Cost:
+    """Send decoded images to an engine process, without HTTP: few CPUs decode too slowly to load it."""
+    full_load.send(engine, CLIENTS, IN_FLIGHT, WARM_UP_SECONDS)
+    before, (_, images, batches) = cpu_seconds(engine), _counts(service)
+    answered = full_load.send(engine, CLIENTS, IN_FLIGHT, SECONDS)
+    seconds, (_, images_after, batches_after) = cpu_seconds(engine) - before, _counts(service)
+    batch = (images_after - images) / (batches_after - batches)
+    return Cost(seconds / answered, seconds / answered, answered / SECONDS, batch)
 
 
-def measure(service: ServedProcess, script: Path, connections: int) -> Cost:
+def measure(service: ServedProcess, script: Path) -> Cost:
     """Send requests for some seconds, after a warm-up."""
-    _send(service, script, connections, WARM_UP_SECONDS)
+    _send(service, script, WARM_UP_SECONDS)
     found = find_processes(service.process.pid, service.port)
     before, counts = _cpu(found.all, found.engine), _counts(service)
-    _send(service, script, connections, SECONDS)
+    _send(service, script, SECONDS)
     after, later = _cpu(found.all, found.engine), _counts(service)
     requests, images, batches = (now - then for now, then in zip(later, counts, strict=True))
     return Cost(
@@ -132,10 +133,10 @@ def _counts(service: ServedProcess) -> tuple[float, float, float]:
     return requests, service.metric("resnet_batch_size_sum"), service.metric("resnet_batch_size_count")
 
 
-def _send(service: ServedProcess, script: Path, connections: int, seconds: int) -> None:
+def _send(service: ServedProcess, script: Path, seconds: int) -> None:
     url = urlsplit(service.url)
     target = f"http://{url.netloc}/v1/classify"
-    command = ["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s", "-s", str(script), target]
+    command = ["wrk", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{seconds}s", "-s", str(script), target]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
         raise RuntimeError(f"requests failed:\n{done.stdout}")
