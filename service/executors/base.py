@@ -58,7 +58,7 @@ class Executor(Protocol):
             images: uint8 [H, W, C] each, contiguous. They may change after `run`, not before its end.
 
         Returns:
-            What `run` takes, [n, ...]. Only the executor knows what the array holds.
+            The argument of `run`, [n, ...]; the meaning of its values belongs to the executor.
 
         Raises:
             DeviceLost: as `run`.
