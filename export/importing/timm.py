@@ -70,10 +70,10 @@ def check(source: WeightsFile, arch: str) -> None:
             f"{source.path.with_name(_CONFIG)}: names timm's {name}, which has the tensors of {arch} and "
             f"computes something else: {IMPORT_AS_ONNX} (or give --layout torchvision, if it describes another file)"
         )
-    arguments = config.get("model_args") or {}
-    changes = [name for name in arguments if name not in _HARMLESS]
-    if config.get("global_pool", "avg") != "avg":
-        changes.append("global_pool")
+    arguments = {"global_pool": config.get("global_pool", "avg"), **(config.get("model_args") or {})}
+    changes = [
+        name for name in arguments if name not in _HARMLESS and (name, arguments[name]) != ("global_pool", "avg")
+    ]
     if changes:
         raise ForeignWeights(
             f"{source.path.with_name(_CONFIG)}: changes {', '.join(changes)} of {arch}, which is not supported: "
