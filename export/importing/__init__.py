@@ -91,7 +91,7 @@ def _import(path: Path, wanted: str | None, overrides: ImportOverrides) -> Impor
         {
             "imported": {
                 "layout": name, "file": path.name, "place": read.place, "sha256": read.sha256,
-                "preprocess": preprocess_from,
+                "preprocess": preprocess_from, "counters": fitted.counters,
             }
         },
     )  # fmt: skip

@@ -13,7 +13,7 @@ from export.importing.layout import WeightsLayout
 from models import architectures
 from models.architectures import VARIANTS
 
-_COUNTER = ".num_batches_tracked"
+COUNTER = ".num_batches_tracked"
 """Suffix of counters that inference does not use, and that files before PyTorch 0.4.1 lack."""
 _MAX_LISTED = 6
 
@@ -42,6 +42,8 @@ class Fit:
     weights: dict[str, Tensor]
     options: dict[str, Any]
     """Options of the architecture."""
+    counters: bool = True
+    """Whether the file has the counters of batches; if not, they are zero."""
 
 
 def fit(tensors: Mapping[str, Tensor], layout: WeightsLayout, arch: str) -> Fit | ArchitectureMismatch:
@@ -84,7 +86,7 @@ def _fit(
     with torch.device("meta"):
         model = architectures.build(arch, classes_of(tensors, layout), channels_of(tensors, layout), **options)
     expected = {layout.rename(key): (key, value) for key, value in model.state_dict().items()}
-    missing = [name for name in expected if name not in tensors and not name.endswith(_COUNTER)]
+    missing = [name for name in expected if name not in tensors and not name.endswith(COUNTER)]
     left_over = [name for name in tensors if name not in expected]
     shapes = [
         f"{name} {list(tensors[name].shape)}, not {list(value.shape)}"
@@ -96,7 +98,7 @@ def _fit(
         headless = set(missing) == head and not left_over and not shapes
         return ArchitectureMismatch(tuple(missing), tuple(left_over), tuple(shapes), headless)
     weights = {key: tensors.get(name, torch.zeros((), dtype=torch.int64)) for name, (key, _) in expected.items()}
-    return Fit(weights, options)
+    return Fit(weights, options, any(name.endswith(COUNTER) for name in tensors))
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -83,12 +83,14 @@ def check(source: WeightsFile, arch: str) -> None:
 
 def trained(source: WeightsFile) -> TrainedPreprocess:
     config: dict[str, Any] = _config(source).get("pretrained_cfg", {})
-    if config.get("crop_mode", "center") != "center":
-        raise ForeignWeights(f"{source.path.with_name(_CONFIG)}: crop_mode {config['crop_mode']!r} is not supported")
+    crop, share = config.get("crop_mode", "center"), config.get("crop_pct", _CROP)
+    squashes = crop == "squash" and share == 1
+    if crop != "center" and not squashes:
+        raise ForeignWeights(f"{source.path.with_name(_CONFIG)}: crop_mode {crop!r} is not supported")
     size = tuple(config.get("input_size", (3, 224, 224))[1:])
     values = {
         "size": size,
-        "resize": math.floor(min(size) / config.get("crop_pct", _CROP)),
+        "resize": None if squashes else math.floor(min(size) / share),
         "interpolation": config.get("interpolation", "bicubic"),
         "mean": tuple(config.get("mean", IMAGENET_MEAN)),
         "std": tuple(config.get("std", IMAGENET_STD)),

@@ -44,8 +44,8 @@ def _import(name: str, folder: Path) -> tuple[str, str, float]:
     (weights,) = [*folder.glob("*.safetensors"), *folder.glob("*.pth")]
     try:
         imported = import_weights(weights)
-    except ForeignWeights as error:
-        words = str(error).removeprefix(f"{folder}/")
+    except ForeignWeights as refusal:
+        words = str(refusal).removeprefix(f"{folder}/")
         return "refused" if name in words and "--onnx" in words and "\n" not in words else "wrong", words, 0.0
     reference = np.load(folder / "reference.npz")
     with torch.inference_mode():

@@ -35,7 +35,8 @@ def define_operators() -> Any:
     if found is None or found.origin is None:
         raise ModuleNotFoundError("timm needs torchvision")
     text = (Path(found.origin).parent / "_meta_registrations.py").read_text()
-    operators = torch.library.Library("torchvision", "DEF")
+    library: Any = torch.library
+    operators = library.Library("torchvision", "DEF")
     for name in sorted(set(re.findall(r'register_fake\("torchvision::(\w+)"', text))):
         operators.define(f"{name}() -> ()")
     return operators  # they last as long as this object
