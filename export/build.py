@@ -14,9 +14,8 @@ from export import samples
 from export.formats import onnx as onnx_format
 from export.graph import ServingGraph
 from export.provenance import tools
-from export.quantization import qdq
-from export.quantization.calibrate import calibrate
-from export.quantization.search import Selection, search
+from export.quantization.artifacts import write_int8
+from export.quantization.search import Selection
 from export.staging import staged_version
 from export.temperature import choose_temperature
 from export.version import ArtifactValidator, describe_version
@@ -80,7 +79,7 @@ def build(
                 _write_float(trained, model, temperature, folder / "model.fp16.onnx", "float16", validator)
             )
         if int8:
-            artifacts += _write_int8(folder, used.calibration, selection, validator)
+            artifacts += write_int8(folder / "model.onnx", folder, used.calibration, selection, validator)
         describe_version(
             folder,
             used.parity,
@@ -116,22 +115,6 @@ def _write_float(
     graph = ServingGraph(model, trained.preprocess, temperature, dtype)
     onnx_format.write(graph, trained.preprocess, path)
     return validator.describe(path, "onnx", precision)
-
-
-def _write_int8(
-    folder: Path, calibration: UInt8Array, selection: Selection, validator: ArtifactValidator
-) -> list[Artifact]:
-    source = folder / "model.onnx"
-    ranges = calibrate(source, qdq.activations(onnx.load(source)), calibration)
-    artifacts = []
-    for file, format, scheme in (
-        ("model.int8-ort.onnx", "onnx-onnxruntime", qdq.ONNXRUNTIME),
-        ("model.int8.onnx", "onnx", qdq.PORTABLE),
-    ):
-        model, quantization = search(source, scheme, ranges, selection)
-        onnx_format.save(model, folder / file)
-        artifacts.append(validator.describe(folder / file, format, "int8", quantization))
-    return artifacts
 
 
 def _logits(model: ResNet, images: UInt8Array, trained: Checkpoint) -> Float32Array:

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from export.cli.import_onnx import print_imported_onnx
+from export.cli.import_onnx import BlueFirst, LogitsOption, PixelsOption, onnx_options, print_imported_onnx
 from export.cli.import_weights import Target, print_imported_weights
 from export.cli.options import (
     Deviation,
@@ -58,6 +58,9 @@ def import_command(
     mean: Mean = None,
     std: Deviation = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="SOURCE is the file of an ONNX classifier.")] = False,
+    pixels: PixelsOption = None,
+    bgr: BlueFirst = False,
+    logits: LogitsOption = None,
 ) -> None:
     """Import weights of torchvision, timm or transformers, or any ONNX classifier, and build a version from them.
 
@@ -68,12 +71,20 @@ def import_command(
     from models.data import DataError
 
     _check_combination(repository, output, serve, port, onnx and (arch or layout or output))
+    only_onnx = onnx_options(pixels, bgr, logits)
+    if not onnx and any(only_onnx.values()):
+        fail("--pixels, --bgr and --logits are for --onnx")
     preprocess = preprocess_overrides(size, resize, interpolation, mean, std)
     try:
         if onnx and repository is not None:
+            from export.wrapping import OnnxOptions
+
             name = name or Path(source).stem
             check_name(name)
-            print_imported_onnx(Path(source), repository, name, labels, preprocess)
+            options = OnnxOptions(
+                labels, preprocess, **only_onnx, data=data, by_position=by_position, float16=float16, int8=int8
+            )
+            print_imported_onnx(Path(source), repository, name, options)
         else:
             target = Target(output, repository, name, data, float16, int8, by_position)
             print_imported_weights(source, arch, ImportOverrides(layout, labels, preprocess), target)

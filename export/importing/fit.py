@@ -98,6 +98,8 @@ def _fit(
         headless = set(missing) == head and not left_over and not shapes
         return ArchitectureMismatch(tuple(missing), tuple(left_over), tuple(shapes), headless)
     weights = {key: tensors.get(name, torch.zeros((), dtype=torch.int64)) for name, (key, _) in expected.items()}
+    counted = {key for key, value in expected.values() if not value.is_floating_point()}
+    weights = {key: value.long() if key in counted else value for key, value in weights.items()}
     return Fit(weights, options, any(name.endswith(COUNTER) for name in tensors))
 
 

@@ -6,32 +6,39 @@ lacks them. The written file is compared with the original one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import ModelProto
 
+from export import samples
 from export.complexity import count_multiply_adds
 from export.errors import BuildError, ForeignWeights
 from export.formats import onnx as onnx_format
 from export.importing.labels import resolve_labels
-from export.importing.layout import IMAGENET_MEAN, IMAGENET_STD, MODES, make_preprocess
 from export.provenance import tools
-from export.samples import from_photographs
+from export.quantization.artifacts import write_int8
+from export.quantization.search import Selection
+from export.samples import Samples
 from export.staging import staged_version
+from export.verify import OnnxRunner
 from export.version import ArtifactValidator, describe_version
-from export.wrapping.graph import Original, Wrapped, first_line, read, with_output, wrap
-from export.wrapping.values import OriginalValues, check_probabilities, find_meaning
+from export.wrapping.graph import Original, first_line, read, wrap
+from export.wrapping.pixels import Pixels, input_preprocess, is_bgr
+from export.wrapping.reference import original_values, wrapped_probabilities
+from export.wrapping.residual import residual_graph, to_float16
+from export.wrapping.values import check_probabilities, find_meaning, logits_of
 from models.artifact import manifest
-from models.artifact.manifest import INPUT, OUTPUTS, Architecture
-from models.artifact.parity import Float32Array, ParityError
-from models.imaging.preprocess import Preprocess, UInt8Array
+from models.artifact.manifest import OUTPUTS, Architecture, Artifact
+from models.artifact.parity import ParityError
+from models.data import DataError
+from models.imaging.preprocess import Preprocess
+from models.memory_limit import limited_memory
 from models.runtime.onnxruntime import ort
-
-_DEFAULT_SIZE = 224
+from models.training.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -45,55 +52,83 @@ class ImportedVersion:
     """Whether it has class activation maps."""
 
 
-def import_onnx(
-    path: Path, repository: Path, name: str, labels: Path | None, overrides: dict[str, Any]
-) -> ImportedVersion:
+@dataclass(frozen=True)
+class OnnxOptions:
+    """Choices of a user that a file does not tell."""
+
+    labels: Path | None = None
+    """Names of the classes. Default: ImageNet-1k's, for 1,000 classes."""
+    preprocess: dict[str, Any] = field(default_factory=dict)
+    """Fields of `Preprocess`."""
+    pixels: Pixels | None = None
+    """Values of the pixels that the network takes. Default: torch."""
+    bgr: bool = False
+    """Whether it takes the channels in the order blue, green, red."""
+    logits: str | None = None
+    """Name of the output with the logits or probabilities. Default: the only one."""
+    data: Path | None = None
+    """Data set for comparison and accuracy. Default: shipped photographs."""
+    by_position: bool = False
+    """Match the classes of the data set by their order, not by their names."""
+    float16: bool = False
+    int8: bool = False
+    """Also write files in these precisions."""
+
+
+def import_onnx(path: Path, repository: Path, name: str, options: OnnxOptions | None = None) -> ImportedVersion:
     """Write the next version of a model from an ONNX file.
 
     Args:
-        path: ONNX file with images as input, float32 [N, C, H, W] or [N, H, W, C], and logits or probabilities as
-            output.
+        path: ONNX file with images as input, [N, C, H, W] or [N, H, W, C], normalised or whole numbers, and logits or
+            probabilities as output.
         repository: folder of models; created if it does not exist.
         name: name of the model in the repository.
-        labels: names of the classes. Default: ImageNet-1k's, for 1,000 classes.
-        overrides: fields of `Preprocess`; the others are those of ImageNet.
+        options: choices of the user.
 
     Raises:
         ForeignWeights: the file is no such classifier, or needs further options.
         BuildError: the graph has operators of a single runtime, or the version cannot be written.
+        DataError: the data set is no usable one, or has other classes.
         ParityError: the written file computes other logits than the original.
     """
     try:
-        return _import(path, repository, name, labels, overrides)
-    except (BuildError, ParityError, OSError):
+        with limited_memory():
+            return _import(path, repository, name, options or OnnxOptions())
+    except (BuildError, DataError, ParityError, OSError):
         raise
     except Exception as error:  # onnx and the runtimes raise errors of any class for unusual graphs
         raise ForeignWeights(f"{path}: cannot be imported: {first_line(error)}") from error
 
 
-def _import(path: Path, repository: Path, name: str, labels: Path | None, overrides: dict[str, Any]) -> ImportedVersion:
-    original = read(path)
-    preprocess = _preprocess(path, original, overrides)
-    used = from_photographs(preprocess)
-    images = used.parity
-    values = _original_values(path, original, preprocess, images)
+def _import(path: Path, repository: Path, name: str, options: OnnxOptions) -> ImportedVersion:
+    original = replace(read(path, options.logits), bgr=options.bgr or is_bgr(options.pixels))
+    preprocess = input_preprocess(path, original.input, options.pixels, options.preprocess)
+    photographs = samples.photographs(preprocess)
+    values = original_values(path, original, preprocess, photographs)
     head, reference = find_meaning(path, original.head, values)
     original = replace(original, head=head)
     wrapped = wrap(original, preprocess)
-    check_probabilities(path, _probabilities(path, original, wrapped, images), values)
-    names, _ = resolve_labels(path, reference.shape[1], labels)
-    validator = ArtifactValidator(used, reference, allow_unfused=True, outputs=wrapped.outputs)
+    check_probabilities(path, wrapped_probabilities(path, original, wrapped, photographs), values)
+    names, _ = resolve_labels(path, reference.shape[1], options.labels)
+    residual = residual_graph(path, wrapped.model) if options.float16 or options.int8 else None
     architecture = Architecture(
         name="onnx",
         num_classes=len(names),
-        in_channels=original.channels,
+        in_channels=original.input.channels,
         multiply_adds=count_multiply_adds(wrapped.model),
     )
+    used = _samples(preprocess, architecture, names, options)
+    if options.data is not None:
+        reference = logits_of(head, original_values(path, original, preprocess, used.parity))
+    validator = ArtifactValidator(used, reference, allow_unfused=True, outputs=wrapped.outputs)
     with staged_version(repository / name) as (folder, number):
         onnx_format.save(wrapped.model, folder / "model.onnx")
+        artifacts = [validator.describe(folder / "model.onnx", "onnx", "float32")]
+        if residual is not None:
+            artifacts += _write_lower(residual, folder, used, options, validator)
         describe_version(
             folder,
-            images,
+            used.parity,
             reference,
             original.head.classifier,
             name=name,
@@ -101,81 +136,42 @@ def _import(path: Path, repository: Path, name: str, labels: Path | None, overri
             architecture=architecture,
             labels=names,
             preprocess=preprocess,
-            artifacts=(validator.describe(folder / "model.onnx", "onnx", "float32"),),
+            artifacts=tuple(artifacts),
             outputs=wrapped.outputs,
-            provenance=_provenance(path),
+            provenance=_provenance(path, original),
         )
     absent = tuple(output for output in OUTPUTS if output not in wrapped.outputs)
     return ImportedVersion(repository / name / str(number), absent, original.head.classifier is not None)
 
 
-def _preprocess(path: Path, original: Original, overrides: dict[str, Any]) -> Preprocess:
-    size = overrides.get("size") or original.size or (_DEFAULT_SIZE, _DEFAULT_SIZE)
-    if original.size not in (None, size):
-        raise ForeignWeights(f"{path}: takes images of {original.size}, not {size}")
-    if original.channels == 1 and not {"mean", "std"} <= overrides.keys():
-        raise ForeignWeights(f"{path}: takes grey images, which have no default normalisation: give --mean and --std")
-    defaults = {
-        "resize": round(max(size) * 256 / 224),
-        "interpolation": "bilinear",
-        "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD,
-        "mode": MODES[original.channels],
-    }
-    return make_preprocess({**defaults, **overrides, "size": size})
+def _samples(
+    preprocess: Preprocess, architecture: Architecture, names: tuple[str, ...], options: OnnxOptions
+) -> Samples:
+    """Images of the data set; without one, the shipped photographs."""
+    described = Checkpoint(architecture, names, preprocess, {})
+    return samples.find(described, options.data, options.by_position)
 
 
-def _original_values(path: Path, original: Original, preprocess: Preprocess, images: UInt8Array) -> OriginalValues:
-    """The output of the file, and the logits in float32, for images that are normalised by numpy."""
-    normalised = (images / 255 - np.array(preprocess.mean)) / np.array(preprocess.std)
-    if original.channels_first:
-        normalised = normalised.transpose(0, 3, 1, 2)
-    kinds = (original.kind, TensorProto.FLOAT)
-    models = (with_output(original.file, original.head.output), with_output(original.model, original.head.logits))
-    output, logits = (
-        _rows(path, original, model, normalised.astype(helper.tensor_dtype_to_np_dtype(kind)))
-        for model, kind in zip(models, kinds, strict=True)
-    )
-    return OriginalValues(output, logits)
+def _write_lower(
+    residual: ModelProto, folder: Path, used: Samples, options: OnnxOptions, validator: ArtifactValidator
+) -> list[Artifact]:
+    """Write the files in half precision and int8."""
+    artifacts = []
+    if options.float16:
+        onnx_format.save(to_float16(residual), folder / "model.fp16.onnx")
+        artifacts.append(validator.describe(folder / "model.fp16.onnx", "onnx", "float16"))
+    if options.int8:
+        with TemporaryDirectory() as other:
+            source = Path(other) / "model.onnx"
+            onnx_format.save(residual, source)
+            selection = Selection(used.selection, OnnxRunner(source).logits(used.selection), used.selection_labels)
+            artifacts += write_int8(source, folder, used.calibration, selection, validator)
+    return artifacts
 
 
-def _rows(path: Path, original: Original, model: bytes, images: np.ndarray[Any, Any]) -> Float32Array:
-    """The output of a model, float32 [n, classes], for images that are computed one by one."""
-    copies = original.batch or 1
-    try:
-        session = _session(model)
-        # A file for a batch size gets the same image in all places.
-        values = [session.run(None, {original.input: np.repeat(image[None], copies, 0)})[0] for image in images]
-    except Exception as error:  # the runtime's exceptions have no common base
-        raise ForeignWeights(f"{path}: ONNX Runtime cannot compute it: {first_line(error)}") from error
-    shape = values[0].shape
-    if len(shape) < 2 or shape[0] != copies:
-        raise ForeignWeights(f"{path}: gives {list(shape)} for {copies} images, not a row of values for each")
-    return np.stack([value[0].reshape(-1) for value in values]).astype(np.float32)
-
-
-def _probabilities(path: Path, original: Original, wrapped: Wrapped, images: UInt8Array) -> Float32Array:
-    """Probabilities of the wrapped graph, float32 [n, classes], computed in one batch."""
-    try:
-        session = _session(wrapped.model.SerializeToString())
-        found: Float32Array = session.run(["probabilities"], {INPUT: images})[0]
-    except Exception as error:
-        fixed = f"batches of {original.batch}" if original.batch else "single images"
-        raise ForeignWeights(
-            f"{path}: computes {fixed} only: export it for any batch size, as torch.onnx.export does with "
-            "dynamic_shapes=({0: 'batch'},), or with dynamic_axes if dynamo=False"
-        ) from error
-    return found
-
-
-def _session(content: bytes) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # errors are raised as exceptions
-    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def _provenance(path: Path) -> dict[str, object]:
+def _provenance(path: Path, original: Original) -> dict[str, object]:
+    order = "bgr" if original.bgr else "rgb"
     return {
-        "imported": {"layout": "onnx", "file": path.name, "sha256": manifest.sha256(path)},
+        "imported": {"layout": "onnx", "file": path.name, "sha256": manifest.sha256(path), "channels": order},
         "tools": tools(onnx, ort),
     }

@@ -14,6 +14,7 @@ from onnx import TensorProto, compose, helper, numpy_helper
 from export.errors import ForeignWeights
 from export.wrapping.batch import free_batch
 from export.wrapping.head import Head, find_head
+from export.wrapping.inputs import GraphInput, find_input
 from export.wrapping.precision import subgraphs, to_float32
 from export.wrapping.values import SMALLEST
 from models.artifact.manifest import INPUT, OUTPUTS
@@ -23,26 +24,22 @@ from models.imaging.preprocess import Preprocess
 _PREFIX = "wrapped/"
 _MIN_OPSET = 7
 """Arithmetic of earlier opsets does not broadcast."""
+_MIN_IR = 4
+"""Weights of earlier files are inputs, too."""
 
 
 @dataclass(frozen=True)
 class Original:
-    """A model of another project, and its input."""
+    """A model of another project, its input and its head."""
 
     file: onnx.ModelProto
     """The model as it is in the file."""
     model: onnx.ModelProto
     """The model in float32."""
-    input: str
-    channels: int
-    channels_first: bool
-    size: tuple[int, int] | None
-    """Height and width; None if it takes any size."""
-    batch: int | None
-    """Batch size of the file; None for any."""
-    kind: int
-    """Element type of the input in the file."""
+    input: GraphInput
     head: Head
+    bgr: bool = False
+    """Whether it takes the channels in the order blue, green, red."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,12 @@ class Wrapped:
     """Outputs that it has, in the order of `models.artifact.manifest.OUTPUTS`."""
 
 
-def read(path: Path) -> Original:
+def read(path: Path, logits: str | None = None) -> Original:
     """Read the graph of a classifier.
+
+    Args:
+        path: ONNX file.
+        logits: name of the output with the logits or probabilities. Default: the only one.
 
     Raises:
         ForeignWeights: the file is no ONNX model, has other inputs than one image tensor, or no output for the logits.
@@ -64,11 +65,12 @@ def read(path: Path) -> Original:
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
     if opset < _MIN_OPSET:
         raise ForeignWeights(f"{path}: has opset {opset}, at least {_MIN_OPSET} is needed: convert it")
-    weights = {item.name for item in model.graph.initializer}
-    inputs = [item for item in model.graph.input if item.name not in weights]
-    if len(inputs) != 1:
-        raise ForeignWeights(f"{path}: takes {len(inputs)} inputs ({', '.join(item.name for item in inputs)}), not one")
-    return _original(path, model, inputs[0])
+    given = find_input(path, model.graph)
+    try:
+        head = find_head(model.graph, logits)
+    except ForeignWeights as error:
+        raise ForeignWeights(f"{path}: {error}") from error
+    return Original(model, to_float32(model), given, head)
 
 
 def _load(path: Path) -> onnx.ModelProto:
@@ -91,26 +93,6 @@ def first_line(error: Exception) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _original(path: Path, model: onnx.ModelProto, given: onnx.ValueInfoProto) -> Original:
-    tensor = given.type.tensor_type
-    shape = [item.dim_value for item in tensor.shape.dim]
-    found_input = f"{given.name}: {TensorProto.DataType.Name(tensor.elem_type).lower()} {shape}"
-    if tensor.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
-        raise ForeignWeights(f"{path}: takes {found_input}, not normalised images in float32")
-    if len(shape) != 4 or not ({shape[1], shape[3]} & {1, 3}):
-        raise ForeignWeights(f"{path}: takes {found_input}, not images of 1 or 3 channels")
-    channels_first = shape[1] in (1, 3)
-    height, width = shape[2:] if channels_first else shape[1:3]
-    size = (height, width) if height > 0 and width > 0 else None
-    batch = shape[0] if shape[0] > 0 else None
-    try:
-        head = find_head(model.graph)
-    except ForeignWeights as error:
-        raise ForeignWeights(f"{path}: {error}") from error
-    channels = shape[1 if channels_first else 3]
-    return Original(model, to_float32(model), given.name, channels, channels_first, size, batch, tensor.elem_type, head)
-
-
 def with_output(original: onnx.ModelProto, name: str) -> bytes:
     """A model with a tensor as the only output."""
     model = onnx.ModelProto()
@@ -123,8 +105,10 @@ def with_output(original: onnx.ModelProto, name: str) -> bytes:
 
 def wrap(original: Original, preprocess: Preprocess) -> Wrapped:
     """Wrap a model in the signature of all graphs."""
-    free = original.model if original.batch is None else free_batch(original.model, original.input, original.batch)
+    given = original.input
+    free = original.model if given.batch is None else free_batch(original.model, given.name, given.batch)
     model = compose.add_prefix(free, _PREFIX)
+    model.ir_version = max(model.ir_version, _MIN_IR)
     graph = model.graph
     nodes = list(graph.node)
     del graph.node[:], graph.input[:], graph.output[:]
@@ -185,11 +169,17 @@ def _prologue(graph: onnx.GraphProto, original: Original, preprocess: Preprocess
         ("Cast", (), {"to": TensorProto.FLOAT}),
         ("Sub", ("mean",), {}),
         ("Mul", ("scale",), {}),
-        ("Transpose", (), {"perm": [0, 3, 1, 2]}) if original.channels_first else ("Identity", (), {}),
     ]
+    given = original.input
+    if original.bgr:
+        graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), "bgr"))
+        steps.append(("Gather", ("bgr",), {"axis": 3}))
+    steps.append(("Transpose", (), {"perm": [0, 3, 1, 2]}) if given.channels_first else ("Identity", (), {}))
+    if given.is_integer and not given.casts:
+        steps.append(("Cast", (), {"to": given.kind}))
     nodes, value = [], INPUT
     for index, (kind, constants, attributes) in enumerate(steps):
-        output = _PREFIX + original.input if index == len(steps) - 1 else f"prologue_{index}"
+        output = _PREFIX + given.name if index == len(steps) - 1 else f"prologue_{index}"
         nodes.append(helper.make_node(kind, [value, *constants], [output], f"prologue/{kind}_{index}", **attributes))
         value = output
     return nodes

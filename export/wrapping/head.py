@@ -40,8 +40,12 @@ class Head:
     classifier: Classifier | None = None
 
 
-def find_head(graph: onnx.GraphProto) -> Head:
+def find_head(graph: onnx.GraphProto, wanted: str | None = None) -> Head:
     """Find the head, backwards from the outputs.
+
+    Args:
+        graph: the graph.
+        wanted: name of the output with the logits or probabilities. Default: the only one.
 
     Raises:
         ForeignWeights: the graph has several outputs that could be the logits, or outputs that are not probabilities of
@@ -49,7 +53,7 @@ def find_head(graph: onnx.GraphProto) -> Head:
     """
     makers = {name: node for node in graph.node for name in node.output}
     weights = constants(graph)
-    output, logits, softmax = _logits(graph, makers)
+    output, logits, softmax = _logits(graph, makers, wanted)
     node = makers.get(_before(logits, makers, _PRESERVING))
     found = Head(output, logits, softmax, "" if node is None else node.op_type)
     bias: Float32Array | None = None
@@ -78,10 +82,14 @@ def constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     return found
 
 
-def _logits(graph: onnx.GraphProto, makers: dict[str, onnx.NodeProto]) -> tuple[str, str, bool]:
+def _logits(graph: onnx.GraphProto, makers: dict[str, onnx.NodeProto], wanted: str | None) -> tuple[str, str, bool]:
     """The output, the tensor with the logits, and whether a softmax is between them."""
     found = {}
-    for output in graph.output:
+    names = ", ".join(output.name for output in graph.output) or "none"
+    outputs = [output for output in graph.output if wanted in (None, output.name)]
+    if not outputs:
+        raise ForeignWeights(f"has no output {wanted}; it has: {names}")
+    for output in outputs:
         kind = output.type.tensor_type.elem_type
         if kind not in _FLOATS or not output.type.HasField("tensor_type"):
             raise ForeignWeights(
@@ -98,8 +106,9 @@ def _logits(graph: onnx.GraphProto, makers: dict[str, onnx.NodeProto]) -> tuple[
         source = node.input[0] if node is not None and softmax else output.name
         found[_before(source, makers, _PRESERVING)] = (output.name, source, softmax)
     if len(found) != 1:
-        names = ", ".join(output.name for output in graph.output) or "none"
-        raise ForeignWeights(f"the graph has several outputs ({names}): leave only the logits or the probabilities")
+        raise ForeignWeights(
+            f"the graph has several outputs ({names}): name the one with the logits or probabilities with --logits"
+        )
     return next(iter(found.values()))
 
 

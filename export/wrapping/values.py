@@ -69,6 +69,11 @@ def find_meaning(path: Path, head: Head, values: OriginalValues) -> tuple[Head, 
     return head, values.logits
 
 
+def logits_of(head: Head, values: OriginalValues) -> Float32Array:
+    """The logits that a version with this head gives."""
+    return logarithm(values.output) if head.is_probability else values.logits
+
+
 def logarithm(probabilities: Float32Array) -> Float32Array:
     """Logits of probabilities; as in the graph that `wrap` writes."""
     return np.log(np.maximum(probabilities, SMALLEST)).astype(np.float32)

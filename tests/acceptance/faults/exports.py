@@ -21,7 +21,7 @@ from PIL import Image
 
 from export.errors import BuildError, ForeignWeights
 from export.importing import ImportOverrides, import_weights, torchvision
-from export.wrapping import import_onnx
+from export.wrapping import OnnxOptions, import_onnx
 from models.architectures import build as build_architecture
 from models.artifact import manifest
 from models.artifact.manifest import Manifest
@@ -247,7 +247,7 @@ def damaged_onnx(folder: Path) -> str:
             del data[int(rng.integers(0, len(data))) :]
         (folder / "model.onnx").write_bytes(data)
         try:
-            import_onnx(folder / "model.onnx", folder / "repository", "m", labels, {"size": (32, 32)})
+            import_onnx(folder / "model.onnx", folder / "repository", "m", OnnxOptions(labels, {"size": (32, 32)}))
         except (ForeignWeights, BuildError, ParityError) as error:
             expect("\n" not in str(error), f"an error of several lines: {error}")
             refused += 1

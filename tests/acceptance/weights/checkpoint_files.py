@@ -35,7 +35,7 @@ def state(seed: int = 0, prefix: str = "") -> dict[str, Tensor]:
 def optimiser() -> dict[str, Any]:
     """The state of an optimiser after a step."""
     model = network()
-    used = torch.optim.AdamW(model.parameters())
+    used = torch.optim.AdamW(model.parameters(), lr=0.0)  # the step leaves the weights
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     used.step()

@@ -6,10 +6,7 @@ themselves are not installed.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,20 +17,13 @@ from torch import nn
 from export.importing import ImportOverrides, import_weights
 from tests.acceptance.weights.checkpoint_files import CLASSES, CONTENTS, FILES, network, write_index
 from tests.acceptance.weights.foreign_files import FOREIGN, MARK
+from tests.acceptance.weights.importer import Importer
 
 _MAX_ERROR = 1e-4
 """Largest difference of a logit, relative to their spread."""
 _HALF = ("half", "bfloat16", "DeepSpeed, stage 1", "safetensors, half, module.")
 _MAX_MEMORY = 2 * 1024**3
 """Bytes that an import may take; torch and a network of 45 MB take less than 1 GiB."""
-_RUN = """
-import json, sys
-from typer.testing import CliRunner
-from export.__main__ import app
-for line in sys.stdin:
-    done = CliRunner().invoke(app, json.loads(line))
-    print(json.dumps([done.exit_code, done.stderr if done.exit_code else repr(done.exception)]), flush=True)
-"""
 
 
 def check() -> tuple[bool, str]:
@@ -49,11 +39,13 @@ def check() -> tuple[bool, str]:
             print(f"  right    {name}: {error:.1e}", flush=True)
             wrong += [name] if error > _MAX_ERROR else []
             path.unlink()
-        importer = _Importer()
+        importer = Importer()
         for name, (write, reason) in FOREIGN.items():
             with TemporaryDirectory(dir=base) as folder:
-                holds = _refused(importer, name, write(Path(folder)), reason, Path(folder))
-            wrong += [] if holds else [name]
+                output = Path(folder) / "out.safetensors"
+                arguments = ["import", str(write(Path(folder))), "--arch", "resnet18", "-o", str(output)]
+                refused = importer.refuses(name, reason, *arguments, folder=Path(folder))
+                wrong += [] if refused and not output.exists() else [name]
         memory = importer.close()
         wrong += [] if memory < _MAX_MEMORY else [f"{memory / 1e6:.0f} MB"]
         if (Path(base) / MARK).exists() or Path(MARK).exists():
@@ -102,42 +94,3 @@ def _error(name: str, path: Path, expected: nn.Module, labels: Path) -> float:
     with torch.inference_mode():
         found, logits = imported.checkpoint.model()(images), expected(images)
     return float((found - logits).abs().max() / logits.std())
-
-
-class _Importer:
-    """A process that runs `resnet-export import` for one file after another, so that its memory can be measured."""
-
-    def __init__(self) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "COLUMNS": "500"}
-        self._child = subprocess.Popen(
-            [sys.executable, "-c", _RUN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
-        )
-
-    def run(self, *arguments: str) -> tuple[int, str]:
-        """Exit code and what the command writes to its standard error."""
-        assert self._child.stdin is not None and self._child.stdout is not None
-        self._child.stdin.write(json.dumps(arguments) + "\n")
-        self._child.stdin.flush()
-        line = self._child.stdout.readline()
-        code, text = json.loads(line) if line else (self._child.wait(), "the process ended")
-        return code, text
-
-    def close(self) -> int:
-        """End the process; gives the most bytes that it took."""
-        assert self._child.stdin is not None
-        self._child.stdin.close()
-        _, status, usage = os.wait4(self._child.pid, 0)
-        self._child.returncode = os.waitstatus_to_exitcode(status)
-        return usage.ru_maxrss * 1024
-
-
-def _refused(importer: _Importer, name: str, path: Path, reason: str, folder: Path) -> bool:
-    """Whether the command refuses a file in one line with the reason."""
-    output = folder / "out.safetensors"
-    code, text = importer.run("import", str(path), "--arch", "resnet18", "-o", str(output))
-    print(f"  refused  {name}: {text.strip().replace(f'{folder}/', '')}", flush=True)
-    one_line = text.startswith("error: ") and text.count("\n") == 1
-    holds = code == 2 and one_line and reason in text and not output.exists()
-    if not holds:
-        print(f"  WRONG    {name}: exit {code}, expected {reason!r}", flush=True)
-    return holds
