@@ -14,8 +14,18 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-serve: .venv/serve.done  ## serve the trained model that ships with the project
+# The folder that a model is imported into, once, from its name.
+IMPORTED = imported/$(shell printf %s '$(subst ','\'',$(MODEL))' | tr -c 'A-Za-z0-9._@-' _)
+
+ifdef MODEL
+serve: .venv/import.done  ## serve the shipped model, or MODEL=hf-hub:OWNER/NAME, torchvision:NAME, a file or a folder
+	ls $(IMPORTED)/*/*/manifest.json > /dev/null 2>&1 || \
+	    $(BIN)/resnet-export import '$(subst ','\'',$(MODEL))' --repository $(IMPORTED)
+	$(BIN)/resnet-serve --port $(PORT) --repository $(IMPORTED)
+else
+serve: .venv/serve.done
 	$(BIN)/resnet-serve --port $(PORT)
+endif
 
 test: .venv/test.done  ## run all tests
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist worksteal
@@ -45,9 +55,13 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu]'
 	touch $@
 
+.venv/import.done: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,train,hub]'
+	touch $@ .venv/serve.done
+
 .venv/test.done: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,train,dev]'
-	touch $@ .venv/serve.done
+	touch $@ .venv/serve.done .venv/import.done
 
 clean:  ## remove the virtual environment and all caches
 	rm -rf .venv build .hypothesis .import_linter_cache *.egg-info .mypy_cache .pytest_cache .ruff_cache

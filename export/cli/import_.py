@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -75,6 +76,8 @@ def import_command(
     if not onnx and any(only_onnx.values()):
         fail("--pixels, --bgr and --logits are for --onnx")
     preprocess = preprocess_overrides(size, resize, interpolation, mean, std)
+    # Files that are written in part are removed then, as on Ctrl-C.
+    terminate = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         if onnx and repository is not None:
             from export.wrapping import OnnxOptions
@@ -90,6 +93,8 @@ def import_command(
             print_imported_weights(source, arch, ImportOverrides(layout, labels, preprocess), target)
     except (BuildError, DataError, ParityError, OSError) as error:
         fail(error)
+    finally:
+        signal.signal(signal.SIGTERM, terminate)
     if serve:
         _serve(repository, port)
 

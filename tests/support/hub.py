@@ -40,6 +40,8 @@ class Misbehaviour:
 
     breaks: dict[str, list[int]] = field(default_factory=dict)
     """Numbers of bytes after which the next answers end."""
+    stalls: dict[str, int] = field(default_factory=dict)
+    """Numbers of bytes after which answers wait until the stand-in ends."""
     reset: bool = False
     """Whether connections end by a reset."""
     content: dict[str, bytes] = field(default_factory=dict)
@@ -71,6 +73,7 @@ class StandIn:
         self.faults = Misbehaviour()
         self.requests: list[Seen] = []
         self.url = self.cdn_url = ""
+        self.stalled, self.ended = threading.Event(), threading.Event()
 
     def add(self, model: str, files: Mapping[str, bytes], revision: str = "main") -> str:
         """Add a commit to a model; returns the commit."""
@@ -172,6 +175,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._write(file, content[begin:])
 
     def _write(self, file: str, body: bytes) -> None:
+        if file in self.state.faults.stalls:
+            self.wfile.write(body[: self.state.faults.stalls.pop(file)])
+            self.state.stalled.set()
+            self.state.ended.wait()
+            self.close_connection = True
+            return
         positions = self.state.faults.breaks.get(file, [])
         if not positions:
             self.wfile.write(body)
@@ -217,6 +226,7 @@ def stand_in() -> Iterator[StandIn]:
     try:
         yield state
     finally:
+        state.ended.set()
         for server in servers:
             server.shutdown()
             server.server_close()
