@@ -33,13 +33,17 @@ README: Blocks = (
     Output('{"model":"fashion-mnist-resnet20"'),
     Printed("curl -F image=@"),
     NotRun("python3 -m venv .venv", INSTALLS),
+    NotRun(
+        ".venv/bin/resnet-export import hf-hub:",
+        "needs the network; python -m tests.acceptance.weights 1 runs such lines with a stand-in for the hub",
+    ),
     Reduced(
         ".venv/bin/resnet-export import resnet18-f37072fd.pth",
         "random weights with torchvision's names; the file says nothing of its preprocessing",
     ),
     Output(
-        "resnet18.safetensors: resnet18",
-        {"whose file this is": "assumed: the file is none that torchvision publishes"},
+        "resnet18-f37072fd.pth: resnet18",
+        {" of resnet18, whose file this is": ", assumed: the file is none that torchvision publishes"},
     ),
     Reduced(".venv/bin/resnet-export build resnet18", "a folder per class of ImageNet, with six images in all"),
     Reduced("import requests", "random weights, so that label and probability are other ones"),
