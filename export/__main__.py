@@ -7,6 +7,7 @@ import typer
 from export.cli.build import build_command
 from export.cli.checkpoint import checkpoint_command
 from export.cli.engines import engines_command
+from export.cli.ensemble import ensemble_command
 from export.cli.import_ import import_command
 from export.cli.inspect import inspect_command
 from export.cli.tune import tune_command
@@ -15,6 +16,7 @@ from export.cli.verify import verify_command
 app = typer.Typer(help="Export checkpoints to model repositories.", no_args_is_help=True)
 # The order of the help. A command that needs torch imports it when it runs: `--help` and `inspect` do not need it.
 app.command("build")(build_command)
+app.command("ensemble")(ensemble_command)
 app.command("import")(import_command)
 app.command("checkpoint")(checkpoint_command)
 app.command("engines")(engines_command)

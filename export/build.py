@@ -69,8 +69,8 @@ def build(
     trained = checkpoint.load(checkpoint_path)
     model = trained.model()
     used = samples.find(trained, data, by_position)
-    validator = ArtifactValidator(used, _logits(model, used.parity, trained), allow_unfused)
-    selection = Selection(used.selection, _logits(model, used.selection, trained), used.selection_labels)
+    validator = ArtifactValidator(used, eager_logits(model, used.parity, trained), allow_unfused)
+    selection = Selection(used.selection, eager_logits(model, used.selection, trained), used.selection_labels)
     temperature, fit = choose_temperature(selection.logits, selection.labels, used.selection_source)
     with staged_version(repository / name) as (folder, number):
         artifacts = [_write_float(trained, model, temperature, folder / "model.onnx", "float32", validator)]
@@ -87,7 +87,7 @@ def build(
             Classifier(*(values.detach().numpy() for values in (model.classifier.weight, model.classifier.bias))),
             name=name,
             version=number,
-            **_network(trained, model),
+            **network_fields(trained, model),
             temperature=temperature,
             temperature_fit=fit,
             artifacts=tuple(artifacts),
@@ -96,7 +96,7 @@ def build(
     return repository / name / str(number)
 
 
-def _network(trained: Checkpoint, model: ResNet) -> dict[str, Any]:
+def network_fields(trained: Checkpoint, model: ResNet) -> dict[str, Any]:
     """The fields of the manifest from the checkpoint; the multiply-adds of the architecture are counted."""
     multiply_adds = count_multiply_adds(model, trained.preprocess.channels, trained.preprocess.size)
     architecture = trained.architecture.model_copy(update={"multiply_adds": multiply_adds})
@@ -117,8 +117,8 @@ def _write_float(
     return validator.describe(path, "onnx", precision)
 
 
-def _logits(model: ResNet, images: UInt8Array, trained: Checkpoint) -> Float32Array:
-    """Logits of the eager model, [n, classes]."""
+def eager_logits(model: ResNet, images: UInt8Array, trained: Checkpoint) -> Float32Array:
+    """Logits of the eager model, float32 [n, classes], of images, uint8 [n, H, W, C]."""
     batches = [images[first : first + _BATCH] for first in range(0, len(images), _BATCH)]
     return np.concatenate([predict(model, batch, trained.preprocess).numpy() for batch in batches])
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.artifact import manifest
-from models.artifact.manifest import Artifact, Manifest, Quantization
+from models.artifact.manifest import Architecture, Artifact, EnsembleMember, Manifest, Quantization
 from models.artifact.parity import bounded_error
 
 
@@ -23,10 +23,12 @@ def print_version(version: Path, console: Console) -> None:
     arch, preprocess = described.architecture, described.preprocess
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     facts.add_row("model", f"{described.name}, version {described.version}")
-    facts.add_row("architecture", " ".join([arch.name, *(f"{key}={value}" for key, value in arch.options.items())]))
+    facts.add_row("architecture", _architecture(arch))
+    for member in described.members:
+        facts.add_row("  member", f"{_architecture(member.architecture)}, temperature {_temperature(member)}")
     facts.add_row("classes", f"{arch.num_classes}: {_shortened(described.labels)}")
     facts.add_row("input", f"{preprocess.size[0]} x {preprocess.size[1]} {preprocess.mode}")
-    facts.add_row("temperature", _temperature(described))
+    facts.add_row("temperature", "that of each member" if described.members else _temperature(described))
     facts.add_row("trained on", str(described.provenance.get("dataset") or "not recorded"))
     facts.add_row("folder", str(version.relative_to(Path.cwd()) if version.is_relative_to(Path.cwd()) else version))
     console.print(facts, highlight=False, soft_wrap=True)
@@ -36,7 +38,7 @@ def print_version(version: Path, console: Console) -> None:
         table.add_row(*_row(artifact, version))
     console.print(table)
     if accuracy := next((artifact.accuracy for artifact in described.artifacts if artifact.accuracy), None):
-        apart = " that no choice was made on" if described.temperature_fit else ""
+        apart = " that no choice was made on" if _fitted(described) else ""
         console.print(f"top-1 on {accuracy.images:,} test images{apart}", highlight=False)
     for artifact in described.artifacts:
         for runtime, report in artifact.fusion.items():
@@ -52,7 +54,11 @@ def print_version(version: Path, console: Console) -> None:
             console.print(_how_quantized(artifact.file, artifact.quantization), highlight=False, soft_wrap=True)
 
 
-def _temperature(described: Manifest) -> str:
+def _architecture(arch: Architecture) -> str:
+    return " ".join([arch.name, *(f"{key}={value}" for key, value in arch.options.items())])
+
+
+def _temperature(described: Manifest | EnsembleMember) -> str:
     """The temperature, and the images that justify it."""
     value, fit = f"{described.temperature:.3g}", described.temperature_fit
     if fit is None:
@@ -63,6 +69,10 @@ def _temperature(described: Manifest) -> str:
     # Without enough errors nothing justifies higher probabilities.
     refused = fit.likeliest < described.temperature
     return f"{value}, not {fit.likeliest:.2g}: only {wrong}" if refused else f"{value}: {wrong}"
+
+
+def _fitted(described: Manifest) -> bool:
+    return any(fit for fit in (described.temperature_fit, *(member.temperature_fit for member in described.members)))
 
 
 def _row(artifact: Artifact, version: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -40,11 +41,11 @@ class Samples:
     """Images to report accuracy on; no choice is made on them."""
 
 
-def find(trained: Checkpoint, folder: Path | None, by_position: bool) -> Samples:
+def find(trained: Checkpoint, folder: Path | None, by_position: bool, others: Sequence[Checkpoint] = ()) -> Samples:
     """Images of a data set as `from_data`; without a folder, the shipped photographs."""
     if folder is None:
         return from_photographs(trained.preprocess)
-    return from_data(trained, folder, by_position=by_position)
+    return from_data(trained, folder, by_position=by_position, others=others)
 
 
 def from_photographs(preprocess: Preprocess) -> Samples:
@@ -53,7 +54,9 @@ def from_photographs(preprocess: Preprocess) -> Samples:
     return Samples(views, views, views, None, "photographs", None)
 
 
-def from_data(trained: Checkpoint, folder: Path, *, by_position: bool = False) -> Samples:
+def from_data(
+    trained: Checkpoint, folder: Path, *, by_position: bool = False, others: Sequence[Checkpoint] = ()
+) -> Samples:
     """Images of a data set in the geometry of a checkpoint.
 
     Choices are made on the training images that were held out. If there are none, they are made on every second test
@@ -63,13 +66,14 @@ def from_data(trained: Checkpoint, folder: Path, *, by_position: bool = False) -
         trained: the checkpoint.
         folder: the data set.
         by_position: match classes by their order, not by their names.
+        others: the other members of an ensemble: images are held out if no member was trained on them.
 
     Raises:
         DataError: the folder is no usable data set, or has other classes.
     """
     test = match_classes(load(folder, "test", trained.preprocess), trained.labels, by_position=by_position)
     training = _training(trained, folder, by_position)
-    held_out = None if training is None else _held_out(trained, training)
+    held_out = None if training is None else _held_out([trained, *others], training)
     source, reported = "held-out training images", test
     if held_out is None:
         source, indices = "held-out test images", np.arange(len(test.labels))
@@ -109,7 +113,18 @@ def _training(trained: Checkpoint, folder: Path, by_position: bool) -> Dataset |
     return match_classes(training, trained.labels, by_position=by_position)
 
 
-def _held_out(trained: Checkpoint, training: Dataset) -> Dataset | None:
+def _held_out(members: Sequence[Checkpoint], training: Dataset) -> Dataset | None:
+    """The training images that were held out from all members; None if there are none, or if they are not known."""
+    common = np.arange(len(training.labels))
+    for trained in members:
+        indices = _held_out_indices(trained, training)
+        if indices is None:
+            return None
+        common = np.intersect1d(common, indices)
+    return Subset(training, common) if len(common) else None
+
+
+def _held_out_indices(trained: Checkpoint, training: Dataset) -> Indices | None:
     """The training images that were held out; None if there are none, or if these are not the images of the training.
 
     With another number of images the same seed would hold out others: the network may have been trained on them.
@@ -118,7 +133,8 @@ def _held_out(trained: Checkpoint, training: Dataset) -> Dataset | None:
         trained_on, held_out = split(training, Recipe(**trained.training["recipe"]))
     except (KeyError, TypeError, ValueError):  # imported weights, another recipe, or fewer images than it holds out
         return None
-    return held_out if held_out is not None and len(trained_on.labels) == trained.training.get("images") else None
+    same = len(trained_on.labels) == trained.training.get("images")
+    return held_out.indices if isinstance(held_out, Subset) and same else None
 
 
 def evenly_spaced(items: Indices, count: int) -> Indices:

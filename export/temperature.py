@@ -31,7 +31,7 @@ def fit_temperature(logits: Float32Array, labels: Labels) -> float:
     true = values[np.arange(len(labels)), labels]
     for _ in range(60):
         inverse = (low + high) / 2
-        slope = float(np.mean(true - (_softmax(values * inverse) * values).sum(1)))
+        slope = float(np.mean(true - (softmax(values * inverse) * values).sum(1)))
         low, high = (inverse, high) if slope > 0 else (low, inverse)
     return float(2 / (low + high))
 
@@ -66,6 +66,7 @@ def calibration_error(probabilities: Float32Array, labels: Labels) -> float:
     return float(np.abs(gap).sum() / len(labels))
 
 
-def _softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def softmax(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The softmax of each row, float64 [n, classes]."""
     exponentials = np.exp(values - values.max(1, keepdims=True))
     return np.asarray(exponentials / exponentials.sum(1, keepdims=True))

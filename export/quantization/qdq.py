@@ -121,7 +121,7 @@ class _Wiring:
             producer = self.producers[name]
             if producer.op_type == "MaxPool":  # with the same scale before and after it, it runs on integers
                 found[producer.input[0]] = found[name] = producer.input[0]
-            elif name not in OUTPUTS:  # the feature map is not rounded, for the head and as an output
+            elif name.rpartition("/")[2] not in OUTPUTS:  # feature maps are not rounded, for the head and as an output
                 found[name] = name
         return found
 

@@ -148,6 +148,17 @@ class Artifact(_ManifestPart):
     quantization: Quantization | None = None
 
 
+class EnsembleMember(_ManifestPart):
+    """A network of an ensemble, whose graph averages the probabilities of its members."""
+
+    architecture: Architecture
+    preprocess: Preprocess
+    """Its mean and standard deviation may differ from those of other members; the rest is the same."""
+    temperature: PositiveFloat = 1.0
+    """Calibration temperature of this member, before the average."""
+    temperature_fit: TemperatureFit | None = None
+
+
 class Manifest(_ManifestPart):
     """Content of `manifest.json`."""
 
@@ -161,6 +172,8 @@ class Manifest(_ManifestPart):
     """Calibration temperature: probabilities = softmax(logits / temperature)."""
     temperature_fit: TemperatureFit | None = None
     """None if the temperature was not fitted, or by a version of `export` that did not record it."""
+    members: tuple[EnsembleMember, ...] = ()
+    """Members of an ensemble, whose logits are the logarithm of the average of their probabilities."""
     artifacts: tuple[Artifact, ...]
     outputs: tuple[str, ...] = OUTPUTS
     """Outputs of the graphs: at least logits and probabilities."""

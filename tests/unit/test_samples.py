@@ -95,3 +95,19 @@ def test_labels_are_those_of_the_network(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'cat', 'dog', 'bird'"):
         samples.from_data(trained(), tmp_path / "other")
     assert samples.from_data(trained(), tmp_path / "other", by_position=True).selection_labels is not None
+
+
+@pytest.mark.slow
+def test_choices_for_an_ensemble_are_made_on_images_that_no_member_was_trained_on(tmp_path: Path) -> None:
+    folder = write_idx(tmp_path / "data")
+    recipes = [Recipe("tiny", validation=20, seed=seed) for seed in (0, 1)]
+    members = [trained(recipe=asdict(recipe), images=10) for recipe in recipes]
+    training = load(folder, "train")
+    trained_on = [split(training, recipe)[0] for recipe in recipes]
+    seen = [numbers_of(part.images(np.arange(len(part.labels)))) for part in trained_on]
+    assert seen[0] != seen[1]
+    used = samples.from_data(members[0], folder, others=members[1:])
+    assert numbers_of(used.selection) == set(range(30)) - seen[0] - seen[1]
+    # Of the second member nothing is known, so any training image may be one of its own.
+    used = samples.from_data(members[0], folder, others=[trained()])
+    assert used.selection_source == "held-out test images"

@@ -1,0 +1,60 @@
+"""`resnet-export ensemble`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from export.cli.options import check_name
+from export.inspect import print_version
+from models.artifact.parity import ParityError
+from models.console import ByPosition, fail
+
+
+def ensemble_command(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Checkpoints with the same classes and input.", metavar="CHECKPOINT...")
+    ],
+    repository: Annotated[Path, typer.Option(help="Folder of models; created if it does not exist.")],
+    name: Annotated[str, typer.Option(help="Name of the model, as used in URLs.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Data set for temperatures, comparison and accuracy. Default: shipped photographs."),
+    ] = None,
+    float16: Annotated[bool, typer.Option("--float16", help="Also write a file in half precision, for GPUs.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Also write int8 files, calibrated on --data: three times as fast on CPUs.")
+    ] = False,
+    allow_unfused: Annotated[
+        bool, typer.Option("--allow-unfused", help="Write the version even if a residual addition is not fused.")
+    ] = False,
+    by_position: ByPosition = False,
+) -> None:
+    """Export several checkpoints as one version, which averages their probabilities.
+
+    It costs as much as all of them, and is served like any other. It has no embedding and no class activation maps.
+    """
+    check_name(name)
+    # Importing torch takes seconds, which `--help` does not need.
+    from export.ensemble import build_ensemble
+    from export.errors import BuildError
+    from models.data import DataError
+    from models.training.checkpoint import CheckpointError
+
+    try:
+        version = build_ensemble(
+            paths,
+            repository,
+            name,
+            data,
+            float16=float16,
+            int8=int8,
+            allow_unfused=allow_unfused,
+            by_position=by_position,
+        )
+    except (BuildError, CheckpointError, DataError, ParityError, OSError) as error:
+        fail(error)
+    print_version(version, Console())
