@@ -4,11 +4,13 @@
 
 Reads one request per line, JSON, and answers each with one line. Requests:
 
-    {"do": "list"}                                              names of networks: {"timm": [...], "torchvision": [...]}
-    {"do": "write", "library": L, "name": N, "folder": F}       writes a random network as the library writes it, and
-                                                                reference.npz with images and the network's logits
-    {"do": "logits", "library": L, "name": N, "folder": F}      loads the weights in F, strictly, and writes logits.npy
-                                                                for the images of images.npy
+    {"do": "list"}
+        names of networks: {"timm": [...], "torchvision": [...]}
+    {"do": "write", "library": L, "name": N, "folder": F}
+        writes a random network as the library writes it, and reference.npz with images and the network's logits
+    {"do": "logits", "library": L, "name": N, "folder": F, "images": I}
+        loads the weights in F, strictly, writes logits.npy for the images of the .npz file I, and answers with the
+        preprocessing that timm reads
 """
 
 from __future__ import annotations
@@ -47,8 +49,10 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         models = importlib.import_module("torchvision.models.resnet")
         names = [name for name in models.__all__ if name[0].islower()]
         return {"timm": _timm().list_models(module="resnet"), "torchvision": names}
-    work = write if request["do"] == "write" else compute
-    return work(request["library"], request["name"], Path(request["folder"]))
+    library, name, folder = request["library"], request["name"], Path(request["folder"])
+    if request["do"] == "write":
+        return write(library, name, folder)
+    return compute(library, name, folder, Path(request["images"]))
 
 
 def _timm() -> Any:
@@ -96,7 +100,7 @@ def settle(model: nn.Module) -> torch.Tensor:
     return images[IMAGES:]
 
 
-def compute(library: str, name: str, folder: Path) -> dict[str, Any]:
+def compute(library: str, name: str, folder: Path, images: Path) -> dict[str, Any]:
     if library == "timm":
         model = _timm().create_model(f"local-dir:{folder}", pretrained=True)
     else:
@@ -105,9 +109,9 @@ def compute(library: str, name: str, folder: Path) -> dict[str, Any]:
         model = importlib.import_module("torchvision.models").get_model(name, num_classes=len(state["fc.bias"]))
         model.load_state_dict(state, strict=True)
     with torch.inference_mode():
-        logits = model.eval()(torch.from_numpy(np.load(folder / "images.npy"))).numpy()
+        logits = model.eval()(torch.from_numpy(np.load(images)["images"])).numpy()
     np.save(folder / "logits.npy", logits)
-    return {"tensors": len(model.state_dict())}
+    return {"preprocess": _timm().data.resolve_data_config(model=model)} if library == "timm" else {}
 
 
 if __name__ == "__main__":
