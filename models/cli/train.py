@@ -64,7 +64,7 @@ def train_command(
         ),
     ] = None,
     shortcut: Annotated[
-        str | None, typer.Option(help="Shortcut option A, B, C or none, instead of the architecture's own.")
+        str | None, typer.Option(help="Shortcut option A, B, C, D or none, instead of the architecture's own.")
     ] = None,
     norm: Annotated[str | None, typer.Option(help="Normalisation: batch, or none, to study it.")] = None,
     zero_gamma: Annotated[bool, typer.Option(help="Initialise each block as its shortcut, for large batches.")] = False,

@@ -62,8 +62,9 @@ def test_tensorrt_rtx_fuses_every_addition(arch: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_int8_additions_are_reported(tmp_path: Path) -> None:
-    make_checkpoint("tiny").save(tmp_path / "checkpoint.safetensors")
+@pytest.mark.parametrize("shortcut", ["B", "D"])
+def test_int8_additions_are_reported(shortcut: str, tmp_path: Path) -> None:
+    make_checkpoint("tiny", shortcut=shortcut).save(tmp_path / "checkpoint.safetensors")
     version = build(tmp_path / "checkpoint.safetensors", tmp_path / "repository", "tiny", int8=True)
     reports = {artifact.file: artifact.fusion for artifact in manifest.read(version).artifacts}
     assert reports["model.int8.onnx"]["openvino"].fused == 2
