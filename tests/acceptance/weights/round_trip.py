@@ -56,7 +56,7 @@ def check() -> tuple[bool, str]:
 
 
 def _round_trip(layout: str, name: str, folder: Path, libraries: TimmProcess) -> tuple[list[str], float]:
-    """What differs, and the error of the logits: a file of the library, imported, written and loaded by the library."""
+    """The differences, and the error of the logits: a file of the library, imported, written and loaded by the library."""
     given, written = folder / "given", folder / "written"
     given.mkdir()
     if layout == "transformers":
@@ -94,7 +94,7 @@ def _differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) ->
 
 
 def _other_preprocessing(read: dict[str, Any] | None, checkpoint: Checkpoint) -> list[str]:
-    """What timm reads, against the checkpoint; None for a library that reads no preprocessing."""
+    """The differences of the preprocessing that timm reads; None for a library that reads no preprocessing."""
     own = checkpoint.preprocess
     if read is None:
         return []
