@@ -48,7 +48,7 @@ class TimmProcess:
 def _python() -> Path:
     """The interpreter of an environment with timm, which is made if it does not exist."""
     torch_version = torch.__version__.partition("+")[0]
-    folder = Path.home() / ".cache" / "resnet-serve" / f"timm-{_TIMM}-torch-{torch_version}"
+    folder = Path.home() / ".cache" / "resnet-serve-acceptance" / f"timm-{_TIMM}-torch-{torch_version}"
     python, complete = folder / "bin" / "python", folder / "complete"
     if not complete.exists():
         print(f"  making an environment with timm {_TIMM} in {folder}", flush=True)
