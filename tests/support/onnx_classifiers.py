@@ -52,7 +52,7 @@ class _Graph:
 
 
 def classifier(end: str, classes: int = CLASSES) -> onnx.ModelProto:
-    """Two convolutions and one of the heads or ends; takes `x`, gives `y`."""
+    """Two convolutions, a residual one for this end, and one of the heads or ends; takes `x`, gives `y`."""
     graph = _Graph()
     x = graph.node("Transpose", "x", perm=[0, 3, 1, 2]) if end == "channels last" else "x"
     if end.startswith("half"):
@@ -61,6 +61,9 @@ def classifier(end: str, classes: int = CLASSES) -> onnx.ModelProto:
     for inputs in (3, 8):
         weight, bias = graph.weight(8, inputs, 3, 3, scale=0.3), graph.weight(8, scale=0.1)
         x = graph.node("Relu", graph.node("Conv", x, weight, bias, strides=[2, 2], pads=[1] * 4))
+    if end == "residual":
+        weight, bias = graph.weight(8, 8, 3, 3, scale=0.1), graph.weight(8, scale=0.1)
+        x = graph.node("Relu", graph.node("Add", graph.node("Conv", x, weight, bias, pads=[1] * 4), x))
     x = _output(graph, _logits(graph, x, end, classes), end, classes)
     graph.nodes[-1].output[0] = "y"
     fixed = {"fixed batch of 4": 4}.get(end, 1 if end.startswith("fixed") or end == "squeezed batch" else "batch")

@@ -126,8 +126,8 @@ REFUSALS: Mapping[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
     "two heads": (script(13, wrapped(lambda y: (y, -y)), outputs=("y", "aux")), (), "with --logits"),
     "no such head": (script(13), ("--logits", "z"), "has no output z"),
     "detector": (changed(detector), (), "several outputs (boxes, scores)"),
-    "detector's scores": (changed(detector), ("--logits", "scores"), "onnx: "),
-    "segmentation": (changed(segmentation), (), "onnx: "),
+    "detector's scores": (changed(detector), ("--logits", "scores"), "values of several places"),
+    "segmentation": (changed(segmentation), (), "values of several places"),
     "two inputs": (changed(two_inputs), (), "takes 2 inputs"),
     "tokens": (changed(tokens), (), "not images of 1 or 3 channels"),
     "four channels": (
