@@ -17,7 +17,10 @@ from export.cli.options import (
     Float16,
     Int8,
     Interpolation,
+    Labels,
+    Layout,
     Mean,
+    Output,
     Resize,
     Size,
     TestData,
@@ -37,9 +40,7 @@ def import_command(
     source: Annotated[str, typer.Argument(help=SOURCE, metavar="SOURCE")],
     repository: Annotated[Path | None, typer.Option(help="Folder of models: build a version of a model in it.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: made from SOURCE.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Checkpoint to write.", metavar="CHECKPOINT")
-    ] = None,
+    output: Output = None,
     serve: Annotated[bool, typer.Option("--serve", help="Then start resnet-serve on the repository.")] = False,
     port: Annotated[int | None, typer.Option(help="With --serve: port of the service.", min=1, max=65535)] = None,
     data: TestData = None,
@@ -47,12 +48,8 @@ def import_command(
     int8: Int8 = False,
     by_position: ByPosition = False,
     arch: Annotated[str | None, typer.Option(help="Architecture of the weights. Default: detected.")] = None,
-    layout: Annotated[
-        str | None, typer.Option(help="Naming of the tensors: torchvision, timm, transformers. Default: detected.")
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="Names of the classes: one per line, or JSON. Default: ImageNet-1k.")
-    ] = None,
+    layout: Layout = None,
+    labels: Labels = None,
     size: Size = None,
     resize: Resize = None,
     interpolation: Interpolation = None,

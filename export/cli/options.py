@@ -18,6 +18,11 @@ Float16 = Annotated[bool, typer.Option("--float16", help="Also write a file in h
 Int8 = Annotated[
     bool, typer.Option("--int8", help="Also write int8 files, calibrated on --data: three times as fast on CPUs.")
 ]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Checkpoint to write.", metavar="CHECKPOINT")]
+Layout = Annotated[
+    str | None, typer.Option(help="Naming of the tensors: torchvision, timm, transformers. Default: detected.")
+]
+Labels = Annotated[Path | None, typer.Option(help="Names of the classes: one per line, or JSON. Default: ImageNet-1k.")]
 Size = Annotated[int | None, typer.Option(help="Height and width of the input in pixels.", min=1)]
 Resize = Annotated[
     int | None, typer.Option(help="Shorter side before the centre crop; 0 resizes without a crop.", min=0)

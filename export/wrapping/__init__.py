@@ -26,7 +26,7 @@ from export.samples import Samples
 from export.staging import staged_version
 from export.verify import OnnxRunner
 from export.version import ArtifactValidator, describe_version
-from export.wrapping.graph import Original, first_line, read, wrap
+from export.wrapping.graph import Original, check_operators, first_line, read, wrap
 from export.wrapping.pixels import Pixels, input_preprocess, is_bgr
 from export.wrapping.reference import original_values, wrapped_probabilities
 from export.wrapping.residual import residual_graph, to_float16
@@ -108,6 +108,7 @@ def _import(path: Path, repository: Path, name: str, options: OnnxOptions) -> Im
     head, reference = find_meaning(path, original.head, values)
     original = replace(original, head=head)
     wrapped = wrap(original, preprocess)
+    check_operators(path, wrapped.model)
     check_probabilities(path, wrapped_probabilities(path, original, wrapped, photographs), values)
     names, _ = resolve_labels(path, reference.shape[1], options.labels)
     residual = residual_graph(path, wrapped.model) if options.float16 or options.int8 else None

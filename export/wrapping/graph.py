@@ -22,6 +22,7 @@ from models.files import git_lfs_problem
 from models.imaging.preprocess import Preprocess
 
 _PREFIX = "wrapped/"
+_QUANTISATION = {"QuantizeLinear", "DequantizeLinear"}
 _MIN_OPSET = 7
 """Arithmetic of earlier opsets does not broadcast."""
 _MIN_IR = 4
@@ -130,6 +131,29 @@ def wrap(original: Original, preprocess: Preprocess) -> Wrapped:
     for item in graph.value_info:  # recorded shapes may have a fixed batch size
         item.type.tensor_type.ClearField("shape")
     return Wrapped(model, outputs)
+
+
+def check_operators(path: Path, model: onnx.ModelProto) -> None:
+    """Refuse graphs that one runtime alone computes right.
+
+    Raises:
+        ForeignWeights: the graph has operators outside the standard, or unsigned zero-points.
+    """
+    foreign = sorted(
+        {f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain not in ("", "ai.onnx")}
+    )
+    functions = {f"{function.domain}.{function.name}" for function in model.functions}
+    if own := [name for name in foreign if name not in functions]:
+        raise ForeignWeights(
+            f"{path}: has operators that only one runtime knows: {', '.join(own)}: export it without the optimisations "
+            "of a runtime, and quantise it with --int8, or with QuantFormat.QDQ"
+        )
+    unsigned = {item.name for item in model.graph.initializer if item.data_type == TensorProto.UINT8}
+    if any(node.op_type in _QUANTISATION and unsigned.intersection(node.input[2:]) for node in model.graph.node):
+        raise ForeignWeights(
+            f"{path}: is quantised with unsigned zero-points, which TensorRT reads as signed: import the network in "
+            "float32 with --int8, or quantise it with activation_type=QuantType.QInt8"
+        )
 
 
 def _prune(graph: onnx.GraphProto) -> None:

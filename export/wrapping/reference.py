@@ -62,8 +62,8 @@ def _rows(path: Path, original: Original, model: bytes, images: np.ndarray[Any, 
         raise ForeignWeights(f"{path}: gives {list(shape)} for {copies} images, not a row of values for each")
     if sum(length > 1 for length in shape[1:]) > 1:
         raise ForeignWeights(
-            f"{path}: gives {list(shape[1:])} per image, values of several places as of a detector or a segmentation: only "
-            "classifiers of whole images are supported"
+            f"{path}: gives {list(shape[1:])} per image, values of several places as of a detector or a "
+            "segmentation: only classifiers of whole images are supported"
         )
     return np.stack([value[0].reshape(-1) for value in values]).astype(np.float32)
 

@@ -63,7 +63,8 @@ class Classifier:
 def network(channels: int = 3) -> nn.Module:
     model = resnet18(CLASSES, channels, width=8)
     with torch.no_grad():  # clear answers, so that another order of the channels changes them
-        model.fc.weight.mul_(10)
+        for parameter in model.fc.parameters():
+            parameter.mul_(10)
     return model
 
 
@@ -329,6 +330,6 @@ CLASSIFIERS: Mapping[str, Classifier] = {
     "unused domain": Classifier(
         changed(lambda model: model.opset_import.append(helper.make_opsetid("com.microsoft", 1)))),
     "If": Classifier(changed(conditional)),
-    "grey": Classifier(script(13, network(1), torch.zeros(2, 1, SIZE, SIZE)), ("--pixels", "unit"),
-                       lambda images: (images / 255).transpose(0, 3, 1, 2).astype(np.float32), channels=1),
+    "grey": Classifier(script(13, network(1), torch.zeros(2, 1, SIZE, SIZE)), ("--mean", "0.45", "--std", "0.2"),
+                       lambda images: ((images / 255 - 0.45) / 0.2).transpose(0, 3, 1, 2).astype(np.float32), channels=1),
 }  # fmt: skip
