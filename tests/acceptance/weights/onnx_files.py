@@ -331,5 +331,6 @@ CLASSIFIERS: Mapping[str, Classifier] = {
         changed(lambda model: model.opset_import.append(helper.make_opsetid("com.microsoft", 1)))),
     "If": Classifier(changed(conditional)),
     "grey": Classifier(script(13, network(1), torch.zeros(2, 1, SIZE, SIZE)), ("--mean", "0.45", "--std", "0.2"),
-                       lambda images: ((images / 255 - 0.45) / 0.2).transpose(0, 3, 1, 2).astype(np.float32), channels=1),
+                       lambda images: ((images / 255 - 0.45) / 0.2).transpose(0, 3, 1, 2).astype(np.float32),
+                       channels=1),
 }  # fmt: skip
