@@ -56,7 +56,7 @@ def check() -> tuple[bool, str]:
 
 
 def _round_trip(layout: str, name: str, folder: Path, libraries: TimmProcess) -> tuple[list[str], float]:
-    """The differences and the error of the logits, of weights that are imported, written and loaded by their library."""
+    """The differences, and the error of the logits, of weights that are imported, written and loaded again."""
     given, written = folder / "given", folder / "written"
     given.mkdir()
     if layout == "transformers":
