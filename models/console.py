@@ -29,6 +29,8 @@ def print_once(line: str) -> None:
 
 def print_error(error: Exception | str) -> None:
     """Print an `error:` line in red, without line breaks, markup or highlighting."""
+    # Of several processes that train together, the others print nothing else.
+    console.quiet = False
     console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
 
 

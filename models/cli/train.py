@@ -18,6 +18,7 @@ from models.data.files import EncodedDataset, centre_crop
 from models.imaging.preprocess import Geometry
 from models.training import recipes
 from models.training.checkpoint import Checkpoint, CheckpointError
+from models.training.distributed.processes import ProcessesError, is_first
 from models.training.recipe import Recipe, RecipeError
 from models.training.run_directory import CHECKPOINT_FILE, RECIPE_FILE, check_folder
 from models.training.train import Diverged, Interrupted, train
@@ -75,6 +76,8 @@ def train_command(
     **given: Any,
 ) -> None:
     """Train a network. Ctrl-C saves the run, and --resume continues it."""
+    if not is_first():
+        console.quiet = True
     network = {"shortcut": shortcut, "norm": norm, "zero_gamma": zero_gamma or None}
     try:
         check_folder(out, resume=resume)
@@ -88,7 +91,7 @@ def train_command(
     except Interrupted as interrupted:
         console.print(str(interrupted), highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
-    except (DataError, CheckpointError, Diverged, ValueError) as error:
+    except (DataError, CheckpointError, Diverged, ProcessesError, ValueError) as error:
         fail(error)
     _report(result, out)
 

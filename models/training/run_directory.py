@@ -59,10 +59,12 @@ class RunDirectory:
     Args:
         folder: created by `locked`.
         identity: all values that decide the run's result; a state with another identity cannot be resumed.
+        writes: whether this process writes the files, which is one of several; the others only read the state.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, identity: dict[str, Any], *, writes: bool = True) -> None:
         self.folder = folder
+        self.writes = writes
         self.checkpoint = folder / CHECKPOINT_FILE
         self._state = folder / STATE_FILE
         self._metrics = folder / "metrics.jsonl"
@@ -75,6 +77,9 @@ class RunDirectory:
         Raises:
             CheckpointError: another process trains in it.
         """
+        if not self.writes:
+            yield
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(self.folder, os.O_RDONLY)
         try:
@@ -87,10 +92,14 @@ class RunDirectory:
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Write the recipe, to read or to give again."""
+        if not self.writes:
+            return
         atomic_write(self.folder / RECIPE_FILE, recipes.to_toml(recipe).encode())
 
     def save_state(self, state: TrainingState, history: Sequence[dict[str, Any]]) -> None:
         """Write the state and the figures of the finished epochs for `resume`, atomically."""
+        if not self.writes:
+            return
         content = {
             "version": _VERSION,
             "identity": self._identity,
@@ -130,5 +139,7 @@ class RunDirectory:
 
     def write_history(self, history: Sequence[dict[str, Any]]) -> None:
         """Write the figures of all epochs as JSON lines and as a plot."""
+        if not self.writes:
+            return
         atomic_write(self._metrics, "".join(json.dumps(figures) + "\n" for figures in history).encode())
         plot_curves(history, self.folder / "curves.png")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
@@ -15,8 +13,10 @@ from models.imaging.preprocess import Preprocess
 from models.training.augmentation.pipeline import TrainingBatch, is_testlike
 from models.training.checkpoint import Checkpoint
 from models.training.device import compute_dtype, memory_format
+from models.training.distributed.processes import ALONE, Processes
+from models.training.distributed.sync_norm import synchronise_norms
 from models.training.evaluate import normalise
-from models.training.input.sampling import steps_per_epoch
+from models.training.input.sampling import batch_parts, batch_size, steps_per_epoch
 from models.training.optim.ema import AveragedWeights
 from models.training.optim.loss import class_weights, image_losses
 from models.training.optim.optimizer import clip_gradients, make_optimizer, set_learning_rate
@@ -33,8 +33,11 @@ def start(
     device: torch.device,
     labels: tuple[str, ...] = (),
     initial: Checkpoint | None = None,
+    processes: Processes = ALONE,
 ) -> TrainingState:
     """A network, newly initialised or with the weights of `initial`, and its optimiser.
+
+    Every process gets the same weights.
 
     Raises:
         RecipeError: the network has fewer stages than `freeze` says.
@@ -46,6 +49,7 @@ def start(
     check_freeze(model, recipe)
     if initial is not None:
         load_weights(model, labels, initial)
+    model = synchronise_norms(model, processes, device)
     model = model.to(device).to(memory_format=memory_format(model, device))  # type: ignore[call-overload]  # not in stubs
     state = TrainingState(model, make_optimizer(model, recipe))
     state.sums = state.sums.to(device)
@@ -65,12 +69,21 @@ class TrainingStep:
         training: its images, for their number and classes.
         preprocess: normalisation of the images.
         device: the device of the network.
+        processes: the processes that each take a share of the batch.
     """
 
     def __init__(
-        self, state: TrainingState, recipe: Recipe, training: Dataset, preprocess: Preprocess, device: torch.device
+        self,
+        state: TrainingState,
+        recipe: Recipe,
+        training: Dataset,
+        preprocess: Preprocess,
+        device: torch.device,
+        processes: Processes = ALONE,
     ) -> None:
         self.state, self._recipe, self._preprocess, self._device = state, recipe, preprocess, device
+        self._processes = processes
+        self._images = len(training.labels)
         self._classes = len(training.classes)
         self._per_epoch = steps_per_epoch(len(training.labels), recipe.batch_size)
         self._dtype = compute_dtype(recipe.compute, device)
@@ -101,22 +114,29 @@ class TrainingStep:
         )
 
     def __call__(self, batch: TrainingBatch) -> None:
-        """Compute the gradient of a batch, in parts if the recipe says so, and update the weights."""
-        state, count = self.state, len(batch.labels)
+        """Compute the gradient of a batch, in parts if the recipe says so, and update the weights.
+
+        With several processes `batch` is the share of this one, and the gradient is that of the whole batch.
+        """
+        state, processes = self.state, self._processes
+        count = batch_size(self._images, self._recipe.batch_size, state.step)
+        sums = torch.zeros_like(state.sums)
         set_learning_rate(state.optimizer, self.rate(state.epoch, state.step))
         state.optimizer.zero_grad()
-        for begin, end in _parts(count, self._recipe.accumulate):
-            losses = self._losses(batch, begin, end)
+        for begin, end in batch_parts(count, self._recipe.accumulate, processes.rank, processes.count):
+            losses = self._losses(batch, begin, end, sums)
             loss = losses.sum() / count
             (loss if state.scaler is None else state.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+        processes.add_gradients(state.model)
         self._update()
+        state.sums += processes.add(sums)
         state.step += 1
         state.images_done += count
         if state.averaged is not None:
             state.averaged.update(state.model, state.epoch * self._per_epoch + state.step)
 
-    def _losses(self, batch: TrainingBatch, begin: int, end: int) -> Tensor:
-        """The loss of each image of a part of the batch, float32 [end - begin]; adds to the sums of the state."""
+    def _losses(self, batch: TrainingBatch, begin: int, end: int, sums: Tensor) -> Tensor:
+        """The loss of each image of a part of the batch, float32 [end - begin]; adds to the sums of the batch."""
         recipe, device = self._recipe, self._device
         images = normalise(batch.images[begin:end].to(device), self._preprocess)
         labels = batch.labels[begin:end].to(device)
@@ -131,7 +151,7 @@ class TrainingStep:
         losses = image_losses(logits, targets, recipe.loss, recipe.label_smoothing, self._weights)
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
-            self.state.sums += torch.stack([losses.sum(dtype=torch.float64), correct.double()])
+            sums += torch.stack([losses.sum(dtype=torch.float64), correct.double()])
         return losses
 
     def _update(self) -> None:
@@ -145,9 +165,3 @@ class TrainingStep:
             clip_gradients(state.model, self._recipe.clip)
         state.scaler.step(state.optimizer)
         state.scaler.update()
-
-
-def _parts(count: int, parts: int) -> list[tuple[int, int]]:
-    """Begin and end of each part of a batch; they begin at even positions, so that mixed images stay together."""
-    bounds = [2 * round(part * count / parts / 2) for part in range(parts)] + [count]
-    return [(begin, end) for begin, end in itertools.pairwise(bounds) if end > begin]

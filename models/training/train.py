@@ -3,6 +3,9 @@
 The rooms: `input` chooses the images of each batch, `augmentation` reads and changes them, `step` updates the weights
 with the parts in `optim`, `transfer` begins with other weights, `run_directory` holds the files. All random numbers
 come from (seed, epoch) or (seed, epoch, image), so a resumed run takes the same steps as an uninterrupted one.
+
+Several processes (`distributed`) run the same lines: each computes its share of every batch, and all of them hold the
+same state. Only the first one prints and writes.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from models.training.augmentation.sheet import write_sheet
 from models.training.checkpoint import Checkpoint
 from models.training.choice import best_epoch, is_best, stops_early
 from models.training.device import best_device
+from models.training.distributed.processes import Processes, join
 from models.training.evaluate import evaluate
 from models.training.input.sampling import check_batches, plan_epoch
 from models.training.input.splits import measure_preprocess, split
@@ -77,37 +81,55 @@ def train(
         RecipeError: the options do not fit the data or the network.
         CheckpointError: `resume` with the state of another recipe or other data, or another process trains in `out`.
         DataError: images cannot be read or decoded.
+        ProcessesError: torchrun started this process, and the others cannot be reached or have ended.
     """
+    with join() as processes:
+        return _train(recipe, data, test, out, validation, initial, resume, watched or {}, processes)
+
+
+def _train(
+    recipe: Recipe,
+    data: Dataset,
+    test: Dataset | None,
+    out: Path,
+    validation: Dataset | None,
+    initial: Checkpoint | None,
+    resume: bool,
+    watched: Mapping[str, Dataset],
+    processes: Processes,
+) -> Checkpoint:
     device = best_device()
     training, held_out = split(data, recipe)
     validation = held_out if recipe.validation else validation
     check_recipe(recipe, len(training.labels), validation)
-    check_images(data, test, validation, *(watched or {}).values())
-    preprocess = choose_preprocess(training, initial)
-    state = start(recipe, describe_network(recipe, data, preprocess), device, data.classes, initial)
-    step = TrainingStep(state, recipe, training, preprocess, device)
+    processes.from_first(lambda: check_images(data, test, validation, *watched.values()))
+    preprocess = processes.from_first(lambda: choose_preprocess(training, initial))
+    network = describe_network(recipe, data, preprocess)
+    state = start(recipe, network, device, data.classes, initial, processes)
+    step = TrainingStep(state, recipe, training, preprocess, device, processes)
     pipeline = Pipeline(training, recipe, preprocess, step.blocks)
-    run = RunDirectory(out, describe_run(recipe, training, validation, preprocess, initial))
-    watched = {**({} if validation is None else {"validation": validation}), **(watched or {})}
+    identity = describe_run(recipe, training, validation, preprocess, initial)
+    run = RunDirectory(out, identity, writes=processes.first)
+    watched = {**({} if validation is None else {"validation": validation}), **watched}
 
     bar = progress_bar("training", total=recipe.epochs * len(training.labels))
     with run.locked(), bar as progress, stop_signals() as stop, ThreadPoolExecutor(1) as reader:
         history = run.resume(state) if resume else []
         run.write_recipe(recipe)
         while state.epoch < recipe.epochs and not stops_early(history, recipe.early_stopping):
-            rate = run_epoch(state, step, pipeline, run, reader, progress, stop)
+            rate = run_epoch(state, step, pipeline, run, reader, progress, stop, processes)
             check_finite(state, recipe, run)
-            if stop:
+            if processes.any(bool(stop)):
                 run.save_state(state, history)
                 raise Interrupted(f"stopped in epoch {state.epoch + 1}, saved in {out}: continue with --resume")
-            history.append(finish_epoch(state, pipeline, rate, watched))
-            if is_best(history):
+            history.append(finish_epoch(state, pipeline, rate, watched, processes))
+            if is_best(history) and run.writes:
                 save_checkpoint(state, pipeline, history[-1], run)
             run.write_history(history)
             run.save_state(state, history)
             progress.note(describe(history, recipe))
 
-    return finish(run, test)
+        return finish(run, test, processes)
 
 
 def check_recipe(recipe: Recipe, count: int, validation: Dataset | None) -> None:
@@ -159,22 +181,27 @@ def run_epoch(
     reader: Executor,
     progress: ProgressBar,
     stop: list[int],
+    processes: Processes,
 ) -> float:
-    """The remaining batches of an epoch, or until `stop` has an item or the loss is not finite; gives images/s."""
+    """The remaining batches of an epoch, or until `stop` has an item or the loss is not finite; gives images/s.
+
+    All processes stop after the same step.
+    """
     set_trained(state.model, pipeline.recipe, state.epoch)
     plans = plan_epoch(pipeline.data.labels, pipeline.recipe, state.epoch)[state.step :]
+    shares = [plan.share(pipeline.recipe.accumulate, processes.rank, processes.count) for plan in plans]
     images_before = state.images_done
     finished = state.epoch * len(pipeline.data.labels)
     started = read = time.perf_counter()
     loss = None
-    for batch in read_ahead(pipeline.read, plans, reader):
-        if state.epoch == state.step == 0:
+    for batch in read_ahead(pipeline.read, shares, reader):
+        if state.epoch == state.step == 0 and run.writes:
             write_sheet(batch, run.folder / "samples.png")
         step(batch)
         if (now := time.perf_counter()) - read > _READING_SECONDS or loss is None:
             loss, read = float(state.sums[0]) / state.images_done, now
         progress.update(finished + state.images_done, loss=loss)
-        if stop or not math.isfinite(loss):
+        if processes.any(bool(stop) or not math.isfinite(loss)):
             break
     return (state.images_done - images_before) / (time.perf_counter() - started)
 
@@ -197,7 +224,7 @@ def check_finite(state: TrainingState, recipe: Recipe, run: RunDirectory) -> Non
 
 
 def finish_epoch(
-    state: TrainingState, pipeline: Pipeline, rate: float, watched: Mapping[str, Dataset]
+    state: TrainingState, pipeline: Pipeline, rate: float, watched: Mapping[str, Dataset], processes: Processes
 ) -> dict[str, Any]:
     """The epoch's figures; moves the state to the next epoch."""
     loss, correct = state.sums.tolist()
@@ -210,7 +237,8 @@ def finish_epoch(
         "images_per_second": round(rate, 1),
     }
     for name, images in watched.items():
-        figures[f"{name}_error"] = 1.0 - evaluate(state.evaluated, images, pipeline.preprocess).top1
+        report = evaluate(state.evaluated, images, pipeline.preprocess, processes=processes)
+        figures[f"{name}_error"] = 1.0 - report.top1
     state.next_epoch()
     return figures
 
@@ -224,14 +252,15 @@ def save_checkpoint(state: TrainingState, pipeline: Pipeline, figures: dict[str,
     Checkpoint(architecture, data.classes, pipeline.preprocess, weights, details).save(run.checkpoint)
 
 
-def finish(run: RunDirectory, test: Dataset | None) -> Checkpoint:
+def finish(run: RunDirectory, test: Dataset | None, processes: Processes) -> Checkpoint:
     """The checkpoint of the best epoch, with its accuracy on the test images."""
-    result = checkpoint.load(run.checkpoint)
+    result = processes.from_first(lambda: checkpoint.load(run.checkpoint))
     if test is not None:
         model = result.model().to(best_device())
-        report = evaluate(model, test, result.preprocess)
+        report = evaluate(model, test, result.preprocess, processes=processes)
         result.training["test"] = {"top1": report.top1, "top5": report.top5, "images": report.images}
-        result.save(run.checkpoint)
+        if run.writes:
+            result.save(run.checkpoint)
     return result
 
 

@@ -74,7 +74,7 @@ def set_trained(model: ResNet, recipe: Recipe, epoch: int) -> None:
     if is_testlike(recipe, epoch):
         model.requires_grad_(False)
         for module in (model.classifier, *model.modules()):
-            if module is model.classifier or isinstance(module, nn.BatchNorm2d):
+            if module is model.classifier or isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
                 module.requires_grad_(True)
     elif not recipe.freeze_epochs or epoch < recipe.freeze_epochs:
         for part in _frozen_parts(model, recipe):

@@ -174,7 +174,7 @@ def test_best_epoch_is_kept_and_a_run_stops_early(tmp_path: Path, monkeypatch: p
     accuracies = iter([0.5, 0.8, 0.8, 0.6, 0.7, 0.9])
     kept: list[torch.Tensor] = []
 
-    def evaluate_as_told(model: ResNet, *_: object) -> SimpleNamespace:
+    def evaluate_as_told(model: ResNet, *_: object, **__: object) -> SimpleNamespace:
         kept.append(model.classifier.weight.detach().clone())
         return SimpleNamespace(top1=next(accuracies))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +13,38 @@ from models.training.recipe import Recipe, RecipeError
 
 
 class BatchPlan(NamedTuple):
-    """The images of a batch. A process of several may take any part that begins at an even position."""
+    """The images of a batch, or a part of them that begins at an even position."""
 
     epoch: int
     indices: Indices
     repetitions: Indices
     """Number of each copy of an image, for images that occur several times in an epoch."""
+
+    def share(self, accumulate: int, rank: int, count: int) -> BatchPlan:
+        """The images of one of `count` processes: it takes its share of each part of the batch."""
+        ranges = [
+            np.arange(*_share(begin, end, rank, count)) for begin, end in batch_parts(len(self.indices), accumulate)
+        ]
+        chosen = np.concatenate(ranges)
+        return BatchPlan(self.epoch, self.indices[chosen], self.repetitions[chosen])
+
+
+def batch_parts(count: int, parts: int, rank: int = 0, processes: int = 1) -> list[tuple[int, int]]:
+    """Begin and end of each part of a batch of `count` images, among the images of one of several processes.
+
+    They begin at even positions, so that mixed images stay together.
+    """
+    bounds = [2 * round(part * count / parts / 2) for part in range(parts)] + [count]
+    shares = [_share(begin, end, rank, processes) for begin, end in itertools.pairwise(bounds) if end > begin]
+    ends = [0, *itertools.accumulate(end - begin for begin, end in shares)]
+    return list(itertools.pairwise(ends))
+
+
+def _share(begin: int, end: int, rank: int, count: int) -> tuple[int, int]:
+    """The range of one of `count` processes; it may be empty."""
+    pairs = (end - begin + 1) // 2
+    first, last = (begin + 2 * (each * pairs // count) for each in (rank, rank + 1))
+    return min(first, end), min(last, end)
 
 
 def plan_epoch(labels: NDArray[np.int64], recipe: Recipe, epoch: int) -> list[BatchPlan]:
@@ -35,6 +62,11 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     """Number of batches of `count` images."""
     left_over = count % batch_size
     return max(1, count // batch_size + (left_over > 1))
+
+
+def batch_size(count: int, size: int, step: int) -> int:
+    """Number of images of a batch of an epoch of `count` images."""
+    return size if step + 1 < steps_per_epoch(count, size) else count - step * size
 
 
 def check_batches(count: int, recipe: Recipe) -> None:
