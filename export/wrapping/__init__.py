@@ -26,14 +26,14 @@ from export.samples import Samples
 from export.staging import staged_version
 from export.verify import OnnxRunner
 from export.version import ArtifactValidator, describe_version
-from export.wrapping.graph import Original, check_operators, first_line, read, wrap
+from export.wrapping.graph import Original, Wrapped, check_operators, first_line, read, wrap
 from export.wrapping.pixels import Pixels, input_preprocess, is_bgr
 from export.wrapping.reference import original_values, wrapped_probabilities
 from export.wrapping.residual import residual_graph, to_float16
 from export.wrapping.values import check_probabilities, find_meaning, logits_of
 from models.artifact import manifest
 from models.artifact.manifest import OUTPUTS, Architecture, Artifact
-from models.artifact.parity import ParityError
+from models.artifact.parity import Float32Array, ParityError
 from models.data import DataError
 from models.imaging.preprocess import Preprocess
 from models.memory_limit import limited_memory
@@ -92,15 +92,25 @@ def import_onnx(path: Path, repository: Path, name: str, options: OnnxOptions | 
         ParityError: the written file computes other logits than the original.
     """
     try:
-        with limited_memory():
-            return _import(path, repository, name, options or OnnxOptions())
+        return _import(path, repository, name, options or OnnxOptions())
     except (BuildError, DataError, ParityError, OSError):
         raise
     except Exception as error:  # onnx and the runtimes raise errors of any class for unusual graphs
         raise ForeignWeights(f"{path}: cannot be imported: {first_line(error)}") from error
 
 
-def _import(path: Path, repository: Path, name: str, options: OnnxOptions) -> ImportedVersion:
+@dataclass(frozen=True)
+class _Understood:
+    """A classifier, its graph in the signature of all graphs, and its logits for the shipped photographs."""
+
+    original: Original
+    wrapped: Wrapped
+    preprocess: Preprocess
+    reference: Float32Array
+    names: tuple[str, ...]
+
+
+def _understand(path: Path, options: OnnxOptions) -> _Understood:
     original = replace(read(path, options.logits), bgr=options.bgr or is_bgr(options.pixels))
     preprocess = input_preprocess(path, original.input, options.pixels, options.preprocess)
     photographs = samples.photographs(preprocess)
@@ -111,6 +121,14 @@ def _import(path: Path, repository: Path, name: str, options: OnnxOptions) -> Im
     check_operators(path, wrapped.model)
     check_probabilities(path, wrapped_probabilities(path, original, wrapped, photographs), values)
     names, _ = resolve_labels(path, reference.shape[1], options.labels)
+    return _Understood(original, wrapped, preprocess, reference, names)
+
+
+def _import(path: Path, repository: Path, name: str, options: OnnxOptions) -> ImportedVersion:
+    with limited_memory():
+        found = _understand(path, options)
+    original, wrapped, preprocess, names = found.original, found.wrapped, found.preprocess, found.names
+    reference = found.reference
     residual = residual_graph(path, wrapped.model) if options.float16 or options.int8 else None
     architecture = Architecture(
         name="onnx",
@@ -120,7 +138,7 @@ def _import(path: Path, repository: Path, name: str, options: OnnxOptions) -> Im
     )
     used = _samples(preprocess, architecture, names, options)
     if options.data is not None:
-        reference = logits_of(head, original_values(path, original, preprocess, used.parity))
+        reference = logits_of(original.head, original_values(path, original, preprocess, used.parity))
     validator = ArtifactValidator(used, reference, allow_unfused=True, outputs=wrapped.outputs)
     with staged_version(repository / name) as (folder, number):
         onnx_format.save(wrapped.model, folder / "model.onnx")
