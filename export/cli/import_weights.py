@@ -38,7 +38,6 @@ class Target:
 def print_imported_weights(source: str, arch: str | None, overrides: ImportOverrides, target: Target) -> None:
     """Fetch weights, import them, build a version if one is wanted, and print what was found."""
     from export import sources
-    from export.build import build
     from export.importing import import_weights
 
     if target.name is not None:
@@ -53,6 +52,8 @@ def print_imported_weights(source: str, arch: str | None, overrides: ImportOverr
             typer.echo(f"checkpoint     {target.checkpoint}")
         if target.repository is None:
             return
+        from export.build import build  # takes seconds, which a checkpoint alone does not need
+
         name = target.name or _model_name(fetched.name)
         version = build(
             path,
