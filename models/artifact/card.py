@@ -12,6 +12,10 @@ from models.artifact.manifest import Artifact, Manifest
 from models.artifact.parity import bounded_error
 
 _SHOWN_LABELS = 20
+_MAX_ENTRIES = 50
+"""Entries of the provenance; other programs write manifests, too."""
+_MAX_CHARACTERS = 500
+"""Of one value."""
 
 
 def model_card(version: Path) -> str:
@@ -21,7 +25,15 @@ def model_card(version: Path) -> str:
         ManifestError: the manifest cannot be read.
         OSError: a file of the version is missing.
     """
-    described = manifest.read(version)
+    return make_card(manifest.read(version), version)
+
+
+def make_card(described: Manifest, version: Path) -> str:
+    """The card of a version whose manifest was read.
+
+    Raises:
+        OSError: a file of the version is missing.
+    """
     sections = {
         "": _introduction(described),
         "Data": _data(described),
@@ -55,7 +67,7 @@ def _licence(described: Manifest) -> str | None:
 def _header(described: Manifest) -> Iterator[str]:
     yield "---"
     # A hub takes identifiers only: apache-2.0 of "apache-2.0 (README.md)".
-    identifier = re.match(r"[a-z0-9][a-z0-9.-]*(?= \(|$)", _imported(described).get("licence", ""))
+    identifier = re.match(r"[a-z0-9][a-z0-9.-]*(?= \(|$)", str(_imported(described).get("licence", "")))
     if identifier:
         yield f"license: {identifier[0]}"
     yield "pipeline_tag: image-classification"
@@ -146,9 +158,12 @@ def _provenance(described: Manifest) -> list[str]:
     tools = described.provenance.get("tools")
     if isinstance(tools, dict):
         record["tools"] = ", ".join(f"{name} {version}" for name, version in tools.items())
-    return [f"- {_text(name)}: {_text(value)}" for name, value in record.items() if value and name != "licence"]
+    lines = [f"- {_text(name)}: {_text(value)}" for name, value in record.items() if value and name != "licence"]
+    return lines[:_MAX_ENTRIES]
 
 
 def _text(value: object) -> str:
     """A value as text in Markdown: files from elsewhere name it, and it stays on its line."""
-    return re.sub(r"([\\`*_<>\[\]|#])", r"\\\1", " ".join(str(value).split()))
+    line = " ".join(str(value).split())
+    shown = line if len(line) <= _MAX_CHARACTERS else line[:_MAX_CHARACTERS] + " …"
+    return re.sub(r"([\\`*_<>\[\]|#])", r"\\\1", shown)

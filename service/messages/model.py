@@ -44,6 +44,8 @@ class ServedModel:
     """Precision of the arithmetic; the artifact may hold more."""
     artifact_format: str
     accuracy: Accuracy | None
+    card: str
+    """Model card in Markdown."""
     threads: int
     """Threads of each instance."""
     single_image_threads: int

@@ -23,6 +23,12 @@ export async function models() {
   return (await json(await send("v1/models"))).models;
 }
 
+/** The model card of a version, in Markdown. */
+export async function card(model) {
+  const response = await send(`v1/models/${encodeURIComponent(model.name)}/versions/${model.version}/card`);
+  return response.ok ? response.text() : json(response);
+}
+
 /** Names of the example images that the service offers. */
 export async function examples() {
   return json(await send("examples"));

@@ -1,14 +1,18 @@
 // The facts of the chosen model, and the lines that send the image shown to it from a program.
 
-import { classifyPath } from "./api.js";
+import { card, classifyPath } from "./api.js";
 import { headers } from "./key.js";
-import { byId, element, show } from "./dom.js";
+import { byId, element, sentence, show } from "./dom.js";
 
 const COLOURS = { L: "grey", RGB: "colour" };
+
+let described = null;
 
 /** Show what the model is, or nothing for null. */
 export function describe(model) {
   show(byId("about"), model !== null);
+  described = model;
+  byId("card").open = false;
   if (model === null) return;
   const { accuracy, input_size: [width, height] } = model;
   const facts = [
@@ -27,6 +31,13 @@ export function describe(model) {
     ),
   );
 }
+
+byId("card").addEventListener("toggle", async () => {
+  const model = described;
+  if (model === null || !byId("card").open) return;
+  const text = await card(model).catch((error) => sentence(error.message));
+  if (model === described) byId("card-text").textContent = text;
+});
 
 function measured({ top1, images }) {
   return `${(100 * top1).toFixed(2)}% of ${images.toLocaleString("en")} test images`;

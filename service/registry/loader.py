@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.artifact import manifest
+from models.artifact.card import make_card
 from models.artifact.manifest import Artifact, Manifest, ManifestError
 from service import executors
 from service.core.naming import ENCODED
@@ -107,18 +108,7 @@ class Loader:
         instances = self._load_instances(version, described, artifact, config)
         engine = self._make_engine(described.name, instances)
         plan, computes = instances.plan, instances.executors[0].computes
-        log.info(
-            "%s version %d ready in %.1f s: %s on %s, %s, threads %d%s, batches of up to %d",
-            described.name,
-            described.version,
-            time.monotonic() - started,
-            config.executor,
-            ", ".join(executor.device for executor in instances.executors),
-            config.precision,
-            plan.threads,
-            f", {plan.single_image_threads} for a single image" if plan.single_image_threads else "",
-            plan.max_batch,
-        )
+        _log_ready(described, config, instances, time.monotonic() - started)
         served = ServedModel(
             key=next(_KEYS),
             name=described.name,
@@ -132,6 +122,7 @@ class Loader:
             precision=config.precision,
             artifact_format=artifact.format,
             accuracy=artifact.accuracy,
+            card=make_card(described, version),
             threads=plan.threads,
             single_image_threads=plan.single_image_threads,
             concurrent_batches=engine.concurrent_batches,
@@ -205,3 +196,19 @@ def _fit_max_batch(planned: int, configured: int | None, buckets: Sequence[int])
     if configured is not None:
         raise LoadError(f"max_batch is {configured}, and the executor computes at most {buckets[-1]} images per batch")
     return buckets[-1]
+
+
+def _log_ready(described: Manifest, config: ExecutionConfig, instances: _Instances, seconds: float) -> None:
+    plan = instances.plan
+    log.info(
+        "%s version %d ready in %.1f s: %s on %s, %s, threads %d%s, batches of up to %d",
+        described.name,
+        described.version,
+        seconds,
+        config.executor,
+        ", ".join(executor.device for executor in instances.executors),
+        config.precision,
+        plan.threads,
+        f", {plan.single_image_threads} for a single image" if plan.single_image_threads else "",
+        plan.max_batch,
+    )

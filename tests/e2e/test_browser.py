@@ -75,6 +75,14 @@ def map_opacity(watched: Watched) -> float:
     return opacity
 
 
+def test_model_card_is_shown_on_request(visitor: Watched, server: ServerProcess) -> None:
+    page = visitor.page
+    card = httpx.get(f"{server.url}/v1/models/fashion-mnist-resnet20/card").text
+    expect(page.locator("#card-text")).to_be_hidden()
+    page.get_by_text("Model card").click()
+    expect(page.locator("#card-text")).to_have_text(card)
+
+
 def test_dropped_image_shows_bars_and_maps(visitor: Watched, server: ServerProcess) -> None:
     page = visitor.page
     visitor.drop(BOOT)

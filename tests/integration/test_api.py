@@ -21,7 +21,9 @@ import httpx
 import pytest
 from PIL import Image
 from starlette.types import Message
+from typer.testing import CliRunner
 
+from export.__main__ import app as export_app
 from models.artifact import manifest
 from service.core.settings import Settings
 from tests.support.api import Chunks, as_form, as_json, check, check_problem, check_still_answers, metrics
@@ -344,6 +346,17 @@ def test_limits_are_inclusive(narrow: Client) -> None:
     check_problem(narrow.post("/v1/classify", content=too_large.getvalue()), 413, "41 x 22")
     assert narrow.post("/v1/classify", **as_form(*[fits.getvalue()] * 2)).status_code == 200
     check_problem(narrow.post("/v1/classify", **as_form(*[fits.getvalue()] * 3)), 413, "several")
+
+
+def test_model_card_is_that_of_the_command(client: Client, tiny_repository: Path) -> None:
+    done = CliRunner().invoke(export_app, ["inspect", "--card", str(tiny_repository)])
+    assert done.exit_code == 0
+    assert "# tiny, version 1" in done.stdout
+    for path in ("/v1/models/tiny/card", "/v1/models/tiny/versions/1/card"):
+        answer = client.get(path)
+        assert answer.headers["Content-Type"] == "text/markdown; charset=utf-8"
+        assert answer.text == done.stdout
+    check_problem(client.get("/v1/models/tiny/versions/2/card"), 404, "tiny version 2")
 
 
 def test_requests_get_503_while_models_load(tiny_repository: Path, photographs: Photographs, eager: Eager) -> None:

@@ -1,18 +1,24 @@
-"""`GET /v1/models`: the models that are served."""
+"""`GET /v1/models`: the models that are served, and their cards."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from service.http.openapi import errors
 from service.http.problem_details import Problem
-from service.http.v1.parameters import ModelName
+from service.http.v1.parameters import ModelName, VersionNumber
 from service.http.v1.schemas import ModelInfo, ModelList
 from service.inference.leases import holding
 from service.messages.backend import Backend
 from service.messages.model import ServedModel
 
 router = APIRouter(prefix="/v1")
+
+
+class Markdown(Response):
+    """Text in Markdown."""
+
+    media_type = "text/markdown"
 
 
 @router.get("/models")
@@ -29,6 +35,22 @@ async def show_model(request: Request, model: ModelName) -> ModelInfo:
     backend: Backend = request.app.state.pipeline.backend
     with holding(backend, [backend.catalog.find(model)]) as (found,):
         return await _info(backend, found)
+
+
+@router.get("/models/{model}/card", response_class=Markdown, responses=errors(Problem, 400, 404, 503))
+async def show_card(request: Request, model: ModelName) -> Response:
+    """The model card of the current version: its data, accuracy, preprocessing and licence, in Markdown."""
+    backend: Backend = request.app.state.pipeline.backend
+    return Markdown(backend.catalog.find(model).card)
+
+
+@router.get(
+    "/models/{model}/versions/{version}/card", response_class=Markdown, responses=errors(Problem, 400, 404, 503)
+)
+async def show_card_of_version(request: Request, model: ModelName, version: VersionNumber) -> Response:
+    """The model card of one version, in Markdown."""
+    backend: Backend = request.app.state.pipeline.backend
+    return Markdown(backend.catalog.find(model, version).card)
 
 
 async def _info(backend: Backend, model: ServedModel) -> ModelInfo:
