@@ -49,5 +49,9 @@ def _foreign_globals(path: Path) -> list[str]:
 def _why_not(message: str) -> str:
     """The refused class from PyTorch's long message."""
     named = re.search(r"GLOBAL ([\w.]+)", message)
-    reason = f"refers to {named[1]}, which could run code," if named else "holds more than tensors"
+    reason = (
+        f"refers to {named[1]}, which could run code,"
+        if named
+        else "holds more than tensors, or has a pickle protocol other than 2,"
+    )
     return f"{reason} and is not loaded: save only the state dict, best as safetensors"

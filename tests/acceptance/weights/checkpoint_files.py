@@ -139,7 +139,6 @@ CONTENTS: Mapping[str, tuple[Callable[[], Any], int]] = {
 FILES: Mapping[str, tuple[str, Callable[[Path], None]]] = {
     "before PyTorch 1.6": ("a.pth.tar", lambda path: torch.save({"state_dict": state()}, path,
                                                                   _use_new_zipfile_serialization=False)),
-    "pickle protocol 4": ("a.pt", lambda path: torch.save(state(), path, pickle_protocol=4)),
     "safetensors": ("model.safetensors", lambda path: save_file(state(), path)),
     "safetensors with metadata": ("model.safetensors", _accelerate),
     "safetensors, half, module.": (

@@ -103,6 +103,11 @@ def _program(folder: Path) -> Path:
     return folder / "a.pt2"
 
 
+def _protocol_4(folder: Path) -> Path:
+    torch.save(state(), folder / "a.pth", pickle_protocol=4)
+    return folder / "a.pth"
+
+
 def _part(folder: Path) -> Path:
     write_index(folder)
     return folder / "model-00001-of-00002.safetensors"
@@ -213,6 +218,7 @@ FOREIGN: Mapping[str, tuple[Write, str]] = {
     "fastai learner": (saved(Learner, "export.pkl"), "holds an object of "),
     "pickle with code": (saved(lambda: Payload(Path(MARK).resolve())), "could run code"),
     "plain pickle with code": (bytes_of("a.pkl", pickle.dumps(Payload(Path(MARK).resolve()))), "holds more than"),
+    "pickle protocol 4": (_protocol_4, "a pickle protocol other than 2"),
     "pickle of numpy arrays": (bytes_of("a.pkl", pickle.dumps({"w": np.zeros(3)})), "a.pkl: "),
     "numpy arrays by torch.save": (saved(lambda: {"conv1.weight": np.zeros((64, 3, 7, 7))}), "arrays of NumPy"),
     "TorchScript": (_script, "TorchScript"),
