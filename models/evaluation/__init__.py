@@ -1,0 +1,1 @@
+"""Evaluation of checkpoints: several views per image, averages of networks, figures, and a report with pictures."""
