@@ -81,6 +81,7 @@ def trained(source: WeightsFile) -> TrainedPreprocess:
         "size": size,
         "resize": resize,
         "interpolation": Image.Resampling(resample).name.lower(),
+        "odd_margins": "down",
         "mean": tuple(config.get("image_mean", mean)),
         "std": tuple(config.get("image_std", std)),
     }

@@ -5,12 +5,20 @@ Training and serving share this module, so both cut images in the same way.
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PositiveFloat,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from models.imaging.images import Reduced
 
@@ -40,6 +48,16 @@ class Geometry(BaseModel):
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     mode: Literal["L", "RGB"] = "RGB"
     """Grey or colour."""
+    odd_margins: Literal["even", "down"] = "even"
+    """Rounding of a half in the crop's margin: to the even number as in torchvision, or down as in transformers."""
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Readers that do not know the field refuse it.
+        values: dict[str, Any] = dump(self)
+        if self.odd_margins == "even":
+            values.pop("odd_margins", None)
+        return values
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:
@@ -61,7 +79,7 @@ class Geometry(BaseModel):
     def apply(self, image: Image.Image) -> UInt8Array:
         """Resize and crop an image in `mode` to uint8 [H, W, C], not normalised.
 
-        Sizes are rounded as in torchvision's `Resize` and `CenterCrop`, which published weights were trained with.
+        Sizes are rounded as in torchvision's `Resize` and `CenterCrop`, which most published weights were trained with.
         """
         height, width = self.size
         scaled, (left, top) = self.cut(*image.size)
@@ -113,7 +131,9 @@ class Geometry(BaseModel):
             return (self.size[1], self.size[0]), (0, 0)
         shorter = min(width, height)
         wide, high = (self.resize if side == shorter else self.resize * side // shorter for side in (width, height))
-        return (wide, high), (round((wide - self.size[1]) / 2), round((high - self.size[0]) / 2))
+        margins = wide - self.size[1], high - self.size[0]
+        left, top = (each // 2 if self.odd_margins == "down" else round(each / 2) for each in margins)
+        return (wide, high), (left, top)
 
 
 class Preprocess(Geometry):

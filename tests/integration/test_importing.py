@@ -339,13 +339,16 @@ def test_imagenet_labels_are_the_default() -> None:
     ]  # fmt: skip
 
 
-def test_preprocessing_equals_that_of_transformers() -> None:
-    """Resized to 341 x 256, cut to 224."""
+@pytest.mark.parametrize("size", [(300, 400), (174, 266)], ids=["margin of 58.5", "margin of 83.5"])
+def test_preprocessing_equals_that_of_transformers(size: tuple[int, int]) -> None:
+    """A half of a pixel is rounded down on both sides of an even number, unlike in torchvision."""
     processor = ConvNextImageProcessorPil(
         size={"shortest_edge": 224}, crop_pct=0.875, image_mean=IMAGENET[0], image_std=IMAGENET[1]
     )
-    preprocess = Preprocess(size=(224, 224), resize=256, interpolation="bicubic", mean=IMAGENET[0], std=IMAGENET[1])
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))
+    statistics = {"mean": IMAGENET[0], "std": IMAGENET[1]}
+    geometry = {"size": (224, 224), "resize": 256, "interpolation": "bicubic", "odd_margins": "down"}
+    preprocess = Preprocess.model_validate_json(Preprocess.model_validate({**geometry, **statistics}).model_dump_json())
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
     theirs = processor(image, return_tensors="np")["pixel_values"][0]
     ours = (preprocess.apply(image) / 255 - np.array(IMAGENET[0])) / np.array(IMAGENET[1])
     assert np.abs(theirs - ours.transpose(2, 0, 1)).max() < 1e-5

@@ -67,3 +67,10 @@ def test_inconsistent_preprocessing_is_refused(changes: dict[str, object], reaso
     Preprocess.model_validate(valid)
     with pytest.raises(ValidationError, match=reason):
         Preprocess.model_validate({**valid, **changes})
+
+
+def test_older_readers_can_read_the_usual_geometry() -> None:
+    """They refuse fields that they do not know."""
+    usual = Geometry(size=(8, 8), resize=10)
+    assert "odd_margins" not in usual.model_dump()
+    assert Geometry.model_validate(usual.model_dump()) == usual
