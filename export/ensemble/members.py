@@ -14,7 +14,7 @@ from export.ensemble.graph import logits_of
 from export.errors import BuildError
 from export.temperature import choose_temperature, softmax
 from models.architectures import ResNet
-from models.artifact.manifest import TemperatureFit
+from models.artifact.manifest import TemperatureFit, sha256
 from models.artifact.parity import Float32Array
 from models.imaging.preprocess import Geometry, UInt8Array
 from models.training import checkpoint
@@ -47,6 +47,8 @@ def load_members(paths: Sequence[Path], data: Path | None, by_position: bool) ->
     if len(paths) < 2:
         raise BuildError("an ensemble needs two checkpoints or more")
     loaded = [checkpoint.load(path) for path in paths]
+    if len({sha256(path) for path in paths}) < len(paths):
+        raise BuildError("two members are the same checkpoint, whose average is itself: give different ones")
     for path, trained in zip(paths[1:], loaded[1:], strict=True):
         if problem := _difference(loaded[0], trained):
             raise BuildError(

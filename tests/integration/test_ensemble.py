@@ -99,4 +99,6 @@ def test_members_that_do_not_fit_together_are_refused(tmp_path: Path, change: di
         build_ensemble([tmp_path / "a", tmp_path / "b"], tmp_path / "repository", "both")
     with pytest.raises(BuildError, match="two checkpoints or more"):
         build_ensemble([tmp_path / "a"], tmp_path / "repository", "both")
+    with pytest.raises(BuildError, match="two members are the same checkpoint"):
+        build_ensemble([tmp_path / "a", tmp_path / "a"], tmp_path / "repository", "both")
     assert not (tmp_path / "repository").exists()
