@@ -37,8 +37,8 @@ class _Rate(ProgressColumn):
 class ProgressBar(Protocol):
     """Shows how far long work is."""
 
-    def update(self, completed: int, loss: float | None = None) -> None:
-        """Show the number of completed images, and the mean loss if there is one."""
+    def update(self, completed: int, loss: float | None = None, waiting: float | None = None) -> None:
+        """Show the number of completed images and, if given, the mean loss and the share of time spent waiting."""
 
     def note(self, line: str) -> None:
         """Print a line."""
@@ -52,8 +52,10 @@ class _TerminalBar:
         self._description = description
         self._task = progress.add_task(description, total=total)
 
-    def update(self, completed: int, loss: float | None = None) -> None:
+    def update(self, completed: int, loss: float | None = None, waiting: float | None = None) -> None:
         description = self._description if loss is None else f"{self._description}  loss {loss:.4f}"
+        if waiting is not None:
+            description += f"  waiting for data {waiting:.0%}"
         self._progress.update(self._task, completed=completed, description=description)
 
     def note(self, line: str) -> None:
@@ -84,7 +86,7 @@ class ProgressLines:
         self._first: tuple[float, int] | None = None
         """Time and completed units of the first update: a resumed run begins with many."""
 
-    def update(self, completed: int, loss: float | None = None) -> None:
+    def update(self, completed: int, loss: float | None = None, waiting: float | None = None) -> None:
         now = self._clock()
         self._first = self._first or (now, completed)
         if now < self._due or completed >= self._total:
@@ -93,6 +95,8 @@ class ProgressLines:
         parts = [f"{completed:,} of {self._total:,} {self._unit} ({completed / self._total:.0%})"]
         if loss is not None:
             parts.append(f"loss {loss:.4f}")
+        if waiting is not None:
+            parts.append(f"waiting for data {waiting:.0%}")
         if completed > self._first[1]:
             rate = (completed - self._first[1]) / (now - self._first[0])
             left = duration((self._total - completed) / rate)

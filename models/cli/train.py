@@ -70,6 +70,18 @@ def train_command(
     norm: Annotated[str | None, typer.Option(help="Normalisation: batch, or none, to study it.")] = None,
     zero_gamma: Annotated[bool, typer.Option(help="Initialise each block as its shortcut, for large batches.")] = False,
     resume: Annotated[bool, typer.Option(help="Continue the stopped run in --out, with its recipe.")] = False,
+    data_workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that read and change images, for each process of the training; 0 reads in a thread. More "
+            "if the share of time spent waiting for data is high. Default: by the CPUs.",
+            min=0,
+        ),
+    ] = None,
+    cache: Annotated[
+        bool,
+        typer.Option(help="Decode training images once and keep them in memory. For small sets read from slow disks."),
+    ] = False,
     list_: Annotated[
         bool, typer.Option("--list", help="Show the architectures.", is_eager=True, callback=list_architectures)
     ] = False,
@@ -86,7 +98,15 @@ def train_command(
         chosen = _make_recipe(arch, base, given, network, initial)
         splits = _load_splits(data, chosen.arch, size, initial)
         result = train(
-            chosen, splits.training, splits.test, out, validation=splits.validation, initial=initial, resume=resume
+            chosen,
+            splits.training,
+            splits.test,
+            out,
+            validation=splits.validation,
+            initial=initial,
+            resume=resume,
+            data_workers=data_workers,
+            cache=cache,
         )
     except Interrupted as interrupted:
         console.print(str(interrupted), highlight=False, soft_wrap=True)

@@ -17,6 +17,9 @@ from models.files import decode_text
 from models.imaging.images import to_mode
 from models.imaging.preprocess import Geometry, UInt8Array
 
+_threads = os.cpu_count()
+"""Threads that decode and resize."""
+
 Split = Literal["train", "validation", "test"]
 Indices = NDArray[np.int64]
 Wanted = TypeVar("Wanted")
@@ -153,10 +156,16 @@ def fill_images(count: int, shape: tuple[int, int, int], make: Callable[[int], U
         images[position] = make(position)
 
     # A pool per call costs microseconds, and there is nothing to close later.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(_threads) as pool:
         for _ in pool.map(place, range(count)):
             pass
     return images
+
+
+def use_threads(count: int) -> None:
+    """Decode and resize in this number of threads from now on."""
+    global _threads
+    _threads = count
 
 
 def read_names(path: Path) -> tuple[str, ...]:

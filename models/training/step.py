@@ -138,8 +138,8 @@ class TrainingStep:
     def _losses(self, batch: TrainingBatch, begin: int, end: int, sums: Tensor) -> Tensor:
         """The loss of each image of a part of the batch, float32 [end - begin]; adds to the sums of the batch."""
         recipe, device = self._recipe, self._device
-        images = normalise(batch.images[begin:end].to(device), self._preprocess)
-        labels = batch.labels[begin:end].to(device)
+        images = normalise(batch.images[begin:end].to(device, non_blocking=True), self._preprocess)
+        labels = batch.labels[begin:end].to(device, non_blocking=True)
         targets = torch.nn.functional.one_hot(labels, self._classes).float()
         if batch.mixture is not None:
             mixture = batch.mixture.part(begin, end)

@@ -13,13 +13,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from models.artifact.manifest import Architecture
-from models.data import Dataset, read_ahead
+from models.data import Dataset
 from models.data.files import check_images
 from models.imaging.preprocess import Preprocess
 from models.progress import ProgressBar, progress_bar
@@ -31,6 +30,8 @@ from models.training.choice import best_epoch, is_best, stops_early
 from models.training.device import best_device
 from models.training.distributed.processes import Processes, join
 from models.training.evaluate import evaluate
+from models.training.input.cache import cache_images
+from models.training.input.loader import BatchLoader, default_workers
 from models.training.input.sampling import check_batches, plan_epoch
 from models.training.input.splits import measure_preprocess, split
 from models.training.recipe import Recipe, RecipeError
@@ -62,6 +63,8 @@ def train(
     initial: Checkpoint | None = None,
     resume: bool = False,
     watched: Mapping[str, Dataset] | None = None,
+    data_workers: int | None = None,
+    cache: bool = False,
 ) -> Checkpoint:
     """Train a network and write the run to `out`.
 
@@ -74,6 +77,8 @@ def train(
         initial: checkpoint with the weights to begin with.
         resume: continue from the state in `out`, if there is one.
         watched: data sets whose error is recorded after each epoch as `NAME_error`; never used for a choice.
+        data_workers: number of processes that read images, in each process of the training; see `default_workers`.
+        cache: decode the training images once, and keep them in memory.
 
     Raises:
         Interrupted: SIGINT or SIGTERM was received; the state is saved.
@@ -84,7 +89,9 @@ def train(
         ProcessesError: torchrun started this process, and the others cannot be reached or have ended.
     """
     with join() as processes:
-        return _train(recipe, data, test, out, validation, initial, resume, watched or {}, processes)
+        return _train(
+            recipe, data, test, out, validation, initial, resume, watched or {}, processes, data_workers, cache
+        )
 
 
 def _train(
@@ -97,6 +104,8 @@ def _train(
     resume: bool,
     watched: Mapping[str, Dataset],
     processes: Processes,
+    data_workers: int | None,
+    cache: bool,
 ) -> Checkpoint:
     device = best_device()
     training, held_out = split(data, recipe)
@@ -108,21 +117,24 @@ def _train(
     state = start(recipe, network, device, data.classes, initial, processes)
     step = TrainingStep(state, recipe, training, preprocess, device, processes)
     pipeline = Pipeline(training, recipe, preprocess, step.blocks)
+    pipeline = cache_images(pipeline) if cache else pipeline
+    workers = default_workers(pipeline, device) if data_workers is None else data_workers
+    loader = BatchLoader(pipeline, workers, pinned=device.type == "cuda")
     identity = describe_run(recipe, training, validation, preprocess, initial)
     run = RunDirectory(out, identity, writes=processes.first)
     watched = {**({} if validation is None else {"validation": validation}), **watched}
 
     bar = progress_bar("training", total=recipe.epochs * len(training.labels))
-    with run.locked(), bar as progress, stop_signals() as stop, ThreadPoolExecutor(1) as reader:
+    with run.locked(), bar as progress, stop_signals() as stop:
         history = run.resume(state) if resume else []
         run.write_recipe(recipe)
         while state.epoch < recipe.epochs and not stops_early(history, recipe.early_stopping):
-            rate = run_epoch(state, step, pipeline, run, reader, progress, stop, processes)
+            speed = run_epoch(state, step, pipeline, loader, run, progress, stop, processes)
             check_finite(state, recipe, run)
             if processes.any(bool(stop)):
                 run.save_state(state, history)
                 raise Interrupted(f"stopped in epoch {state.epoch + 1}, saved in {out}: continue with --resume")
-            history.append(finish_epoch(state, pipeline, rate, watched, processes))
+            history.append(finish_epoch(state, pipeline, speed, watched, processes))
             if is_best(history) and run.writes:
                 save_checkpoint(state, pipeline, history[-1], run)
             run.write_history(history)
@@ -177,13 +189,13 @@ def run_epoch(
     state: TrainingState,
     step: TrainingStep,
     pipeline: Pipeline,
+    loader: BatchLoader,
     run: RunDirectory,
-    reader: Executor,
     progress: ProgressBar,
     stop: list[int],
     processes: Processes,
-) -> float:
-    """The remaining batches of an epoch, or until `stop` has an item or the loss is not finite; gives images/s.
+) -> dict[str, float]:
+    """The remaining batches of an epoch, or until `stop` has an item or the loss is not finite; gives the speed.
 
     All processes stop after the same step.
     """
@@ -193,17 +205,22 @@ def run_epoch(
     images_before = state.images_done
     finished = state.epoch * len(pipeline.data.labels)
     started = read = time.perf_counter()
-    loss = None
-    for batch in read_ahead(pipeline.read, shares, reader):
-        if state.epoch == state.step == 0 and run.writes:
+    loss, waited_before = None, loader.waited
+    for batch in loader.batches(shares):
+        if state.epoch == state.step == 0 and run.writes and len(batch.labels):
             write_sheet(batch, run.folder / "samples.png")
         step(batch)
         if (now := time.perf_counter()) - read > _READING_SECONDS or loss is None:
             loss, read = float(state.sums[0]) / state.images_done, now
-        progress.update(finished + state.images_done, loss=loss)
+        waiting = (loader.waited - waited_before) / (time.perf_counter() - started)
+        progress.update(finished + state.images_done, loss=loss, waiting=waiting)
         if processes.any(bool(stop) or not math.isfinite(loss)):
             break
-    return (state.images_done - images_before) / (time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return {
+        "images_per_second": round((state.images_done - images_before) / seconds, 1),
+        "waiting_for_data": round((loader.waited - waited_before) / seconds, 4),
+    }
 
 
 def check_finite(state: TrainingState, recipe: Recipe, run: RunDirectory) -> None:
@@ -224,7 +241,11 @@ def check_finite(state: TrainingState, recipe: Recipe, run: RunDirectory) -> Non
 
 
 def finish_epoch(
-    state: TrainingState, pipeline: Pipeline, rate: float, watched: Mapping[str, Dataset], processes: Processes
+    state: TrainingState,
+    pipeline: Pipeline,
+    speed: Mapping[str, float],
+    watched: Mapping[str, Dataset],
+    processes: Processes,
 ) -> dict[str, Any]:
     """The epoch's figures; moves the state to the next epoch."""
     loss, correct = state.sums.tolist()
@@ -234,7 +255,7 @@ def finish_epoch(
         "train_loss": loss / state.images_done,
         "train_error": 1.0 - correct / state.images_done,
         "image_size": pipeline.size(state.epoch),
-        "images_per_second": round(rate, 1),
+        **speed,
     }
     for name, images in watched.items():
         report = evaluate(state.evaluated, images, pipeline.preprocess, processes=processes)

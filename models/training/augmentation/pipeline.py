@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.data import Dataset
+from models.data import Dataset, Subset
 from models.data.dataset import fill_images
 from models.imaging.preprocess import Preprocess, UInt8Array
 from models.training.augmentation import jitter, policies, resized_crop
@@ -34,6 +34,10 @@ class TrainingBatch:
     depth_draws: Tensor
     """Numbers of [0, 1) for stochastic depth, float32 [N, blocks]."""
 
+    def pin_memory(self) -> TrainingBatch:
+        """The batch in memory that a GPU copies from while this process goes on."""
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -53,7 +57,7 @@ class Pipeline:
         """
         draws = Draws(self.recipe.seed, plan.epoch, plan.indices, plan.repetitions)
         testlike = is_testlike(self.recipe, plan.epoch)
-        images = self._plain(plan) if testlike or not self._by_image() else self._augmented(plan, draws)
+        images = self._plain(plan) if testlike or not self.by_image else self._augmented(plan, draws)
         batch = torch.from_numpy(images).permute(0, 3, 1, 2)
         size = self.size(plan.epoch)
         if batch.shape[2:] != size:
@@ -75,7 +79,17 @@ class Pipeline:
         side = image_side(epoch, recipe.epochs - recipe.fixres_epochs, recipe.start_size or end, end)
         return round(side * height / shorter), round(side * width / shorter)
 
-    def _by_image(self) -> bool:
+    @property
+    def source(self) -> Dataset:
+        """The data set that holds the images, without the choice of some."""
+        data = self.data
+        while isinstance(data, Subset):
+            data = data.source
+        return data
+
+    @property
+    def by_image(self) -> bool:
+        """Whether images are cut and changed one by one, which takes as long as decoding."""
         recipe = self.recipe
         return recipe.random_crop > 0 or recipe.auto_augment != "none" or recipe.colour_jitter > 0
 
