@@ -24,6 +24,27 @@ from models.training.run_directory import CHECKPOINT_FILE, RECIPE_FILE, check_fo
 from models.training.train import Diverged, Interrupted, train
 from models.training.transfer import keep_classes, load_initial
 
+Size = Annotated[
+    int | None,
+    typer.Option(
+        help="Height and width in pixels of the centre crop of image files, after their shorter side is scaled to "
+        "256/224 of it. Default: the input of the architecture; data sets of arrays keep their size.",
+        min=1,
+    ),
+]
+DataWorkers = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes that read and change images, for each process of the training; 0 reads in a thread. More if "
+        "the share of time spent waiting for data is high. Default: by the CPUs.",
+        min=0,
+    ),
+]
+Cache = Annotated[
+    bool,
+    typer.Option(help="Decode training images once and keep them in memory. For small sets read from slow disks."),
+]
+
 
 class Splits(NamedTuple):
     """The images of a data set by their use."""
@@ -56,32 +77,15 @@ def train_command(
             metavar="NAME|FILE",
         ),
     ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            help="Height and width in pixels of the centre crop of image files, after their shorter side is scaled to "
-            "256/224 of it. Default: the input of the architecture; data sets of arrays keep their size.",
-            min=1,
-        ),
-    ] = None,
+    size: Size = None,
     shortcut: Annotated[
         str | None, typer.Option(help="Shortcut option A, B, C, D or none, instead of the architecture's own.")
     ] = None,
     norm: Annotated[str | None, typer.Option(help="Normalisation: batch, or none, to study it.")] = None,
     zero_gamma: Annotated[bool, typer.Option(help="Initialise each block as its shortcut, for large batches.")] = False,
     resume: Annotated[bool, typer.Option(help="Continue the stopped run in --out, with its recipe.")] = False,
-    data_workers: Annotated[
-        int | None,
-        typer.Option(
-            help="Processes that read and change images, for each process of the training; 0 reads in a thread. More "
-            "if the share of time spent waiting for data is high. Default: by the CPUs.",
-            min=0,
-        ),
-    ] = None,
-    cache: Annotated[
-        bool,
-        typer.Option(help="Decode training images once and keep them in memory. For small sets read from slow disks."),
-    ] = False,
+    data_workers: DataWorkers = None,
+    cache: Cache = False,
     list_: Annotated[
         bool, typer.Option("--list", help="Show the architectures.", is_eager=True, callback=list_architectures)
     ] = False,
@@ -97,17 +101,9 @@ def train_command(
         initial = None if init is None else load_initial(init)
         chosen = _make_recipe(arch, base, given, network, initial)
         splits = _load_splits(data, chosen.arch, size, initial)
-        result = train(
-            chosen,
-            splits.training,
-            splits.test,
-            out,
-            validation=splits.validation,
-            initial=initial,
-            resume=resume,
-            data_workers=data_workers,
-            cache=cache,
-        )
+        held_out = {"test": splits.test, "validation": splits.validation}
+        reading = {"data_workers": data_workers, "cache": cache}
+        result = train(chosen, splits.training, out=out, initial=initial, resume=resume, **held_out, **reading)  # type: ignore[arg-type]
     except Interrupted as interrupted:
         console.print(str(interrupted), highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None

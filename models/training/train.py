@@ -25,15 +25,15 @@ from models.progress import ProgressBar, progress_bar
 from models.training import checkpoint
 from models.training.augmentation.pipeline import Pipeline
 from models.training.augmentation.sheet import write_sheet
+from models.training.cache import cache_images
 from models.training.checkpoint import Checkpoint
 from models.training.choice import best_epoch, is_best, stops_early
 from models.training.device import best_device
 from models.training.distributed.processes import Processes, join
 from models.training.evaluate import evaluate
-from models.training.input.cache import cache_images
-from models.training.input.loader import BatchLoader, default_workers
 from models.training.input.sampling import check_batches, plan_epoch
 from models.training.input.splits import measure_preprocess, split
+from models.training.loader import BatchLoader, default_workers
 from models.training.recipe import Recipe, RecipeError
 from models.training.run_directory import RunDirectory
 from models.training.signals import stop_signals

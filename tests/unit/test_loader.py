@@ -12,10 +12,10 @@ import torch
 
 from models.data import ArrayDataset, DataError, Indices
 from models.imaging.preprocess import Preprocess, UInt8Array
+from models.training import cache
 from models.training.augmentation.pipeline import Pipeline
-from models.training.input import cache
-from models.training.input.loader import BatchLoader
 from models.training.input.sampling import plan_epoch
+from models.training.loader import BatchLoader
 from models.training.recipe import Recipe, RecipeError
 
 RECIPE = Recipe("tiny", batch_size=8, mixup=0.2, auto_augment="trivialaugment")

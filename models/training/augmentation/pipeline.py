@@ -35,7 +35,7 @@ class TrainingBatch:
     """Numbers of [0, 1) for stochastic depth, float32 [N, blocks]."""
 
     def pin_memory(self) -> TrainingBatch:
-        """The batch in memory that a GPU copies from while this process goes on."""
+        """The batch in memory that a GPU copies from while this process continues."""
         return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
 
