@@ -103,4 +103,7 @@ def _differences(first: Path, second: Path) -> list[str]:
 
 def _figures(out: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+    return [
+        {key: value for key, value in line.items() if key not in ("images_per_second", "waiting_for_data")}
+        for line in lines
+    ]
