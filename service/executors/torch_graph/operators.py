@@ -52,6 +52,21 @@ def _max_pool(x: Tensor, **attributes: Any) -> Tensor:
     )
 
 
+def _average_pool(x: Tensor, **attributes: Any) -> Tensor:
+    """AveragePool, as exported: with the same padding on both sides."""
+    top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
+    if (top, left) != (bottom, right):
+        raise ValueError("AveragePool with other padding on one side than on the other")
+    return F.avg_pool2d(
+        x,
+        attributes["kernel_shape"],
+        attributes.get("strides", (1, 1)),
+        (top, left),
+        bool(attributes.get("ceil_mode", 0)),
+        bool(attributes.get("count_include_pad", 0)),
+    )
+
+
 def _pad(x: Tensor, pads: tuple[int, int, int, int], value: float = 0.0) -> tuple[Tensor, tuple[int, int]]:
     """The padding argument of an operator, which is the same on both sides; other padding is applied to x."""
     top, left, bottom, right = pads
@@ -74,12 +89,15 @@ def _normalise(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: 
 
 OPERATORS: dict[str, Callable[..., Tensor]] = {
     "Add": torch.add,
+    "AveragePool": _average_pool,
     "BatchNormalization": _normalise,
     "Cast": lambda x, to: x.to(_TYPES[to]),
     "Conv": conv,
     "Div": torch.div,
     "Gemm": _gemm,
+    "Log": torch.log,
     "MaxPool": _max_pool,
+    "Mean": lambda *parts: torch.stack(parts).mean(0),
     "Mul": torch.mul,
     "ReduceMean": _mean,
     "Relu": torch.relu,
