@@ -81,10 +81,11 @@ def trained(source: WeightsFile) -> TrainedPreprocess:
         "size": size,
         "resize": resize,
         "interpolation": Image.Resampling(resample).name.lower(),
-        "odd_margins": "down",
         "mean": tuple(config.get("image_mean", mean)),
         "std": tuple(config.get("image_std", std)),
     }
+    if resize is not None:
+        values["odd_margins"] = "down"
     if config:
         return TrainedPreprocess(values, _PROCESSOR)
     return TrainedPreprocess(values, f"that of microsoft/resnet-50, assumed: there is no {_PROCESSOR} beside the file")

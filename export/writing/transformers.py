@@ -53,7 +53,10 @@ def _config(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _preprocessing(preprocess: Preprocess) -> dict[str, Any]:
-    """Classes that resize and crop as told; `ConvNextImageProcessor` derives the sizes from a share."""
+    """Classes that resize and crop as told; `ConvNextImageProcessor` derives the sizes from a share.
+
+    The library rounds the margin of a crop down, which can shift it by a pixel.
+    """
     height, width = preprocess.size
     size = {"height": height, "width": width}
     crops = preprocess.resize is not None

@@ -56,17 +56,18 @@ def install(app: FastAPI, documented: Sequence[BaseRoute]) -> None:
 def _correct_errors(document: dict[str, Any]) -> dict[str, Any]:
     """Describe errors as `problem_details` answers them.
 
-    FastAPI documents 422 for each route with parameters, and application/json for each response with a schema.
+    FastAPI documents 422 for each route with parameters, and the content type of the route for each of its errors.
     """
     for operations in document["paths"].values():
         for operation in operations.values():
             responses = operation["responses"]
             for status, response in list(responses.items()):
-                schema = response.get("content", {}).get("application/json", {}).get("schema", {})
-                if schema.get("$ref") == "#/components/schemas/HTTPValidationError":
+                content: dict[str, Any] = next(iter(response.get("content", {}).values()), {})
+                reference = content.get("schema", {}).get("$ref")
+                if reference == "#/components/schemas/HTTPValidationError":
                     del responses[status]
-                elif schema.get("$ref") == "#/components/schemas/Problem":
-                    response["content"] = {PROBLEM_MEDIA_TYPE: response["content"]["application/json"]}
+                elif reference == "#/components/schemas/Problem":
+                    response["content"] = {PROBLEM_MEDIA_TYPE: content}
     for unused in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(unused, None)
     return document

@@ -633,7 +633,8 @@ def test_the_openapi_document(client: Client) -> None:
         ("post", "/v1/models/{model}/classify"),
         ("post", "/v1/models/{model}/versions/{version}/classify"),
     }
-    gets = {("get", path) for path in ("/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/metrics")}
+    cards = ("/v1/models/{model}/card", "/v1/models/{model}/versions/{version}/card")
+    gets = {("get", path) for path in ("/v1/models", "/v1/models/{model}", *cards, "/healthz", "/readyz", "/metrics")}
     assert {name for name in operations if not name[1].startswith("/v2")} == classify | gets
     assert len({operation["operationId"] for operation in operations.values()}) == len(operations)
     for reference in references(document):
