@@ -292,7 +292,8 @@ def checkpoints(folder: Path) -> str:
         "export", "import", folder / "weights.ckpt", "--arch", "resnet18", "--labels", folder / "labels.txt",
         "-o", folder / "out.safetensors",
     )  # fmt: skip
-    expect(code == 0 and "model_ema.ema in weights.ckpt" in output, f"import ends with {code}: {output}")
+    named = "model_ema.ema (a moving average) in weights.ckpt" in output
+    expect(code == 0 and named, f"import ends with {code}: {output}")
     return f"{done} checkpoints give the network's logits; {lfs_pointers(folder)}"
 
 
