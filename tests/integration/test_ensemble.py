@@ -28,9 +28,9 @@ OUTPUTS = frozenset({"logits", "probabilities"})
 
 
 def members() -> list[Checkpoint]:
-    """Two networks of different depth, shortcut and normalisation."""
+    """Two networks of different depth and shortcut, on pixels of different normalisation."""
     first = make_checkpoint("tiny", classes=5, shortcut="D")
-    second = make_checkpoint("preact-resnet20", classes=5, seed=3)
+    second = make_checkpoint("resnet20", classes=5, seed=3)
     return [first, replace(second, preprocess=second.preprocess.model_copy(update={"mean": (0.4, 0.5, 0.6)}))]
 
 
@@ -74,7 +74,7 @@ def test_every_addition_of_every_member_is_fused(version: Path) -> None:
     assert {parity.top1_agreement >= 0.9 for parity in verify_version(version).values()} == {True}
     assert described.outputs == ("logits", "probabilities")
     shown = CliRunner().invoke(app, ["inspect", str(version)]).stdout
-    assert re.search(r"member +preact-resnet20, temperature 1, not fitted", shown)
+    assert re.search(r"member +resnet20, temperature 1, not fitted", shown)
 
 
 @pytest.mark.parametrize(
