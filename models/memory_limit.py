@@ -1,4 +1,4 @@
-"""Bounds the memory that a file of another program may take."""
+"""The memory that a process can take, and a bound for files of other programs."""
 
 from __future__ import annotations
 
@@ -31,17 +31,26 @@ def limited_memory() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _bound() -> int | None:
-    """Bytes of data that the process may have: what it has, and a share of what is free."""
+def available_memory() -> int | None:
+    """Bytes that are free on the machine, or fewer if the control group allows fewer; None without Linux's `/proc`."""
     try:
-        used = _kilobytes("/proc/self/status", "VmData")
         free = _kilobytes("/proc/meminfo", "MemAvailable")
     except (OSError, ValueError):
         return None
     with contextlib.suppress(OSError, ValueError):  # "max" is no number
         limit, taken = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
         free = min(free, limit - taken)
-    return used + int(_SHARE * max(free, 0))
+    return max(free, 0)
+
+
+def _bound() -> int | None:
+    """Bytes of data that the process may have: what it has, and a share of what is free."""
+    free = available_memory()
+    try:
+        used = _kilobytes("/proc/self/status", "VmData")
+    except (OSError, ValueError):
+        return None
+    return None if free is None else used + int(_SHARE * free)
 
 
 def _kilobytes(path: str, name: str) -> int:

@@ -97,11 +97,10 @@ class ArrayDataset:
 
 
 @dataclass(frozen=True)
-class Subset:
-    """Images of another data set, in the order of their indices."""
+class DatasetView:
+    """Base of data sets that give the images of another one."""
 
     source: Dataset
-    indices: Indices
 
     @property
     def name(self) -> str:
@@ -112,12 +111,19 @@ class Subset:
         return self.source.classes
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        return self.source.labels[self.indices]
-
-    @property
     def geometry(self) -> Geometry:
         return self.source.geometry
+
+
+@dataclass(frozen=True)
+class Subset(DatasetView):
+    """Images of another data set, in the order of their indices."""
+
+    indices: Indices
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        return self.source.labels[self.indices]
 
     def images(self, indices: Indices) -> UInt8Array:
         return self.source.images(self.indices[indices])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.data import Dataset, Indices
-from models.imaging.preprocess import Geometry, UInt8Array
+from models.data import Indices
+from models.data.dataset import DatasetView
+from models.imaging.preprocess import UInt8Array
+from models.memory_limit import available_memory
 from models.progress import progress_bar
 from models.training.augmentation.pipeline import Pipeline
 from models.training.recipe import RecipeError
@@ -20,27 +21,14 @@ _SHARE = 0.8
 
 
 @dataclass(frozen=True)
-class CachedDataset:
+class CachedDataset(DatasetView):
     """A data set whose images are in memory, in the size of its geometry: uint8 [n, H, W, C]."""
 
-    source: Dataset
     array: UInt8Array
-
-    @property
-    def name(self) -> str:
-        return self.source.name
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.source.classes
 
     @property
     def labels(self) -> NDArray[np.int64]:
         return self.source.labels
-
-    @property
-    def geometry(self) -> Geometry:
-        return self.source.geometry
 
     def images(self, indices: Indices) -> UInt8Array:
         return self.array[indices]
@@ -58,8 +46,8 @@ def cache_images(pipeline: Pipeline) -> Pipeline:
     data, count = pipeline.data, len(pipeline.data.labels)
     if pipeline.by_image:
         raise RecipeError("--cache holds images of one size: leave out --random-crop, --auto-augment, --colour-jitter")
-    size, available = int(np.prod(data.geometry.shape)), int(_SHARE * available_memory())
-    if count * size > available:
+    size, free = int(np.prod(data.geometry.shape)), available_memory()
+    if free is not None and count * size > (available := int(_SHARE * free)):
         raise RecipeError(
             f"--cache needs {count * size / 1e9:.1f} GB, and {available / 1e9:.1f} GB of memory can be taken, "
             f"for {available // size:,} of the {count:,} images: train without --cache"
@@ -71,15 +59,3 @@ def cache_images(pipeline: Pipeline) -> Pipeline:
             array[first:last] = data.images(np.arange(first, last))
             progress.update(last)
     return replace(pipeline, data=CachedDataset(data, array))
-
-
-def available_memory() -> int:
-    """Bytes that this process can take: of the machine, or less if the control group allows less."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
-    except OSError:
-        return available
-    return available if limit == "max" else min(available, int(limit) - int(used))
