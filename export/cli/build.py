@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from export.cli.options import check_name
+from export.cli.options import AllowUnfused, Float16, Int8, ModelName, NewRepository, TestData, check_name
 from export.inspect import print_version
 from models.artifact.parity import ParityError
 from models.console import ByPosition, fail
@@ -16,18 +16,12 @@ from models.console import ByPosition, fail
 
 def build_command(
     path: Annotated[Path, typer.Argument(help="Checkpoint of resnet-train.", metavar="CHECKPOINT")],
-    repository: Annotated[Path, typer.Option(help="Folder of models; created if it does not exist.")],
-    name: Annotated[str, typer.Option(help="Name of the model, as used in URLs.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Data set for comparison and accuracy. Default: shipped photographs.")
-    ] = None,
-    float16: Annotated[bool, typer.Option("--float16", help="Also write a file in half precision, for GPUs.")] = False,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Also write int8 files, calibrated on --data: three times as fast on CPUs.")
-    ] = False,
-    allow_unfused: Annotated[
-        bool, typer.Option("--allow-unfused", help="Write the version even if a residual addition is not fused.")
-    ] = False,
+    repository: NewRepository,
+    name: ModelName,
+    data: TestData = None,
+    float16: Float16 = False,
+    int8: Int8 = False,
+    allow_unfused: AllowUnfused = False,
     by_position: ByPosition = False,
     triton: Annotated[
         bool, typer.Option("--triton", help="Also write config.pbtxt, with which Triton loads the model's folder.")

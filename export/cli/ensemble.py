@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from export.cli.options import check_name
+from export.cli.options import AllowUnfused, Float16, Int8, ModelName, NewRepository, check_name
 from export.inspect import print_version
 from models.artifact.parity import ParityError
 from models.console import ByPosition, fail
@@ -18,19 +18,15 @@ def ensemble_command(
     paths: Annotated[
         list[Path], typer.Argument(help="Checkpoints with the same classes and input.", metavar="CHECKPOINT...")
     ],
-    repository: Annotated[Path, typer.Option(help="Folder of models; created if it does not exist.")],
-    name: Annotated[str, typer.Option(help="Name of the model, as used in URLs.")],
+    repository: NewRepository,
+    name: ModelName,
     data: Annotated[
         Path | None,
         typer.Option(help="Data set for temperatures, comparison and accuracy. Default: shipped photographs."),
     ] = None,
-    float16: Annotated[bool, typer.Option("--float16", help="Also write a file in half precision, for GPUs.")] = False,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Also write int8 files, calibrated on --data: three times as fast on CPUs.")
-    ] = False,
-    allow_unfused: Annotated[
-        bool, typer.Option("--allow-unfused", help="Write the version even if a residual addition is not fused.")
-    ] = False,
+    float16: Float16 = False,
+    int8: Int8 = False,
+    allow_unfused: AllowUnfused = False,
     by_position: ByPosition = False,
 ) -> None:
     """Export several checkpoints as one version, which averages their probabilities.

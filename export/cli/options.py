@@ -18,6 +18,11 @@ Float16 = Annotated[bool, typer.Option("--float16", help="Also write a file in h
 Int8 = Annotated[
     bool, typer.Option("--int8", help="Also write int8 files, calibrated on --data: three times as fast on CPUs.")
 ]
+AllowUnfused = Annotated[
+    bool, typer.Option("--allow-unfused", help="Write the version even if a residual addition is not fused.")
+]
+NewRepository = Annotated[Path, typer.Option("--repository", help="Folder of models; created if it does not exist.")]
+ModelName = Annotated[str, typer.Option("--name", help="Name of the model, as used in URLs.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Checkpoint to write.", metavar="CHECKPOINT")]
 Layout = Annotated[
     str | None, typer.Option(help="Naming of the tensors: torchvision, timm, transformers. Default: detected.")
