@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.artifact import parity
 from models.artifact.parity import Float32Array
@@ -34,6 +34,7 @@ from models.runtime.onnxruntime import ort
 from models.runtime.tuning import TuningProfile
 from tests.acceptance.report import run
 from tests.acceptance.server import serve
+from tests.acceptance.weights.named_networks import logits, settle
 from tests.support.networks import make_checkpoint
 
 PEERS = Path(os.environ.get("PEERS", Path.home() / ".cache" / "serving-peers"))
@@ -134,10 +135,10 @@ def _transformers(folder: Path, files: list[bytes]) -> Case:
         return torch.from_numpy(processor(image, return_tensors="np")["pixel_values"][0])
 
     forward: Callable[[Tensor], Tensor] = lambda images: model(images).logits  # noqa: E731
-    _settle(model, model.classifier[1], forward, torch.stack([prepare(file) for file in files]))
+    settle(model, model.classifier[1], forward, torch.stack([prepare(file) for file in files]))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    return folder / "model.safetensors", (), lambda files: _logits(forward, [prepare(file) for file in files])
+    return folder / "model.safetensors", (), lambda files: logits(forward, [prepare(file) for file in files])
 
 
 def _timm(folder: Path, files: list[bytes]) -> Case:
@@ -152,11 +153,11 @@ def _timm(folder: Path, files: list[bytes]) -> Case:
         image: Tensor = transform(Image.open(io.BytesIO(file)).convert("RGB"))
         return image
 
-    _settle(model, model.fc, model, torch.stack([prepare(file) for file in files]))
+    settle(model, model.fc, model, torch.stack([prepare(file) for file in files]))
     folder.mkdir()
     save_file(model.state_dict(), folder / "model.safetensors")
     importlib.import_module("timm.models._hub").save_config_for_hf(model, str(folder / "config.json"))
-    return folder / "model.safetensors", (), lambda files: _logits(model, [prepare(file) for file in files])
+    return folder / "model.safetensors", (), lambda files: logits(model, [prepare(file) for file in files])
 
 
 def _define_operators_of_torchvision() -> None:
@@ -172,28 +173,6 @@ def _define_operators_of_torchvision() -> None:
     _KEPT.append(operators)
     for name in sorted(set(re.findall(r'register_fake\("torchvision::(\w+)"', text))):
         operators.define(f"{name}() -> ()")
-
-
-def _settle(model: nn.Module, head: Any, forward: Callable[[Tensor], Tensor], images: Tensor) -> None:
-    """Statistics from photographs, weak residual branches, centred logits: so that a comparison can fail."""
-    generator = torch.Generator().manual_seed(0)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # cumulative average
-            last = name.endswith(("bn3", "layer.2.normalization"))
-            nn.init.uniform_(module.weight, *((0.1, 0.3) if last else (0.7, 1.3)), generator=generator)
-            nn.init.normal_(module.bias, std=0.1, generator=generator)
-    nn.init.normal_(head.weight, std=0.05, generator=generator)
-    with torch.no_grad():
-        model.train()
-        forward(images)
-        model.eval()
-        head.bias.sub_(forward(images).mean(0))
-
-
-def _logits(forward: Callable[[Tensor], Tensor], images: list[Tensor]) -> Float32Array:
-    with torch.inference_mode():
-        return np.concatenate([forward(image[None]).numpy() for image in images])
 
 
 class _Payload:

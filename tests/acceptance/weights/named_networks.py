@@ -122,7 +122,8 @@ def settle(model: nn.Module, head: Any, forward: Callable[[Tensor], Tensor], ima
         head.bias.sub_(forward(images).mean(0))
 
 
-def _logits(forward: Callable[[Tensor], Tensor], images: Sequence[Tensor]) -> Float32Array:
+def logits(forward: Callable[[Tensor], Tensor], images: Sequence[Tensor]) -> Float32Array:
+    """Logits, float32 [n, classes], of images [3, h, w], one at a time."""
     with torch.inference_mode():
         return np.concatenate([forward(image[None]).numpy() for image in images])
 
@@ -153,7 +154,7 @@ def timm_network(layers: int, tag: str, classes: int, crop: float, pickled: bool
         {"pytorch_model.bin": pickled_state(model)} if pickled else {"model.safetensors": save(model.state_dict())}
     )
     files = {"config.json": json.dumps(config).encode(), "README.md": card, ".gitattributes": b"", **weights}
-    return Published(files, _logits(model, images), list(described.values()) if own else None)
+    return Published(files, logits(model, images), list(described.values()) if own else None)
 
 
 def pickled_state(model: nn.Module) -> bytes:
@@ -173,7 +174,7 @@ def torchvision_file(resize: int) -> Published:
     torch.manual_seed(resize)
     model = ResNet(18, 1000)
     settle(model, model.fc, model, torch.stack(images[::2]))
-    return Published({"resnet18.pth": pickled_state(model)}, _logits(model, images))
+    return Published({"resnet18.pth": pickled_state(model)}, logits(model, images))
 
 
 def transformers_network(sharded: bool, **config: Any) -> Published:
@@ -197,4 +198,4 @@ def transformers_network(sharded: bool, **config: Any) -> Published:
         model.save_pretrained(folder, max_shard_size="20MB" if sharded else "5GB")
         processor.save_pretrained(folder)
         files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-    return Published(files, _logits(forward, images), labels)
+    return Published(files, logits(forward, images), labels)
