@@ -18,10 +18,13 @@ from models.data.files import EncodedDataset, centre_crop
 from models.imaging.preprocess import Geometry
 from models.training import recipes
 from models.training.checkpoint import Checkpoint, CheckpointError
-from models.training.distributed.processes import ProcessesError, is_first
+from models.training.distributed.processes import ProcessesError, is_first, join
+from models.training.execution import Execution
 from models.training.recipe import Recipe, RecipeError
 from models.training.run_directory import CHECKPOINT_FILE, RECIPE_FILE, check_folder
-from models.training.train import Diverged, Interrupted, train
+from models.training.signals import Interrupted
+from models.training.trackers import choose_trackers
+from models.training.train import Diverged, train
 from models.training.transfer import keep_classes, load_initial
 
 Size = Annotated[
@@ -43,6 +46,15 @@ DataWorkers = Annotated[
 Cache = Annotated[
     bool,
     typer.Option(help="Decode training images once and keep them in memory. For small sets read from slow disks."),
+]
+
+TensorBoard = Annotated[
+    bool,
+    typer.Option(
+        help="Write event files for TensorBoard to OUT/tensorboard. MLflow and Weights & Biases need no option: they "
+        "are used if they are installed and their own environment variables are set, such as MLFLOW_TRACKING_URI and "
+        "WANDB_PROJECT.",
+    ),
 ]
 
 
@@ -86,6 +98,7 @@ def train_command(
     resume: Annotated[bool, typer.Option(help="Continue the stopped run in --out, with its recipe.")] = False,
     data_workers: DataWorkers = None,
     cache: Cache = False,
+    tensorboard: TensorBoard = False,
     list_: Annotated[
         bool, typer.Option("--list", help="Show the architectures.", is_eager=True, callback=list_architectures)
     ] = False,
@@ -100,10 +113,13 @@ def train_command(
         base = recipe or (str(out / RECIPE_FILE) if resume and (out / RECIPE_FILE).is_file() else None)
         initial = None if init is None else load_initial(init)
         chosen = _make_recipe(arch, base, given, network, initial)
-        splits = _load_splits(data, chosen.arch, size, initial)
-        held_out = {"test": splits.test, "validation": splits.validation}
-        reading = {"data_workers": data_workers, "cache": cache}
-        result = train(chosen, splits.training, out=out, initial=initial, resume=resume, **held_out, **reading)  # type: ignore[arg-type]
+        training, validation, test = _load_splits(data, chosen.arch, size, initial)
+        trackers = choose_trackers(tensorboard)
+        with join() as processes:
+            execution = Execution(processes, data_workers, cache, trackers)
+            result = train(
+                chosen, training, test, out, validation=validation, initial=initial, resume=resume, execution=execution
+            )
     except Interrupted as interrupted:
         console.print(str(interrupted), highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None

@@ -13,7 +13,8 @@ from models.console import console, fail
 from models.data import DataError
 from models.studies import STUDIES
 from models.studies.study import Study, StudySettings, draw, run
-from models.training.train import Diverged, Interrupted
+from models.training.signals import Interrupted
+from models.training.train import Diverged
 from models.validation import first_error
 
 app = typer.Typer(add_completion=False)

@@ -6,6 +6,8 @@ recipe.toml         the recipe, which can be given again as --recipe
 metrics.jsonl       the figures, one line per epoch
 curves.png          a plot of them
 samples.png         augmented images of the first batch
+tensorboard/        event files, with --tensorboard
+trackers.json       the names of the run on the servers of MLflow and Weights & Biases
 """
 
 from __future__ import annotations

@@ -8,6 +8,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 
+class Interrupted(Exception):
+    """SIGINT or SIGTERM stopped the run; its state is saved."""
+
+
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
     """A list that gets an item with the first SIGINT or SIGTERM; a second one ends the process as usual."""

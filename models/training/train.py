@@ -29,24 +29,22 @@ from models.training.cache import cache_images
 from models.training.checkpoint import Checkpoint
 from models.training.choice import best_epoch, is_best, stops_early
 from models.training.device import best_device
-from models.training.distributed.processes import Processes, join
+from models.training.distributed.processes import Processes
 from models.training.evaluate import evaluate
+from models.training.execution import DEFAULT, Execution
 from models.training.input.sampling import check_batches, plan_epoch
 from models.training.input.splits import measure_preprocess, split
 from models.training.loader import BatchLoader, default_workers
 from models.training.recipe import Recipe, RecipeError
 from models.training.run_directory import RunDirectory
-from models.training.signals import stop_signals
+from models.training.signals import Interrupted, stop_signals
 from models.training.state import TrainingState
 from models.training.step import TrainingStep, start
+from models.training.trackers import open_trackers
 from models.training.transfer import set_trained
 
 _READING_SECONDS = 0.5
 """Time between two readings of the loss, for each of which a GPU finishes its work."""
-
-
-class Interrupted(Exception):
-    """SIGINT or SIGTERM stopped the run; its state is saved."""
 
 
 class Diverged(Exception):
@@ -63,8 +61,7 @@ def train(
     initial: Checkpoint | None = None,
     resume: bool = False,
     watched: Mapping[str, Dataset] | None = None,
-    data_workers: int | None = None,
-    cache: bool = False,
+    execution: Execution = DEFAULT,
 ) -> Checkpoint:
     """Train a network and write the run to `out`.
 
@@ -77,8 +74,7 @@ def train(
         initial: checkpoint with the weights to begin with.
         resume: continue from the state in `out`, if there is one.
         watched: data sets whose error is recorded after each epoch as `NAME_error`; never used for a choice.
-        data_workers: number of processes that read images, in each process of the training; see `default_workers`.
-        cache: decode the training images once, and keep them in memory.
+        execution: processes, workers, cache and trackers.
 
     Raises:
         Interrupted: SIGINT or SIGTERM was received; the state is saved.
@@ -86,12 +82,9 @@ def train(
         RecipeError: the options do not fit the data or the network.
         CheckpointError: `resume` with the state of another recipe or other data, or another process trains in `out`.
         DataError: images cannot be read or decoded.
-        ProcessesError: torchrun started this process, and the others cannot be reached or have ended.
+        ProcessesError: another process has ended.
     """
-    with join() as processes:
-        return _train(
-            recipe, data, test, out, validation, initial, resume, watched or {}, processes, data_workers, cache
-        )
+    return _train(recipe, data, test, out, validation, initial, resume, watched or {}, execution)
 
 
 def _train(
@@ -103,11 +96,9 @@ def _train(
     initial: Checkpoint | None,
     resume: bool,
     watched: Mapping[str, Dataset],
-    processes: Processes,
-    data_workers: int | None,
-    cache: bool,
+    execution: Execution,
 ) -> Checkpoint:
-    device = best_device()
+    device, processes = best_device(), execution.processes
     training, held_out = split(data, recipe)
     validation = held_out if recipe.validation else validation
     check_recipe(recipe, len(training.labels), validation)
@@ -117,15 +108,16 @@ def _train(
     state = start(recipe, network, device, data.classes, initial, processes)
     step = TrainingStep(state, recipe, training, preprocess, device, processes)
     pipeline = Pipeline(training, recipe, preprocess, step.blocks)
-    pipeline = cache_images(pipeline) if cache else pipeline
-    workers = default_workers(pipeline, device) if data_workers is None else data_workers
+    pipeline = cache_images(pipeline) if execution.cache else pipeline
+    workers = default_workers(pipeline, device) if execution.data_workers is None else execution.data_workers
     loader = BatchLoader(pipeline, workers, pinned=device.type == "cuda")
     identity = describe_run(recipe, training, validation, preprocess, initial)
     run = RunDirectory(out, identity, writes=processes.first)
     watched = {**({} if validation is None else {"validation": validation}), **watched}
 
     bar = progress_bar("training", total=recipe.epochs * len(training.labels))
-    with run.locked(), bar as progress, stop_signals() as stop:
+    tracking = open_trackers(execution.trackers if run.writes else (), out, identity)
+    with run.locked(), bar as progress, stop_signals() as stop, tracking as tracked:
         history = run.resume(state) if resume else []
         run.write_recipe(recipe)
         while state.epoch < recipe.epochs and not stops_early(history, recipe.early_stopping):
@@ -138,10 +130,13 @@ def _train(
             if is_best(history) and run.writes:
                 save_checkpoint(state, pipeline, history[-1], run)
             run.write_history(history)
+            tracked.write(state.epoch, history[-1])
             run.save_state(state, history)
             progress.note(describe(history, recipe))
 
-        return finish(run, test, processes)
+        result = finish(run, test, processes)
+        tracked.write(state.epoch, test_figures(result))
+        return result
 
 
 def check_recipe(recipe: Recipe, count: int, validation: Dataset | None) -> None:
@@ -283,6 +278,11 @@ def finish(run: RunDirectory, test: Dataset | None, processes: Processes) -> Che
         if run.writes:
             result.save(run.checkpoint)
     return result
+
+
+def test_figures(result: Checkpoint) -> dict[str, float]:
+    """The accuracy on the test images, if there are any, in the names of the other figures."""
+    return {f"test_{name}": value for name, value in result.training.get("test", {}).items() if name != "images"}
 
 
 def describe(history: list[dict[str, Any]], recipe: Recipe) -> str:

@@ -31,8 +31,9 @@ from models.training.evaluate import evaluate, normalise
 from models.training.input.splits import measure_preprocess, split
 from models.training.recipe import Recipe, RecipeError
 from models.training.run_directory import RunDirectory
+from models.training.signals import Interrupted
 from models.training.step import TrainingStep, start
-from models.training.train import Diverged, Interrupted, train
+from models.training.train import Diverged, train
 from tests.support.marks import slow_except
 
 
