@@ -1,12 +1,17 @@
-"""A run that is killed at random and resumed equals one that is not, bit for bit, in one process.
+"""A run that is killed at random and resumed equals one that is not, bit for bit, in one process and in two.
 
-Both runs are those of the command, with averaged weights, mixup, CutMix, accumulation and stochastic depth.
+Both runs are those of the command, which torchrun starts for two processes, with averaged weights, mixup, CutMix,
+accumulation and stochastic depth.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 KILLS = 4
+OPTIMIZERS = (("--optimizer", "sgd"), ("--optimizer", "adamw", "--lr", "0.002"))
 OPTIONS = (
     *("--arch", "tiny", "--epochs", "6", "--batch-size", "16", "--validation", "0.2", "--ema", "0.9", "--clip", "1"),
     *("--mixup", "0.2", "--cutmix", "1", "--accumulate", "2", "--stochastic-depth", "0.2", "--random-crop", "0.35"),
@@ -35,17 +41,21 @@ def check() -> tuple[bool, str]:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         _write_images(folder / "data")
-        for optimizer in (("--optimizer", "sgd"), ("--optimizer", "adamw", "--lr", "0.002")):
-            whole, broken = folder / f"{optimizer[1]}-whole", folder / f"{optimizer[1]}-broken"
+        for processes, optimizer in itertools.product((1, 2), OPTIMIZERS):
+            name = f"{optimizer[1]}-{processes}"
+            whole, broken = folder / f"{name}-whole", folder / f"{name}-broken"
             began = time.monotonic()
-            _finish(folder / "data", whole, *optimizer)
+            _finish(processes, folder / "data", whole, *optimizer)
             seconds = time.monotonic() - began
-            stops = _stop_at_random(folder / "data", broken, optimizer, seconds, generator)
-            _finish(folder / "data", broken, *optimizer, *(("--resume",) if _has_state(broken) else ()))
+            stops = _stop_at_random(processes, folder / "data", broken, optimizer, seconds, generator)
+            _finish(processes, folder / "data", broken, *optimizer, *(("--resume",) if _has_state(broken) else ()))
             different = _differences(whole, broken)
-            print(f"{optimizer[1]}: stopped {stops}; differing: {', '.join(different) or 'nothing'}")
+            print(
+                f"{optimizer[1]}, processes: {processes}, {seconds:.0f} s; stopped {', '.join(stops)}; "
+                f"differing: {', '.join(different) or 'nothing'}"
+            )
             differing += different
-    return not differing, f"{len(differing)} tensors and figures differ after {KILLS} kills of each of two runs"
+    return not differing, f"{len(differing)} tensors and figures differ after {KILLS} kills of each of four runs"
 
 
 def _write_images(folder: Path) -> None:
@@ -59,30 +69,41 @@ def _write_images(folder: Path) -> None:
             Image.fromarray(pixels).save(folder / split / f"{label}" / f"{index}.png")
 
 
-def _command(data: Path, out: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "models", "train", "--data", str(data), "--out", str(out), *OPTIONS, *options]
+def _command(processes: int, data: Path, out: Path, *options: str) -> list[str]:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    module = [*(torchrun if processes > 1 else ()), "-m", "models", "train"]
+    return [sys.executable, *module, "--data", str(data), "--out", str(out), *OPTIONS, *options]
 
 
-def _finish(data: Path, out: Path, *options: str) -> None:
-    subprocess.run(_command(data, out, *options), check=True, stderr=subprocess.DEVNULL)
+def _finish(processes: int, data: Path, out: Path, *options: str) -> None:
+    subprocess.run(_command(processes, data, out, *options), check=True, stderr=subprocess.DEVNULL)
 
 
 def _stop_at_random(
-    data: Path, out: Path, optimizer: tuple[str, ...], seconds: float, generator: random.Random
+    processes: int, data: Path, out: Path, optimizer: tuple[str, ...], seconds: float, generator: random.Random
 ) -> list[str]:
     """Start and kill the run, by SIGKILL and by SIGTERM in turns, and describe where it stopped."""
     stops = []
     for number in range(KILLS):
         options = (*optimizer, "--resume") if _has_state(out) else optimizer
-        process = subprocess.Popen(_command(data, out, *options), stderr=subprocess.DEVNULL)
+        command = _command(processes, data, out, *options)
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         try:
             process.wait(generator.uniform(0.5, 0.9) * seconds)
         except subprocess.TimeoutExpired:
-            process.kill() if number % 2 else process.terminate()
+            _kill_all(out) if number % 2 else process.terminate()
             process.wait()
         done = len((out / "metrics.jsonl").read_text().splitlines()) if (out / "metrics.jsonl").exists() else 0
         stops.append(f"after {done} epochs")
     return stops
+
+
+def _kill_all(out: Path) -> None:
+    """Send SIGKILL to torchrun, which does not pass it on, and to the processes that it started."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(out) in (folder / "cmdline").read_bytes().split(b"\0"):
+                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def _has_state(out: Path) -> bool:
