@@ -27,10 +27,13 @@ def plan(device: DeviceKind, cpus: int, multiply_adds: int, **values: Any) -> tu
         (1, RESNET20, (1, 1, 0, 8)),
         (4, RESNET20, (4, 1, 4, 8)),
         (64, RESNET20, (8, 1, 8, 8)),
-        (2, RESNET18, (1, 2, 0, 8)),
-        (2, RESNET50, (1, 2, 0, 4)),
-        (16, RESNET50, (1, 16, 0, 4)),
-        (2, RESNET152, (1, 2, 0, 1)),
+        (2, RESNET18, (2, 1, 2, 8)),
+        (1, RESNET50, (1, 1, 0, 4)),
+        (2, RESNET50, (2, 1, 2, 4)),
+        (3, RESNET50, (3, 1, 3, 4)),
+        (16, RESNET50, (2, 8, 16, 4)),
+        (64, RESNET50, (2, 32, 64, 4)),
+        (2, RESNET152, (2, 1, 2, 1)),
     ],
 )
 def test_defaults_on_cpus(cpus: int, multiply_adds: int, expected: tuple[int, int, int, int]) -> None:
@@ -48,9 +51,11 @@ def test_defaults_on_cpus(cpus: int, multiply_adds: int, expected: tuple[int, in
         (4, RESNET20, {"threads": 1, "instances": 1}, (1, 1, 0, 8)),
         (4, RESNET20, {"single_image_threads": 0}, (4, 1, 0, 8)),
         (4, RESNET20, {"max_batch": 3}, (4, 1, 4, 3)),
-        (4, RESNET50, {"threads": 1}, (1, 1, 0, 4)),
-        (4, RESNET50, {"instances": 2}, (2, 4, 0, 4)),
-        (2, RESNET50, {"threads": 1, "instances": 2, "single_image_threads": 2}, (2, 1, 2, 4)),
+        (4, RESNET50, {"threads": 1}, (4, 1, 4, 4)),
+        (4, RESNET50, {"instances": 1}, (1, 4, 0, 4)),
+        (4, RESNET50, {"instances": 4}, (4, 1, 4, 4)),
+        (2, RESNET50, {"instances": 3}, (3, 1, 2, 4)),
+        (4, RESNET50, {"threads": 1, "instances": 3, "single_image_threads": 2}, (3, 1, 2, 4)),
     ],
 )
 def test_values_that_are_set_are_kept(
