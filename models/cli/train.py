@@ -25,7 +25,7 @@ from models.training.run_directory import CHECKPOINT_FILE, RECIPE_FILE, check_fo
 from models.training.signals import Interrupted
 from models.training.trackers import choose_trackers
 from models.training.train import Diverged, train
-from models.training.transfer import keep_classes, load_initial
+from models.training.transfer.initial import keep_classes, load_initial
 
 Size = Annotated[
     int | None,

@@ -15,6 +15,7 @@ OptimizerKind = Literal["sgd", "adamw"]
 LossKind = Literal["cross-entropy", "bce"]
 AutoAugment = Literal["none", "trivialaugment", "randaugment"]
 Balance = Literal["none", "weights", "sampling"]
+NewClassifier = Literal["fitted", "random"]
 Freeze = Literal["none", "stem", "1", "2", "3", "4", "trunk"]
 
 Count = Annotated[int, Field(ge=1)]
@@ -157,6 +158,22 @@ class Recipe:
     freeze_epochs: Annotated[
         Whole, Option("Fine-tuning", "Epochs for which --freeze holds; 0 for all. More for very small data.")
     ] = 0
+    keep_statistics: Annotated[
+        bool,
+        Option(
+            "Fine-tuning",
+            "Normalise with the statistics of --init in training, too: for small data and batches. Those of few images "
+            "are no measure.",
+        ),
+    ] = False
+    new_classifier: Annotated[
+        NewClassifier,
+        Option(
+            "Fine-tuning",
+            "For other classes than those of --init: fitted to features of the training images before the first step, "
+            "or random.",
+        ),
+    ] = "fitted"
     trunk_lr: Annotated[
         Positive,
         Option("Fine-tuning", "Factor of the learning rate of all but the classifier; lower for little data."),

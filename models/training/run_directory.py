@@ -110,13 +110,17 @@ class RunDirectory:
         }
         checkpoint.save_tensors(state.tensors(), self._state, {"state": json.dumps(content)})
 
+    def has_state(self) -> bool:
+        """Whether a run was saved here."""
+        return self._state.exists()
+
     def resume(self, state: TrainingState) -> list[dict[str, Any]]:
         """Restore the saved state, if there is one, and return the figures of the finished epochs.
 
         Raises:
             CheckpointError: the saved state is damaged, or belongs to another version, recipe or other data.
         """
-        if not self._state.exists():
+        if not self.has_state():
             return []
         tensors, metadata = checkpoint.load_tensors(self._state)
         try:

@@ -24,7 +24,8 @@ from models.training.optim.schedule import FIXRES_RATE, learning_rate
 from models.training.optim.stochastic_depth import StochasticDepth
 from models.training.recipe import Recipe
 from models.training.state import TrainingState
-from models.training.transfer import check_freeze, load_weights
+from models.training.transfer.initial import load_weights
+from models.training.transfer.trained_parts import check_freeze
 
 
 def start(

@@ -41,7 +41,8 @@ from models.training.signals import Interrupted, stop_signals
 from models.training.state import TrainingState
 from models.training.step import TrainingStep, start
 from models.training.trackers import open_trackers
-from models.training.transfer import set_trained
+from models.training.transfer.new_classifier import choose_classifier
+from models.training.transfer.trained_parts import set_trained
 
 _READING_SECONDS = 0.5
 """Time between two readings of the loss, for each of which a GPU finishes its work."""
@@ -105,14 +106,17 @@ def _train(
     processes.from_first(lambda: check_images(data, test, validation, *watched.values()))
     preprocess = processes.from_first(lambda: choose_preprocess(training, initial))
     network = describe_network(recipe, data, preprocess)
+    identity = describe_run(recipe, training, validation, preprocess, initial)
+    run = RunDirectory(out, identity, writes=processes.first)
+    if initial is not None and not (resume and run.has_state()):
+        begin = initial
+        initial = processes.from_first(lambda: choose_classifier(begin, training, recipe, preprocess, device))
     state = start(recipe, network, device, data.classes, initial, processes)
     step = TrainingStep(state, recipe, training, preprocess, device, processes)
     pipeline = Pipeline(training, recipe, preprocess, step.blocks)
     pipeline = cache_images(pipeline) if execution.cache else pipeline
     workers = default_workers(pipeline, device) if execution.data_workers is None else execution.data_workers
     loader = BatchLoader(pipeline, workers, pinned=device.type == "cuda")
-    identity = describe_run(recipe, training, validation, preprocess, initial)
-    run = RunDirectory(out, identity, writes=processes.first)
     watched = {**({} if validation is None else {"validation": validation}), **watched}
 
     bar = progress_bar("training", total=recipe.epochs * len(training.labels))

@@ -23,7 +23,7 @@ from models.training.evaluate import evaluate
 from models.training.input.sampling import batch_parts, plan_epoch
 from models.training.recipe import Recipe
 from models.training.step import TrainingStep, start
-from models.training.transfer import set_trained
+from models.training.transfer.trained_parts import set_trained
 from tests.support.ranks import run_together
 
 RECIPE = Recipe("tiny", epochs=7, batch_size=16, crop_padding=2, mixup=0.2, cutmix=1.0, warmup_epochs=1, peak_lr=0.05)

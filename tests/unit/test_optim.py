@@ -22,7 +22,7 @@ from models.training.optim.optimizer import make_optimizer, set_learning_rate
 from models.training.optim.schedule import image_side, learning_rate
 from models.training.optim.stochastic_depth import StochasticDepth
 from models.training.recipe import Recipe, RecipeError
-from models.training.transfer import set_trained
+from models.training.transfer.trained_parts import set_trained
 
 
 def test_schedule() -> None:
@@ -165,6 +165,14 @@ def test_frozen_parts_have_no_gradient_and_fixed_statistics(
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             assert module.training != name.startswith(frozen)
+
+
+def test_statistics_are_kept_while_all_weights_are_trained() -> None:
+    model = build("tiny", 3)
+    set_trained(model, Recipe("tiny", keep_statistics=True), 0)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert norms and not any(module.training for module in norms)
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_last_phase_trains_classifier_and_normalisation() -> None:

@@ -34,6 +34,7 @@ SHORTER_SIDE = 240
 PRETRAINING_PATCHES, TRAINING_PATCHES, TEST_PATCHES = 200, 20, 40
 SEEDS = (0, 1, 2)
 ARCH, SIZE = "resnet20", 32
+PRETRAINING = ("--epochs", 40, "--crop", 0, "--random-crop", 0.35, "--colour-jitter", 0.4)
 
 
 def check() -> tuple[bool, str]:
@@ -46,7 +47,7 @@ def check() -> tuple[bool, str]:
         write_patches({name: photographs[name] for name in first}, folder / "a", PRETRAINING_PATCHES)
         write_patches({name: photographs[name] for name in second}, folder / "b", TRAINING_PATCHES)
         begin = folder / "pretrained"
-        a = accuracy(folder / "a", begin, "--arch", ARCH, "--epochs", 20, "--seed", 0)
+        a = accuracy(folder / "a", begin, "--arch", ARCH, "--seed", 0, *PRETRAINING)
         print(f"pretrained on A: {a:.2%} of the test patches of A")
         scratch, tuned = [], []
         for seed in SEEDS:

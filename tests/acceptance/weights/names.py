@@ -181,6 +181,8 @@ def _aborted(runner: Runner) -> list[str]:
     """Abort an import in the middle of a file in several ways; the next one begins the file again."""
     wrong, hub = [], runner.hub
     target = str(runner.base / "aborted.safetensors")
+    # A shell ignores SIGINT for the jobs that it starts in the background, and their processes inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         hub.faults.stalls = {"model.safetensors": 5_000_000}
         hub.stalled.clear()

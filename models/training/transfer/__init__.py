@@ -1,0 +1,1 @@
+"""Fine-tuning: a network begins with the weights of a checkpoint."""
