@@ -25,7 +25,7 @@ from models.training.optim.stochastic_depth import StochasticDepth
 from models.training.recipe import Recipe
 from models.training.state import TrainingState
 from models.training.transfer.initial import load_weights
-from models.training.transfer.trained_parts import check_freeze
+from models.training.transfer.trained_parts import check_trained_parts
 
 
 def start(
@@ -41,13 +41,13 @@ def start(
     Every process gets the same weights.
 
     Raises:
-        RecipeError: the network has fewer stages than `freeze` says.
+        RecipeError: the network has fewer stages than `freeze` says, or no statistics to keep.
     """
     torch.manual_seed(recipe.seed)
     model = architectures.build(
         architecture.name, architecture.num_classes, architecture.in_channels, **architecture.options
     )
-    check_freeze(model, recipe)
+    check_trained_parts(model, recipe, pretrained=initial is not None)
     if initial is not None:
         load_weights(model, labels, initial)
     model = synchronise_norms(model, processes, device)

@@ -437,6 +437,8 @@ def test_files_that_one_cannot_begin_with_are_refused(image_folder: Path, tmp_pa
     assert "has the weights of a tiny" in fail(*options, tmp_path / "begin.safetensors", "--arch", "resnet20")
     assert "--freeze 3: tiny has 2 stages" in fail(*options, tmp_path / "begin.safetensors", "--freeze", "3")
     assert "--arch is missing" in fail(*options[:-1])
+    scratch = fail(*options[:-1], "--arch", "tiny", "--recipe", "finetune")
+    assert "needs weights to begin with: --init" in scratch
 
 
 def test_run_is_resumed_with_its_recipe(image_folder: Path, tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ from models.training.recipe import Recipe, RecipeError
 _NORMS = nn.BatchNorm2d | nn.SyncBatchNorm
 
 
-def check_freeze(model: ResNet, recipe: Recipe) -> None:
-    """Check that the network has the stage of `freeze`.
+def check_trained_parts(model: ResNet, recipe: Recipe, *, pretrained: bool) -> None:
+    """Check that the network has the stage of `freeze`, and statistics to keep.
 
     Raises:
         RecipeError: it has not.
     """
+    if recipe.keep_statistics and not pretrained:
+        raise RecipeError("--keep-statistics, a part of the recipe finetune, needs weights to begin with: --init")
     if recipe.freeze.isdigit() and int(recipe.freeze) > len(model.stages):
         raise RecipeError(f"--freeze {recipe.freeze}: {recipe.arch} has {len(model.stages)} stages")
 
