@@ -59,7 +59,7 @@ def test_exported_version_can_be_served(copy: Path) -> None:
 
 
 def test_version_without_multiply_adds_is_planned_by_its_size(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.registry.loader.available_cpus", lambda: 2)
+    monkeypatch.setattr("service.registry.loader.available_cpus", lambda: 4)
     edit(copy, lambda content: content["architecture"].pop("multiply_adds", None))
     assert load(copy).served.threads == 1
     monkeypatch.setattr("service.engine.instance_group.SMALL_NETWORK", 100)
