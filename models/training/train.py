@@ -125,12 +125,12 @@ def _train(
         history = run.resume(state) if resume else []
         run.write_recipe(recipe)
         while state.epoch < recipe.epochs and not stops_early(history, recipe.early_stopping):
-            speed = run_epoch(state, step, pipeline, loader, run, progress, stop, processes)
+            measured = run_epoch(state, step, pipeline, loader, run, progress, stop, processes)
             check_finite(state, recipe, run)
             if processes.any(bool(stop)):
                 run.save_state(state, history)
                 raise Interrupted(f"stopped in epoch {state.epoch + 1}, saved in {out}: continue with --resume")
-            history.append(finish_epoch(state, pipeline, speed, watched, processes))
+            history.append(finish_epoch(state, pipeline, measured, watched, processes))
             if is_best(history) and run.writes:
                 save_checkpoint(state, pipeline, history[-1], run)
             run.write_history(history)
@@ -194,7 +194,7 @@ def run_epoch(
     stop: list[int],
     processes: Processes,
 ) -> dict[str, float]:
-    """The remaining batches of an epoch, or until `stop` has an item or the loss is not finite; gives the speed.
+    """The remaining batches of an epoch, or until `stop` has an item or the loss is not finite; gives its figures.
 
     All processes stop after the same step.
     """
@@ -217,6 +217,7 @@ def run_epoch(
             break
     seconds = time.perf_counter() - started
     return {
+        "lr": step.rate(state.epoch, state.step - 1),
         "images_per_second": round((state.images_done - images_before) / seconds, 1),
         "waiting_for_data": round((loader.waited - waited_before) / seconds, 4),
     }
@@ -242,7 +243,7 @@ def check_finite(state: TrainingState, recipe: Recipe, run: RunDirectory) -> Non
 def finish_epoch(
     state: TrainingState,
     pipeline: Pipeline,
-    speed: Mapping[str, float],
+    measured: Mapping[str, float],
     watched: Mapping[str, Dataset],
     processes: Processes,
 ) -> dict[str, Any]:
@@ -250,11 +251,10 @@ def finish_epoch(
     loss, correct = state.sums.tolist()
     figures: dict[str, Any] = {
         "epoch": state.epoch + 1,
-        "lr": state.optimizer.param_groups[-1]["lr"],
         "train_loss": loss / state.images_done,
         "train_error": 1.0 - correct / state.images_done,
         "image_size": pipeline.size(state.epoch),
-        **speed,
+        **measured,
     }
     for name, images in watched.items():
         report = evaluate(state.evaluated, images, pipeline.preprocess, processes=processes)

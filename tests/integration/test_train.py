@@ -137,6 +137,34 @@ def test_stopped_in_mid_epoch_and_resumed_equals_uninterrupted(
     assert (tmp_path / "straight" / "metrics.jsonl").read_text().count("\n") == 2
 
 
+def test_run_that_stopped_after_its_last_step_has_the_same_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left to compute in the resumed epoch, whose figures belong to steps of the process before."""
+    recipe = replace(RECIPE, epochs=1)
+    train(recipe, stripes(), None, tmp_path / "straight")
+    original = TrainingStep.__call__
+
+    def step_then_signal(step: TrainingStep, batch: TrainingBatch) -> None:
+        original(step, batch)
+        if step.state.images_done == 72:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingStep, "__call__", step_then_signal)
+    with pytest.raises(Interrupted):
+        train(recipe, stripes(), None, tmp_path / "broken")
+    monkeypatch.undo()
+    train(recipe, stripes(), None, tmp_path / "broken", resume=True)
+    (expected,), (found,) = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("straight", "broken")
+    )
+    measured = {"images_per_second", "waiting_for_data"}
+    assert {key: found[key] for key in found.keys() - measured} == {
+        key: expected[key] for key in expected.keys() - measured
+    }
+
+
 @pytest.mark.slow
 def test_killed_in_mid_epoch_and_resumed_equals_uninterrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(RECIPE, stripes(), None, tmp_path / "straight")
