@@ -33,10 +33,12 @@ class Step:
 
 def steps(markdown: str, sections: Sequence[str]) -> Iterator[Step]:
     """The blocks of some sections, in their order."""
-    for part in re.split(r"^## ", markdown, flags=re.MULTILINE)[1:]:
-        section, _, text = part.partition("\n")
-        if section not in sections:
-            continue
+    parts = re.split(r"^## ", markdown, flags=re.MULTILINE)[1:]
+    texts = {section: text for section, _, text in (part.partition("\n") for part in parts)}
+    if missing := set(sections) - texts.keys():
+        raise ValueError(f"README.md has no section {', '.join(sorted(missing))}")
+    for section in sections:
+        text = texts[section]
         blocks = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
         for index, (language, block) in enumerate(blocks):
             if language in ("sh", "python"):
