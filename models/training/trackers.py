@@ -31,6 +31,9 @@ class TrackerError(ValueError):
 class Tracker(Protocol):
     """One run, as a tracker sees it."""
 
+    kept: str | None
+    """Name of the run on the server, with which a resumed run continues; None without a server."""
+
     def write(self, epoch: int, figures: Mapping[str, float]) -> None:
         """Write the figures of an epoch."""
 
@@ -44,7 +47,7 @@ class _TensorBoard:
     def __init__(self, folder: Path, settings: Mapping[str, Any], kept: str | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.kept = None
+        self.kept: str | None = None
         self._writer = SummaryWriter(str(folder / TENSORBOARD_FOLDER))
         lines = "\n".join(f"    {name} = {value}" for name, value in settings.items())
         self._writer.add_text("settings", lines, 0)
@@ -68,7 +71,7 @@ class _MLflow:
 
         self._mlflow = mlflow
         run = mlflow.start_run(run_id=kept or os.environ.get("MLFLOW_RUN_ID"), run_name=folder.name)
-        self.kept = run.info.run_id
+        self.kept: str | None = run.info.run_id
         if kept is None:
             mlflow.log_params(dict(settings))
 
@@ -88,7 +91,7 @@ class _WeightsAndBiases:
         self._run = wandb.init(
             id=kept or os.environ.get("WANDB_RUN_ID"), resume="allow", name=folder.name, dir=folder, config=settings
         )
-        self.kept = self._run.id
+        self.kept: str | None = self._run.id
 
     def write(self, epoch: int, figures: Mapping[str, float]) -> None:
         self._run.log(dict(figures), step=epoch)
@@ -97,7 +100,7 @@ class _WeightsAndBiases:
         self._run.finish(exit_code=int(status != "finished"))
 
 
-_TRACKERS: dict[str, Callable[[Path, Mapping[str, Any], str | None], Any]] = {
+_TRACKERS: dict[str, Callable[[Path, Mapping[str, Any], str | None], Tracker]] = {
     "tensorboard": _TensorBoard,
     "mlflow": _MLflow,
     "wandb": _WeightsAndBiases,

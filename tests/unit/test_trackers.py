@@ -24,12 +24,17 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-class FakeMLflow(ModuleType):
-    """The functions of mlflow that write to a run; `calls` holds what they were given."""
+class FakePackage(ModuleType):
+    """A package of a tracker; `calls` holds the arguments of its functions."""
 
-    def __init__(self) -> None:
-        super().__init__("mlflow")
+    def __init__(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(name)
         self.calls: list[tuple[str, Any]] = []
+        monkeypatch.setitem(sys.modules, name, self)
+
+
+class FakeMLflow(FakePackage):
+    """The functions of mlflow that write to a run."""
 
     def start_run(self, *, run_id: str | None, run_name: str) -> SimpleNamespace:
         self.calls.append(("start", (run_id, run_name)))
@@ -47,18 +52,13 @@ class FakeMLflow(ModuleType):
 
 @pytest.fixture
 def fake_mlflow(monkeypatch: pytest.MonkeyPatch) -> FakeMLflow:
-    fake = FakeMLflow()
-    monkeypatch.setitem(sys.modules, "mlflow", fake)
-    return fake
+    return FakeMLflow("mlflow", monkeypatch)
 
 
-class FakeWandb(ModuleType):
-    """The functions of wandb, and of its run, that write; `calls` holds what they were given."""
+class FakeWandb(FakePackage):
+    """The functions of wandb, and of its run, that write."""
 
-    def __init__(self) -> None:
-        super().__init__("wandb")
-        self.calls: list[tuple[str, Any]] = []
-        self.id = "new"
+    id = "new"
 
     def init(self, **options: Any) -> FakeWandb:
         self.calls.append(("init", options))
@@ -73,9 +73,7 @@ class FakeWandb(ModuleType):
 
 @pytest.fixture
 def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
-    fake = FakeWandb()
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    return fake
+    return FakeWandb("wandb", monkeypatch)
 
 
 def test_tensorboard_shows_every_figure(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ classifier first, and then train both.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import torch
@@ -26,7 +27,7 @@ from models.training.recipe import Recipe
 
 _IMAGES, _IMAGES_PER_CLASS = 4_000, 20
 """Number of augmented images that a classifier is fitted to: the larger one of the first, and the second times the
-number of classes. With 10 classes of 20 images each, 4,000 give the accuracy of 20,000."""
+number of classes. With 10 classes of 20 images each, 1,000 gave 71.5 to 72.8 %, and 4,000 gave 71.3 to 73.8 %."""
 _BATCH = 64
 _REGULARISATION = 0.01
 """Weight of the squared weights, for features of variance 1, beside the mean loss."""
@@ -88,24 +89,24 @@ def fit_logistic_regression(
 def _features(
     initial: Checkpoint, training: Dataset, recipe: Recipe, preprocess: Preprocess, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Features float64 [N, features] and labels int64 [N] of augmented training images, on the CPU."""
+    """Features float64 [N, features] and labels int64 [N] of training images, on the CPU.
+
+    Passes over the images are augmented like the epochs of the recipe; passes beyond its last epoch are not augmented.
+    """
     model = initial.model().to(device)
     plain = replace(recipe, batch_size=_BATCH, mixup=0.0, cutmix=0.0, repeats=1, balance="none", accumulate=1)
     pipeline = Pipeline(training, plain, preprocess)
     total = max(_IMAGES, _IMAGES_PER_CLASS * len(training.classes))
     features: list[Tensor] = []
     labels: list[Tensor] = []
-    done = epoch = 0
+    done = 0
+    plans = (plan for epoch in itertools.count() for plan in plan_epoch(training.labels, plain, epoch))
     with progress_bar("fitting the classifier", total=total) as progress, torch.inference_mode():
         while done < total:
-            for plan in plan_epoch(training.labels, plain, epoch):
-                batch = pipeline.read(plan)
-                outputs = model.features(normalise(batch.images.to(device), preprocess))
-                features.append(outputs.mean((2, 3)).double().cpu())
-                labels.append(batch.labels)
-                done += len(batch.labels)
-                progress.update(min(done, total))
-                if done >= total:
-                    break
-            epoch += 1
+            batch = pipeline.read(next(plans))
+            outputs = model.features(normalise(batch.images.to(device), preprocess))
+            features.append(outputs.mean((2, 3)).double().cpu())
+            labels.append(batch.labels)
+            done += len(batch.labels)
+            progress.update(min(done, total))
     return torch.cat(features).clone(), torch.cat(labels).clone()
