@@ -1,0 +1,12 @@
+"""Protocols: gRPC, embeddings, the routes of other platforms, and the client.
+
+    python -m tests.acceptance.protocols [LINE ...]
+
+Needs an environment with the `cpu`, `train` and `dev` extras; line 1 also `perf_analyzer`, on the PATH or in
+PERF_ANALYZER. Line 2 runs a fuzzer for ten minutes. Line 3 is timed: nothing else should run on the machine.
+"""
+
+from tests.acceptance.report import run
+
+if __name__ == "__main__":
+    run({})
