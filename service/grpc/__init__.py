@@ -1,0 +1,1 @@
+"""`--grpc-port`: the Open Inference Protocol over gRPC."""
