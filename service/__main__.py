@@ -16,11 +16,11 @@ from pydantic_settings import CliApp
 from service import executors
 from service.app import create_app
 from service.core import malloc
+from service.core.api_keys import KeyFileError
 from service.core.former_names import replace_former_flags
 from service.core.settings import Settings
 from service.core.tls import TlsError
 from service.executors.base import ExecutorError
-from service.http.api_keys import KeyFileError
 from service.http.connection.server import FileLimitError, Server
 from service.registry.repository import LoadError, find_versions
 from service.telemetry import log_config

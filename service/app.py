@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from starlette.middleware.cors import CORSMiddleware
 
 from models.imaging.allowance import DecodeMemory
+from service.core.api_keys import ApiKeyStore
 from service.core.rate_limit import RateLimiter, Rates
 from service.core.settings import Settings
 from service.decoding.decoder import Decoder
@@ -21,7 +22,7 @@ from service.executors.cuda.gpu_batcher import DecodeBatcher
 from service.executors.cuda.gpu_jpeg import open_decoder
 from service.http import health, openapi, problem_details, v2, web_ui
 from service.http.access_log import AccessLogMiddleware
-from service.http.api_keys import ApiKeyCheck, ApiKeyStore
+from service.http.api_keys import ApiKeyCheck
 from service.http.limits import RequestLimitsMiddleware
 from service.http.problem_details import Problem
 from service.http.v1 import classify, models

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import get_args
 
-from service.http.api_keys import KeyScope
+from service.core.api_keys import KeyScope
 
 
 def make_key(name: str, scopes: Sequence[str]) -> tuple[str, str]:

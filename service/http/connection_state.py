@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
+from service.core.body_memory import BodyMemory
 from service.core.errors import ServiceError
-from service.http.body_memory import BodyMemory
 
 _KEY = "connection"
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.core.body_memory import BodyMemory
 from service.core.errors import ServiceError
 from service.core.rate_limit import Rates
 from service.core.settings import Settings
 from service.http import problem_details
 from service.http.access_log import caller
-from service.http.body_memory import BodyMemory
 from service.http.connection_state import connection_state
 from service.http.request_body import LimitedBody, path
 from service.telemetry.metrics import Metrics

@@ -6,8 +6,8 @@ import asyncio
 
 from starlette.types import Message, Receive, Scope
 
+from service.core.body_memory import BodyMemory
 from service.core.errors import PayloadTooLarge, RequestTimeout, UnsupportedMediaType
-from service.http.body_memory import BodyMemory
 from service.http.connection_state import connection_state
 from service.http.inflate import Inflate
 

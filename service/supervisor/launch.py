@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from service.core.api_keys import ApiKeyStore
 from service.core.settings import Settings
-from service.http.api_keys import ApiKeyStore
 from service.http.connection.server import check_resources, log_listening
 from service.http.connection.shared_server import SharedSockets
 from service.remote import address

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from service.core.api_keys import ApiKeyStore, KeyFileError
 from service.core.errors import Forbidden, Unauthorized
 from service.core.settings import Settings
-from service.http.api_keys import ApiKeyStore, KeyFileError
 from tests.support.api_keys import KEYS, OPERATOR, ROOT, WEB, write_keys
 from tests.support.service import Client, serve
 

@@ -21,7 +21,8 @@ from tritonclient.utils import InferenceServerException
 
 from models.artifact.parity import Float32Array
 from service.core.settings import Settings
-from service.http.v2 import infer, responses
+from service.http.v2 import responses
+from service.open_inference import outputs
 from tests.support.process import running
 from tests.support.service import Client, serve
 from tests.support.tiny import Eager, cut
@@ -252,7 +253,7 @@ def test_large_outputs_are_sent_in_slices(
 def test_many_classes_are_written_in_a_thread(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     request = binary_request(IMAGE, outputs=[{"name": "logits", "parameters": {"classification": 5}}])
     apart = client.post(PIXELS, **request).content
-    monkeypatch.setattr(infer, "_MAX_VALUES", 4)
+    monkeypatch.setattr(outputs, "_MAX_VALUES", 4)
     assert client.post(PIXELS, **request).content == apart
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 
 from service.app import make_pipeline, make_rates
+from service.core.api_keys import ApiKeyStore
 from service.core.rate_limit import Rates
 from service.core.settings import Settings
-from service.http.api_keys import ApiKeyStore
 from service.registry.registry import Registry
 from service.remote import address
 from service.remote.client import RemoteBackend

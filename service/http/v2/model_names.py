@@ -1,9 +1,8 @@
-"""The two names of a model, and the paths below them."""
+"""The paths below the two names of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
@@ -11,37 +10,16 @@ from fastapi import APIRouter, Path, Request
 from service.core.naming import ENCODED
 from service.http.openapi import errors
 from service.http.v2.schemas import Error
+from service.open_inference.model_name import NAME_PATTERN, VERSION_PATTERN, ModelName
 
 Name = Annotated[
     str,
     Path(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,135}$",
+        pattern=NAME_PATTERN,
         description=f"Name of a model, whose input is pixels; with the suffix {ENCODED} the input is image files.",
     ),
 ]
-Version = Annotated[str, Path(pattern=r"^[1-9][0-9]{0,17}$", description="Version of the model.")]
-
-
-@dataclass(frozen=True)
-class ModelName:
-    """A model under one of its two names."""
-
-    name: str
-    """Name in the request."""
-    model: str
-    """Name in the repository."""
-    version: str | None = None
-
-    @classmethod
-    def of(cls, name: str, version: str | None = None) -> ModelName:
-        """Read a name of a request."""
-        return cls(name, name.removesuffix(ENCODED), version)
-
-    @property
-    def encoded(self) -> bool:
-        """Whether the input of this name is image files."""
-        return self.name != self.model
-
+Version = Annotated[str, Path(pattern=VERSION_PATTERN, description="Version of the model.")]
 
 Handler = Callable[[Request, ModelName], Awaitable[Any]]
 

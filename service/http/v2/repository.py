@@ -8,13 +8,14 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.core.errors import BadRequest
-from service.core.naming import ENCODED
 from service.http.openapi import errors
 from service.http.v2 import json_body
-from service.http.v2.model_names import ModelName, Name
-from service.http.v2.schemas import ControlRequest, Error, IndexEntry, IndexRequest
+from service.http.v2.model_names import Name
+from service.http.v2.schemas import ControlRequest, Error, IndexRequest
 from service.messages.backend import Backend
+from service.open_inference import repository
+from service.open_inference.model_name import ModelName
+from service.open_inference.repository import IndexEntry
 
 index = APIRouter(prefix="/v2/repository")
 control = APIRouter(prefix="/v2/repository")
@@ -26,14 +27,7 @@ _CONTROL_ERRORS = errors(Error, 400, 404, 413, 415, 429, 503)
 async def repository_index(request: Request) -> list[IndexEntry]:
     """List every version in the repository or in memory, with the reason if it is not served."""
     body = await json_body.read_json(request, IndexRequest)
-    backend: Backend = request.app.state.pipeline.backend
-    return [
-        IndexEntry(name=name, version=status.version, state=status.state, reason=status.reason or "")
-        for model in await backend.statuses()
-        for name in (model.name, model.name + ENCODED)
-        for status in model.versions
-        if status.state == "READY" or not body.ready
-    ]
+    return await repository.list_versions(request.app.state.pipeline.backend, body.ready)
 
 
 @control.post("/models/{model}/load", response_class=Response, responses=_CONTROL_ERRORS)
@@ -56,7 +50,4 @@ async def unload(request: Request, model: Name) -> Response:
 
 async def _check_parameters(request: Request) -> None:
     body = await json_body.read_json(request, ControlRequest)
-    if unknown := body.parameters.keys() - {"unload_dependents"}:
-        raise BadRequest(
-            f"parameter {min(unknown)!r} is not supported: models are loaded as they are in the repository"
-        )
+    repository.check_parameters(body.parameters)

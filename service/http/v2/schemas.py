@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, NonNegativeInt
 
-from service.core.priority import Priority
+from service.open_inference.infer import MAX_TIMEOUT
 
 
 class _V2Schema(BaseModel):
@@ -44,15 +44,10 @@ class RequestedOutput(_V2Schema):
 
 class RequestParameters(_V2Schema):
     binary_data_output: bool = False
-    timeout: Annotated[int, Field(ge=0, le=3_600_000_000)] = 0
+    timeout: Annotated[int, Field(ge=0, le=MAX_TIMEOUT)] = 0
     """Microseconds; 0 for the default of the service."""
     priority: NonNegativeInt = 0
     """1 is computed before 2, as in Triton; 0 is the default, and means 1."""
-
-    @property
-    def request_priority(self) -> Priority:
-        """The priority as the service has it."""
-        return Priority.interactive if self.priority <= 1 else Priority.bulk
 
 
 class InferRequest(_V2Schema):
@@ -77,101 +72,9 @@ class InferResponse(_V2Schema):
     outputs: list[OutputTensor]
 
 
-class ServerMetadata(_V2Schema):
-    name: str
-    version: str
-    extensions: list[str]
-
-
-class TensorMetadata(_V2Schema):
-    name: str
-    datatype: str
-    shape: list[int]
-
-
-class ModelMetadata(_V2Schema):
-    name: str
-    versions: list[str]
-    platform: str
-    inputs: list[TensorMetadata]
-    outputs: list[TensorMetadata]
-
-
-class ConfigInput(_V2Schema):
-    name: str
-    data_type: str
-    format: str
-    dims: list[int]
-
-
-class ConfigOutput(_V2Schema):
-    name: str
-    data_type: str
-    dims: list[int]
-
-
-class DynamicBatching(_V2Schema):
-    preferred_batch_size: list[int]
-    max_queue_delay_microseconds: int
-
-
-class ModelConfig(_V2Schema):
-    name: str
-    platform: str
-    max_batch_size: int
-    input: list[ConfigInput]
-    output: list[ConfigOutput]
-    dynamic_batching: DynamicBatching
-    parameters: dict[str, dict[str, str]]
-
-
-class CountJson(_V2Schema):
-    count: int
-    ns: int
-
-
-class InferenceStatistics(_V2Schema):
-    success: CountJson
-    fail: CountJson
-    queue: CountJson
-    compute_input: CountJson
-    compute_infer: CountJson
-    compute_output: CountJson
-    cache_hit: CountJson
-    cache_miss: CountJson
-
-
-class BatchStatistics(_V2Schema):
-    batch_size: int
-    compute_input: CountJson
-    compute_infer: CountJson
-    compute_output: CountJson
-
-
-class VersionStatistics(_V2Schema):
-    name: str
-    version: str
-    last_inference: int
-    inference_count: int
-    execution_count: int
-    inference_stats: InferenceStatistics
-    batch_stats: list[BatchStatistics]
-
-
-class ModelStatistics(_V2Schema):
-    model_stats: list[VersionStatistics]
-
-
 class IndexRequest(_V2Schema):
     ready: bool = False
     """List only versions that are ready."""
-
-
-class IndexEntry(_V2Schema):
-    name: str
-    version: str
-    state: str
-    reason: str
 
 
 class ControlRequest(_V2Schema):

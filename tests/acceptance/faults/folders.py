@@ -296,7 +296,7 @@ def tune(folder: Path) -> str:
 
 
 def _read_keys(path: Path) -> None:
-    from service.http.api_keys import ApiKeyStore
+    from service.core.api_keys import ApiKeyStore
 
     ApiKeyStore(path)
 
