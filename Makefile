@@ -59,9 +59,10 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,train,hub]'
 	touch $@ .venv/serve.done
 
-.venv/test.done: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,train,dev]'
+.venv/test.done: $(BIN)/python pyproject.toml constraints.txt clients/python/pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,train,dev]' \
+	    -e 'clients/python[images,progress]'
 	touch $@ .venv/serve.done .venv/import.done
 
 clean:  ## remove the virtual environment and all caches
-	rm -rf .venv build .hypothesis .import_linter_cache *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build .hypothesis .import_linter_cache *.egg-info clients/python/build clients/python/src/*.egg-info .mypy_cache .pytest_cache .ruff_cache

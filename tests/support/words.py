@@ -23,7 +23,7 @@ from tests.support.prose import Passage, passages
 ROOT = Path(__file__).parents[2]
 LIST = ROOT / "docs" / "words.toml"
 
-PACKAGES = ("service", "models", "export", "benchmarks", "tests", "deploy", "docs")
+PACKAGES = ("service", "models", "export", "benchmarks", "clients", "tests", "deploy", "docs")
 CHECKED = (
     *PACKAGES,
     "*.md",
