@@ -6,75 +6,30 @@ The report is written after each line, so a crash loses no results.
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
-import os
-import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks import gpu_decoder, gpu_service, resnet50
 from benchmarks.gpu_executors import GpuRow, Kind, examine, in_own_process
-from benchmarks.serve import payloads, workers
+from benchmarks.gpu_report import GpuReport, NotDone, tabulate
+from benchmarks.gpu_workers import serve_with_workers
+from benchmarks.serve import payloads
 from benchmarks.serve.server import ServerFailed
 from models.artifact import manifest
 from models.runtime import cuda_driver
-from models.runtime.cuda_driver import Device, NoDevice
+from models.runtime.cuda_driver import NoDevice
 from service import executors
-from service.core.settings import available_cpus, shipped_repository
+from service.core.settings import shipped_repository
 from service.executors.base import ExecutorError
 from service.registry.repository import LoadError
-from service.supervisor.worker_count import default_workers
 
 ROOT = Path(__file__).parents[1]
 PHOTOGRAPHS = ROOT / "export" / "photographs"
 SHIPPED = shipped_repository() / "fashion-mnist-resnet20" / "1"
-PACKAGES = (
-    "cuda-bindings", "nvidia-cuda-nvrtc", "nvidia-cudnn-cu13", "nvidia-nvimgcodec-cu13", "nvidia-nvjpeg", "onnx",
-    "onnxruntime-gpu", "onnxruntime", "tensorrt", "tensorrt-rtx-cu13", "torch",
-)  # fmt: skip
-
 STEPS = ("tests", "resnet50", "tensorrt", "executors", "decoder", "service", "workers")
-
-_CONNECTIONS = 128
-_WORKERS_SECONDS = 3.0
-"""Time of each load: with five numbers of workers and five loads, less than four minutes with the starts."""
-
-
-class NotDone(Exception):
-    """A step cannot be done on this machine; the message has the reason."""
-
-
-@dataclass
-class GpuReport:
-    """The results, and the steps that were not done with their reasons."""
-
-    devices: list[Device]
-    rows: list[GpuRow] = field(default_factory=list)
-    """Results of the executors."""
-    sections: dict[str, list[str]] = field(default_factory=dict)
-    """Lines by title."""
-    missing: list[str] = field(default_factory=list)
-
-    def add(self, title: str, line: str) -> None:
-        self.sections.setdefault(title, []).append(line)
-
-    def text(self) -> str:
-        name = ", ".join(device.name for device in self.devices) or "no GPU"
-        lines = [f"# GPU report: {name}", "", machine_text(), ""]
-        for title, section in self.sections.items():
-            lines += [f"## {title}", "", *section, ""]
-        lines += ["## Not done", ""]
-        lines += [f"- {line}" for line in dict.fromkeys(self.missing) or ["nothing: every step was done"]]
-        return "\n".join(lines) + "\n"
-
-    def write(self, folder: Path) -> None:
-        (folder / "report.md").write_text(self.text(), encoding="utf-8")
 
 
 def main() -> None:
@@ -95,12 +50,12 @@ def main() -> None:
         "executors": ("Executors", lambda: examine_all(versions, out, report)),
         "decoder": ("Decoding on the GPU", examine_decoder),
         "service": ("The service over HTTP", lambda: serve_all(versions, report)),
-        "workers": ("Workers", lambda: serve_with_workers(versions, out, report)),
+        "workers": ("Workers", lambda: measure_workers(versions, out, report, arguments.simulated)),
     }
     for name, (title, step) in steps.items():
         print(f"{title} ...", file=sys.stderr, flush=True)
         try:
-            if reason is not None:
+            if reason is not None and not (name == "workers" and arguments.simulated):
                 raise NotDone(reason)
             if name not in (arguments.only or steps):
                 raise NotDone("left out")
@@ -118,23 +73,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("out", type=Path, nargs="?", default=ROOT / "build" / "gpu", help="folder of the report")
     parser.add_argument("version", type=Path, nargs="*", help="folder in a model repository")
     parser.add_argument("--only", action="append", choices=STEPS, help="do this step only; repeatable")
+    parser.add_argument(
+        "--simulated",
+        metavar="MS",
+        help="without a GPU: the step workers, with an executor of MS milliseconds per batch",
+    )
     return parser.parse_args()
-
-
-def machine_text() -> str:
-    """Python, CPUs, driver and packages, one line each."""
-    lines = [f"Python {platform.python_version()} on {platform.platform()}, {len(os.sched_getaffinity(0))} CPUs"]
-    try:
-        query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-        lines.append(subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip())
-    except (OSError, subprocess.CalledProcessError):
-        lines.append("nvidia-smi is not installed")
-    for package in PACKAGES:
-        try:
-            lines.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            lines.append(f"{package}: not installed")
-    return "\n".join(f"    {line}" for line in lines)
 
 
 def run_tests(out: Path) -> Iterator[str]:
@@ -208,26 +152,6 @@ def examine_all(versions: Sequence[Path], out: Path, report: GpuReport) -> Itera
         yield from ("", *tabulate(report.rows, out, report))
 
 
-def tabulate(rows: Sequence[GpuRow], out: Path, report: GpuReport) -> list[str]:
-    """The results as lines of a table; also writes them as JSON and as a picture."""
-    (out / "engines.json").write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
-    text = ["| model | executor | precision | batch | ms per batch | images/s, one stream | images/s, all streams |",
-             "|---|---|---|---|---|---|---|"]  # fmt: skip
-    text += [
-        f"| {row.model} | {row.executor} | {row.precision} | {row.batch} | {row.latency_ms:.3f} "
-        f"| {row.one_stream:,.0f} | {row.all_streams:,.0f} |"
-        for row in rows
-    ]
-    try:
-        from benchmarks import plots
-
-        plots.gpu(rows, out / "engines")
-        text += ["", "![Throughput over batch size](engines.png)"]
-    except ImportError as error:
-        report.missing.append(f"Plots: {error}")
-    return text
-
-
 def examine_decoder() -> Iterator[str]:
     difference, rates = in_own_process(gpu_decoder.examine, payloads.photographs(PHOTOGRAPHS))
     yield from (
@@ -250,9 +174,8 @@ def serve_all(versions: Sequence[Path], report: GpuReport) -> Iterator[str]:
     yield f"| {' | '.join(columns)} |"
     yield "|" + "---|" * len(columns)
     for kind in _fastest(find_kinds(versions, report), report.rows):
-        colour = manifest.read(kind.version).preprocess.mode == "RGB"
         for where, options in {"CPUs": [], "GPU": ["--decode-gpu", "0"]}.items():
-            if options and not (colour and find_spec("nvidia") and find_spec("nvidia.nvimgcodec")):
+            if options and not _decodes_on_gpu(kind.version):
                 continue
             try:
                 for seen in gpu_service.load(kind, photographs, options):
@@ -265,26 +188,23 @@ def serve_all(versions: Sequence[Path], report: GpuReport) -> Iterator[str]:
                 report.missing.append(f"{kind}, decoded by {where}, over HTTP: {_reason(error)}")
 
 
-def serve_with_workers(versions: Sequence[Path], out: Path, report: GpuReport) -> Iterator[str]:
-    """The fastest executor of the last version with 1, 2, 4, 8 and the default number of workers."""
-    version = versions[-1]
+def measure_workers(versions: Sequence[Path], out: Path, report: GpuReport, simulated: str | None) -> Iterator[str]:
+    """The fastest executor of the last version, or one of fixed service time, with several numbers of workers."""
+    version, photographs = versions[-1], payloads.photographs(PHOTOGRAPHS)
+    if simulated is not None:
+        yield from serve_with_workers(version, ["--executor", f"simulated:{simulated}"], photographs, out)
+        return
     kinds = [kind for kind in _fastest(find_kinds(versions, report), report.rows) if kind.version == version]
     if not kinds:
         raise NotDone("no executor could be loaded")
-    described, name = manifest.read(version), version.parent.name
-    made = workers.make_requests(payloads.photographs(PHOTOGRAPHS), name, described.preprocess)
-    cpus = available_cpus()
-    counts = sorted({1, 2, 4, 8, default_workers("gpu", cpus)})
-    options = ["--repository", str(version.parents[1]), "--model", name]
-    options += ["--executor", kinds[0].executor, "--precision", kinds[0].precision]
-    clients = max(2, cpus // 4)
-    yield f"{kinds[0]}; requests come from the same {cpus} CPUs, by {clients} processes."
-    rows: list[workers.WorkersRow] = []
-    yield from ("", *workers.HEAD)
-    for row in workers.measure(options, counts, made, _CONNECTIONS, _WORKERS_SECONDS, clients):
-        rows.append(row)
-        yield row.line()
-    (out / "workers.json").write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
+    executor = ["--executor", kinds[0].executor, "--precision", kinds[0].precision]
+    yield from serve_with_workers(version, executor, photographs, out, _decodes_on_gpu(version))
+
+
+def _decodes_on_gpu(version: Path) -> bool:
+    """Whether the GPU can decode JPEG files for a version: nvImageCodec is installed, and its images have colours."""
+    installed = find_spec("nvidia") is not None and find_spec("nvidia.nvimgcodec") is not None
+    return installed and manifest.read(version).preprocess.mode == "RGB"
 
 
 def _fastest(kinds: Iterable[Kind], rows: Sequence[GpuRow]) -> list[Kind]:

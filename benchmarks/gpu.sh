@@ -4,10 +4,11 @@
 # numbers of workers.
 # It installs nothing, uses the installed packages, and lists the steps that it could not do.
 #
-#     [PYTHON=python3] [PYTHONPATH=folder-of-packages] benchmarks/gpu.sh [--only STEP...] [OUT [VERSION...]]
+#     [PYTHON=python3] [PYTHONPATH=folder-of-packages] benchmarks/gpu.sh [--only STEP...] [--simulated MS] [OUT [VERSION...]]
 #
 # OUT is a folder (build/gpu), VERSION a folder in a model repository (the shipped model, and a ResNet-50 of random
 # weights where torch can export one), STEP one of tests, resnet50, tensorrt, executors, decoder, service, workers (all of them).
+# With --simulated a machine without a GPU does the step workers, with an executor of MS milliseconds per batch.
 # Needs this project installed (`pip install -e .`), and of executors those whose packages are there; the tests need
 # pytest, hypothesis, httpx and the extra `train`, which the ResNet-50 needs, too.
 set -euo pipefail

@@ -59,6 +59,13 @@ class Server:
                     values[" ".join([sample.name, *filter(None, [sample.labels.get("stage")])])] += sample.value
         return values
 
+    def cpu_by_process(self) -> dict[str, float]:
+        """CPU seconds of each process, by its name in /metrics; that of a service of one process is `service`."""
+        families = text_string_to_metric_families(self.get("/metrics").decode())
+        (family,) = (family for family in families if family.name == "process_cpu_seconds")
+        samples = (sample for sample in family.samples if sample.name.endswith("_total"))
+        return {sample.labels.get("process", "service"): sample.value for sample in samples}
+
     def processes(self) -> list[int]:
         return process_tree(self.process.pid)
 

@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks.serve import client, payloads, server
 from benchmarks.serve.client import Outcome
 from models.imaging.preprocess import Preprocess
+from service.cli.tune_timing import CpuUsage
 
 _WARM_UP_SECONDS = 1.0
 
@@ -22,10 +23,15 @@ LoadName = Literal["jpeg-256", "jpeg-640", "tensor", "many-256", "many-640"]
 LOADS: tuple[LoadName, ...] = ("jpeg-256", "jpeg-640", "tensor", "many-256", "many-640")
 """One JPEG file of 256 x 256 or 640 x 480 pixels per request, raw pixels, or 64 such files per request."""
 HEAD = (
-    "| workers | load | connections | images/s | p50, ms | p99, ms | failed | CPU time per image, µs | clients |",
-    "|---|---|---|---|---|---|---|---|---|",
+    "| workers | decoded by | load | connections | images/s | p50, ms | p99, ms | failed | CPU time per image, µs "
+    "| of the engine process, µs | clients | limit |",
+    "|---|---|---|---|---|---|---|---|---|---|---|---|",
 )
 """Head of a table; `clients` is their share of the CPU time."""
+ENGINE = "engine"
+"""Name of the engine process, as /metrics has it."""
+_BUSY = 0.9
+"""Share of its CPUs from which on a process, or the machine, is the limit."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class WorkersRow:
     """The result of one load with a number of workers."""
 
     workers: int
+    decoded_by: str
+    """`CPUs`, or `GPU` for JPEG files."""
     load: str
     connections: int
     images_per_second: float
@@ -42,14 +50,19 @@ class WorkersRow:
     """Requests with another status than 200."""
     service_us: float
     """CPU time of all processes of the service per image, in microseconds."""
+    engine_us: float
+    """CPU time of the engine process per image, in microseconds; of the only process if there is one."""
     client_share: float
     """CPU time of the processes that send requests, as a share of all CPU time that was used."""
+    limit: str
+    """The limit of the throughput, with its microseconds per image."""
 
     def line(self) -> str:
         """A line of the table that `HEAD` begins."""
         return (
-            f"| {self.workers} | {self.load} | {self.connections} | {self.images_per_second:,.0f} | {self.p50_ms:.1f} "
-            f"| {self.p99_ms:.1f} | {self.failed} | {self.service_us:,.0f} | {self.client_share:.0%} |"
+            f"| {self.workers} | {self.decoded_by} | {self.load} | {self.connections} | {self.images_per_second:,.0f} "
+            f"| {self.p50_ms:.1f} | {self.p99_ms:.1f} | {self.failed} | {self.service_us:,.0f} | {self.engine_us:,.0f} "
+            f"| {self.client_share:.0%} | {self.limit} |"
         )
 
 
@@ -87,6 +100,7 @@ def measure(
     Raises:
         ServerFailed: the service does not start.
     """
+    where = "GPU" if "--decode-gpu" in options else "CPUs"
     with ProcessPoolExecutor(clients) as pool:
         for count in workers:
             with server.running([*options, "--workers", str(count)]) as serving:
@@ -94,10 +108,11 @@ def measure(
                     images = payloads.MANY if load.startswith("many") else 1
                     open_at_once = connections if images == 1 else max(1, connections // 8)
                     _send(pool, clients, serving.port, made, open_at_once, _WARM_UP_SECONDS)
-                    before = serving.cpu_seconds()
+                    before, usage = serving.cpu_by_process(), CpuUsage.now(0.0)
                     outcome = _send(pool, clients, serving.port, made, open_at_once, seconds)
-                    used = serving.cpu_seconds() - before
-                    yield _row(count, load, open_at_once, images, seconds, outcome, used)
+                    busy = usage.other_load(CpuUsage.now(0.0))
+                    used = {name: now - before.get(name, 0.0) for name, now in serving.cpu_by_process().items()}
+                    yield _row(count, where, load, open_at_once, images, seconds, outcome, used, busy)
 
 
 def _send(
@@ -109,18 +124,57 @@ def _send(
 
 
 def _row(
-    workers: int, load: str, connections: int, images: int, seconds: float, outcome: Outcome, used: float
+    workers: int,
+    decoded_by: str,
+    load: str,
+    connections: int,
+    images: int,
+    seconds: float,
+    outcome: Outcome,
+    used: dict[str, float],
+    busy: float,
 ) -> WorkersRow:
+    """The row of a load.
+
+    Args:
+        workers, decoded_by, load, connections: as of `WorkersRow`.
+        images: images per request.
+        seconds: time of the measurement.
+        outcome: the answers.
+        used: CPU seconds of each process of the service, by its name.
+        busy: share of the CPUs that was used, by whatever process.
+    """
     answered = outcome.statuses.count(200)
     p50, p99 = np.percentile(outcome.seconds, [50, 99]) * 1000
+    service, done = sum(used.values()), max(1, answered * images)
     return WorkersRow(
         workers,
+        decoded_by,
         load,
         connections,
         answered * images / seconds,
         float(p50),
         float(p99),
         len(outcome.statuses) - answered,
-        used / max(1, answered * images) * 1e6,
-        outcome.cpu_seconds / max(1e-9, outcome.cpu_seconds + used),
+        service / done * 1e6,
+        used.get(ENGINE, service) / done * 1e6,
+        outcome.cpu_seconds / max(1e-9, outcome.cpu_seconds + service),
+        find_limit(used, busy, seconds, done),
     )
+
+
+def find_limit(used: dict[str, float], busy: float, seconds: float, images: int) -> str:
+    """Name the limit of the throughput: all CPUs, the interpreter of one process, or what computes.
+
+    Args:
+        used: CPU seconds of each process of the service, by its name.
+        busy: share of the CPUs that was used, by whatever process.
+        seconds: time of the measurement.
+        images: images that were answered.
+    """
+    if busy >= _BUSY:
+        return f"all CPUs, {busy:.0%} busy: {sum(used.values()) / images * 1e6:,.0f} µs per image in the service"
+    name, busiest = max(used.items(), key=lambda item: item[1])
+    if busiest >= _BUSY * seconds:
+        return f"{name}: {busiest / images * 1e6:,.0f} of {seconds / images * 1e6:,.0f} µs per image"
+    return f"the executor, or waiting for it: {seconds / images * 1e6:,.0f} µs per image"

