@@ -1,4 +1,4 @@
-"""The service with several numbers of workers, under the loads of `serve.workers`: one table, with the limit of each row.
+"""The service with several numbers of workers, under the loads of `serve.workers`: a table that names the limits.
 
 With `simulated:MS` in place of a GPU the same step shows what HTTP, decoding and the engine process take.
 """
