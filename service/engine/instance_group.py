@@ -77,7 +77,8 @@ def plan_instances(
     on_cpus = device == "cpu"
     small = on_cpus and multiply_adds <= SMALL_NETWORK
     if threads is None:
-        threads = 1 if small and instances != 1 else max(1, cpus // (instances or (_LARGE_INSTANCES if on_cpus else 1)))
+        share = instances or (_LARGE_INSTANCES if on_cpus else 1)
+        threads = 1 if small and instances != 1 else max(1, cpus // share)
     if instances is None:
         instances = max(1, min(cpus // threads, MAX_INSTANCES)) if on_cpus else 1
     if single_image_threads is None:
