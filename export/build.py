@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from models.architectures import ResNet
 from models.architectures.complexity import count_multiply_adds
 from models.artifact import manifest
 from models.artifact.classifier_head import Classifier
-from models.artifact.manifest import Artifact, Precision
+from models.artifact.manifest import LAYER_OUTPUTS, OUTPUTS, Artifact, Precision
 from models.artifact.parity import Float32Array
 from models.imaging.preprocess import UInt8Array
 from models.runtime.onnxruntime import ort
@@ -32,6 +33,10 @@ from models.training.checkpoint import Checkpoint
 from models.training.evaluate import predict
 
 _BATCH = 64
+_FLOAT_FILES: dict[Precision, tuple[str, torch.dtype]] = {
+    "float32": ("model.onnx", torch.float32),
+    "float16": ("model.fp16.onnx", torch.float16),
+}
 
 
 def build(
@@ -42,12 +47,11 @@ def build(
     *,
     float16: bool = False,
     int8: bool = False,
+    layers: bool = False,
     allow_unfused: bool = False,
     by_position: bool = False,
 ) -> Path:
-    """Write the next version of a model and return its folder.
-
-    The version appears atomically: it is written and validated in a hidden folder, which is then renamed.
+    """Write the next version of a model, which appears only once it is complete and validated; gives its folder.
 
     Args:
         checkpoint_path: safetensors file of `resnet-train`.
@@ -57,6 +61,7 @@ def build(
             compare artifacts and to measure accuracy. By default, shipped photographs are used; the temperature is 1.
         float16: also write a file in half precision, for GPUs.
         int8: also write two int8 files, one for ONNX Runtime on CPUs and one for TensorRT and OpenVINO.
+        layers: the files also have the outputs `LAYER_OUTPUTS`, the pooled features of each stage.
         allow_unfused: write the version even if a runtime leaves a residual addition outside its convolutions.
         by_position: match the classes of the data set by their order, not by their names.
 
@@ -69,15 +74,13 @@ def build(
     trained = checkpoint.load(checkpoint_path)
     model = trained.model()
     used = samples.find(trained, data, by_position)
-    validator = ArtifactValidator(used, eager_logits(model, used.parity, trained), allow_unfused)
+    outputs = OUTPUTS + LAYER_OUTPUTS[: len(model.stages) if layers else 0]
+    validator = ArtifactValidator(used, eager_logits(model, used.parity, trained), allow_unfused, outputs)
     selection = Selection(used.selection, eager_logits(model, used.selection, trained), used.selection_labels)
     temperature, fit = choose_temperature(selection.logits, selection.labels, used.selection_source)
     with staged_version(repository / name) as (folder, number):
-        artifacts = [_write_float(trained, model, temperature, folder / "model.onnx", "float32", validator)]
-        if float16:
-            artifacts.append(
-                _write_float(trained, model, temperature, folder / "model.fp16.onnx", "float16", validator)
-            )
+        write = partial(_write_float, trained, model, temperature, folder, validator)
+        artifacts = [write(precision) for precision in _FLOAT_FILES if float16 or precision == "float32"]
         if int8:
             artifacts += write_int8(folder / "model.onnx", folder, used.calibration, selection, validator)
         describe_version(
@@ -91,6 +94,7 @@ def build(
             temperature=temperature,
             temperature_fit=fit,
             artifacts=tuple(artifacts),
+            outputs=outputs,
             provenance=_provenance(trained, checkpoint_path),
         )
     return repository / name / str(number)
@@ -107,14 +111,14 @@ def _write_float(
     trained: Checkpoint,
     model: ResNet,
     temperature: float,
-    path: Path,
-    precision: Precision,
+    folder: Path,
     validator: ArtifactValidator,
+    precision: Precision,
 ) -> Artifact:
-    dtype = torch.float16 if precision == "float16" else torch.float32
-    graph = ServingGraph(model, trained.preprocess, temperature, dtype)
-    onnx_format.write(graph, trained.preprocess, path)
-    return validator.describe(path, "onnx", precision)
+    file, dtype = _FLOAT_FILES[precision]
+    graph = ServingGraph(model, trained.preprocess, temperature, dtype, validator.outputs)
+    onnx_format.write(graph, trained.preprocess, folder / file)
+    return validator.describe(folder / file, "onnx", precision)
 
 
 def eager_logits(model: ResNet, images: UInt8Array, trained: Checkpoint) -> Float32Array:

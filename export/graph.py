@@ -1,4 +1,5 @@
-"""The graph of every artifact: from uint8 pixels to logits, probabilities, embedding and feature map."""
+"""The graph of every artifact: from uint8 pixels to logits, probabilities, embedding, feature map and, on request, the
+pooled features of each stage."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from export.fold import fold
 from models.architectures import ResNet
+from models.artifact.manifest import OUTPUTS
 from models.imaging.preprocess import Preprocess
 
 
@@ -19,6 +21,7 @@ class ServingGraph(nn.Module):
         temperature: probabilities are softmax(logits / temperature).
         dtype: dtype of the convolutions. Normalisation, pooling and the head stay in float32: they take little time,
             and half precision would round pixel values and sums over thousands of features.
+        outputs: `OUTPUTS`, or these and the `LAYER_OUTPUTS` of the stages of the network.
     """
 
     mean: Tensor
@@ -30,23 +33,27 @@ class ServingGraph(nn.Module):
         preprocess: Preprocess,
         temperature: float = 1.0,
         dtype: torch.dtype = torch.float32,
+        outputs: tuple[str, ...] = OUTPUTS,
     ) -> None:
         super().__init__()
         self.model = fold(model).to(dtype)
         self.model.classifier.float()
         self.temperature = temperature
         self.dtype = dtype
+        self.outputs = outputs
         mean = torch.tensor(preprocess.mean, dtype=torch.float64)
         std = torch.tensor(preprocess.std, dtype=torch.float64)
         self.register_buffer("mean", (mean * 255).float())
         self.register_buffer("scale", (1 / (std * 255)).float())
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The tensors of `models.artifact.manifest.OUTPUTS` for images, uint8 [N, H, W, C]."""
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The tensors of `outputs` for images, uint8 [N, H, W, C]."""
         # Cast, arithmetic and transpose in this order, because TensorRT cannot transpose uint8.
         x = (images.float() - self.mean) * self.scale
-        feature_map = self.model.features(x.permute(0, 3, 1, 2).to(self.dtype)).float()
+        stages: list[Tensor] = []
+        feature_map = self.model.features(x.permute(0, 3, 1, 2).to(self.dtype), stages).float()
         embedding = feature_map.mean((2, 3))
         logits = self.model.classifier(embedding)
         scaled = logits if self.temperature == 1.0 else logits / self.temperature
-        return logits, scaled.softmax(1), embedding, feature_map
+        pooled = [stage.float().mean((2, 3)) for stage in stages]
+        return (logits, scaled.softmax(1), embedding, feature_map, *pooled)[: len(self.outputs)]

@@ -24,8 +24,8 @@ from service.http import health, openapi, problem_details, v2, web_ui
 from service.http.access_log import AccessLogMiddleware
 from service.http.api_keys import ApiKeyCheck
 from service.http.limits import RequestLimitsMiddleware
-from service.http.problem_details import Problem
-from service.http.v1 import classify, models
+from service.http.problem_details import OpenAIError, Problem
+from service.http.v1 import classify, embeddings, models
 from service.inference.pipeline import Pipeline
 from service.messages.backend import Backend
 from service.messages.decoding import GpuDecoder
@@ -222,6 +222,7 @@ def _add_routes(
     classify_key = None if keys is None else ApiKeyCheck(keys, "classify", rates)
     app.router.routes[:0] = classify.routes(pipeline, classify_key)
     app.include_router(models.router, **_checked(classify_key, Problem))
+    app.include_router(embeddings.router, **_checked(classify_key, OpenAIError))
     app.include_router(v2.router, **_checked(classify_key, v2.Error))
     if settings.admin:
         admin_key = None if keys is None else ApiKeyCheck(keys, "admin", rates)

@@ -21,6 +21,9 @@ def build_command(
     data: TestData = None,
     float16: Float16 = False,
     int8: Int8 = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Also export the pooled features of each stage, layer1 to layer3 or 4.")
+    ] = False,
     allow_unfused: AllowUnfused = False,
     by_position: ByPosition = False,
     triton: Annotated[
@@ -44,6 +47,7 @@ def build_command(
             data,
             float16=float16,
             int8=int8,
+            layers=layers,
             allow_unfused=allow_unfused,
             by_position=by_position,
         )

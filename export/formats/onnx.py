@@ -12,7 +12,7 @@ import onnx
 import torch
 
 from export.graph import ServingGraph
-from models.artifact.manifest import INPUT, OUTPUTS
+from models.artifact.manifest import INPUT
 from models.imaging.preprocess import Preprocess
 
 OPSET = 20
@@ -28,7 +28,7 @@ def write(graph: ServingGraph, preprocess: Preprocess, path: Path) -> None:
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=list(OUTPUTS),
+            output_names=list(graph.outputs),
             dynamic_shapes=({0: torch.export.Dim("N")},),
             verbose=False,
         )

@@ -94,14 +94,22 @@ class ResNet(nn.Module):
         self.num_features = width
         _initialise(self, zero_gamma)
 
-    def features(self, x: Tensor) -> Tensor:
-        """The last block's output [N, features, h, w] for normalised images [N, C, H, W]."""
+    def features(self, x: Tensor, stages: list[Tensor] | None = None) -> Tensor:
+        """The last block's output [N, features, h, w] for normalised images [N, C, H, W].
+
+        Args:
+            x: the images.
+            stages: gets the output of each stage, [N, channels, h, w]; in a pre-activation network these are the sums
+                before the next normalisation and ReLU.
+        """
         x = self.stem(x)
         if self.activates_stem:
             x = F.relu(x)
         x = self.pool(x)
         for stage in self.stages:
             x = stage(x)
+            if stages is not None:
+                stages.append(x)
         x = self.final_norm(x)
         return F.relu(x) if self.activates_output else x
 

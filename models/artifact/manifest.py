@@ -35,6 +35,8 @@ INPUT = "images"
 OUTPUTS = ("logits", "probabilities", "embedding", "feature_map")
 """Outputs of every graph of this project: float32 [N, classes], [N, classes], [N, features] and [N, features, h, w].
 An imported graph may lack the last one or the last two."""
+LAYER_OUTPUTS = ("layer1", "layer2", "layer3", "layer4")
+"""Optional outputs: the pooled features of each stage, float32 [N, channels of the stage]."""
 
 SCHEMA: Literal[1] = 1
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -176,7 +178,7 @@ class Manifest(_ManifestPart):
     """Members of an ensemble, whose logits are the logarithm of the average of their probabilities."""
     artifacts: tuple[Artifact, ...]
     outputs: tuple[str, ...] = OUTPUTS
-    """Outputs of the graphs: at least logits and probabilities."""
+    """Outputs of the graphs: at least logits and probabilities, in the order of `OUTPUTS` and `LAYER_OUTPUTS`."""
     golden_sha256: Annotated[str, Field(pattern=SHA256)]
     classifier_sha256: Annotated[str, Field(pattern=SHA256)] | None = None
     """None for a version without the file, which is served without class activation maps."""

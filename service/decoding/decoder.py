@@ -49,6 +49,26 @@ class DecodedFile(NamedTuple):
     format: str
 
 
+def pixels_of(decoded: Sequence[DecodedFile | ServiceError], place: str) -> list[UInt8Array]:
+    """The pixels of all images, uint8 [H, W, C] each, for a response that has no place for the error of an image.
+
+    Args:
+        decoded: the images, or their errors.
+        place: begins the message of an error; {} is the index of the image.
+
+    Raises:
+        ServiceError: the first error.
+    """
+    pixels = []
+    for index, image in enumerate(decoded):
+        if isinstance(image, PayloadTooLarge | UnprocessableImage):
+            raise type(image)(f"{place.format(index)}: {image}")
+        if isinstance(image, ServiceError):
+            raise image
+        pixels.append(image.pixels)
+    return pixels
+
+
 def decode(data: bytes, preprocess: Preprocess, mode: DecodeMode, allowance: Allowance = UNLIMITED) -> DecodedFile:
     """Decode one image file.
 

@@ -70,7 +70,7 @@ class Executor(Protocol):
 
         Args:
             gathered: the array that `gather` returned.
-            outputs: names out of logits, probabilities, embedding, feature_map.
+            outputs: names out of those in the manifest of the version.
 
         Returns:
             An array [n, ...] per name, which the executor does not write to again.

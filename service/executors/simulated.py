@@ -49,10 +49,9 @@ class SimulatedExecutor(HostExecutor):
         values = {
             "logits": logits,
             "probabilities": exponentials / exponentials.sum(1, keepdims=True),
-            "embedding": np.zeros((n, 1), np.float32),
             "feature_map": np.zeros((n, 1, 1, 1), np.float32),
         }
-        return {name: values[name] for name in outputs}
+        return {name: values.get(name, np.zeros((n, 1), np.float32)) for name in outputs}
 
     def close(self) -> None:
         """Do nothing: the executor holds no resources."""

@@ -35,6 +35,20 @@ def errors(schema: type[BaseModel], *statuses: int) -> Responses:
     return {status: {"model": schema, "description": _DESCRIPTIONS[status]} for status in statuses}
 
 
+def body_schema(model: type[BaseModel]) -> Any:
+    """The JSON schema of a body, without references: FastAPI publishes schemas only of bodies that it reads itself."""
+    schema = model.model_json_schema()
+    return _inlined(schema, schema.pop("$defs", {}))
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+        return {key: _inlined(value, definitions) for key, value in schema.items()}
+    return [_inlined(item, definitions) for item in schema] if isinstance(schema, list) else schema
+
+
 def install(app: FastAPI, documented: Sequence[BaseRoute]) -> None:
     """Set `app.openapi`, as in FastAPI's documentation ("Extending OpenAPI").
 

@@ -1,8 +1,9 @@
-"""Errors as application/problem+json (RFC 9457); under /v2 in the form of that protocol, {"error": "…"}."""
+"""Errors as application/problem+json (RFC 9457); under /v2 and for OpenAI's clients in the form of that protocol."""
 
 from __future__ import annotations
 
 import logging
+from typing import Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -36,6 +37,26 @@ class Problem(BaseModel):
     """The id of the request, as in the header X-Request-Id and the log."""
 
 
+EMBEDDINGS_PATH = "/v1/embeddings"
+"""Path whose errors OpenAI's clients read."""
+
+
+class OpenAIErrorDetail(BaseModel):
+    message: str
+    type: Literal["invalid_request_error", "server_error"]
+    param: str | None = None
+    code: str | None = None
+
+
+class OpenAIError(BaseModel):
+    """An error as OpenAI's clients read it."""
+
+    error: OpenAIErrorDetail
+
+
+_OPENAI_CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
+
+
 def problem(error: ServiceError) -> Problem:
     """Describe an error."""
     return Problem(title=error.title, status=error.status, detail=str(error))
@@ -60,8 +81,17 @@ def respond(scope: Scope, error: ServiceError) -> Response:
 def _respond(scope: Scope, content: Problem, headers: dict[str, str] | None = None) -> Response:
     if (path(scope) + "/").startswith("/v2/"):
         return JSONResponse({"error": content.detail}, content.status, headers)
+    if path(scope) == EMBEDDINGS_PATH:
+        return JSONResponse(_openai_error(content).model_dump(), content.status, headers)
     content = content.model_copy(update={"request_id": request_context.current().request_id})
     return Response(content.model_dump_json(), content.status, headers, PROBLEM_MEDIA_TYPE)
+
+
+def _openai_error(content: Problem) -> OpenAIError:
+    kind: Literal["invalid_request_error", "server_error"]
+    kind = "server_error" if content.status >= 500 else "invalid_request_error"
+    code = _OPENAI_CODES.get(content.status)
+    return OpenAIError(error=OpenAIErrorDetail(message=content.detail, type=kind, code=code))
 
 
 async def _service_error(request: Request, error: Exception) -> Response:

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from models.artifact.manifest import LAYER_OUTPUTS
 from models.artifact.parity import Float32Array
 from models.imaging import images
 from models.imaging.allowance import Allowance
@@ -36,12 +37,44 @@ _SMALL = {None: 1024, Cam.values: 32, Cam.overlay: 16, Cam.picture: 0}
 _SMALL_EMBEDDINGS = 4
 
 
+_WITHOUT_OUTPUT = (
+    "it is an ensemble, or was imported from an ONNX file without that output. Request no {}, or import the weights "
+    "instead of the ONNX file"
+)
+
+
+def embedding_output(layer: int | None) -> str:
+    """Output of the graph with the pooled features of a stage; without one, those before the classifier."""
+    return "embedding" if layer is None else f"layer{layer}"
+
+
+def check_embedding(model: ServedModel, layer: int | None) -> None:
+    """Check that a model has the pooled features of a stage, or those before the classifier.
+
+    Raises:
+        BadRequest: it has not.
+    """
+    name = embedding_output(layer)
+    if name in model.outputs:
+        return
+    version = f"{model.name} version {model.version} has no {name}"
+    if layer is None:
+        raise BadRequest(f"embedding: {version}: {_WITHOUT_OUTPUT.format('embedding')}")
+    layers = ", ".join(output for output in model.outputs if output in LAYER_OUTPUTS)
+    raise BadRequest(
+        f"layer: {version}: "
+        + (f"it has {layers}" if layers else "export its checkpoint again with resnet-export build --layers")
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class OptionalOutputs:
     """The optional outputs of one request."""
 
     embedding: bool = False
     cam: Cam | None = None
+    layer: int | None = None
+    """Stage whose pooled features are the embedding; None for those before the classifier."""
 
     def __bool__(self) -> bool:
         """Whether there is any output."""
@@ -50,7 +83,7 @@ class OptionalOutputs:
     @property
     def outputs(self) -> frozenset[str]:
         """Outputs of the graph that they are made from."""
-        names = {"embedding": self.embedding, "feature_map": self.cam is not None}
+        names = {embedding_output(self.layer): self.embedding, "feature_map": self.cam is not None}
         return frozenset(name for name, needed in names.items() if needed)
 
     def check(self, model: ServedModel) -> None:
@@ -61,11 +94,11 @@ class OptionalOutputs:
         """
         if not self:
             return
-        if absent := self.outputs - set(model.outputs):
+        if self.embedding:
+            check_embedding(model, self.layer)
+        if self.cam is not None and "feature_map" not in model.outputs:
             raise BadRequest(
-                f"{'cam' if 'feature_map' in absent else 'embedding'}: {model.name} version {model.version} has no "
-                f"{' and no '.join(sorted(absent))}: the ONNX file that it was imported from lacks that output. Leave "
-                "out the parameter, or import the weights instead of the ONNX file"
+                f"cam: {model.name} version {model.version} has no feature_map: {_WITHOUT_OUTPUT.format('maps')}"
             )
         if self.cam is not None and model.classifier is None:
             raise BadRequest(
@@ -160,7 +193,8 @@ class _Drawing:
         extended = []
         for row, (answer, data) in enumerate(zip(answers, files, strict=True)):
             if self._optional.embedding:
-                answer = replace(answer, embedding=self._outputs["embedding"][row].tolist())
+                values = self._outputs[embedding_output(self._optional.layer)][row]
+                answer = replace(answer, embedding=values.tolist())
             if self._optional.cam is not None:
                 answer = self._with_maps(self._optional.cam, answer, self._outputs["feature_map"][row], data)
             extended.append(answer)

@@ -18,7 +18,7 @@ class InferenceRequest:
     images: Sequence[UInt8Array]
     """uint8 [H, W, C] each."""
     outputs: frozenset[str]
-    """Names out of logits, probabilities, embedding, feature_map."""
+    """Names out of `ServedModel.outputs`."""
     deadline: float
     """`time.monotonic` seconds; images that are not computed by then are dropped."""
     priority: Priority = Priority.interactive

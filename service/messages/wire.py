@@ -22,6 +22,7 @@ from pydantic import create_model
 from pydantic_core import from_json, to_json
 
 from models.artifact.classifier_head import Classifier
+from models.artifact.manifest import LAYER_OUTPUTS, OUTPUTS
 from service.core import errors
 from service.core.errors import ServiceError
 from service.core.priority import Priority
@@ -55,7 +56,7 @@ HEAD = struct.Struct("<IB")
 _NUMBER = struct.Struct("<Q")
 _SUBMIT = struct.Struct("<QQddBBBxI")
 _RESULT = struct.Struct("<QdddIB")
-_OUTPUTS = ("logits", "probabilities", "embedding", "feature_map")
+_OUTPUTS = OUTPUTS + LAYER_OUTPUTS
 _PLACES = {name: place for place, name in enumerate(_OUTPUTS)}
 _NAMES = [frozenset(name for bit, name in enumerate(_OUTPUTS) if bits & 1 << bit) for bits in range(1 << len(_OUTPUTS))]
 _BITS = {names: bits for bits, names in enumerate(_NAMES)}

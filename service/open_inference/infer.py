@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from models.imaging.preprocess import UInt8Array
-from service.core.errors import ServiceError
 from service.core.priority import Priority
 from service.core.threads import run_python
-from service.decoding.decoder import DecodedFile
+from service.decoding.decoder import pixels_of
 from service.inference.pipeline import Pipeline
 from service.messages.model import ServedModel
 from service.open_inference import inputs
@@ -99,7 +98,7 @@ async def infer(
         lease.admit(len(files) or len(images), deadline - started, priority)
         if files:
             decoded = await pipeline.decode(files, model.preprocess, deadline, priority)
-            images = [image.pixels for image in map(_good, range(len(decoded)), decoded)]
+            images = pixels_of(decoded, "image {}")
         decode = time.monotonic() - started
         result = await pipeline.infer(model, images, names, deadline, priority, decode)
         context.images += len(images)
@@ -118,10 +117,3 @@ async def _read_tensor(
     if tensor.is_slow:
         return (), list(await run_python(inputs.read_images, *arguments))
     return (), list(inputs.read_images(*arguments))
-
-
-def _good(index: int, image: DecodedFile | ServiceError) -> DecodedFile:
-    """The decoded image. A tensor has no place for an error, so one bad image fails its request."""
-    if isinstance(image, ServiceError):
-        raise type(image)(f"image {index}: {image}")
-    return image

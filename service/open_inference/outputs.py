@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from models.artifact.manifest import OUTPUTS
+from models.artifact.manifest import LAYER_OUTPUTS, OUTPUTS
 from models.artifact.parity import Float32Array
 from service.core.errors import BadRequest
 from service.core.threads import run_python
@@ -70,8 +70,8 @@ def check_outputs(outputs: Sequence[WantedOutput], binary: bool) -> Sequence[Wan
         BadRequest: an output does not exist, is requested twice, or has no classes to send.
     """
     for output in outputs:
-        if output.name not in OUTPUTS:
-            raise BadRequest(f"there is no output {output.name!r}; there are: {', '.join(OUTPUTS)}")
+        if output.name not in OUTPUTS + LAYER_OUTPUTS:
+            raise BadRequest(f"there is no output {output.name!r}; there are: {', '.join(OUTPUTS + LAYER_OUTPUTS)}")
         if output.classification and output.name not in ("logits", "probabilities"):
             raise BadRequest(f"{output.name} has no classes: request the classification of logits or probabilities")
     if len({output.name for output in outputs}) < len(outputs):
@@ -88,7 +88,7 @@ def check_model_has(names: frozenset[str], model: ServedModel) -> None:
     if absent := names - set(model.outputs):
         raise BadRequest(
             f"{model.name} version {model.version} has no {', '.join(sorted(absent))}, only "
-            f"{', '.join(model.outputs)}: it was imported from an ONNX file without that output"
+            f"{', '.join(model.outputs)}: it was imported, joined or exported without that output"
         )
 
 

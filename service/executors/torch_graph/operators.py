@@ -95,6 +95,7 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
     "Conv": conv,
     "Div": torch.div,
     "Gemm": _gemm,
+    "Identity": lambda x: x,
     "Log": torch.log,
     "MaxPool": _max_pool,
     "Mean": lambda *parts: torch.stack(parts).mean(0),

@@ -6,8 +6,8 @@ import asyncio
 import io
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
-from typing import Annotated
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Annotated, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, FailFast, Field
@@ -16,11 +16,13 @@ from starlette.requests import ClientDisconnect
 from service.core.errors import BadRequest, DeadlineExceeded, PayloadTooLarge, UnsupportedMediaType
 from service.core.settings import Settings
 from service.core.threads import run_python
-from service.http.content import base64_text, json_text, multipart
+from service.http.content import image_text, json_text, multipart
 from service.http.request_body import header
 
 _BYTES = re.compile(r"(?:image/[\w!#$&^.+*-]+|(?:application|binary)/octet-stream)?", re.ASCII)
-_JSON = re.compile(r"application/(?:[\w!#$&^.-]+\+)?json|text/json", re.ASCII)
+JSON = re.compile(r"application/(?:[\w!#$&^.-]+\+)?json|text/json", re.ASCII)
+
+_Parsed = TypeVar("_Parsed")
 
 
 class Base64Image(BaseModel):
@@ -55,7 +57,7 @@ async def read_images(request: Request, settings: Settings, seconds: float) -> t
         return [await read(request)], seconds
     if kind == "multipart/form-data":
         return await _form_files(request, settings.max_images), seconds
-    if not _JSON.fullmatch(kind):
+    if not JSON.fullmatch(kind):
         raise UnsupportedMediaType(
             f"Content-Type {kind!r} is not supported: send an image as image/* or application/octet-stream "
             "(curl -H 'Content-Type: image/png' --data-binary @FILE), files as multipart/form-data "
@@ -63,12 +65,23 @@ async def read_images(request: Request, settings: Settings, seconds: float) -> t
         )
     body = await read(request)
     started = time.monotonic()
+    files = await parse_in_time(_json_files, body, settings, seconds)
+    return files, seconds - (time.monotonic() - started)
+
+
+async def parse_in_time(
+    parse: Callable[[bytes, Settings], _Parsed], body: bytes, settings: Settings, seconds: float
+) -> _Parsed:
+    """Parse a body of JSON in a thread.
+
+    Raises:
+        DeadlineExceeded: the time limit passed.
+    """
     try:
         async with asyncio.timeout(seconds):
-            files = await run_python(_json_files, body, settings)
+            return await run_python(parse, body, settings)
     except TimeoutError:
         raise DeadlineExceeded("the time limit passed while JSON was parsed: raise timeout_ms") from None
-    return files, seconds - (time.monotonic() - started)
 
 
 async def read(request: Request) -> bytes:
@@ -123,17 +136,9 @@ def _json_files(body: bytes, settings: Settings) -> list[bytes]:
     try:
         images = json_text.parse_now(ClassifyRequest, memoryview(body), settings).images
     except BadRequest as error:
-        raise BadRequest(f'{error}; expected {{"images": [{{"base64": "…"}}]}}') from None
+        raise BadRequest(f'{error}; expected {{"images": [{{"base64": "…"}}]}}. {image_text.NO_URLS}') from None
     check_count(len(images), settings.max_images)
-    files = []
-    for index, image in enumerate(images):
-        try:
-            files.append(base64_text.decode(image.base64))
-        except ValueError as error:
-            raise BadRequest(
-                f"images.{index}.base64: not base64 ({error}); of a data: URL, send only the text behind the comma"
-            ) from None
-    return files
+    return [image_text.decode(image.base64, f"images.{index}.base64") for index, image in enumerate(images)]
 
 
 def check_count(images: int, max_images: int) -> None:

@@ -19,7 +19,7 @@ from service.http.api_keys import ApiKeyCheck
 from service.http.connection_state import hold_response
 from service.http.content.images_body import ClassifyRequest, read_images
 from service.http.disconnect import cancel_on_disconnect
-from service.http.openapi import Responses, errors
+from service.http.openapi import Responses, body_schema, errors
 from service.http.problem_details import Problem
 from service.http.request_body import header
 from service.http.v1 import ndjson
@@ -128,9 +128,6 @@ def _model(path_params: Mapping[str, str]) -> tuple[str | None, str | None]:
 
 
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
-# FastAPI publishes only the schemas of bodies that it reads itself, so this schema may have no references.
-_JSON = ClassifyRequest.model_json_schema()
-_JSON["properties"]["images"]["items"] = _JSON.pop("$defs")["Base64Image"]
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -144,7 +141,7 @@ _BODY: dict[str, Any] = {
                     "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
                 }
             },
-            "application/json": {"schema": _JSON},
+            "application/json": {"schema": body_schema(ClassifyRequest)},
         },
     }
 }

@@ -17,6 +17,8 @@ from service.inference.optional_outputs import Cam, OptionalOutputs
 
 ModelName = Annotated[str, Field(pattern=MODEL_NAME, description="Name of a model in the repository.")]
 VersionNumber = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}$", description="Version of the model.")]
+Layer = Annotated[int, Field(ge=1)]
+TimeoutMs = Annotated[float, Field(gt=0, le=3_600_000)]
 
 _CAM = {"false": None, "true": Cam.values} | {kind.value: kind for kind in Cam}
 
@@ -35,10 +37,12 @@ class ClassifyQuery(BaseModel):
 
     top_k: Annotated[int, Field(ge=1)] = 5
     """Number of classes in the result of each image; at most all classes of the model."""
-    timeout_ms: Annotated[float, Field(gt=0, le=3_600_000)] | None = None
+    timeout_ms: TimeoutMs | None = None
     """Time limit of the request, instead of the default of the service."""
     embedding: bool = False
     """Also return the pooled features of each image."""
+    layer: Layer | None = None
+    """With `embedding`: the pooled features of this stage, if the version exports them, instead of the last ones."""
     cam: Literal["false", "true", "values", "overlay", "picture"] = "false"
     """Also return a class activation map for each class: as numbers (`values`, or `true`), as a transparent PNG to lay
     over the image (`overlay`), or as a PNG of the image with the map over it (`picture`)."""
@@ -50,7 +54,7 @@ class ClassifyQuery(BaseModel):
 
     @cached_property
     def optional_outputs(self) -> OptionalOutputs:
-        return OptionalOutputs(self.embedding, _CAM[self.cam])
+        return OptionalOutputs(self.embedding, _CAM[self.cam], self.layer)
 
 
 DEFAULT_QUERY = ClassifyQuery()
@@ -65,7 +69,10 @@ def parse_query(values: Mapping[str, str]) -> ClassifyQuery:
         BadRequest: a parameter is unknown or not valid.
     """
     query.check_names(values, ClassifyQuery.model_fields)
-    return parse(ClassifyQuery, values)
+    parsed = parse(ClassifyQuery, values)
+    if parsed.layer is not None and not parsed.embedding:
+        raise BadRequest("layer: it selects the embedding: add embedding=true, or leave layer out")
+    return parsed
 
 
 def parse(schema: type[_Parameters], values: Mapping[str, str]) -> _Parameters:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import partial
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -17,7 +16,7 @@ from service.http.connection_state import hold_response
 from service.http.content import json_text
 from service.http.content.images_body import read
 from service.http.disconnect import cancel_on_disconnect
-from service.http.openapi import errors
+from service.http.openapi import body_schema, errors
 from service.http.v2 import json_body, model_names
 from service.http.v2.responses import respond
 from service.http.v2.schemas import Error, InferRequest, InferResponse, InputParameters, InputTensor
@@ -125,16 +124,6 @@ def _tensor(tensor: InputTensor, raw: memoryview) -> inputs.Input:
     return inputs.Input(tensor.name, tensor.datatype, tensor.shape, raw)
 
 
-def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
-    """A JSON schema without references: FastAPI publishes only the schemas of bodies that it reads itself."""
-    if isinstance(schema, dict):
-        if "$ref" in schema:
-            return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
-        return {key: _inlined(value, definitions) for key, value in schema.items()}
-    return [_inlined(item, definitions) for item in schema] if isinstance(schema, list) else schema
-
-
-_SCHEMA = InferRequest.model_json_schema()
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _DOCUMENTATION = {
     "parameters": [
@@ -148,7 +137,7 @@ _DOCUMENTATION = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": _inlined(_SCHEMA, _SCHEMA.pop("$defs"))},
+            "application/json": {"schema": body_schema(InferRequest)},
             "application/octet-stream": _BINARY,
         },
     },
