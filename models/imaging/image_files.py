@@ -10,6 +10,7 @@ All that is skipped is counted by its reason, so that nothing is left out silent
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ from models.imaging import images
 
 SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in images.FORMATS)
 """File name suffixes of all accepted formats, in lower case with the dot."""
+MAX_PATHS = 1000
+"""Most paths of each reason that `Skipped` keeps."""
 
 
 @dataclass
@@ -27,17 +30,21 @@ class Skipped:
     """Files and folders that were left out, by the reason."""
 
     paths: dict[str, list[str]] = field(default_factory=dict)
+    """The first `MAX_PATHS` of each reason: there may be millions."""
+    counts: Counter[str] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
     """`PATH: REASON` of files and folders that the system does not let this process read."""
 
     def add(self, reason: str, path: str | Path) -> None:
         """Add a path; the reason is a phrase such as "hidden"."""
-        self.paths.setdefault(reason, []).append(str(path))
+        self.counts[reason] += 1
+        if len(kept := self.paths.setdefault(reason, [])) < MAX_PATHS:
+            kept.append(str(path))
 
     def __str__(self) -> str:
         """Number and first path for each reason, in one line; empty if nothing was skipped."""
         parts = [
-            f"{len(paths):,} {reason} ({paths[0]}{', …' if len(paths) > 1 else ''})"
+            f"{self.counts[reason]:,} {reason} ({paths[0]}{', …' if len(paths) > 1 else ''})"
             for reason, paths in self.paths.items()
         ]
         return f"skipped: {'; '.join(parts)}" if parts else ""

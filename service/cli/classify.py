@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
@@ -20,9 +20,10 @@ from models.console import console, fail, print_error, print_once
 from models.imaging.image_files import Skipped
 from models.validation import first_error
 from service import executors
-from service.cli.file_list import find_files
+from service.cli.embedding_files import EmbeddingFileError, open_embedding_file
+from service.cli.file_list import FileList
 from service.cli.offline import Outcome, classify_files
-from service.cli.sinks import CsvWriter, EmbeddingFile, JsonLinesWriter, MapFolder, Sink, TableWriter
+from service.cli.sinks import CsvWriter, JsonLinesWriter, MapFolder, Sink, TableWriter
 from service.core.settings import OfflineSettings, Settings, shipped_repository
 from service.executors.base import ExecutorError
 from service.inference.optional_outputs import Cam, OptionalOutputs
@@ -70,7 +71,11 @@ def classify(
         typer.Option(help="Folder for heat maps of the pixels that support each class.", metavar="DIR"),
     ] = None,
     embedding: Annotated[
-        Path | None, typer.Option(help="File for the pooled features of each image.", metavar="FILE.npz")
+        Path | None,
+        typer.Option(help="File for the pooled features of each image: .npy, .parquet or .npz.", metavar="FILE"),
+    ] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="Stage whose features --embedding writes, instead of the last ones.", min=1)
     ] = None,
 ) -> None:
     """Classify image files. Exits with 1 if a file cannot be classified; the output has its error.
@@ -79,17 +84,19 @@ def classify(
     """
     logging.basicConfig(level=logging.ERROR, format="error: %(message)s")
     skipped = Skipped()
+    if layer is not None and embedding is None:
+        fail("--layer selects what --embedding writes: add --embedding FILE, or leave --layer out")
     try:
         settings = _settings(repository, model, executor, precision)
-        files = find_files(paths, skipped)
+        files = FileList(paths, skipped)
         more: list[Sink] = [] if cam is None else [MapFolder(cam, files)]
-        more += [] if embedding is None else [EmbeddingFile(embedding)]
-    except (ExecutorError, LoadError, OSError) as error:
+        more += [] if embedding is None else [open_embedding_file(embedding)]
+    except (EmbeddingFileError, ExecutorError, LoadError, OSError) as error:
         fail(error)
     _print_skipped(skipped)
-    optional = OptionalOutputs(embedding is not None, None if cam is None else Cam.picture)
+    optional = OptionalOutputs(embedding is not None, None if cam is None else Cam.picture, layer)
     try:
-        with _open(output) as stream:
+        with closing(files), _open(output) as stream:
             outcome = asyncio.run(classify_files(files, settings, top_k, optional, [_WRITERS[format_](stream), *more]))
             if isinstance(outcome.error, BrokenPipeError):
                 raise outcome.error

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from models.progress import progress_bar
 from service.app import Service
+from service.cli.file_list import FileList
 from service.cli.sinks import Sink
 from service.core.errors import ServiceError, UnprocessableImage
 from service.core.settings import Settings
@@ -38,7 +40,7 @@ class Outcome:
 
 
 async def classify_files(
-    files: Sequence[Path], settings: Settings, k: int, optional: OptionalOutputs, sinks: Sequence[Sink]
+    files: FileList, settings: Settings, k: int, optional: OptionalOutputs, sinks: Sequence[Sink]
 ) -> Outcome:
     """Classify files and write each result in order. Results are kept if a signal or an error stops the work."""
     service = Service(settings)
@@ -85,7 +87,7 @@ def _cancelled_by_signals() -> Iterator[None]:
 
 async def _classify_all(
     pipeline: Pipeline,
-    files: Sequence[Path],
+    files: FileList,
     k: int,
     optional: OptionalOutputs,
     sinks: Sequence[Sink],
@@ -103,14 +105,14 @@ async def _classify_all(
 
 
 async def _results(
-    pipeline: Pipeline, model: ServedModel, files: Sequence[Path], k: int, optional: OptionalOutputs
+    pipeline: Pipeline, model: ServedModel, files: Iterable[Path], k: int, optional: OptionalOutputs
 ) -> AsyncGenerator[tuple[Path, ImageResult]]:
     """Results in the order of the files, a few chunks at a time so that decoding and inference overlap."""
     running: deque[tuple[Sequence[Path], asyncio.Task[list[ImageResult]]]] = deque()
-    following = iter([files[first : first + _CHUNK] for first in range(0, len(files), _CHUNK)])
+    remaining = iter(files)
     try:
         while True:
-            while len(running) < _CHUNKS_IN_FLIGHT and (chunk := next(following, None)) is not None:
+            while len(running) < _CHUNKS_IN_FLIGHT and (chunk := list(islice(remaining, _CHUNK))):
                 running.append((chunk, asyncio.create_task(_classify_chunk(pipeline, model, chunk, k, optional))))
             if not running:
                 return

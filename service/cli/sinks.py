@@ -1,4 +1,4 @@
-"""Sinks of `resnet-classify`: tables, CSV, JSON lines, heat maps and embeddings."""
+"""Sinks of `resnet-classify`: tables, CSV, JSON lines and heat maps."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Protocol, TextIO
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from models.artifact.parity import Float32Array
 from service.http.v1.schemas import image_json
 from service.inference.results import ImageResult
 
+MAX_ROWS = 10_000
+"""Rows of a table, which is kept in memory until it is printed: the width of a column is that of its longest entry."""
 _MAX_NAME_BYTES = 255
 """Longest file name of the usual file systems."""
 
@@ -36,25 +37,37 @@ class Sink(Protocol):
 
 
 class TableWriter:
-    """A table for people."""
+    """A table for people; after `MAX_ROWS` rows another one."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._table = Table("file", "label", "probability")
-        self._table.columns[2].justify = "right"
+        self._table = _empty_table()
 
     def write(self, path: Path, result: ImageResult) -> None:
         if result.error is not None:
-            self._table.add_row(Text(_printable(path)), Text(str(result.error), style="red"), "")
+            self._table.add_row(Text(printable(path)), Text(str(result.error), style="red"), "")
         for rank, prediction in enumerate(result.predictions):
-            name = Text("" if rank else _printable(path))
+            name = Text("" if rank else printable(path))
             self._table.add_row(name, Text(prediction.label), f"{prediction.probability:.2%}")
+        if self._table.row_count >= MAX_ROWS:
+            self._print()
+            self._table = _empty_table()
 
     def finish(self) -> None:
+        if self._table.row_count:
+            self._print()
+
+    def _print(self) -> None:
         Console(file=self._stream).print(self._table)
 
 
-def _printable(path: Path) -> str:
+def _empty_table() -> Table:
+    table = Table("file", "label", "probability")
+    table.columns[2].justify = "right"
+    return table
+
+
+def printable(path: Path) -> str:
     """A path as the output shows it, so that the columns of a table have the right width."""
     return str(path).encode(errors="backslashreplace").decode()
 
@@ -105,9 +118,10 @@ class MapFolder:
         files: all images; their deepest common folder is left out of the names.
     """
 
-    def __init__(self, folder: Path, files: Sequence[Path]) -> None:
+    def __init__(self, folder: Path, files: Iterable[Path]) -> None:
         self._folder = folder
-        self._common = Path(os.path.commonpath([path.absolute().parent for path in files]))
+        folders = (str(path.absolute().parent) for path in files)
+        self._common = Path(reduce(lambda common, each: os.path.commonpath((common, each)), folders))
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, path: Path, result: ImageResult) -> None:
@@ -130,23 +144,3 @@ def _map_name(image: str, rank: int, label: str) -> str:
     if len(name := os.fsencode(image)) > room:
         name = name[: room - 9] + b"-" + hashlib.sha256(name).hexdigest()[:8].encode()
     return os.fsdecode(name) + ending
-
-
-class EmbeddingFile:
-    """A .npz with `files`, the paths of the images that have an embedding, and `embeddings`, float32 [n, features]."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        path.open("ab").close()  # fails now, and not after hours of work, if the path cannot be written
-        self._files: list[str] = []
-        self._rows: list[Float32Array] = []
-
-    def write(self, path: Path, result: ImageResult) -> None:
-        if result.embedding is not None:
-            self._files.append(str(path))
-            self._rows.append(np.array(result.embedding, np.float32))
-
-    def finish(self) -> None:
-        rows = np.stack(self._rows) if self._rows else np.empty((0, 0), np.float32)
-        with self._path.open("wb") as file:  # `savez` adds a suffix to a path with another one
-            np.savez(file, files=np.array(self._files, np.str_), embeddings=rows)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import csv
+import importlib.util
 import io
 import json
 import os
 import re
 import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from service.cli.classify import classify
-from service.cli.sinks import EmbeddingFile
+from service.cli.embedding_files import NpzFile
 from service.inference.results import ImageResult
 from tests.support.service import Client
 from tests.support.tiny import Eager
@@ -273,14 +276,14 @@ def test_ctrl_c_keeps_the_results_so_far(
     (folder / "many").mkdir()
     for path in many:
         path.symlink_to(source)
-    written = EmbeddingFile.write
+    written = NpzFile.write
 
-    def write(sink: EmbeddingFile, path: Path, result: ImageResult) -> None:
+    def write(sink: NpzFile, path: Path, result: ImageResult) -> None:
         written(sink, path, result)
         if path == many[39]:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(EmbeddingFile, "write", write)
+    monkeypatch.setattr(NpzFile, "write", write)
     options = ("--repository", tiny_repository, "--format", format_, "--embedding", "embeddings.npz")
     result = run(folder / "many", *options)
     assert result.exit_code == 130, result.output
@@ -297,7 +300,8 @@ def test_ctrl_c_keeps_the_results_so_far(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_full_disk_is_one_line(folder: Path, tiny_repository: Path) -> None:
-    for option in (("--output", "/dev/full", "--format", "csv"), ("--embedding", "/dev/full")):
+    Path("full.npz").symlink_to("/dev/full")
+    for option in (("--output", "/dev/full", "--format", "csv"), ("--embedding", "full.npz")):
         result = run(folder, "--repository", tiny_repository, *option)
         assert result.exit_code == 2
         assert "No space left on device" in result.stderr
@@ -328,18 +332,100 @@ def as_array(png: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
     return np.asarray(Image.open(io.BytesIO(png))).astype(np.int64)
 
 
+def read_npz(path: Path, files: list[Path]) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as kept:
+        return dict(zip(kept["files"].tolist(), kept["embeddings"], strict=True))
+
+
+def read_npy(path: Path, files: list[Path]) -> dict[str, Any]:
+    """A row per file, in their order."""
+    values = np.load(path, mmap_mode="r")
+    return {str(file): row for file, row in zip(files, values, strict=True) if not np.isnan(row).any()}
+
+
+def read_parquet(path: Path, files: list[Path]) -> dict[str, Any]:
+    import pyarrow.parquet
+
+    file = pyarrow.parquet.ParquetFile(path)
+    assert [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)] == [3, 2, 2, 2]
+    rows = file.read().to_pylist()
+    assert [row["file"] for row in rows] == [str(path) for path in files]
+    assert str(file.schema_arrow.field("embedding").type).startswith("fixed_size_list<element: float>[16]")
+    for row in rows:
+        assert (row["embedding"] is None) == (row["label"] is None) == (row["probability"] is None)
+        assert (row["error"] is None) != (row["embedding"] is None)
+    return {row["file"]: np.array(row["embedding"], np.float32) for row in rows if row["error"] is None}
+
+
+NEEDS_PYARROW = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="needs the extra parquet")
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(read_npz, id=".npz"),
+        pytest.param(read_npy, id=".npy"),
+        pytest.param(read_parquet, id=".parquet", marks=NEEDS_PYARROW),
+    ],
+)
 def test_embeddings_are_written_with_their_files(
-    folder: Path, tiny_repository: Path, tmp_path: Path, client: Client
+    read: Callable[[Path, list[Path]], dict[str, Any]],
+    request: pytest.FixtureRequest,
+    folder: Path,
+    tiny_repository: Path,
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (folder / "broken.png").write_bytes(b"no image")
-    result = run(folder, "--repository", tiny_repository, "--embedding", tmp_path / "embeddings.npz")
+    """Files that fail come first, between the others, and last: more in a row than a row group has."""
+    monkeypatch.setattr("service.cli.embedding_files._GROUP_ROWS", 2)
+    bad = [folder / name for name in ("0.png", "1.png", "a/zz.png")]
+    for path in bad:
+        path.write_bytes(b"no image")
+    embeddings = Path("embeddings").with_suffix(request.node.callspec.id)
+    result = run(folder, "--repository", tiny_repository, "--embedding", embeddings, "--format", "jsonl")
     assert result.exit_code == 1
-    with np.load(tmp_path / "embeddings.npz", allow_pickle=False) as kept:
-        assert kept["files"].tolist() == [str(path) for path in found(folder)]
-        assert kept["embeddings"].dtype == np.float32
-        for path, row in zip(found(folder), kept["embeddings"], strict=True):
-            served = client.post("/v1/classify?embedding=true", content=path.read_bytes()).json()
-            np.testing.assert_allclose(row, served["results"][0]["embedding"], atol=1e-5)
+    files = [Path(line["file"]) for line in lines(result.stdout)]
+    assert set(files) == {*bad, *found(folder)}
+    written = read(embeddings, files)
+    assert written.keys() == {str(path) for path in found(folder)}
+    for name, row in written.items():
+        served = client.post("/v1/classify?embedding=true", content=Path(name).read_bytes()).json()
+        assert row.dtype == np.float32
+        np.testing.assert_allclose(row, served["results"][0]["embedding"], atol=1e-5)
+
+
+@NEEDS_PYARROW
+def test_files_without_any_embedding(folder: Path, tiny_repository: Path) -> None:
+    for suffix in (".npz", ".npy", ".parquet"):
+        run(folder / "notes.txt", "--repository", tiny_repository, "--embedding", f"none{suffix}")
+    assert np.load("none.npy").shape == (1, 0)
+    assert np.load("none.npz")["embeddings"].shape == (0, 0)
+    import pyarrow.parquet
+
+    (row,) = pyarrow.parquet.read_table("none.parquet").to_pylist()
+    assert (row["file"], row["embedding"]) == (str(folder / "notes.txt"), None)
+    assert "not an image" in row["error"]
+
+
+def test_embeddings_that_cannot_be_written_exit_with_2(
+    folder: Path, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for options, message in (
+        (("--embedding", "x.csv"), "x.csv: the name of a file of embeddings ends in .npy, .npz, .parquet"),
+        (("--embedding", "x.parquet"), "install the extra parquet"),
+        (("--layer", 1), "add --embedding FILE"),
+        (("--embedding", "x.npy", "--layer", 1), "layer: tiny version 1 has no layer1: export its checkpoint again"),
+    ):
+        result = run(folder, "--repository", tiny_repository, *options)
+        assert result.exit_code == 2, result.output
+        assert message in result.stderr
+
+
+def test_long_tables_are_printed_in_parts(folder: Path, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.cli.sinks.MAX_ROWS", 2)
+    result = run(*found(folder)[:4], "--repository", tiny_repository)
+    assert [result.stdout.count(text) for text in ("probability", ".jpg")] == [2, 4]
 
 
 def test_unwritable_output_exits_with_2(folder: Path, tiny_repository: Path) -> None:

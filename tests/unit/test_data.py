@@ -30,7 +30,7 @@ from models.training import checkpoint
 from models.training.input.splits import measure_preprocess
 from models.training.recipe import Recipe
 from models.training.train import train
-from service.cli.file_list import find_files
+from service.cli.file_list import FileList
 
 SMALL = Geometry(size=(16, 16), resize=18)
 TIMEOUT = 60
@@ -367,7 +367,7 @@ def test_training_and_scoring_skip_the_same_files_and_say_so(
     assert isinstance(data, ImageFolder)
     scored = [
         path.relative_to(tmp_path / "train" / "cat").as_posix()
-        for path in find_files([tmp_path / "train" / "cat"], Skipped())
+        for path in FileList([tmp_path / "train" / "cat"], Skipped())
     ]
     assert [name for name in data.files if name.startswith("cat/")] == [f"cat/{name}" for name in scored]
     assert "9.jfif" in scored
