@@ -44,7 +44,7 @@ def run() -> None:
         # The settings decide the format of the log, and warn of variables and former names before that.
         with log_config.hold_lines() as lines:
             settings = CliApp.run(Settings, cli_args=replace_former_flags(sys.argv[1:]))
-        found = find_versions(settings.repository)
+        found = find_versions(settings.repository, settings.only_model)
         if found and settings.model not in (None, *found):
             raise LoadError(f"the repository has no model {settings.model!r}; there are: {', '.join(found)}")
         if (workers := _count_workers(settings)) > 1:

@@ -215,24 +215,33 @@ def find_versions(path: Path) -> list[Path]:
 
 
 def read(version: Path) -> Manifest:
-    """The manifest of a version folder.
+    """The manifest of a version folder in a repository.
 
     Raises:
         ManifestError: it is missing, not valid, of another schema, or of another model or version than its folders.
     """
-    path = version / FILE_NAME
-    try:
-        manifest = Manifest.model_validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
-    except OSError as error:
-        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        raise ManifestError(f"{path}: {first_error(error)}") from error
+    manifest, path = read_moved(version), version / FILE_NAME
     if (manifest.name, str(manifest.version)) != (version.parent.name, version.name):
         raise ManifestError(
             f"{path}: describes {manifest.name} version {manifest.version}, "
             f"but lies in {version.parent.name}/{version.name}"
         )
     return manifest
+
+
+def read_moved(version: Path) -> Manifest:
+    """The manifest of a version folder that may lie anywhere, under any name.
+
+    Raises:
+        ManifestError: it is missing, not valid, or of another schema.
+    """
+    path = version / FILE_NAME
+    try:
+        return Manifest.model_validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise ManifestError(f"{path}: {first_error(error)}") from error
 
 
 def check_hash(path: Path, expected: str) -> None:

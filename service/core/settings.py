@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from models.artifact.manifest import Precision
+from models.artifact.manifest import MODEL_NAME, Precision
 from models.runtime.engine_cache import default_folder
 from service.core.choices import DecodeMode, LogFormat, LogLevel, Watch
 from service.core.environment import ServiceEnvironment
@@ -90,6 +90,10 @@ class Settings(BaseSettings):
     model: str | None = None
     """Model of /v1/classify, if the repository has several. Default: the first by name."""
 
+    only_model: Annotated[str, Field(pattern=MODEL_NAME)] | None = None
+    """Name of the only model, if `repository` is the folder of one model with its versions, or of one version, as
+    KServe mounts them. The name in the manifests does not matter then. Default: `repository` is a folder of models."""
+
     versions: Annotated[str, AfterValidator(_check_versions)] = "latest"
     """Versions to serve: latest, all, or numbers such as 1,3. With a default and single models, separated by blanks:
     `latest tiny=all resnet50=1,3`. Without a version, a request goes to the newest served version."""
@@ -144,17 +148,17 @@ class Settings(BaseSettings):
     executor supports it and the model was exported with it."""
 
     threads: PositiveInt | None = None
-    """Threads of each instance, which compute a batch together. Default: all CPUs; 1 for a network of up to 100 million
-    multiply-adds, whose threads would wait for each other."""
+    """Threads of each instance, which compute a batch together. Default: half of the CPUs; 1 for a network of up to 100
+    million multiply-adds, whose threads would wait for each other."""
 
     instances: PositiveInt | None = None
-    """Instances of the model that compute different batches at the same time, each with `threads` threads. Default: 1,
+    """Instances of the model that compute different batches at the same time, each with `threads` threads. Default: 2,
     on GPUs 1 per GPU; for a network of up to 100 million multiply-adds one per CPU, at most 8."""
 
     single_image_threads: NonNegativeInt | None = None
     """Threads of one more instance, for a single image while no other request is in flight; 0 for no such instance.
-    Lowers the latency of single requests and takes the memory of one more instance. Default: all CPUs, at most 8, for a
-    network of up to 100 million multiply-adds; otherwise 0."""
+    Lowers the latency of single requests and takes the memory of one more instance. Default: all CPUs, for a network
+    of up to 100 million multiply-adds at most 8; 0 on a GPU, or if `instances` is 1."""
 
     workers: PositiveInt | None = None
     """Processes that receive, decode and answer; with more than 1, one more process computes. Linux only. Default: 1,

@@ -91,10 +91,16 @@ class Loader:
         return replace(loaded, fallback_reason=plan_status.reason)
 
     def _read_manifest(self, version: Path) -> Manifest:
-        if version.parent.name.endswith(ENCODED):
+        name = self._settings.only_model
+        if (name or version.parent.name).endswith(ENCODED):
             raise LoadError(f"names that end in {ENCODED} are reserved for the second name of each model under /v2")
         check_inside(self._settings.repository, version / manifest.FILE_NAME)
-        return manifest.read(version)
+        if name is None:
+            return manifest.read(version)
+        described = manifest.read_moved(version)
+        if version != self._settings.repository and version.name != str(described.version):
+            raise LoadError(f"{version / manifest.FILE_NAME}: describes version {described.version}")
+        return described.model_copy(update={"name": name})
 
     def _load_with(
         self, version: Path, described: Manifest, config: ExecutionConfig, plan_status: PlanStatus | None

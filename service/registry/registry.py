@@ -60,7 +60,7 @@ class Registry:
         """Versions that requests hold, by key."""
         self._unloaded: set[str] = set()
         self._default: str | None = None
-        self._reader = RepositoryReader(settings.repository, metrics)
+        self._reader = RepositoryReader(settings.repository, metrics, settings.only_model)
         self._reading = asyncio.Lock()
         self._was_read = False
         self._turn = asyncio.Lock()

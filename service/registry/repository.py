@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.artifact import manifest
-from models.artifact.manifest import MODEL_NAME
+from models.artifact.manifest import MODEL_NAME, ManifestError
 
 _VERSION = r"[1-9][0-9]{0,17}"
 _FOLDER = "."
@@ -43,13 +43,17 @@ class Contents(NamedTuple):
     """Models whose folder cannot be read, with the reason."""
 
 
-def find_versions(repository: Path) -> dict[str, dict[int, VersionDir]]:
+def find_versions(repository: Path, only_model: str | None = None) -> dict[str, dict[int, VersionDir]]:
     """As `read_repository`, without the models that cannot be read."""
-    return read_repository(repository).versions
+    return read_repository(repository, only_model).versions
 
 
-def read_repository(repository: Path) -> Contents:
+def read_repository(repository: Path, only_model: str | None = None) -> Contents:
     """Find the versions of a repository.
+
+    Args:
+        repository: a folder of models; with `only_model` the folder of one model, or of one version.
+        only_model: name to serve that model under.
 
     Raises:
         LoadError: there is no such folder, it cannot be read, or this process lacks the resources to read it.
@@ -59,18 +63,28 @@ def read_repository(repository: Path) -> Contents:
         # `is_dir` raises an error inside a folder that this user may not enter, for some versions of Python.
         if not repository.is_dir():
             raise LoadError(f"{repository}: there is no such folder; give the one that resnet-export wrote to")
-        for name in _names(repository, MODEL_NAME):
+        models = {name: repository / name for name in _names(repository, MODEL_NAME)}
+        for name, folder in models.items() if only_model is None else [(only_model, repository)]:
             try:
-                versions = _find_in_model(repository / name)
+                versions = _find_in_model(folder) if only_model is None else _find_in_only_model(folder)
             except OSError as error:
                 _raise_if_exhausted(error)
-                contents.unreadable[name] = f"{repository / name}: cannot be read: {error.strerror}"
+                contents.unreadable[name] = f"{folder}: cannot be read: {error.strerror}"
+            except ManifestError as error:
+                contents.unreadable[name] = str(error)
             else:
                 if versions:
                     contents.versions[name] = versions
     except OSError as error:
         raise LoadError(f"{repository}: cannot be read: {error}") from error
     return contents
+
+
+def _find_in_only_model(folder: Path) -> dict[int, VersionDir]:
+    """The versions in a folder, or the version that the folder is."""
+    if not (folder / manifest.FILE_NAME).exists():
+        return _find_in_model(folder)
+    return {manifest.read_moved(folder).version: VersionDir(folder, _fingerprint(folder))}
 
 
 def _find_in_model(folder: Path) -> dict[int, VersionDir]:

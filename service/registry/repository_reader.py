@@ -29,13 +29,15 @@ class RepositoryReader:
     Args:
         repository: the folder; whatever has this name when it is read.
         metrics: counts the reads.
+        only_model: as of `read_repository`.
     """
 
-    def __init__(self, repository: Path, metrics: Metrics) -> None:
+    def __init__(self, repository: Path, metrics: Metrics, only_model: str | None = None) -> None:
         self.pause = _INTERVAL_SECONDS
         """Seconds to wait before the next read."""
         self._repository = repository
         self._metrics = metrics
+        self._only_model = only_model
         self._trouble: str | None = None
         """Why the last read failed."""
         self._unreadable: dict[str, str] = {}
@@ -47,7 +49,7 @@ class RepositoryReader:
         started = self._started = time.monotonic()
         self.pause = _INTERVAL_SECONDS
         try:
-            contents = await run_in_background(read_repository, self._repository)
+            contents = await run_in_background(read_repository, self._repository, self._only_model)
         except Exception as error:  # whatever happens, the next read comes
             trouble = str(error) if isinstance(error, LoadError) else f"{self._repository}: cannot be read: {error!r}"
             if trouble != self._trouble:

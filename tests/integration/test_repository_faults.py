@@ -277,10 +277,10 @@ def test_read_that_does_not_end_is_reported(repo: Path, monkeypatch: pytest.Monk
     clock = Clock()
     entered, leave = Event(), Event()
 
-    def hang(folder: Path) -> Contents:
+    def hang(folder: Path, only_model: str | None) -> Contents:
         entered.set()
         assert leave.wait(TIMEOUT)
-        return read_repository(folder)
+        return read_repository(folder, only_model)
 
     async def scenario(registry: Registry) -> None:
         monkeypatch.setattr(repository_reader, "read_repository", hang)

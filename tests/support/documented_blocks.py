@@ -9,6 +9,7 @@ Blocks = tuple[Printed, ...]
 DRAWING = "a drawing, not a command"
 CONTAINERS = "needs Docker or podman; python -m tests.acceptance.compose runs it"
 GPU = "needs an NVIDIA GPU"
+CLUSTER = "needs a Kubernetes cluster; tests/e2e/test_kubernetes.py renders and checks the manifests"
 INSTALLS = "installs packages"
 ACCEPTANCE = "acceptance, which is run by hand for up to 25 minutes"
 MINUTES = "measures for minutes, and has no shorter form"
@@ -115,6 +116,12 @@ BENCHMARKS: Blocks = (
     NotRun("pip install simplejpeg", INSTALLS),
 )
 
+CLUSTERS: Blocks = (
+    NotRun("# mine/kustomization.yaml", "settings, not a command; tests/e2e/test_kubernetes.py renders such a folder"),
+    NotRun("kubectl apply -n vision -k mine", CLUSTER),
+    NotRun("kubectl apply -f deploy/kserve/runtime.yaml", CLUSTER),
+)
+
 DEPLOYMENT: Blocks = (
     NotRun("docker compose up --build --detach", CONTAINERS),
     NotRun("cp .env.example .env", CONTAINERS),
@@ -154,6 +161,7 @@ BLOCKS: dict[str, Blocks] = {
     "docs/benchmarks.md": BENCHMARKS,
     "docs/decisions/README.md": (NotRun("python -m benchmarks compare", "docs/performance.md has the same command"),),
     "docs/decisions/batching.md": (NotRun("python -m benchmarks serve", "docs/performance.md has the same command"),),
+    "docs/clusters.md": CLUSTERS,
     "docs/deployment.md": DEPLOYMENT,
     "docs/performance.md": PERFORMANCE,
     "docs/studies/README.md": (

@@ -49,6 +49,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "admin": "True",
         "cors_origins": "https://a.example https://b.example",
         "model": "resnet",
+        "only_model": "resnet",
         "host": "0.0.0.0",
         "port": "0",
         "executor": "simulated:5",
