@@ -21,11 +21,24 @@ from service.core.former_names import replace_former_flags
 from service.core.settings import Settings
 from service.core.tls import TlsError
 from service.executors.base import ExecutorError
+from service.grpc import prepare
+from service.grpc.errors import GrpcError
 from service.http.connection.server import FileLimitError, Server
 from service.registry.repository import LoadError, find_versions
 from service.telemetry import log_config
 from service.telemetry.tracing import TracingError, otlp_provider
 
+_MISTAKES = (
+    ValidationError,
+    LoadError,
+    ExecutorError,
+    FileLimitError,
+    GrpcError,
+    KeyFileError,
+    TlsError,
+    TracingError,
+)
+"""Errors that end the start with one sentence."""
 _GPU_DRIVER = Path("/dev/nvidiactl")
 """Is there on every machine with a GPU that computes."""
 
@@ -53,8 +66,9 @@ def run() -> None:
         log_config.configure(settings.log_format, settings.log_level)
         log_config.write_lines(lines)
         malloc.return_large_blocks()
+        settings, _grpc_port = prepare.reserve(settings)  # kept until the end
         server = make_server(settings)
-    except (ValidationError, LoadError, ExecutorError, FileLimitError, KeyFileError, TlsError, TracingError) as error:
+    except _MISTAKES as error:
         sys.exit(_explain(error))
     server.run()
 
@@ -81,10 +95,12 @@ def make_server(settings: Settings) -> Server:
 
     Raises:
         FileLimitError: the limit of open files leaves no connections.
+        GrpcError: the protocol of gRPC was not compiled.
         TlsError: the files for TLS cannot be used.
         TracingError: `tracing` is set, and traces cannot be sent.
     """
-    return Server(create_app(settings, otlp_provider() if settings.tracing else None), settings)
+    app = create_app(settings, otlp_provider() if settings.tracing else None)
+    return Server(app, settings, begin_shutdown=app.state.begin_shutdown)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

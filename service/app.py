@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from models.imaging.allowance import DecodeMemory
 from service.core.api_keys import ApiKeyStore
+from service.core.body_memory import BodyMemory
 from service.core.rate_limit import RateLimiter, Rates
 from service.core.settings import Settings
 from service.decoding.decoder import Decoder
@@ -36,6 +37,8 @@ from service.telemetry.tracing import Spans, TraceSelector
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+
+    from service.grpc.server import GrpcServer
 
 log = logging.getLogger(__name__)
 
@@ -135,9 +138,14 @@ def create_app(
     Raises:
         KeyFileError: the file of API keys is not valid.
         ExecutorError: `decode_gpu` is set and the GPU cannot decode.
+        GrpcError: the protocol of gRPC was not compiled.
     """
     if service is None:
         service = Service(settings)
+    selector = TraceSelector(settings.traces_per_second)
+    spans = None if tracer_provider is None else Spans(tracer_provider, selector)
+    memory = BodyMemory(settings.max_buffered_body_bytes)
+    grpc = _make_grpc(service, memory, spans)
     app = FastAPI(
         title="resnet-serve",
         version=version("resnet-serve"),
@@ -145,11 +153,11 @@ def create_app(
         # FastAPI's own pages load scripts from another origin; `web_ui` has the page /docs.
         docs_url=None,
         redoc_url=None,
-        lifespan=_lifespan(service, tracer_provider),
+        lifespan=_lifespan(service, grpc, tracer_provider),
         telemetry={
             "tracing": tracer_provider is not None,
             "tracer_provider": tracer_provider,
-            "exclude": TraceSelector(settings.traces_per_second).exclude,
+            "exclude": selector.exclude,
             "metrics": False,
             "logs": False,
             "operation_spans": False,
@@ -158,16 +166,32 @@ def create_app(
     app.state.service = service
     app.state.pipeline = service.pipeline
     app.state.metrics = service.metrics
+    app.state.grpc = grpc
+    app.state.begin_shutdown = _nothing if grpc is None else grpc.begin_shutdown
     problem_details.install(app)
     keys, rates = service.keys, service.rates
     _add_routes(app, settings, service.pipeline, keys, rates)
     # With API keys, the rate limit applies per key, after authentication.
-    _add_middlewares(app, settings, service.metrics, rates if keys is None else None, tracer_provider)
+    _add_middlewares(app, settings, service.metrics, rates if keys is None else None, memory, spans)
     return app
 
 
+def _nothing() -> None:
+    """There is no other server."""
+
+
+def _make_grpc(service: Side, memory: BodyMemory, spans: Spans | None) -> GrpcServer | None:
+    """The server of gRPC; None without a port for it."""
+    if service.pipeline.settings.grpc_port is None:
+        return None
+    from service.grpc.server import GrpcServer, SharedLimits  # an extra, and never before a fork
+
+    limits = SharedLimits(service.keys, service.rates, memory)
+    return GrpcServer(service.pipeline, service.metrics, limits, spans)
+
+
 def _lifespan(
-    service: Side, tracer_provider: TracerProvider | None
+    service: Side, grpc: GrpcServer | None, tracer_provider: TracerProvider | None
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Startup and shutdown of the application."""
 
@@ -182,8 +206,12 @@ def _lifespan(
         tasks = [asyncio.create_task(load()), asyncio.create_task(service.watch())]
         lag = LoopLagMonitor(asyncio.get_running_loop(), service.metrics.loop_lag, service.metrics.heartbeat)
         try:
+            if grpc is not None:
+                await grpc.start()
             yield
         finally:
+            if grpc is not None:
+                await grpc.close()
             await service.close()
             lag.close()
             for task in tasks:
@@ -200,10 +228,11 @@ def _add_middlewares(
     settings: Settings,
     metrics: Metrics,
     rates: Rates | None,
-    tracer_provider: TracerProvider | None,
+    memory: BodyMemory,
+    spans: Spans | None,
 ) -> None:
     """Add the middlewares; the last one is the outermost."""
-    app.add_middleware(RequestLimitsMiddleware, settings=settings, metrics=metrics, rates=rates)
+    app.add_middleware(RequestLimitsMiddleware, settings=settings, metrics=metrics, rates=rates, memory=memory)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -212,7 +241,7 @@ def _add_middlewares(
             allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id", v2.LENGTH_HEADER],
             expose_headers=["Retry-After", "X-Request-Id", v2.LENGTH_HEADER],
         )
-    app.add_middleware(AccessLogMiddleware, metrics=metrics, spans=Spans(tracer_provider) if tracer_provider else None)
+    app.add_middleware(AccessLogMiddleware, metrics=metrics, spans=spans)
 
 
 def _add_routes(

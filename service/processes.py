@@ -17,6 +17,7 @@ from service.core.settings import Settings
 from service.executors.base import ExecutorError
 from service.executors.cuda import page_locked
 from service.executors.cuda.gpu_batcher import DecodeBatcher
+from service.grpc import prepare
 from service.http.connection.shared_server import SharedServer
 from service.registry.registry import Registry
 from service.remote.client import RemoteBackend
@@ -43,6 +44,7 @@ def serve(settings: Settings, workers: int) -> int:
         TracingError: traces cannot be sent.
         ExecutorError: `decode_gpu` is set and the GPU cannot decode.
         FileLimitError: the limit of open files leaves no connections.
+        GrpcError: the extra is not installed, or the port cannot be bound.
         KeyFileError: the file of API keys is not valid.
         TlsError: the files for TLS cannot be used.
     """
@@ -50,6 +52,7 @@ def serve(settings: Settings, workers: int) -> int:
         check_tracing()
     if settings.decode_gpu is not None:
         ask_child(lambda: _open_and_close_decoder(settings), "the decoder of the GPU")
+    settings, _grpc_port = prepare.reserve(settings)  # kept until the end
     return launch.serve(settings, workers, run_engine, run_worker)
 
 
@@ -119,7 +122,7 @@ def run_worker(worker: Worker) -> None:
     settings = share_limits(worker.settings, len(worker.sheets) - 1)
     provider = otlp_provider() if settings.tracing else None
     app = create_app(settings, provider, WorkerSide(worker, settings))
-    SharedServer(app, settings, worker.shared).run()
+    SharedServer(app, settings, worker.shared, app.state.begin_shutdown).run()
 
 
 class WorkerSide:

@@ -67,7 +67,7 @@ def _check_proxies(text: str) -> str:
 
 
 class Settings(BaseSettings):
-    """Serve the models of a repository over HTTP.
+    """Serve the models of a repository over HTTP and gRPC.
 
     Each option can also be set as an environment variable: RESNET_SERVE_ and its name in capitals.
     """
@@ -112,6 +112,10 @@ class Settings(BaseSettings):
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 selects a free port."""
+
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Port of the Open Inference Protocol over gRPC, such as 8001; 0 selects a free port. Needs the extra `grpc`.
+    Default: no gRPC."""
 
     root_path: Annotated[str, Field(pattern=r"^(/[^/?#\s]+)*$")] = ""
     """Path prefix, such as /vision, that a proxy in front of the service removes. Links of the API begin with it."""
@@ -211,14 +215,15 @@ class Settings(BaseSettings):
     otherwise sends requests on connections that are being closed."""
 
     max_body_bytes: PositiveInt = 32 * _MIB
-    """Largest request body."""
+    """Largest request body, and largest message over gRPC."""
 
     max_decompressed_bytes: PositiveInt = 64 * _MIB
     """Largest request body after its Content-Encoding (gzip, deflate) is undone."""
 
     max_json_bytes: PositiveInt = _MIB
     """Largest JSON in a request. Counts what is slow to parse: numbers, brackets and names, and for base64 nothing. A
-    parse of the default takes up to 50 ms, in which the service does nothing else."""
+    parse of the default takes up to 50 ms, in which the service does nothing else. Over gRPC, the largest message
+    without raw tensors."""
 
     max_buffered_body_bytes: PositiveInt = 1024 * _MIB
     """Memory for the bodies of all requests in flight. Further requests are refused."""

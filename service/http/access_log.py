@@ -1,13 +1,9 @@
-"""Access log: gives each request an id, and writes a log line, metrics and spans from its context."""
+"""Access log: gives each request an id, and records it after its response."""
 
 from __future__ import annotations
 
 import logging
-import re
-import time
-from functools import partial
-from random import getrandbits
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,6 +11,7 @@ from service.http.request_body import header
 from service.telemetry import request_context
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_context import RequestContext
+from service.telemetry.request_log import RequestLog, request_id
 
 if TYPE_CHECKING:
     from service.telemetry.tracing import Spans
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REQUEST_ID = b"x-request-id"
-_ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def caller(scope: Scope) -> str:
@@ -45,7 +41,7 @@ class AccessLogMiddleware:
 
     def __init__(self, app: ASGIApp, metrics: Metrics, spans: Spans | None) -> None:
         self._app = app
-        self._metrics = metrics
+        self._requests = RequestLog(metrics, spans, log)
         self._spans = spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,50 +66,15 @@ class AccessLogMiddleware:
             await self._app(scope, receive, send_and_record)
         finally:
             context.caller = caller(scope)
-            self._finish(context, status)
-
-    def _finish(self, context: RequestContext, status: int) -> None:
-        seconds = time.monotonic() - context.started
-        self._metrics.request(context, status, seconds)
-        if self._spans is not None:
-            if context.span is None:  # an unexpected error, which has no response yet
-                self._spans.describe(context)
-            self._spans.stages(context)
-        if log.isEnabledFor(logging.INFO):
-            fields = {"fields": partial(_fields, context, status, seconds)}
-            message = ("%s %s %d", (context.method, context.path, status))
-            # `log.info` also finds the calling line of code, which is half of its cost.
-            log.handle(log.makeRecord(log.name, logging.INFO, __file__, 0, *message, None, extra=fields))
+            self._requests.finish(context, status, failed=status >= 400)
 
 
 def _begin(scope: Scope) -> RequestContext:
-    given = header(scope, REQUEST_ID)
     context = RequestContext(
-        request_id=given if _ACCEPTED_ID.fullmatch(given) else f"{getrandbits(64):016x}",
+        request_id=request_id(header(scope, REQUEST_ID)),
         method=scope["method"],
         # As sent: with percent-encoding it cannot break a line of the log.
         path=scope.get("raw_path", b"").decode("latin-1") or scope["path"],
     )
     request_context.begin(context)
     return context
-
-
-def _fields(context: RequestContext, status: int, seconds: float) -> dict[str, Any]:
-    """The fields of the log line of a request; times in milliseconds."""
-    fields: dict[str, Any] = {
-        "request_id": context.request_id,
-        "caller": context.caller,
-        "method": context.method,
-        "path": context.path,
-        "status": status,
-        "total_ms": round(seconds * 1000, 3),
-    }
-    if context.refused:
-        fields["refused"] = context.refused
-    if context.model:
-        fields |= {"model": context.model, "version": context.version, "priority": context.priority}
-        fields |= {"images": context.images, "batch_size": context.batch_size}
-    for name, _, stage_seconds in context.stages:
-        name = f"{name}_ms"
-        fields[name] = round(fields.get(name, 0.0) + stage_seconds * 1000, 3)
-    return fields

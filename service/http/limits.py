@@ -26,14 +26,17 @@ class RequestLimitsMiddleware:
         settings: the limits.
         metrics: reads the number of requests in flight.
         rates: request rate per client address; None for no limit.
+        memory: shared by the bodies of all requests.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, rates: Rates | None) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, metrics: Metrics, rates: Rates | None, memory: BodyMemory
+    ) -> None:
         self._app = app
         self._settings = settings
         self._in_flight = 0
         metrics.watch_requests(lambda: self._in_flight)
-        self._memory = BodyMemory(settings.max_buffered_body_bytes)
+        self._memory = memory
         self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -67,8 +67,8 @@ def read_images(tensor: Input, shape: tuple[int, ...], max_images: int) -> UInt8
 
 def _from_lists(data: Sequence[Any], shape: Sequence[int]) -> UInt8Array:
     """Read pixels in one list or in nested ones. Checks lengths and kinds before it makes an array."""
-    lengths: list[int] = []
-    first: Any = data
+    lengths = [len(data)]
+    first: Any = data[0] if len(data) else None
     while isinstance(first, list):
         lengths.append(len(first))
         first = first[0] if first else None

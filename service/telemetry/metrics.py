@@ -48,7 +48,9 @@ class Metrics:
         """For the few values that threads count: the event loop needs none."""
         self._gauges: list[LoopGauge] = []
         self._elsewhere: list[CountedElsewhere] = []
-        self.requests = self._loop_counter("resnet_requests", "Requests answered, by status.", "model", "status")
+        self.requests = self._loop_counter(
+            "resnet_requests", "Requests answered, by HTTP status or gRPC code.", "model", "status"
+        )
         self.refused = self._loop_counter("resnet_requests_refused", "Requests refused, by reason.", "model", "reason")
         self.images = self._loop_counter("resnet_images", "Images answered with predictions.", "model")
         self.predictions = self._loop_counter(
@@ -85,6 +87,7 @@ class Metrics:
         self._reads = self._loop_counter("resnet_repository_reads", "Attempts to read the repository.", "outcome")
         self._make_gauges()
         self._models: dict[str, ModelMetrics] = {}
+        self._counts_in_flight: list[Callable[[], int]] = []
         self._begin_at_zero()
 
     def _make_gauges(self) -> None:
@@ -164,10 +167,10 @@ class Metrics:
             self._models[name] = ModelMetrics(self, name)
         return self._models[name]
 
-    def request(self, context: RequestContext, status: int, seconds: float) -> None:
+    def request(self, context: RequestContext, status: int | str, seconds: float, failed: bool) -> None:
         """Count a request that was answered; without a model, the label is empty."""
         if context.model:
-            self.model(context.model).request(context, status, seconds)
+            self.model(context.model).request(context, status, seconds, failed)
             return
         self.requests.labels("", str(status)).inc()
         if context.refused:
@@ -190,9 +193,10 @@ class Metrics:
         """Count an attempt to read the repository: `read` or `failed`."""
         self._reads.labels(outcome).inc()
 
-    def watch_requests(self, in_flight: Callable[[], float]) -> None:
-        """Read the number of requests in flight at each scrape."""
-        self._in_flight.watch(in_flight)
+    def watch_requests(self, in_flight: Callable[[], int]) -> None:
+        """Read the number of requests in flight over one more protocol at each scrape."""
+        self._counts_in_flight.append(in_flight)
+        self._in_flight.watch(lambda: sum(count() for count in self._counts_in_flight))
 
     def watch_queue(self, model: str, waiting: Callable[[], float]) -> None:
         """Read the length of a model's queue at each scrape."""
@@ -249,7 +253,7 @@ class ModelMetrics:
         self._batches_retried = metrics.batches_retried.labels(model)
         self._stages = {stage: metrics.stages.labels(model, stage) for stage in (*STAGES, "total")}
         self._refused = {reason: metrics.refused.labels(model, reason) for reason in REASONS}
-        self._requests: dict[int, Count] = {}
+        self._requests: dict[int | str, Count] = {}
         self._classes: dict[int, Count] = {}
 
     def batch(self, size: int, seconds: float, wasted: int) -> None:
@@ -278,14 +282,14 @@ class ModelMetrics:
         self._classes[index].inc()
         self._confidence.observe(probability)
 
-    def request(self, context: RequestContext, status: int, seconds: float) -> None:
+    def request(self, context: RequestContext, status: int | str, seconds: float, failed: bool) -> None:
         """Count a request for this model that was answered."""
         if status not in self._requests:
             self._requests[status] = self._metrics.requests.labels(self._model, str(status))
         self._requests[status].inc()
         if context.refused:
             self._refused[context.refused].inc()
-        if status >= 400:  # a refusal takes no time, and would hide how long other responses take
+        if failed:  # a refusal takes no time, and would hide how long other responses take
             return
         self._images.inc(context.images)
         for stage, _, stage_seconds in context.stages:

@@ -1,22 +1,25 @@
 """OpenTelemetry traces: one span per request, with one child span per stage. Needs the extra `tracing`.
 
-FastAPI makes the span of the request, and reads the W3C `traceparent` header. The spans of the stages are made after
-the response, from the context of the request. The OTEL_* variables of the OpenTelemetry specification set the
-collector.
+FastAPI makes the span of a request over HTTP, and reads the W3C `traceparent` header; `Spans` does so for a call over
+gRPC. The spans of the stages are made after the response, from the context of the request. The OTEL_* variables of the
+OpenTelemetry specification set the collector.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from service.telemetry.request_context import RequestContext
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
+
+_PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class TracingError(Exception):
@@ -72,33 +75,75 @@ class TraceSelector:
 
     def exclude(self, scope: MutableMapping[str, Any]) -> bool:
         """Whether a request is not traced: FastAPI's `telemetry["exclude"]`."""
-        if not self._interval or any(name == b"traceparent" for name, _ in scope["headers"]):
-            return False
+        return not self.select(any(name == b"traceparent" for name, _ in scope["headers"]))
+
+    def select(self, has_parent: bool) -> bool:
+        """Whether a request is traced.
+
+        Args:
+            has_parent: whether it has a `traceparent`.
+        """
+        if not self._interval or has_parent:
+            return True
         now = self._clock()
         if self._used_until > now + 1.0:
-            return True
+            return False
         self._used_until = max(self._used_until, now) + self._interval
-        return False
+        return True
 
 
 class Spans:
-    """Adds attributes and child spans to the span that FastAPI makes for a request."""
+    """Adds attributes and child spans to the span of a request.
 
-    def __init__(self, provider: TracerProvider) -> None:
+    Args:
+        provider: receives the spans.
+        selector: selects the calls over gRPC that are traced. FastAPI makes the spans of requests over HTTP, and asks
+            the selector itself.
+    """
+
+    def __init__(self, provider: TracerProvider, selector: TraceSelector) -> None:
         self._tracer = provider.get_tracer("service")
+        self._selector = selector
+
+    def start(self, context: RequestContext, name: str, headers: Mapping[str, str]) -> None:
+        """Start the span of a call over gRPC, if it is traced.
+
+        Args:
+            context: gets the span.
+            name: name of the span.
+            headers: `traceparent` and `tracestate` of the call, if it has them.
+        """
+        if self._selector.select("traceparent" in headers):
+            parent = _PROPAGATOR.extract(headers)
+            context.span = self._tracer.start_span(name, parent, trace.SpanKind.SERVER)
+
+    def end(self, context: RequestContext, code: str, failed: bool) -> None:
+        """End the span of a call over gRPC, if there is one."""
+        span = context.span
+        if span is None:
+            return
+        self._set_attributes(span, context)
+        span.set_attribute("rpc.response.status_code", code)
+        if failed:
+            span.set_status(trace.StatusCode.ERROR)
+        span.end()
 
     def describe(self, context: RequestContext) -> None:
         """Set attributes of the current span, before the response ends it."""
         span = trace.get_current_span()
         if span.is_recording():
             context.span = span
-            span.set_attributes(
-                {
-                    "resnet.request_id": context.request_id,
-                    "resnet.model": context.model,
-                    "resnet.version": context.version,
-                }
-            )
+            self._set_attributes(span, context)
+
+    @staticmethod
+    def _set_attributes(span: trace.Span, context: RequestContext) -> None:
+        span.set_attributes(
+            {
+                "resnet.request_id": context.request_id,
+                "resnet.model": context.model,
+                "resnet.version": context.version,
+            }
+        )
 
     def stages(self, context: RequestContext) -> None:
         """Make a child span for each stage, with the time at which it ran."""

@@ -41,7 +41,8 @@ def work(metrics: Metrics, seed: int) -> None:
         model.prediction(index, f"class {index}", random.randrange(257) / 256)
         context = RequestContext(model=random.choice(["tiny", ""]), refused=random.choice([None, *REASONS]), images=2)
         context.stages = [(random.choice(STAGES), 0.0, random.randrange(1000) / 256)]
-        metrics.request(context, random.choice([200, 429, 503]), random.randrange(1000) / 256)
+        status = random.choice([200, 429, 503])
+        metrics.request(context, status, random.randrange(1000) / 256, failed=status != 200)
         random.choice([model.device_lost, model.retried])()
         metrics.repository_read(random.choice(["read", "failed"]))
         metrics.loop_lag.observe(random.randrange(100) / 256)

@@ -52,6 +52,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "only_model": "resnet",
         "host": "0.0.0.0",
         "port": "0",
+        "grpc_port": "8001",
         "executor": "simulated:5",
         "precision": "int8",
         "threads": "3",

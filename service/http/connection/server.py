@@ -12,7 +12,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
@@ -80,13 +80,21 @@ class Server(uvicorn.Server):
         app: the application.
         settings: settings of the service.
         resources: checked before; by default they are checked now.
+        begin_shutdown: called when the shutdown begins.
 
     Raises:
         FileLimitError: the limit of open files leaves no connections.
         TlsError: the files for TLS cannot be used.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, resources: Resources | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        resources: Resources | None = None,
+        begin_shutdown: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._begin_shutdown = begin_shutdown
         self._resources = check_resources(settings) if resources is None else resources
         self._limits = HandshakeLimits(self._resources.max_connections, settings.client_timeout_seconds)
         self._protocol = partial(
@@ -150,6 +158,11 @@ class Server(uvicorn.Server):
             if threading.current_thread() is threading.main_thread() and not ignored:
                 signal.signal(signal.SIGHUP, self.handle_exit)
             yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish the requests in flight, and have the other servers of the process do so at the same time."""
+        self._begin_shutdown()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the shutdown, and end the process if it takes too long."""

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import uvicorn
@@ -44,10 +44,13 @@ class SharedServer(Server):
         app: the application.
         settings: settings of the service.
         shared: the sockets to accept connections from.
+        begin_shutdown: called when the shutdown begins.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, shared: SharedSockets) -> None:
-        super().__init__(app, settings, shared.resources)
+    def __init__(
+        self, app: ASGIApp, settings: Settings, shared: SharedSockets, begin_shutdown: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(app, settings, shared.resources, begin_shutdown)
         self._shared = shared
         self._listeners: list[SharedListener] = []
         self.server_state.connections = CountedConnections(shared.own)

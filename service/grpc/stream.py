@@ -1,0 +1,123 @@
+"""ModelStreamInfer: requests of a stream are computed at the same time, and answered in their order.
+
+An error of one request is the `error_message` of its response, and the stream continues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import Queue, Task
+from typing import Any
+
+import grpc
+from grpc import StatusCode
+from grpc.aio import EOF
+
+from service.grpc.calls import Access, Call, Calls, cancellation_code, find_key
+from service.grpc.draining import Draining
+from service.grpc.infer import Infer
+from service.grpc.protocol import message
+from service.grpc.wire import UnreadableMessage
+
+_WINDOW = 32
+"""Most requests of one stream that are computed, or computed and not yet sent, at the same time."""
+
+
+class _StreamEnded(Exception):
+    """The stream ends with this error."""
+
+    def __init__(self, call: Call, error: Exception) -> None:
+        self.call = call
+        self.error = error
+
+
+_Answers = Queue[Task[bytes | _StreamEnded] | None]
+
+
+class Stream:
+    """Answers streams.
+
+    Args:
+        path: path of the method.
+        access: who may call it.
+        calls: counts the requests.
+        infer: answers them.
+        draining: ends streams that wait for their next request when the service ends.
+    """
+
+    def __init__(self, path: str, access: Access, calls: Calls, infer: Infer, draining: Draining) -> None:
+        self._path = path
+        self._access = access
+        self._calls = calls
+        self._infer = infer
+        self._draining = draining
+        self._response = message("ModelStreamInferResponse")
+
+    def handler(self) -> Any:
+        """The handler of the method."""
+        return grpc.stream_stream_rpc_method_handler(self._handle)
+
+    async def _handle(self, _: Any, context: Any) -> None:
+        headers = dict(context.invocation_metadata() or ())
+        if await self._refused(context, headers):
+            return
+        answers: _Answers = Queue(_WINDOW)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._write(context, answers))
+                while (data := await self._draining.read(context)) is not EOF:
+                    await answers.put(group.create_task(self._answer(context, headers, bytes(data))))
+                await answers.put(None)
+        except* _StreamEnded as ended:
+            (first, *_) = ended.exceptions
+            assert isinstance(first, _StreamEnded)
+            self._calls.set_status(first.call, *self._calls.explain(first.call, first.error))
+        else:
+            if self._draining.begun:
+                context.set_code(StatusCode.UNAVAILABLE)
+                context.set_details("the service ends: open another stream")
+
+    async def _refused(self, context: Any, headers: dict[str, Any]) -> bool:
+        """Refuse a stream without a valid key, before anything is read. Returns whether it was refused."""
+        key = self._access.key
+        if key is None:
+            return False
+        try:
+            find_key(key, headers)
+            return False
+        except Exception as error:
+            call = self._calls.begin(self._path, context, headers)
+            code = self._calls.set_status(call, *self._calls.explain(call, error))
+            self._calls.finish(call, code)
+            return True
+
+    async def _answer(self, context: Any, headers: dict[str, Any], data: bytes) -> bytes | _StreamEnded:
+        """The response to one request; or the end of the stream."""
+        call = self._calls.begin(self._path, context, headers)
+        code = StatusCode.INTERNAL
+        try:
+            self._calls.hold(call, len(data))
+            await self._calls.admit(call, self._access)
+            computed = await self._infer.compute(call, data)
+            code = StatusCode.OK
+            response = self._response(infer_response=computed)
+        except asyncio.CancelledError:
+            code = cancellation_code(call)
+            raise
+        except UnreadableMessage as error:
+            code = StatusCode.INVALID_ARGUMENT
+            return _StreamEnded(call, error)
+        except Exception as error:
+            code, details, _ = self._calls.explain(call, error)
+            response = self._response(error_message=details)
+        finally:
+            self._calls.finish(call, code)
+        written: bytes = response.SerializeToString()
+        return written
+
+    async def _write(self, context: Any, answers: _Answers) -> None:
+        while (task := await answers.get()) is not None:
+            answer = await task
+            if isinstance(answer, _StreamEnded):
+                raise answer
+            await context.write(answer)
