@@ -49,6 +49,8 @@ def run() -> None:
         from service.cli import tune
 
         tune.main(sys.argv[2:])
+    # SageMaker runs a container with the argument `serve`.
+    arguments = sys.argv[2:] if sys.argv[1:2] == ["serve"] else sys.argv[1:]
     # uvicorn raises the signal again after the shutdown; the process then exits with success.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` sets it for SIGHUP
@@ -56,7 +58,7 @@ def run() -> None:
     try:
         # The settings decide the format of the log, and warn of variables and former names before that.
         with log_config.hold_lines() as lines:
-            settings = CliApp.run(Settings, cli_args=replace_former_flags(sys.argv[1:]))
+            settings = CliApp.run(Settings, cli_args=replace_former_flags(arguments))
         found = find_versions(settings.repository, settings.only_model)
         if found and settings.model not in (None, *found):
             raise LoadError(f"the repository has no model {settings.model!r}; there are: {', '.join(found)}")

@@ -21,7 +21,7 @@ from service.core.settings import Settings
 from service.decoding.decoder import Decoder
 from service.executors.cuda.gpu_batcher import DecodeBatcher
 from service.executors.cuda.gpu_jpeg import open_decoder
-from service.http import health, openapi, problem_details, v2, web_ui
+from service.http import compat, health, openapi, problem_details, v2, web_ui
 from service.http.access_log import AccessLogMiddleware
 from service.http.api_keys import ApiKeyCheck
 from service.http.limits import RequestLimitsMiddleware
@@ -250,6 +250,8 @@ def _add_routes(
     """Add all routes, those of `/v1/classify` first."""
     classify_key = None if keys is None else ApiKeyCheck(keys, "classify", rates)
     app.router.routes[:0] = classify.routes(pipeline, classify_key)
+    # Before /v1/models/{model}, which also matches NAME:predict.
+    compat.add_routes(app, settings.compat, lambda error: _checked(classify_key, error))
     app.include_router(models.router, **_checked(classify_key, Problem))
     app.include_router(embeddings.router, **_checked(classify_key, OpenAIError))
     app.include_router(v2.router, **_checked(classify_key, v2.Error))

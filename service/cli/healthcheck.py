@@ -15,6 +15,8 @@ import sys
 import urllib.error
 import urllib.request
 
+from service.core import platforms
+
 _TIMEOUT_SECONDS = 4.0
 
 
@@ -33,7 +35,8 @@ def main() -> None:
 def url() -> str:
     """Address of `/readyz`. A port that is no number comes from Kubernetes (service/core/environment.py)."""
     scheme = "https" if os.environ.get("RESNET_SERVE_SSL_CERTFILE") else "http"
-    port = os.environ.get("RESNET_SERVE_PORT", "")
+    named = platforms.port(os.environ.get("RESNET_SERVE_COMPAT", ""))
+    port = os.environ.get("RESNET_SERVE_PORT", "") if named is None else named[0]
     return f"{scheme}://127.0.0.1:{port if port.isdecimal() else 8000}/readyz"
 
 

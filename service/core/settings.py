@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from importlib import resources
-from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -21,10 +20,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from models.artifact.manifest import MODEL_NAME, Precision
 from models.runtime.engine_cache import default_folder
+from service.core import platforms
 from service.core.choices import DecodeMode, LogFormat, LogLevel, Watch
 from service.core.environment import ServiceEnvironment
 from service.core.former_names import FormerEnvironment
-from service.core.version_policy import Policies
+from service.core.setting_values import check_compat, check_folder, check_proxies, check_versions
 
 _MIB = 1024 * 1024
 
@@ -42,28 +42,6 @@ def available_cpus() -> int:
     except (OSError, ValueError):
         return cpus
     return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
-
-
-def _check_folder(path: Path) -> Path:
-    try:
-        os.scandir(path).close()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    return path
-
-
-def _check_versions(text: str) -> str:
-    Policies(text)
-    return text
-
-
-def _check_proxies(text: str) -> str:
-    for proxy in text.replace(",", " ").replace("*", "").split():
-        try:
-            ip_network(proxy)
-        except ValueError as error:
-            raise ValueError(f"{error}: give addresses or networks, such as 10.0.0.7 or 172.16.0.0/12") from None
-    return text
 
 
 class Settings(BaseSettings):
@@ -94,7 +72,7 @@ class Settings(BaseSettings):
     """Name of the only model, if `repository` is the folder of one model with its versions, or of one version, as
     KServe mounts them. The name in the manifests does not matter then. Default: `repository` is a folder of models."""
 
-    versions: Annotated[str, AfterValidator(_check_versions)] = "latest"
+    versions: Annotated[str, AfterValidator(check_versions)] = "latest"
     """Versions to serve: latest, all, or numbers such as 1,3. With a default and single models, separated by blanks:
     `latest tiny=all resnet50=1,3`. Without a version, a request goes to the newest served version."""
 
@@ -126,7 +104,7 @@ class Settings(BaseSettings):
     ssl_keyfile: Path | None = None
     """Private key of the certificate, PEM, unless it is in the same file."""
 
-    trusted_proxies: Annotated[str, AfterValidator(_check_proxies)] = ""
+    trusted_proxies: Annotated[str, AfterValidator(check_proxies)] = ""
     """Addresses or networks of proxies, such as `10.0.0.7 172.16.0.0/12`, separated by blanks; * for all. The address
     of a client, for the rate limit and the log, is then taken from their header X-Forwarded-For. Default: from none."""
 
@@ -140,6 +118,10 @@ class Settings(BaseSettings):
     cors_origins: str = ""
     """Origins such as https://example.org, separated by blanks, whose pages may use the service from a browser; * for
     all. Default: only pages of the service itself."""
+
+    compat: Annotated[str, AfterValidator(check_compat)] = ""
+    """Platforms whose routes the service also answers, separated by commas: kserve-v1, sagemaker, torchserve, vertex.
+    Default: none. With vertex and sagemaker, AIP_HTTP_PORT and SAGEMAKER_BIND_TO_PORT are used instead of port."""
 
     executor: str = "onnxruntime-cpu"
     """Runtime that computes: onnxruntime-cpu, or if installed openvino and torch; on NVIDIA GPUs tensorrt,
@@ -238,7 +220,7 @@ class Settings(BaseSettings):
     max_images: PositiveInt = 128
     """Most images in one request."""
 
-    examples: Annotated[Path, AfterValidator(_check_folder)] | None = None
+    examples: Annotated[Path, AfterValidator(check_folder)] | None = None
     """Folder of images that the page offers as examples. Default: the examples of the model that ships with the
     project, if it is served."""
 
@@ -270,6 +252,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read arguments, then environment variables, then those with former names."""
         return init_settings, ServiceEnvironment(settings_cls), FormerEnvironment(settings_cls)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _use_port_of_platform(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return platforms.use_port(values)
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

@@ -8,7 +8,7 @@ from service.core.body_memory import BodyMemory
 from service.core.errors import ServiceError
 from service.core.rate_limit import Rates
 from service.core.settings import Settings
-from service.http import problem_details
+from service.http import compat, problem_details
 from service.http.access_log import caller
 from service.http.connection_state import connection_state
 from service.http.request_body import LimitedBody, path
@@ -34,13 +34,14 @@ class RequestLimitsMiddleware:
     ) -> None:
         self._app = app
         self._settings = settings
+        self._probes = PROBES | compat.probe_paths(settings.compat)
         self._in_flight = 0
         metrics.watch_requests(lambda: self._in_flight)
         self._memory = memory
         self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or path(scope) in PROBES:
+        if scope["type"] != "http" or path(scope) in self._probes:
             await self._app(scope, receive, send)
             return
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import Literal
+import re
+from collections.abc import Callable
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -62,8 +64,24 @@ def problem(error: ServiceError) -> Problem:
     return Problem(title=error.title, status=error.status, detail=str(error))
 
 
+ErrorForm = Callable[[Problem], dict[str, Any]]
+"""Gives the JSON of an error in the form of another platform."""
+
+
+def use_form(app: FastAPI, paths: str, form: ErrorForm) -> None:
+    """Answer errors of paths in the form of another platform.
+
+    Args:
+        app: the application, after `install`.
+        paths: regular expression of the paths.
+        form: the form.
+    """
+    app.state.error_forms.append((re.compile(paths), form))
+
+
 def install(app: FastAPI) -> None:
     """Register the exception handlers."""
+    app.state.error_forms = []
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
@@ -81,6 +99,9 @@ def respond(scope: Scope, error: ServiceError) -> Response:
 def _respond(scope: Scope, content: Problem, headers: dict[str, str] | None = None) -> Response:
     if (path(scope) + "/").startswith("/v2/"):
         return JSONResponse({"error": content.detail}, content.status, headers)
+    for paths, form in scope["app"].state.error_forms if "app" in scope else ():
+        if paths.fullmatch(path(scope)):
+            return JSONResponse(form(content), content.status, headers)
     if path(scope) == EMBEDDINGS_PATH:
         return JSONResponse(_openai_error(content).model_dump(), content.status, headers)
     content = content.model_copy(update={"request_id": request_context.current().request_id})

@@ -59,6 +59,9 @@ def test_url_follows_the_environment_as_the_service_does(monkeypatch: pytest.Mon
     monkeypatch.setenv("RESNET_SERVE_PORT", "9000")
     monkeypatch.setenv("RESNET_SERVE_SSL_CERTFILE", "/certificate.pem")
     assert url() == "https://127.0.0.1:9000/readyz"
+    monkeypatch.setenv("AIP_HTTP_PORT", "8080")
+    monkeypatch.setenv("RESNET_SERVE_COMPAT", "vertex")
+    assert url() == "https://127.0.0.1:8080/readyz"
 
 
 def test_healthcheck_imports_no_slow_package() -> None:

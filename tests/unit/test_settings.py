@@ -48,6 +48,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "api_keys": str(file),
         "admin": "True",
         "cors_origins": "https://a.example https://b.example",
+        "compat": "kserve-v1,vertex",
         "model": "resnet",
         "only_model": "resnet",
         "host": "0.0.0.0",
@@ -99,6 +100,30 @@ def test_flag_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("RESNET_SERVE_PORT", "9001")
     assert parse().port == 9001
     assert parse("--port", "9002").port == 9002
+
+
+@pytest.mark.parametrize("path", ["/v2/models", "/", "health", "/a{b}", "/v1/models/tiny"])
+def test_paths_of_vertex_may_not_be_those_of_the_service(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIP_HEALTH_ROUTE", path)
+    parse("--compat", "torchserve")
+    with pytest.raises(ValidationError, match="AIP_HEALTH_ROUTE is"):
+        parse("--compat", "torchserve,vertex")
+
+
+def test_port_of_a_platform_takes_the_place_of_the_port(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AIP_HTTP_PORT", "8080")
+    monkeypatch.setenv("SAGEMAKER_BIND_TO_PORT", "9090")
+    assert (parse().port, parse("--compat", "kserve-v1").port) == (8000, 8000)
+    assert (parse("--compat", "vertex").port, parse("--compat", "sagemaker").port) == (8080, 9090)
+    assert not caplog.records
+    assert parse("--compat", "kserve-v1, vertex", "--port", "8000").port == 8080
+    (warning,) = caplog.messages
+    assert warning == "port 8000 is not used: the service listens on port 8080, which AIP_HTTP_PORT names"
+    monkeypatch.setenv("AIP_HTTP_PORT", "http")
+    with pytest.raises(ValidationError, match="port"):
+        parse("--compat", "vertex")
 
 
 LINK = {
@@ -197,6 +222,7 @@ def test_current_flags_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
         (["--watch", "never"], "watch"),
         (["--root-path", "vision"], "root_path"),
         (["--examples", "/missing"], "examples"),
+        (["--compat", "kserve"], "compat"),
     ],
 )
 def test_invalid_value_is_refused_by_name(flags: list[str], field: str) -> None:
