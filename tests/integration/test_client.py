@@ -78,13 +78,21 @@ def test_options_are_sent(synchronous: bool, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("RESNET_SERVE_URL", "http://service.test/vision/")
     monkeypatch.setenv("RESNET_SERVE_API_KEY", "secret")
     service = FakeService()
-    options = {"model": "a.b", "version": 3, "top_k": 2, "embedding": True, "cam": "values", "priority": "bulk"}
+    options = {
+        "model": "a.b",
+        "version": 3,
+        "top_k": 2,
+        "embedding": True,
+        "layer": 3,
+        "cam": "values",
+        "priority": "bulk",
+    }
     result = call(synchronous, service, "classify", b"cat", timeout=5, request_id="mine", **options)
     (sent,) = service.requests
     assert (result.best.label, result.model, result.version) == ("cat", "m", "3")
     assert sent.url.path == "/vision/v1/models/a.b/versions/3/classify"
     assert 4000 < float(sent.url.params["timeout_ms"]) <= 5000
-    expected = {"top_k": "2", "embedding": "true", "cam": "values", "priority": "bulk"}
+    expected = {"top_k": "2", "embedding": "true", "layer": "3", "cam": "values", "priority": "bulk"}
     assert {name: value for name, value in sent.url.params.items() if name != "timeout_ms"} == expected
     assert sent.headers["Authorization"] == "Bearer secret"
     assert sent.headers["X-Request-Id"] == "mine"

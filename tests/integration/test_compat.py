@@ -42,7 +42,7 @@ def client(tiny_repository: Path) -> Iterator[Client]:
 def expected(photographs: Photographs, eager: Eager) -> Expected:
     _, content = photographs[0]
     probabilities = eager(content)
-    order = (-probabilities).argsort()[:5].tolist()
+    order = (-probabilities).argsort()[:10].tolist()
     classes = [(f"class {index}", index, float(probabilities[index])) for index in order]
     return Expected("tiny", content, cut(content).tolist(), classes)
 

@@ -30,19 +30,25 @@ class Expected:
     pixels: Sequence[Any]
     """The image as the model sees it, [H][W][C]."""
     classes: Sequence[tuple[str, int, float]]
-    """Label, index and probability of the five most likely classes, best first."""
+    """Label, index and probability of the ten most likely classes, best first; the platforms give five of them."""
 
     @property
     def forms(self) -> dict[str, Any]:
         """The classes in the forms of the platforms."""
-        labels, indices, probabilities = (list(values) for values in zip(*self.classes, strict=True))
-        predictions = [{"label": a, "index": b, "probability": c} for a, b, c in self.classes]
+        labels, indices, probabilities = (list(values) for values in zip(*self.classes[:5], strict=True))
+        predictions = [{"label": a, "index": b, "probability": c} for a, b, c in self.classes[:5]]
         return {
+            "{vertex: 10}": _vertex(self.classes),
             "{named}": {"labels": labels, "indices": indices, "probabilities": probabilities},
             "{map}": dict(zip(labels, probabilities, strict=True)),
-            "{vertex}": {"ids": list(map(str, indices)), "displayNames": labels, "confidences": probabilities},
+            "{vertex: 5}": _vertex(self.classes[:5]),
             "{result}": {"predictions": predictions, "image": "{any}"},
         }
+
+
+def _vertex(classes: Sequence[tuple[str, int, float]]) -> dict[str, Any]:
+    labels, indices, probabilities = (list(values) for values in zip(*classes, strict=True))
+    return {"ids": list(map(str, indices)), "displayNames": labels, "confidences": probabilities}
 
 
 def read(platform: str) -> tuple[dict[str, str], list[dict[str, Any]]]:

@@ -6,8 +6,8 @@ Needs an environment with the `cpu`, `train` and `dev` extras; line 1 also `perf
 PERF_ANALYZER. Line 2 runs a fuzzer for ten minutes. Line 3 is timed: nothing else should run on the machine.
 """
 
-from tests.acceptance.protocols import client_restarts
+from tests.acceptance.protocols import client_restarts, platforms
 from tests.acceptance.report import run
 
 if __name__ == "__main__":
-    run({6: client_restarts.check})
+    run({5: platforms.check, 6: client_restarts.check})

@@ -32,6 +32,8 @@ class Options(TypedDict, total=False):
     """Number of classes per image, 5 by default."""
     embedding: bool
     """Also return the pooled features."""
+    layer: int | None
+    """With `embedding`: the pooled features of this stage, instead of the last ones."""
     cam: Cam | None
     """Also return a heat map per class: numbers (`values`), a transparent PNG (`overlay`), or a PNG of the image with
     the map over it (`picture`)."""
@@ -91,7 +93,7 @@ def classify(files: Sequence[bytes], options: Options, *, inline: bool) -> Reque
     """
     if unknown := options.keys() - Options.__annotations__.keys():
         raise TypeError(f"there is no option {min(unknown)!r}; there are: {', '.join(Options.__annotations__)}")
-    params = {name: str(options[name]) for name in ("top_k", "priority") if options.get(name) is not None}
+    params = {name: str(options[name]) for name in ("top_k", "layer", "priority") if options.get(name) is not None}
     if options.get("embedding"):
         params["embedding"] = "true"
     if cam := options.get("cam"):
