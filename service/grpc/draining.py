@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from grpc.aio import EOF
+
+LINGER_SECONDS = 2.0
+"""Time in which a client may send the rest of a stream that ends with an error."""
 
 
 class Draining:
@@ -42,10 +46,15 @@ class Draining:
         finally:
             self._reading.discard(task)
 
+    async def linger(self, context: Any) -> None:
+        """Receive the rest of a stream that ends with an error: some clients report a failure to send instead of it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while await self.read(context) is not EOF:
+                    pass
+
     async def wait(self, seconds: float) -> None:
         """Wait, at most until the service ends."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._begun.wait()
-        except TimeoutError:
-            pass

@@ -7,15 +7,15 @@ from contextlib import aclosing
 from typing import Any
 
 import grpc
-from grpc import StatusCode
 from grpc.aio import EOF
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_reflection.v1alpha import reflection
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 
-from service.core.errors import BadRequest, NotFound
+from service.core.errors import NotFound, ServiceError
 from service.grpc import protocol, wire
 from service.grpc.calls import Access, Call, Calls
+from service.grpc.codes import code_of
 from service.grpc.draining import Draining
 from service.inference.pipeline import Pipeline
 
@@ -58,8 +58,9 @@ class Health:
     async def _watch(self, _: Any, context: Any) -> None:
         try:
             request = await wire.parse(HealthCheckRequest, await _first(context), _MAX_BYTES)
-        except BadRequest as error:
-            await context.abort(StatusCode.INVALID_ARGUMENT, str(error))
+        except ServiceError as error:
+            await self._draining.linger(context)
+            await context.abort(code_of(error), str(error))
         sent = None
         while True:
             status = await self._status(request)
@@ -93,8 +94,9 @@ def reflection_handlers(draining: Draining) -> Mapping[str, Mapping[str, Any]]:
             async with aclosing(servicer.ServerReflectionInfo(requests(), None)) as responses:
                 async for response in responses:
                     await context.write(response.SerializeToString())
-        except BadRequest as error:
-            await context.abort(StatusCode.INVALID_ARGUMENT, str(error))
+        except ServiceError as error:
+            await draining.linger(context)
+            await context.abort(code_of(error), str(error))
 
     handler = grpc.stream_stream_rpc_method_handler(reflect)
     return {service: {"ServerReflectionInfo": handler} for service in _REFLECTION}

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import Queue, Task
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -14,7 +16,7 @@ from grpc import StatusCode
 from grpc.aio import EOF
 
 from service.grpc.calls import Access, Call, Calls, cancellation_code, find_key
-from service.grpc.draining import Draining
+from service.grpc.draining import LINGER_SECONDS, Draining
 from service.grpc.infer import Infer
 from service.grpc.protocol import message
 from service.grpc.wire import UnreadableMessage
@@ -23,15 +25,15 @@ _WINDOW = 32
 """Most requests of one stream that are computed, or computed and not yet sent, at the same time."""
 
 
-class _StreamEnded(Exception):
-    """The stream ends with this error."""
+@dataclass(frozen=True)
+class _StreamEnd:
+    """The stream ends with an error."""
 
-    def __init__(self, call: Call, error: Exception) -> None:
-        self.call = call
-        self.error = error
+    call: Call
+    error: Exception
 
 
-_Answers = Queue[Task[bytes | _StreamEnded] | None]
+_Answers = Queue[Task[bytes | _StreamEnd] | None]
 
 
 class Stream:
@@ -62,20 +64,18 @@ class Stream:
         if await self._refused(context, headers):
             return
         answers: _Answers = Queue(_WINDOW)
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._write(context, answers))
-                while (data := await self._draining.read(context)) is not EOF:
-                    await answers.put(group.create_task(self._answer(context, headers, bytes(data))))
-                await answers.put(None)
-        except* _StreamEnded as ended:
-            (first, *_) = ended.exceptions
-            assert isinstance(first, _StreamEnded)
-            self._calls.set_status(first.call, *self._calls.explain(first.call, first.error))
-        else:
-            if self._draining.begun:
-                context.set_code(StatusCode.UNAVAILABLE)
-                context.set_details("the service ends: open another stream")
+        async with asyncio.TaskGroup() as group:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None) as limit:
+                    writer = group.create_task(self._write(context, answers, limit))
+                    while (data := await self._draining.read(context)) is not EOF:
+                        await answers.put(group.create_task(self._answer(context, headers, bytes(data))))
+            await answers.put(None)
+        if (end := writer.result()) is not None:
+            self._calls.set_status(end.call, *self._calls.explain(end.call, end.error))
+        elif self._draining.begun:
+            context.set_code(StatusCode.UNAVAILABLE)
+            context.set_details("the service ends: open another stream")
 
     async def _refused(self, context: Any, headers: dict[str, Any]) -> bool:
         """Refuse a stream without a valid key, before anything is read. Returns whether it was refused."""
@@ -91,7 +91,7 @@ class Stream:
             self._calls.finish(call, code)
             return True
 
-    async def _answer(self, context: Any, headers: dict[str, Any], data: bytes) -> bytes | _StreamEnded:
+    async def _answer(self, context: Any, headers: dict[str, Any], data: bytes) -> bytes | _StreamEnd:
         """The response to one request; or the end of the stream."""
         call = self._calls.begin(self._path, context, headers)
         code = StatusCode.INTERNAL
@@ -106,7 +106,7 @@ class Stream:
             raise
         except UnreadableMessage as error:
             code = StatusCode.INVALID_ARGUMENT
-            return _StreamEnded(call, error)
+            return _StreamEnd(call, error)
         except Exception as error:
             code, details, _ = self._calls.explain(call, error)
             response = self._response(error_message=details)
@@ -115,9 +115,21 @@ class Stream:
         written: bytes = response.SerializeToString()
         return written
 
-    async def _write(self, context: Any, answers: _Answers) -> None:
+    async def _write(self, context: Any, answers: _Answers, limit: asyncio.Timeout) -> _StreamEnd | None:
+        """Send the answers, until None. After an error, drop them, and set a limit for the reader.
+
+        Some clients report that they cannot send, in place of the error, if a stream ends while they send.
+        """
+        end: _StreamEnd | None = None
         while (task := await answers.get()) is not None:
+            if end is not None:
+                task.cancel()
+                continue
             answer = await task
-            if isinstance(answer, _StreamEnded):
-                raise answer
-            await context.write(answer)
+            if isinstance(answer, bytes):
+                await context.write(answer)
+            else:
+                end = answer
+                with suppress(RuntimeError):  # the client has sent everything
+                    limit.reschedule(asyncio.get_running_loop().time() + LINGER_SECONDS)
+        return end
