@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+import sys
 from collections.abc import AsyncIterator, Iterator
 from threading import Event
 from typing import Any
@@ -123,9 +125,20 @@ def test_attempts_are_limited(answer: Answer, pauses: list[float]) -> None:
     assert len(service.requests) == 3
 
 
+def untrusted() -> httpx.ConnectError:
+    """The error of a certificate that is not trusted."""
+    error = httpx.ConnectError("certificate verify failed")
+    error.__cause__ = ssl.SSLCertVerificationError("self-signed certificate")
+    return error
+
+
 @pytest.mark.parametrize(
     "answer",
-    [*(problem(status) for status in (400, 401, 403, 404, 413, 415, 422, 500)), httpx.UnsupportedProtocol("ftp")],
+    [
+        *(problem(status) for status in (400, 401, 403, 404, 413, 415, 422, 500)),
+        httpx.UnsupportedProtocol("ftp"),
+        untrusted(),
+    ],
 )
 def test_an_error_that_stays_is_raised_at_once(answer: Answer, pauses: list[float]) -> None:
     service = FakeService([answer])
@@ -277,6 +290,20 @@ def test_an_abandoned_iterator_cancels_its_requests(synchronous: bool) -> None:
 def test_an_error_of_a_request_ends_the_iterator(synchronous: bool, pauses: list[float]) -> None:
     with pytest.raises(ApiError, match="401 T: what to do"):
         labels_of(synchronous, FakeService([problem(401)]), [b"a"] * 100)
+
+
+def test_progress_is_shown_or_counted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert labels_of(True, FakeService(), [b"a", b"b", b"c"], progress=True) == ["a", "b", "c"]
+    assert "3/3" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    with pytest.raises(ImportError, match="progress"):
+        labels_of(True, FakeService(), [b"a"], progress=True)
+
+
+def test_repetitions_are_logged(pauses: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    call(True, FakeService([problem(503)] * 4), "classify", b"cat")
+    assert [record.levelname for record in caplog.records if record.name == "resnet_serve_client"] == ["WARNING"]
+    assert "503 T: what to do (request id-7); next attempt in" in caplog.text
 
 
 def test_a_closed_client_says_so() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from service.core.settings import Settings
+from service.http.compat import predict
 from tests.support.api_keys import KEYS, WEB, write_keys
 from tests.support.exchanges import PLATFORMS, Expected, difference, read, request_of
 from tests.support.service import Client, serve
@@ -47,8 +48,13 @@ def expected(photographs: Photographs, eager: Eager) -> Expected:
     return Expected("tiny", content, cut(content).tolist(), classes)
 
 
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_recorded_exchanges(platform: str, client: Client, expected: Expected) -> None:
+def test_recorded_exchanges(
+    platform: str, large: bool, client: Client, expected: Expected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if large:  # then written in a thread
+        monkeypatch.setattr(predict, "_MAX_ON_EVENT_LOOP", 0)
     for exchange in read(platform)[1]:
         method, path, options = request_of(exchange, expected)
         found = difference(exchange, client.request(method, path, **options), expected)

@@ -84,6 +84,12 @@ def test_refused_images_have_a_reason(image: Any, message: str) -> None:
         images.load(image)
 
 
+def test_arrays_without_pillow_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(errors.UnreadableImage, match=r"resnet-serve-client\[images\]"):
+        images.load(PIXELS)
+
+
 def test_answers_are_typed_and_unknown_fields_are_ignored() -> None:
     cam = {"cam": [[0.5, 1.0]], "cam_png": "UE5H"}
     fields = {

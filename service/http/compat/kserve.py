@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel
+from pydantic_core import to_json
 from starlette.responses import Response
 
 from service.http.compat.instances import InstancesRequest, PredictionsJson, images_of, named
@@ -34,9 +35,9 @@ def error(problem: Problem) -> dict[str, Any]:
     return {"error": problem.detail}
 
 
-def predictions(answer: Classification) -> dict[str, Any]:
-    """A `PredictionsJson`."""
-    return {"predictions": [named(result) for result in answer.results]}
+def write(answer: Classification) -> bytes:
+    """Write a `PredictionsJson`."""
+    return to_json({"predictions": [named(result) for result in answer.results]})
 
 
 @router.post(
@@ -52,7 +53,7 @@ async def predict(request: Request, model: ModelName, query: Annotated[PredictQu
     """Classify images in JSON, as KServe's V1 protocol has it. One image that fails makes its request fail."""
     call = PredictCall(request, ModelPath(model=model), query)
     images = await call.read_json(InstancesRequest, images_of)
-    return await respond(await call.classify(images), predictions)
+    return await respond(request.scope, await call.classify(images), write)
 
 
 @router.get("/v1/models/{model}:predict", include_in_schema=False)

@@ -10,8 +10,8 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic_core import to_json
 from starlette.responses import Response
+from starlette.types import Scope
 
 from models.artifact.manifest import INPUT
 from service.core.errors import BadRequest, PayloadTooLarge, ServiceError, UnprocessableImage
@@ -19,10 +19,12 @@ from service.core.priority import Priority
 from service.core.settings import Settings
 from service.core.threads import run_python
 from service.http import query
+from service.http.connection_state import hold_response
 from service.http.content import json_text
 from service.http.content.images_body import parse_in_time, read, read_images
 from service.http.disconnect import cancel_on_disconnect
 from service.http.v1.parameters import ModelPath, TimeoutMs
+from service.http.v1.slices import response_bytes
 from service.inference.pipeline import Pipeline
 from service.inference.results import Classification, ImageResult, make_timing
 from service.inference.top_k import top_k
@@ -30,8 +32,9 @@ from service.messages.model import ServedModel
 from service.open_inference import inputs
 from service.telemetry import request_context
 
+JSON_TYPE = "application/json"
 _MAX_ON_EVENT_LOOP = 1024
-"""Most predictions that are written on the event loop, in about 1 ms."""
+"""Most predictions that are made or written on the event loop, in about 1 ms."""
 
 _Schema = TypeVar("_Schema", bound=BaseModel)
 _Parsed = TypeVar("_Parsed")
@@ -179,7 +182,9 @@ class PredictCall:
         started = time.monotonic()
         outputs = frozenset({"probabilities"})
         result = await self._pipeline.infer(model, images, outputs, self._deadline, self._query.priority)
-        best = top_k(result.outputs["probabilities"], model.labels, self._query.top_k)
+        arguments = result.outputs["probabilities"], model.labels, self._query.top_k
+        large = len(images) * min(self._query.top_k, len(model.labels)) > _MAX_ON_EVENT_LOOP
+        best = await run_python(top_k, *arguments) if large else top_k(*arguments)
         request_context.current().images += len(images)
         return Classification(
             model=model.name,
@@ -204,16 +209,21 @@ def _raise_error(result: ImageResult, place: int, count: int) -> None:
         raise error
 
 
-async def respond(answer: Classification, write: Callable[[Classification], Any]) -> Response:
-    """Write an answer as JSON, a large one beside the event loop.
+async def respond(
+    scope: Scope, answer: Classification, write: Callable[[Classification], bytes], media_type: str = JSON_TYPE
+) -> Response:
+    """Make the response, a large one beside the event loop.
 
     Args:
+        scope: scope of the request.
         answer: the answer.
-        write: gives the content of the JSON.
+        write: writes the body.
+        media_type: type of the body.
+
+    Raises:
+        Overloaded: there is no memory for a large response.
     """
-
-    def encode() -> bytes:
-        return to_json(write(answer))
-
-    large = sum(len(result.predictions) for result in answer.results) > _MAX_ON_EVENT_LOOP
-    return Response(await run_python(encode) if large else encode(), media_type="application/json")
+    if sum(len(result.predictions) for result in answer.results) <= _MAX_ON_EVENT_LOOP:
+        return Response(write(answer), media_type=media_type)
+    hold_response(scope, sum(map(response_bytes, answer.results)))
+    return Response(await run_python(write, answer), media_type=media_type)

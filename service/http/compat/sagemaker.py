@@ -78,15 +78,12 @@ async def invocations(request: Request) -> Response:
     if JSON.fullmatch(kind):
         images, as_instances = await call.read_json(InvocationRequest, _images_of)
         answer = await call.classify(images, inline_errors=not as_instances)
-        if as_instances and lines:
-            return Response(b"".join(to_json(named(each)) + b"\n" for each in answer.results), media_type=_LINES)
-        if as_instances:
-            return await respond(answer, kserve.predictions)
     else:
+        as_instances = False
         answer = await call.classify(await call.read_files(one=kind == _IMAGE))
     if lines:
-        return Response(b"".join(_lines(answer)), media_type=_LINES)
-    return Response(encode(answer), media_type="application/json")
+        return await respond(request.scope, answer, _write_instances if as_instances else _write_lines, _LINES)
+    return await respond(request.scope, answer, kserve.write if as_instances else encode)
 
 
 def _query(attributes: str) -> PredictQuery:
@@ -108,5 +105,9 @@ def _images_of(request: InvocationRequest, settings: Settings) -> tuple[Images, 
     ), False
 
 
-def _lines(answer: Classification) -> list[bytes]:
-    return [encode_line(each, index, answer.model, answer.version) for index, each in enumerate(answer.results)]
+def _write_lines(answer: Classification) -> bytes:
+    return b"".join(encode_line(each, index, answer.model, answer.version) for index, each in enumerate(answer.results))
+
+
+def _write_instances(answer: Classification) -> bytes:
+    return b"".join(to_json(named(each)) + b"\n" for each in answer.results)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel
+from pydantic_core import to_json
 from starlette.responses import Response
 
 from service.core.errors import BadRequest
@@ -67,16 +68,16 @@ async def _predict(request: Request, path: ModelPath, query: PredictQuery) -> Re
     images = await call.read_files(one=not header(request.scope, b"content-type").lower().startswith(_FORM))
     if len(images) > 1:
         raise BadRequest("the form has several files: send one image per request, as data=@FILE")
-    return await respond(await call.classify(images), _probabilities)
+    return await respond(request.scope, await call.classify(images), _write)
 
 
-def _probabilities(answer: Classification) -> dict[str, float]:
-    """Probability by label; of classes with the same label, the later ones have their index behind it."""
+def _write(answer: Classification) -> bytes:
+    """Write the probability of each label; of equal labels, the later ones have the index of the class behind them."""
     found: dict[str, float] = {}
     for item in answer.results[0].predictions:
         label = f"{item.label} ({item.index})" if item.label in found else item.label
         found[label] = item.probability
-    return found
+    return to_json(found)
 
 
 for _path, _endpoint in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +32,11 @@ from resnet_serve_client.retries import RetryLimits
 
 _Answer = TypeVar("_Answer")
 
+log = logging.getLogger("resnet_serve_client")
+
 _CONNECT_SECONDS = 10.0
+_QUIET_ATTEMPTS = 3
+"""Attempts whose failure is no warning in the log."""
 _IN_PLACE = frozenset({413, 415, 422})
 """Statuses of a request with one image that are errors of this image."""
 
@@ -84,6 +89,8 @@ class Connection:
                 pause = retries.pause(error, attempt, self._random)
                 if not retries.can_retry(error) or attempt >= limits.retries or time.monotonic() + pause >= end:
                     raise
+                level = logging.INFO if attempt < _QUIET_ATTEMPTS else logging.WARNING
+                log.log(level, "%s %s: %s; next attempt in %.1f s", request.method, request.path, error, pause)
             await asyncio.sleep(pause)
         raise AssertionError("the loop has no end")
 

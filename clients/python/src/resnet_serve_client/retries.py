@@ -11,7 +11,7 @@ from random import Random
 
 from resnet_serve_client.errors import ApiError, ClientError, InvalidAnswer, NoAnswer
 
-RETRIED = frozenset({429, 502, 503, 504})
+RETRIED = frozenset({408, 429, 502, 503, 504})
 """Statuses of a service or a proxy that may answer another attempt. Classification changes nothing in the service, so
 it is safe to repeat."""
 
