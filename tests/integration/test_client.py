@@ -271,7 +271,7 @@ def test_an_abandoned_iterator_cancels_its_requests(synchronous: bool) -> None:
             results = client.classify_many(images, batch=1, concurrency=2)
             assert next(results).best.label == "0"
             assert arrived.wait(TIMEOUT)
-            results.close()  # type: ignore[attr-defined]
+            results.close()
             assert cancelled.wait(TIMEOUT)
         return
 
@@ -280,7 +280,7 @@ def test_an_abandoned_iterator_cancels_its_requests(synchronous: bool) -> None:
             results = client.classify_many(images, batch=1, concurrency=2)
             assert (await anext(results)).best.label == "0"
             assert await asyncio.to_thread(arrived.wait, TIMEOUT)
-            await results.aclose()  # type: ignore[attr-defined]
+            await results.aclose()
             assert cancelled.is_set()
 
     asyncio.run(run())

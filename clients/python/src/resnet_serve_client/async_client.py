@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -102,7 +102,7 @@ class AsyncClient:
         progress: Progress = False,
         give_up_after: float = 600.0,
         **options: Unpack[Options],
-    ) -> AsyncIterator[Classification]:
+    ) -> AsyncGenerator[Classification]:
         """Classify any number of images, and give the results in their order.
 
         Images are taken from the iterable only as requests are sent: at most `2 * batch * concurrency` are in memory.

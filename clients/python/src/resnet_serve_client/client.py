@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -67,7 +67,7 @@ class Client:
         progress: Progress = False,
         give_up_after: float = 600.0,
         **options: Unpack[Options],
-    ) -> Iterator[Classification]:
+    ) -> Generator[Classification]:
         """Classify any number of images, and give the results in their order, as `AsyncClient.classify_many`.
 
         The iterable is read in the calling thread.
