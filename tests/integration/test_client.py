@@ -317,6 +317,8 @@ def test_a_closed_client_says_so() -> None:
 def test_invalid_arguments() -> None:
     with pytest.raises(ValueError, match="begin it with http"):
         Client("localhost:8000")
+    with pytest.raises(ValueError, match="the URL of the service is 'http://host:port': Invalid port"):
+        Client("http://host:port")
     with pytest.raises(ValueError, match="above 0"):
         Client(timeout=0)
     with Client(transport=FakeService()) as client, pytest.raises(ValueError, match="batch is 0"):

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from service.core.settings import Settings
-from service.http.compat import predict
+from service.http.compat import predict, torchserve
+from service.inference.results import Classification, ImageResult, Prediction, Timing
 from tests.support.api_keys import KEYS, WEB, write_keys
 from tests.support.exchanges import PLATFORMS, Expected, difference, read, request_of
 from tests.support.service import Client, serve
@@ -150,6 +151,15 @@ def test_errors_in_the_form_of_torchserve(
         response = client.post("/predictions/tiny", **arguments)
         assert (response.status_code, response.json()["code"], response.json()["type"]) == (status, status, kind)
         assert client.get("/predictions/tiny").json()["type"] == "MethodNotAllowedException"
+
+
+def test_equal_labels_are_kept_apart() -> None:
+    """ImageNet has two classes `crane`: a bird and a machine."""
+    predictions = [Prediction(label="crane", index=134, probability=0.5)]
+    predictions += [Prediction(label="crane", index=517, probability=0.25)]
+    timing = Timing(decode_ms=0, queue_ms=0, inference_ms=0, batch_size=1, total_ms=0)
+    answer = Classification(model="m", version="1", results=[ImageResult(predictions=predictions)], timing=timing)
+    assert json.loads(torchserve._write(answer)) == {"crane": 0.5, "crane (517)": 0.25}
 
 
 def test_errors_of_single_images_on_sagemaker(client: Client, expected: Expected) -> None:

@@ -71,7 +71,7 @@ class AsyncClient:
             NoAnswer: the service cannot be reached, or the time limit passed.
             InvalidAnswer: the answer does not come from this API.
         """
-        content = await asyncio.to_thread(images.load, image)
+        content = image if isinstance(image, bytes) else await asyncio.to_thread(images.load, image)
         (result,) = await self._connection.classify([content], options, self._limits(options), inline=False)
         return result
 

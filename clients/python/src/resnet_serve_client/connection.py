@@ -63,7 +63,10 @@ class Connection:
     def __init__(self, base_url: str | None, api_key: str | None, options: dict[str, Any]) -> None:
         headers = {"User-Agent": _user_agent(), **requests.key_headers(api_key), **options.pop("headers", {})}
         self.url = requests.base_url(base_url)
-        self._http = httpx.AsyncClient(base_url=self.url, headers=headers, **options)
+        try:
+            self._http = httpx.AsyncClient(base_url=self.url, headers=headers, **options)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"the URL of the service is {self.url!r}: {error}") from None
         self._random = Random()
 
     async def close(self) -> None:
