@@ -18,8 +18,10 @@ from pathlib import Path
 from PIL import Image
 
 from models.imaging import images
+from models.imaging.formats import process
 
-SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in images.FORMATS)
+_KNOWN = Image.registered_extensions() | process.SUFFIXES
+SUFFIXES = frozenset(suffix for suffix, name in _KNOWN.items() if name in images.FORMATS)
 """File name suffixes of all accepted formats, in lower case with the dot."""
 MAX_PATHS = 1000
 """Most paths of each reason that `Skipped` keeps."""
@@ -96,7 +98,8 @@ def _is_wanted(entry: os.DirEntry[str], skipped: Skipped) -> bool:
         elif entry.is_dir():
             return True
         elif not has_image_name(entry.name):
-            reason = "without the suffix of an image"
+            needs_extra = os.path.splitext(entry.name)[1].lower() in process.SUFFIXES
+            reason = "in a format that needs the extra formats" if needs_extra else "without the suffix of an image"
         elif entry.is_file():
             return True
         else:

@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 from PIL import AvifImagePlugin, Image, ImageFile, UnidentifiedImageError
 
-from models.imaging import decode_cost, png, sources
+from models.imaging import decode_cost, sources
 from models.imaging.allowance import DEFAULT_MAX_PIXELS, UNLIMITED, Allowance
 from models.imaging.conversion import Mode, to_mode, upright
 from models.imaging.errors import DeadlinePassed, ImageError, NotAnImage, TooManyPixels, TooMuchMemory, UnsupportedMode
+from models.imaging.formats import png
 from models.imaging.orientation import UPRIGHT
 from models.imaging.sources import FORMATS, Source
 

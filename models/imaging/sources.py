@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 from PIL import Image, ImageFile
 
-from models.imaging import avif, gif, jpeg, orientation, png_chunks, tiff, webp
+from models.imaging import decode_cost, orientation
 from models.imaging.allowance import MAX_COPIED_BYTES, Allowance, reader
 from models.imaging.errors import NotAnImage, TooManyPixels
+from models.imaging.formats import avif, gif, heif, jpeg, jxl, png_chunks, process, tiff, webp
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-"""Accepted formats: common ones, whose decoders are fuzzed. Pillow knows further formats, which are little used."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", *process.INSTALLED)
+"""Accepted formats: common ones, whose decoders are fuzzed, or run in a process of their own. Pillow knows further
+formats, which are little used."""
 
 _AT_ONCE_BYTES = 4
 MAX_PIXELS_AT_ONCE = MAX_COPIED_BYTES // _AT_ONCE_BYTES
@@ -52,6 +54,9 @@ class Source(NamedTuple):
             return gif.GifImage(reader(self.data, allowance))
         if self.format == "AVIF":
             return avif.open_image(reader(self.data, allowance))
+        if self.format in process.PACKAGES and self.size is not None:
+            memory = decode_cost.codec_bytes(self.format, *self.size) + self.extra_bytes(0)
+            return process.open_image(self.data, self.format, self.size, memory, allowance)
         formats = (self.format,) if self.format else _OTHERS
         return Image.open(reader(self.data, allowance), formats=formats)
 
@@ -109,6 +114,12 @@ def read(data: bytes) -> Source:
         )
     if data.startswith(gif.SIGNATURES):
         return Source(data, "GIF")
+    if heif.matches(data):
+        process.check_installed("HEIF")
+        return Source(data, "HEIF", heif.size(data), codec_bytes=process.PROCESS_BYTES)
+    if jxl.matches(data):
+        process.check_installed("JXL")
+        return Source(data, "JXL", jxl.size(data), codec_bytes=process.PROCESS_BYTES)
     if avif.matches(data):
         pixels = avif.stream_pixels(data)
         if pixels > _MAX_STREAMS_RATIO * MAX_PIXELS_AT_ONCE:

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.imaging import allowance, avif, images, jpeg, png_chunks, sources, tiff
+from models.imaging import allowance, images, sources
 from models.imaging.allowance import Allowance, DecodeMemory
 from models.imaging.conversion import Mode
 from models.imaging.errors import ImageError, NotAnImage, TooManyPixels, TooMuchMemory
+from models.imaging.formats import avif, boxes, jpeg, png_chunks, tiff
 
 FAR = 1e18
 """A deadline that does not come."""
@@ -112,7 +113,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], type[ImageError], str]] = {
     "AVIF": (lambda: encode("AVIF", (2048, 2048), speed=10), TooMuchMemory, "MB"),
     "BMP": (lambda: encode("BMP", (4100, 4100), "L"), TooMuchMemory, "MB"),
     "AVIF of many boxes": (
-        lambda: encode("AVIF")[:32] + avif.MAX_PARTS * struct.pack(">I4s", 8, b"meta"),
+        lambda: encode("AVIF")[:32] + boxes.MAX_PARTS * struct.pack(">I4s", 8, b"meta"),
         NotAnImage,
         "1,024 boxes",
     ),

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from models.imaging import images, png
+from models.imaging import images
+from models.imaging.formats import png
 from models.imaging.images import ImageError
 
 MAX_PIXELS = 10_000

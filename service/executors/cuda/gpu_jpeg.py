@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from models.imaging import jpeg
+from models.imaging.formats import jpeg
 from models.imaging.preprocess import Geometry, UInt8Array
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import NoDevice

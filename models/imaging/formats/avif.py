@@ -13,7 +13,7 @@ from typing import IO
 
 from PIL import Image, ImageFile
 
-from models.imaging.errors import NotAnImage
+from models.imaging.formats.boxes import MAX_PARTS, boxes, check_parts
 
 _BRANDS = (b"avif", b"avis", b"mif1", b"msf1")
 _CONFIGURATION, _HIGH_BIT_DEPTH = b"av1C", 0x40
@@ -25,8 +25,6 @@ _HEAD_BYTES = 4096
 """Beginning of a stream in which its header must be."""
 _MAX_UNITS = 16
 _MAX_HEADER = 256
-MAX_PARTS = 1024
-"""Most boxes in a box, items and streams of a file."""
 _MAX_EXIF_ITEMS = 16
 
 
@@ -55,7 +53,7 @@ def stream_pixels(data: bytes) -> int:
     """
     pixels = 0
     for number, place in enumerate(_stream_places(data)):
-        _check_parts(number)
+        check_parts(number)
         if 0 <= place < len(data):
             pixels += _pixels_of_stream(data[place : place + _HEAD_BYTES])
     return pixels
@@ -77,34 +75,11 @@ def open_image(file: IO[bytes]) -> ImageFile.ImageFile:
         return Image.open(file, formats=("AVIF",))
 
 
-def _check_parts(count: int) -> None:
-    if count > MAX_PARTS:
-        raise NotAnImage(f"the AVIF file has more than {MAX_PARTS:,} boxes, items or streams: save it again")
-
-
-def _boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, and begin and end of the content, of each box."""
-    count = 0
-    while start + 8 <= end:
-        count += 1
-        _check_parts(count)
-        size, name = struct.unpack_from(">I4s", data, start)
-        content = start + 8
-        if size == 1 and start + 16 <= end:
-            (size,) = struct.unpack_from(">Q", data, content)
-            content += 8
-        stop = end if size == 0 else min(end, start + size)
-        if stop < content:
-            return
-        yield name, content, stop
-        start = stop
-
-
 def _stream_places(data: bytes) -> Iterator[int]:
     """Places of the first bytes of all items and tracks."""
-    for name, start, end in _boxes(data, 0, len(data)):
+    for name, start, end in boxes(data, 0, len(data)):
         if name == b"meta":
-            inner = {box: (first, last) for box, first, last in _boxes(data, start + 4, end)}
+            inner = {box: (first, last) for box, first, last in boxes(data, start + 4, end)}
             if b"iloc" in inner:
                 yield from _item_places(data[slice(*inner[b"iloc"])], inner.get(b"idat", (0, 0))[0])
         elif name == b"moov":
@@ -129,7 +104,7 @@ def _item_places(table: bytes, item_data: int) -> Iterator[int]:
         return int.from_bytes(table[position - size : position])
 
     items = number(wide)
-    _check_parts(items)
+    check_parts(items)
     for _ in range(items):
         number(wide)
         within_header = version > 0 and number(2) & 15 == 1
