@@ -11,23 +11,22 @@ from starlette.responses import JSONResponse, Response
 
 from service.inference.pipeline import Pipeline
 
-PATH = "/ping"
-
 
 class Ping(BaseModel):
     status: str
     """Healthy or Unhealthy."""
 
 
-def router(unhealthy: int) -> APIRouter:
+def router(path: str, unhealthy: int) -> APIRouter:
     """The route.
 
     Args:
+        path: path of the route.
         unhealthy: status while no image can be classified; 500 in TorchServe's documentation.
     """
     ping_router = APIRouter()
 
-    @ping_router.get(PATH, response_model=Ping, responses={unhealthy: {"model": Ping, "description": "Not ready"}})
+    @ping_router.get(path, response_model=Ping, responses={unhealthy: {"model": Ping, "description": "Not ready"}})
     async def ping(request: Request) -> Response:
         """200 if images are classified."""
         pipeline: Pipeline = request.app.state.pipeline
