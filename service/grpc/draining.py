@@ -12,6 +12,10 @@ LINGER_SECONDS = 2.0
 """Time in which a client may send the rest of a stream that ends with an error."""
 
 
+SERVICE_ENDS = object()
+"""In place of a message."""
+
+
 class Draining:
     """Ends the waiting of streams when the service ends. For the event loop only."""
 
@@ -31,9 +35,9 @@ class Draining:
             task.cancel()
 
     async def read(self, context: Any) -> Any:
-        """The next message of a stream; EOF if there is none, or if the service ends."""
+        """The next message of a stream; EOF if there is none, or SERVICE_ENDS."""
         if self.begun:
-            return EOF
+            return SERVICE_ENDS
         task = asyncio.current_task()
         assert task is not None
         self._reading.add(task)
@@ -42,7 +46,7 @@ class Draining:
         except asyncio.CancelledError:
             if not self._begun.is_set() or task.uncancel():
                 raise
-            return EOF
+            return SERVICE_ENDS
         finally:
             self._reading.discard(task)
 
@@ -50,7 +54,7 @@ class Draining:
         """Receive the rest of a stream that ends with an error: some clients report a failure to send instead of it."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
-                while await self.read(context) is not EOF:
+                while await self.read(context) not in (EOF, SERVICE_ENDS):
                     pass
 
     async def wait(self, seconds: float) -> None:

@@ -16,7 +16,7 @@ from service.core.errors import NotFound, ServiceError
 from service.grpc import protocol, wire
 from service.grpc.calls import Access, Call, Calls
 from service.grpc.codes import code_of
-from service.grpc.draining import Draining
+from service.grpc.draining import SERVICE_ENDS, Draining
 from service.inference.pipeline import Pipeline
 
 _LOOK_SECONDS = 1.0
@@ -87,7 +87,7 @@ def reflection_handlers(draining: Draining) -> Mapping[str, Mapping[str, Any]]:
 
     async def reflect(_: Any, context: Any) -> None:
         async def requests() -> AsyncIterator[Any]:
-            while (data := await draining.read(context)) is not EOF:
+            while (data := await draining.read(context)) not in (EOF, SERVICE_ENDS):
                 yield await wire.parse(ServerReflectionRequest, data, _MAX_BYTES)
 
         try:

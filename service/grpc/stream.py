@@ -16,7 +16,7 @@ from grpc import StatusCode
 from grpc.aio import EOF
 
 from service.grpc.calls import Access, Call, Calls, cancellation_code, find_key
-from service.grpc.draining import LINGER_SECONDS, Draining
+from service.grpc.draining import LINGER_SECONDS, SERVICE_ENDS, Draining
 from service.grpc.infer import Infer
 from service.grpc.protocol import message
 from service.grpc.wire import UnreadableMessage
@@ -64,16 +64,17 @@ class Stream:
         if await self._refused(context, headers):
             return
         answers: _Answers = Queue(_WINDOW)
+        data: Any = None
         async with asyncio.TaskGroup() as group:
             with suppress(TimeoutError):
                 async with asyncio.timeout(None) as limit:
                     writer = group.create_task(self._write(context, answers, limit))
-                    while (data := await self._draining.read(context)) is not EOF:
+                    while (data := await self._draining.read(context)) not in (EOF, SERVICE_ENDS):
                         await answers.put(group.create_task(self._answer(context, headers, bytes(data))))
             await answers.put(None)
         if (end := writer.result()) is not None:
             self._calls.set_status(end.call, *self._calls.explain(end.call, end.error))
-        elif self._draining.begun:
+        elif data is SERVICE_ENDS:
             context.set_code(StatusCode.UNAVAILABLE)
             context.set_details("the service ends: open another stream")
 
