@@ -59,7 +59,8 @@ def run() -> None:
         # The settings decide the format of the log, and warn of variables and former names before that.
         with log_config.hold_lines() as lines:
             settings = CliApp.run(Settings, cli_args=replace_former_flags(arguments))
-        found = find_versions(settings.repository, settings.only_model)
+        # The copy of a repository in object storage is made after the start.
+        found = find_versions(settings.repository, settings.only_model) if isinstance(settings.repository, Path) else {}
         if found and settings.model not in (None, *found):
             raise LoadError(f"the repository has no model {settings.model!r}; there are: {', '.join(found)}")
         if (workers := _count_workers(settings)) > 1:

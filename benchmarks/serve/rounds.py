@@ -139,7 +139,7 @@ def run(options: Options, step: Callable[[str], None]) -> BenchmarkRun:
         starts.append(serving.ready_seconds)
         idle_cpu, idle_memory = _idle(serving, _IDLE_FACTOR * options.seconds)
         loaded = serving.model(options.settings.model)
-        version = options.settings.repository / loaded["name"] / loaded["version"]
+        version = options.settings.repository_folder / loaded["name"] / loaded["version"]
         with ceiling.engines(version, options.settings, options.cpus) as engines:
             bench = _Bench(options, serving, pool, engines, version, loaded["name"], files, step)
             batches = engines.batches(loaded["max_batch"], options.batches)

@@ -125,7 +125,7 @@ def _settings(repository: Path | None, model: str | None, executor: str | None, 
     except ValidationError as error:
         fail(f"--{first_error(error)}")
     executors.find(settings.executor)
-    find_versions(settings.repository)
+    find_versions(settings.repository_folder)
     return settings
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -21,6 +22,21 @@ def check_folder(path: Path) -> Path:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     return path
+
+
+def check_repository(value: object) -> object:
+    """A folder as a path, or the URL of a folder in object storage.
+
+    Raises:
+        ValueError: the URL is not one, or has a secret in it.
+    """
+    if not isinstance(value, str) or "://" not in value:
+        return value if isinstance(value, Path) else Path(str(value))
+    if not re.fullmatch(r"[a-z0-9+.-]+://[^?#\s]+", value):
+        raise ValueError("the URL of a repository is like s3://bucket/models, without a query")
+    if "@" in value.partition("://")[2].partition("/")[0]:
+        raise ValueError("a URL with a user or a key would be written to the log: use the provider's own settings")
+    return value.rstrip("/")
 
 
 def check_versions(text: str) -> str:

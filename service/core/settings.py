@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from importlib import resources
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -24,7 +26,7 @@ from service.core import platforms
 from service.core.choices import DecodeMode, LogFormat, LogLevel, Watch
 from service.core.environment import ServiceEnvironment
 from service.core.former_names import FormerEnvironment
-from service.core.setting_values import check_compat, check_folder, check_proxies, check_versions
+from service.core.setting_values import check_compat, check_folder, check_proxies, check_repository, check_versions
 
 _MIB = 1024 * 1024
 
@@ -62,8 +64,9 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    repository: Path = Field(default_factory=shipped_repository)
-    """Folder of models, as resnet-export writes it. Default: the model that ships with the project."""
+    repository: Annotated[Path | str, BeforeValidator(check_repository)] = Field(default_factory=shipped_repository)
+    """Folder of models, as resnet-export writes it, or its URL in object storage, such as s3://bucket/models, gs://…,
+    az://… or hf://… (extra `storage`), which is copied into `cache`. Default: the model that ships with the project."""
 
     model: str | None = None
     """Model of /v1/classify, if the repository has several. Default: the first by name."""
@@ -84,6 +87,9 @@ class Settings(BaseSettings):
     watch: Watch = "auto"
     """When the service looks for new and removed versions. auto: once per second; poll: the same, as before version
     0.2; off: only at start, or if an admin loads the model."""
+
+    storage_poll_seconds: PositiveFloat = 30.0
+    """Seconds between two looks at a repository in object storage. Each look is a few requests to the provider."""
 
     host: str = "127.0.0.1"
     """Address to listen on. 0.0.0.0 makes the service reachable from other machines."""
@@ -240,6 +246,13 @@ class Settings(BaseSettings):
     traces_per_second: NonNegativeFloat = 10.0
     """Requests per second that are traced, beside all requests with a `traceparent` header; 0 traces every request. A
     trace costs half as much as the inference of a small network."""
+
+    @property
+    def repository_folder(self) -> Path:
+        """Folder of the models on this machine: `repository`, or the copy of that URL in `cache`."""
+        if isinstance(self.repository, Path):
+            return self.repository
+        return self.cache / "repositories" / hashlib.sha256(self.repository.encode()).hexdigest()[:16]
 
     @classmethod
     def settings_customise_sources(

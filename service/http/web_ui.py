@@ -49,7 +49,7 @@ def install(app: FastAPI, settings: Settings) -> None:
 def example_files(settings: Settings) -> list[Path]:
     """The images that the page offers as examples, sorted by name."""
     shipped = shipped_repository()
-    served = any((settings.repository / model.name).is_dir() for model in shipped.iterdir())
+    served = any((settings.repository_folder / model.name).is_dir() for model in shipped.iterdir())
     folder = settings.examples or (shipped.with_name("examples") if served else None)
     return [] if folder is None else sorted(path for path in folder.iterdir() if path.suffix.lower() in _SHOWN)
 

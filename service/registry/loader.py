@@ -94,11 +94,11 @@ class Loader:
         name = self._settings.only_model
         if (name or version.parent.name).endswith(ENCODED):
             raise LoadError(f"names that end in {ENCODED} are reserved for the second name of each model under /v2")
-        check_inside(self._settings.repository, version / manifest.FILE_NAME)
+        check_inside(self._settings.repository_folder, version / manifest.FILE_NAME)
         if name is None:
             return manifest.read(version)
         described = manifest.read_moved(version)
-        if version != self._settings.repository and version.name != str(described.version):
+        if version != self._settings.repository_folder and version.name != str(described.version):
             raise LoadError(f"{version / manifest.FILE_NAME}: describes version {described.version}")
         return described.model_copy(update={"name": name})
 
@@ -109,7 +109,7 @@ class Loader:
         started = time.monotonic()
         runtime = executors.find(config.executor)
         artifact = runtime.select_artifact(described, config.precision)
-        check_files(self._settings.repository, version, described, artifact)
+        check_files(self._settings.repository_folder, version, described, artifact)
         classifier = read_classifier(version, described)
         instances = self._load_instances(version, described, artifact, config)
         engine = self._make_engine(described.name, instances)

@@ -60,7 +60,7 @@ class Registry:
         """Versions that requests hold, by key."""
         self._unloaded: set[str] = set()
         self._default: str | None = None
-        self._reader = RepositoryReader(settings.repository, metrics, settings.only_model)
+        self._reader = RepositoryReader(settings, metrics)
         self._reading = asyncio.Lock()
         self._was_read = False
         self._turn = asyncio.Lock()
@@ -124,10 +124,10 @@ class Registry:
         await self._read()
         await asyncio.gather(*(model.settled() for model in self._models.values()))
 
-    async def _read(self) -> None:
-        """Read the repository, begin to load new versions, and retire removed ones."""
+    async def _read(self, now: bool = False) -> None:
+        """Read the repository, begin to load new versions, and retire removed ones. `now` is that of the reader."""
         async with self._reading:
-            contents = await self._reader.read()
+            contents = await self._reader.read(now)
             self._was_read = True
             self._mark_changed()
             if contents is None:  # loaded versions continue: a file system may be missing for a moment
@@ -194,7 +194,7 @@ class Registry:
         self._unloaded.discard(name)
         if name in self._models:
             self._models[name].retry()
-        await self._read()
+        await self._read(now=True)
         if name not in self._models:
             raise self.catalog.not_found(name)
         await self._models[name].settled()

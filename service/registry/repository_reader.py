@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from pathlib import Path
 
+from service.core.settings import Settings
 from service.core.threads import run_in_background
 from service.registry.repository import Contents, LoadError, read_repository
+from service.registry.storage import StorageMirror
 from service.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -26,26 +29,40 @@ class RepositoryReader:
     File events are not used: the kernel drops them under load, network file systems have none, and they belong to a
     folder that may have been replaced by another one with its name: see docs/decisions/repository-reads.md.
 
+    A repository in object storage is copied into a folder in a thread of its own: a long download stops no read.
+
     Args:
-        repository: the folder; whatever has this name when it is read.
+        settings: the repository; whatever has this name when it is read.
         metrics: counts the reads.
-        only_model: as of `read_repository`.
     """
 
-    def __init__(self, repository: Path, metrics: Metrics, only_model: str | None = None) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.pause = _INTERVAL_SECONDS
         """Seconds to wait before the next read."""
-        self._repository = repository
+        self._repository = settings.repository_folder
+        self._only_model = settings.only_model
         self._metrics = metrics
-        self._only_model = only_model
+        url = settings.repository
+        self._mirror = None if isinstance(url, Path) else StorageMirror(url, self._repository)
+        self._poll_seconds = settings.storage_poll_seconds
+        self._copying: asyncio.Task[None] | None = None
+        """The last look at the storage."""
+        self._next_look = 0.0
+        """Time of the next one, in `time.monotonic` seconds."""
         self._trouble: str | None = None
         """Why the last read failed."""
         self._unreadable: dict[str, str] = {}
         self._started: float | None = None
         """Begin of the read that is under way, in `time.monotonic` seconds."""
 
-    async def read(self) -> Contents | None:
-        """Read the repository; None if this fails, which is logged once per reason."""
+    async def read(self, now: bool = False) -> Contents | None:
+        """Read the repository; None if this fails, which is logged once per reason.
+
+        Args:
+            now: look at the object storage first, if the repository is there. Otherwise only the first read does.
+        """
+        if self._mirror is not None:
+            await self._copy(self._mirror, now or self._copying is None)
         started = self._started = time.monotonic()
         self.pause = _INTERVAL_SECONDS
         try:
@@ -68,9 +85,29 @@ class RepositoryReader:
         self._metrics.repository_read("read")
         return contents
 
+    async def _copy(self, mirror: StorageMirror, now: bool) -> None:
+        """Look at the storage if it is time; `now` looks at once and waits for the end."""
+        if self._copying is not None and not self._copying.done():
+            if not now:
+                return
+            await self._copying  # it may have begun before what the caller wants to see was there
+        if now or time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + self._poll_seconds
+            self._copying = asyncio.create_task(self._copy_in_background(mirror))
+        if now and self._copying is not None:
+            await self._copying
+
+    async def _copy_in_background(self, mirror: StorageMirror) -> None:
+        try:
+            await run_in_background(mirror.sync)
+        except Exception:  # whatever happens, the next look comes
+            log.exception("%s: was not copied", self._repository)
+
     def problems(self) -> list[str]:
         """Why the repository, or a model in it, cannot be read now; loaded versions continue."""
         problems = list(self._unreadable.values())
+        if self._mirror is not None:
+            problems += self._mirror.problems
         if self._trouble is not None:
             problems.append(self._trouble)
         if self._started is not None and (seconds := time.monotonic() - self._started) > _SLOW_SECONDS:

@@ -51,6 +51,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "compat": "kserve-v1,vertex",
         "model": "resnet",
         "only_model": "resnet",
+        "storage_poll_seconds": "5.0",
         "host": "0.0.0.0",
         "port": "0",
         "grpc_port": "8001",

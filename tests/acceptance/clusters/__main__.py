@@ -1,0 +1,13 @@
+"""Clusters: object storage, scoring, Ray, and manifests.
+
+    python -m tests.acceptance.clusters [LINE ...]
+
+Needs an environment with the `cpu` and `dev` extras. Line 1 also needs `moto[server]` and `s3fs`. Line 5 also needs
+kubectl, and checkov on the PATH or in CHECKOV.
+"""
+
+from tests.acceptance.clusters import manifests, storage
+from tests.acceptance.report import run
+
+if __name__ == "__main__":
+    run({1: storage.check, 5: manifests.check})
