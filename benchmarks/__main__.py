@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.console import fail
-from service.core.settings import available_cpus
+from service.core.cpus import available_cpus
 
 app = typer.Typer(help="Measure, and write tables, JSON and plots.", no_args_is_help=True)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.serve import workers
 from benchmarks.serve.workers import LoadName, WorkersRow
 from models.artifact import manifest
-from service.core.settings import available_cpus
+from service.core.cpus import available_cpus
 from service.supervisor.worker_count import default_workers
 
 _CONNECTIONS = 128

@@ -22,7 +22,7 @@ from models.runtime import tuning
 from models.runtime.tuning import Bounds, Host, Measurement, TuningProfile
 from service import executors
 from service.cli.tune_timing import time_calls
-from service.core.settings import available_cpus
+from service.core.cpus import available_cpus
 from service.engine.instance_group import plan_instances
 from service.executors import Runtime
 from service.executors.base import Executor, ExecutorError, Source, close_all, compute

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +23,7 @@ from models.artifact.manifest import MODEL_NAME, Precision
 from models.runtime.engine_cache import default_folder
 from service.core import platforms
 from service.core.choices import DecodeMode, LogFormat, LogLevel, Watch
+from service.core.cpus import available_cpus
 from service.core.environment import ServiceEnvironment
 from service.core.former_names import FormerEnvironment
 from service.core.setting_values import check_compat, check_folder, check_proxies, check_repository, check_versions
@@ -34,16 +34,6 @@ _MIB = 1024 * 1024
 def shipped_repository() -> Path:
     """The model repository that ships with the project."""
     return Path(str(resources.files("models"))) / "pretrained" / "repository"
-
-
-def available_cpus() -> int:
-    """Number of CPUs that this process may use: its affinity mask, limited by the CPU quota of its container."""
-    cpus = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cpus
-    return cpus if quota == "max" else max(1, min(cpus, int(quota) // int(period)))
 
 
 class Settings(BaseSettings):

@@ -14,7 +14,8 @@ from models.artifact.manifest import Manifest, Precision
 from models.runtime import tuning
 from models.runtime.tuning import Host, Measurement, NotTuned, TuningError
 from service import executors
-from service.core.settings import Settings, available_cpus
+from service.core.cpus import available_cpus
+from service.core.settings import Settings
 from service.executors.base import ExecutorError
 from service.messages.model import ConfigProvenance, Origin
 

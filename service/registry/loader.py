@@ -13,8 +13,9 @@ from models.artifact import manifest
 from models.artifact.card import make_card
 from models.artifact.manifest import Artifact, Manifest, ManifestError
 from service import executors
+from service.core.cpus import available_cpus
 from service.core.naming import ENCODED
-from service.core.settings import Settings, available_cpus
+from service.core.settings import Settings
 from service.engine.batch_queue import BatchQueue
 from service.engine.engine import Engine
 from service.engine.instance_group import InstancePlan, estimate_multiply_adds, pinned_cpus, plan_instances

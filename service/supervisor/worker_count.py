@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable
 
 from service import executors
-from service.core.settings import Settings, available_cpus
+from service.core.cpus import available_cpus
+from service.core.settings import Settings
 from service.executors.base import ExecutorError
 from service.supervisor.child import start_child
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from service.core.settings import available_cpus
+from service.core.cpus import available_cpus
 from tests.acceptance import fast_decoding, peers
 from tests.acceptance.report import run
 

@@ -14,7 +14,8 @@ from models.runtime.cuda_driver import Device, NoDevice
 from models.runtime.engine_plan import BatchRange, ComputeCapability, Plan, Platform
 from models.runtime.tensorrt_runtime import NoTensorRT
 from models.runtime.tuning import Bounds, Host, Measurement, TuningProfile
-from service.core.settings import Settings, available_cpus
+from service.core.cpus import available_cpus
+from service.core.settings import Settings
 from service.executors import simulated, tensorrt
 from service.executors.base import Executor, ExecutorError, Source
 from tests.support.service import Client, serve

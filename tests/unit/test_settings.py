@@ -9,8 +9,9 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from service.core.cpus import available_cpus
 from service.core.former_names import RENAMED, replace_former_flags
-from service.core.settings import OfflineSettings, Settings, available_cpus
+from service.core.settings import OfflineSettings, Settings
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,8 @@ from models.artifact.manifest import Manifest
 from models.runtime import engine_cache, tuning
 from models.runtime.tuning import Bounds, Host, Measurement, NotTuned, TuningError, TuningProfile
 from service.cli.tune import app, print_tables
-from service.core.settings import Settings, available_cpus
+from service.core.cpus import available_cpus
+from service.core.settings import Settings
 from tests.support.service import serve
 from tests.support.tiny import copy_repository
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
@@ -28,7 +29,7 @@ def check() -> tuple[bool, str]:
     with TemporaryDirectory(prefix="clusters-") as cache, S3() as storage:
         storage.upload(version, f"{MODEL}/1")
         options = ("--repository", f"s3://{NAME}/repository", "--storage-poll-seconds", str(POLL_SECONDS))
-        with serve(*options, "--cache", cache, **storage.environment) as service, Load(service) as load:
+        with _serve(*options, "--cache", cache, **storage.environment) as service, Load(service) as load:
             expect(answered_by(service) == "1", "version 1 does not answer")
             storage.upload(version, f"{MODEL}/3", without=("model.onnx",), version=3)
             storage.upload(version, f"{MODEL}/4", without=(manifest.FILE_NAME,), version=4)
@@ -46,14 +47,17 @@ def check() -> tuple[bool, str]:
             wait_until(lambda: not degraded(service))
             secret = storage.environment["AWS_SECRET_ACCESS_KEY"]
             expect(secret not in service.log, "the secret is in the log")
-        with serve(
-            *options, "--cache", cache, **{**storage.environment, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
-        ) as again:
+        away = {**storage.environment, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+        with _serve(*options, "--cache", cache, **away) as again:
             expect(answered_by(again) == "5", "a restart without the storage does not serve the copy")
     seen = load.versions
     figures.append(f"{load.answers} answers under load, {load.failed} failed, by versions {', '.join(sorted(seen))}")
     figures.append("a restart without storage serves the copies; the secret is not in the log")
     return not load.failed and seen == {"1", "2", "5"}, "; ".join(figures)
+
+
+def _serve(*options: str, **environment: str) -> AbstractContextManager[ServedProcess]:
+    return serve(*options, ready=True, module="service", **environment)
 
 
 class Load:

@@ -17,7 +17,8 @@ import httpx
 from models.artifact import manifest
 from models.runtime import tuning
 from models.runtime.tuning import Bounds, Host, Measurement, TuningProfile
-from service.core.settings import available_cpus, shipped_repository
+from service.core.cpus import available_cpus
+from service.core.settings import shipped_repository
 from tests.acceptance.faults.case import check, expect
 from tests.acceptance.faults.served import ROOT, ServedProcess, serve
 

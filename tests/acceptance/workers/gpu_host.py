@@ -15,7 +15,7 @@ from benchmarks.gpu_workers import FILE
 from benchmarks.serve.workers import LOADS
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import NoDevice
-from service.core.settings import available_cpus
+from service.core.cpus import available_cpus
 from service.supervisor.worker_count import default_workers
 from tests.acceptance.faults.served import ROOT
 from tests.acceptance.workers.cost import make_repository

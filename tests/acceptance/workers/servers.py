@@ -8,7 +8,7 @@ from dataclasses import asdict
 from datetime import date
 
 from models.runtime.tuning import Host
-from service.core.settings import available_cpus
+from service.core.cpus import available_cpus
 from tests.acceptance import peers
 
 
