@@ -45,7 +45,7 @@ pretrained: .venv/test.done  ## export the shipped checkpoint again, as version 
 	    --repository models/pretrained/repository --name fashion-mnist-resnet20 --data /usr/share/datasets/fashion-mnist \
 	    --float16 --int8
 
-.env.example: service/core/settings.py deploy/environment.py .venv/test.done  ## explain every setting
+.env.example: service/core/settings/__init__.py deploy/environment.py .venv/test.done  ## explain every setting
 	$(BIN)/python -m deploy.environment > $@
 
 $(BIN)/python:

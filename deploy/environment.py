@@ -1,4 +1,4 @@
-"""Prints .env.example: `make .env.example`. The texts are the docstrings of service/core/settings.py."""
+"""Prints .env.example: `make .env.example`. The texts are the docstrings of service/core/settings/__init__.py."""
 
 from __future__ import annotations
 

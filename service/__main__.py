@@ -17,8 +17,8 @@ from service import executors
 from service.app import create_app
 from service.core import malloc
 from service.core.api_keys import KeyFileError
-from service.core.former_names import replace_former_flags
 from service.core.settings import Settings
+from service.core.settings.former_names import replace_former_flags
 from service.core.tls import TlsError
 from service.executors.base import ExecutorError
 from service.grpc import prepare

@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def url() -> str:
-    """Address of `/readyz`. A port that is no number comes from Kubernetes (service/core/environment.py)."""
+    """Address of `/readyz`. A port that is no number comes from Kubernetes (service/core/settings/environment.py)."""
     scheme = "https" if os.environ.get("RESNET_SERVE_SSL_CERTFILE") else "http"
     named = platforms.port(os.environ.get("RESNET_SERVE_COMPAT", ""))
     port = os.environ.get("RESNET_SERVE_PORT", "") if named is None else named[0]

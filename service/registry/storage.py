@@ -36,7 +36,7 @@ _STAMP_KEYS = (
     "mtime",
     "created",
 )
-"""What the file systems of fsspec tell of a file that changes with its content."""
+"""Details that the file systems of fsspec give of a file, and that change with its content."""
 
 _Files = Mapping[str, Mapping[str, Any]]
 
@@ -62,7 +62,7 @@ class StorageMirror:
     def sync(self) -> None:
         """Copy new and changed versions, and delete removed ones. Takes as long as the copies.
 
-        What cannot be copied is in `problems`; versions that were copied before stay.
+        The reasons for versions that were not copied are in `problems`; versions that were copied before stay.
         """
         problems: list[str] = []
         try:

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from service.core.cpus import available_cpus
-from service.core.former_names import RENAMED, replace_former_flags
 from service.core.settings import OfflineSettings, Settings
+from service.core.settings.former_names import RENAMED, replace_former_flags
 
 
 @pytest.fixture(autouse=True)

@@ -96,7 +96,7 @@ def answered_by(service: ServedProcess) -> str:
 
 
 def degraded(service: ServedProcess) -> list[str]:
-    """What /readyz says of a service that is ready."""
+    """The limitations that /readyz lists for a service that is ready."""
     found: list[str] = httpx.get(f"{service.url}/readyz", timeout=30.0).json().get("degraded", [])
     return found
 

@@ -41,7 +41,7 @@ PLANTED: tuple[tuple[str, str, str], ...] = (
     ("service/executors/cuda/resize.cu", "\n// {}\n", "Rows beside the region are computed in vain."),
     ("service/inference/admission.py", DOCSTRING, "At most this many images are inside."),
     ("service/inference/pipeline.py", LOG, "the caller has gone, the images are not computed"),
-    ("service/core/settings.py", ERROR, "more threads than there are processors in the machine"),
+    ("service/core/settings/__init__.py", ERROR, "more threads than there are processors in the machine"),
     ("service/page/index.html", "\n<p>{}</p>\n", "Drop a picture and see what in it speaks for the class."),
     ("service/page/app.js", '\nconst planted = "{}";\n', "Nobody is left who waits for this image."),
     ("service/page/style.css", "\n/* {} */\n", "Its presence is shown by a line."),
@@ -60,7 +60,7 @@ NAMES = {
     "service/engine/patience.py": "",
     "service/engine/engine.py": "class Ticket: ...",
     "service/registry/registry.py": "def give_way() -> None: ...",
-    "service/core/settings.py": "MOST = 8",
+    "service/core/settings/__init__.py": "MOST = 8",
     "tests/unit/test_priority.py": "def test_who_has_gone_is_not_computed() -> None: ...",
 }
 """Names that are added to modules."""

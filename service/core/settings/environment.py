@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_settings import EnvSettingsSource
 
-from service.core.former_names import ISOLATE_VARIABLE, RENAMED
+from service.core.settings.former_names import ISOLATE_VARIABLE, RENAMED
 
 log = logging.getLogger(__name__)
 

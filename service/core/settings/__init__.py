@@ -24,9 +24,9 @@ from models.runtime.engine_cache import default_folder
 from service.core import platforms
 from service.core.choices import DecodeMode, LogFormat, LogLevel, Watch
 from service.core.cpus import available_cpus
-from service.core.environment import ServiceEnvironment
-from service.core.former_names import FormerEnvironment
-from service.core.setting_values import check_compat, check_folder, check_proxies, check_repository, check_versions
+from service.core.settings.environment import ServiceEnvironment
+from service.core.settings.former_names import FormerEnvironment
+from service.core.settings.values import check_compat, check_folder, check_proxies, check_repository, check_versions
 
 _MIB = 1024 * 1024
 
