@@ -15,7 +15,7 @@ from models.palette import BLUE, VERMILION
 if TYPE_CHECKING:  # each module needs packages of its own
     from benchmarks import engines as engines_benchmark
     from benchmarks import fusion as fusion_benchmark
-    from benchmarks import gpu_executors as gpu_benchmark
+    from benchmarks.gpu import executors as gpu_benchmark
 
 
 def engines(rows: Sequence[engines_benchmark.EngineRow], path: Path) -> None:

@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu, gpu_decoder, gpu_executors, gpu_service, timing
-from benchmarks.gpu_executors import GpuRow, Kind
-from benchmarks.gpu_report import GpuReport
+from benchmarks import timing
+from benchmarks.gpu import decoder as gpu_decoder
+from benchmarks.gpu import executors as gpu_executors
+from benchmarks.gpu import service as gpu_service
+from benchmarks.gpu import steps
+from benchmarks.gpu.__main__ import STEPS
+from benchmarks.gpu.executors import GpuRow, Kind
+from benchmarks.gpu.report import GpuReport
 from benchmarks.serve.server import ServerFailed
 from models.artifact.manifest import Precision
 from models.runtime import cuda_driver
@@ -29,7 +34,7 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "bfloat16")
 @pytest.mark.slow
 @pytest.mark.skipif(why_not() is None, reason="this machine has a GPU")
 def test_report_without_a_gpu(tmp_path: Path) -> None:
-    command = [str(gpu.ROOT / "benchmarks" / "gpu.sh"), str(tmp_path)]
+    command = [str(steps.ROOT / "benchmarks" / "gpu.sh"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHON": sys.executable})
     assert done.returncode == 0, done.stderr
     report = (tmp_path / "report.md").read_text()
@@ -37,7 +42,7 @@ def test_report_without_a_gpu(tmp_path: Path) -> None:
     _, missing = report.split("## Not done\n\n")
     reasons = {line.partition(": ")[2] for line in missing.strip().splitlines()}
     assert reasons == {why_not()}
-    assert len(missing.strip().splitlines()) == len(gpu.STEPS)
+    assert len(missing.strip().splitlines()) == len(STEPS)
 
 
 @pytest.fixture
@@ -48,7 +53,7 @@ def versions(tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     fake.build_engines(version, tmp_path)
     monkeypatch.setattr(gpu_executors, "default_folder", lambda: tmp_path)
     monkeypatch.setattr(gpu_executors, "BATCHES", (1, 32, 64))
-    monkeypatch.setattr(gpu, "in_own_process", lambda function, kind: function(kind))
+    monkeypatch.setattr(steps, "in_own_process", lambda function, kind: function(kind))
     monkeypatch.setattr(timing, "_SECONDS", 0.0)
     monkeypatch.setattr("service.executors.names", lambda: ["onnxruntime-cuda", "openvino", "tensorrt"])
     yield [version]
@@ -58,7 +63,7 @@ def versions(tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.slow
 def test_every_executor_is_checked_and_measured(versions: list[Path], tmp_path: Path) -> None:
     report = GpuReport(cuda_driver.devices())
-    lines = list(gpu.examine_all(versions, tmp_path, report))
+    lines = list(steps.examine_all(versions, tmp_path, report))
     assert lines[:2] == [
         "- tiny, onnxruntime-cuda float32: golden images within its bound on every bucket and stream",
         "- tiny, tensorrt float32: golden images within its bound on every bucket and stream",
@@ -82,7 +87,7 @@ def test_wrong_answers_are_reported_and_not_measured(
         raise LoadError("the golden images differ")
 
     monkeypatch.setattr(gpu_executors, "check_golden", wrong)
-    lines = list(gpu.examine_all(versions, tmp_path, GpuReport([])))
+    lines = list(steps.examine_all(versions, tmp_path, GpuReport([])))
     assert "- tiny, tensorrt float32: **the golden images differ**" in lines
     assert not (tmp_path / "engines.json").exists()
 
@@ -94,9 +99,9 @@ def test_other_runtimes_are_measured_after_a_crash(
     def in_own_process(function: Callable[[Kind], object], kind: Kind) -> object:
         return gpu_executors.in_own_process(os._exit, 3) if kind.executor == "onnxruntime-cuda" else function(kind)
 
-    monkeypatch.setattr(gpu, "in_own_process", in_own_process)
+    monkeypatch.setattr(steps, "in_own_process", in_own_process)
     report = GpuReport([])
-    text = "\n".join(gpu.examine_all(versions, tmp_path, report))
+    text = "\n".join(steps.examine_all(versions, tmp_path, report))
     assert "- tiny, tensorrt float32: golden images within" in text
     assert "- tiny, onnxruntime-cuda float32: BrokenProcessPool: " in report.text()
 
@@ -112,8 +117,8 @@ def test_result_of_another_process_is_returned(tiny_repository: Path) -> None:
 def test_service_is_loaded_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_service, "_SECONDS", 0.3)
     monkeypatch.setattr(gpu_service, "_CLIENTS", (2,))
-    image = gpu.ROOT / "models" / "pretrained" / "examples" / "trouser.png"
-    alone, many = gpu_service.load(Kind(gpu.SHIPPED, "onnxruntime-cpu", "float32"), [image.read_bytes()])
+    image = steps.ROOT / "models" / "pretrained" / "examples" / "trouser.png"
+    alone, many = gpu_service.load(Kind(steps.SHIPPED, "onnxruntime-cpu", "float32"), [image.read_bytes()])
     assert (alone.clients, alone.images) == (2, 1)
     assert many.images == 64
     for seen in (alone, many):
@@ -125,7 +130,7 @@ def test_service_is_loaded_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_service_with_another_executor_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_service, "_SECONDS", 0.1)
-    kind = Kind(gpu.SHIPPED, "tensorrt", "float32")  # for which there is no engine
+    kind = Kind(steps.SHIPPED, "tensorrt", "float32")  # for which there is no engine
     with pytest.raises(ServerFailed, match="the service took onnxruntime-cpu instead of tensorrt"):
         list(gpu_service.load(kind, [b"image"]))
 
@@ -139,8 +144,8 @@ def test_fastest_precision_is_served(tmp_path: Path) -> None:
         for precision, rate in rates.items()
         for batch in (1, 8)
     ]
-    assert gpu._fastest(kinds, rows) == [Kind(version, "torch", "float16")]
-    assert gpu._fastest(kinds, []) == kinds
+    assert steps._fastest(kinds, rows) == [Kind(version, "torch", "float16")]
+    assert steps._fastest(kinds, []) == kinds
 
 
 @pytest.mark.slow
@@ -149,8 +154,8 @@ def test_decoders_are_compared_and_timed(photographs: list[tuple[str, bytes]], m
     pytest.importorskip("nvidia.nvimgcodec", reason="nvidia-nvimgcodec-cu13 is not installed")
     monkeypatch.setattr(gpu_decoder, "JpegDecoder", lambda gpu, most: JpegDecoder(None, most))
     monkeypatch.setattr(gpu_decoder, "_SECONDS", 0.01)
-    monkeypatch.setattr(gpu, "in_own_process", lambda function, argument: function(argument))
-    lines = list(gpu.examine_decoder())
+    monkeypatch.setattr(steps, "in_own_process", lambda function, argument: function(argument))
+    lines = list(steps.examine_decoder())
     count = len(photographs)
     assert lines[0].startswith(
         f"{count} of {count} photographs are decoded there; the pixels differ from Pillow's by 0"

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.gpu_workers import FILE
+from benchmarks.gpu.workers import FILE
 from benchmarks.serve.workers import LOADS
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import NoDevice

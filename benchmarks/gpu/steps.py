@@ -1,84 +1,29 @@
-"""The program of `benchmarks/gpu.sh`: every step that this machine can do, and a report that also lists the others.
-
-The report is written after each line, so a crash loses no results.
-"""
+"""The steps of `benchmarks/gpu.sh`. Each yields the lines of its section in the report."""
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks import gpu_decoder, gpu_service, resnet50
-from benchmarks.gpu_executors import GpuRow, Kind, examine, in_own_process
-from benchmarks.gpu_report import GpuReport, NotDone, tabulate
-from benchmarks.gpu_workers import serve_with_workers
+from benchmarks import resnet50
+from benchmarks.gpu import decoder
+from benchmarks.gpu import service as served
+from benchmarks.gpu.executors import GpuRow, Kind, examine, in_own_process
+from benchmarks.gpu.report import GpuReport, NotDone, describe, tabulate
+from benchmarks.gpu.workers import serve_with_workers
 from benchmarks.serve import payloads
-from benchmarks.serve.server import ServerFailed
 from models.artifact import manifest
-from models.runtime import cuda_driver
-from models.runtime.cuda_driver import NoDevice
 from service import executors
 from service.core.settings import shipped_repository
 from service.executors.base import ExecutorError
 from service.registry.repository import LoadError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PHOTOGRAPHS = ROOT / "export" / "photographs"
 SHIPPED = shipped_repository() / "fashion-mnist-resnet20" / "1"
-STEPS = ("tests", "resnet50", "tensorrt", "executors", "decoder", "service", "workers")
-
-
-def main() -> None:
-    arguments = _arguments()
-    out = arguments.out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    reason = None
-    try:
-        devices = cuda_driver.devices()
-    except NoDevice as error:
-        devices, reason = [], str(error)
-    report = GpuReport(devices)
-    versions = [path.resolve() for path in arguments.version] or [SHIPPED]
-    steps: dict[str, tuple[str, Callable[[], Iterable[str]]]] = {
-        "tests": ("Tests that need a GPU", lambda: run_tests(out)),
-        "resnet50": ("A ResNet-50 to measure", lambda: export_resnet50(out, versions)),
-        "tensorrt": ("TensorRT engines", lambda: build_engines(versions)),
-        "executors": ("Executors", lambda: examine_all(versions, out, report)),
-        "decoder": ("Decoding on the GPU", examine_decoder),
-        "service": ("The service over HTTP", lambda: serve_all(versions, report)),
-        "workers": ("Workers", lambda: measure_workers(versions, out, report, arguments.simulated)),
-    }
-    for name, (title, step) in steps.items():
-        print(f"{title} ...", file=sys.stderr, flush=True)
-        try:
-            if reason is not None and not (name == "workers" and arguments.simulated):
-                raise NotDone(reason)
-            if name not in (arguments.only or steps):
-                raise NotDone("left out")
-            for line in step():
-                report.add(title, line)
-                report.write(out)
-        except Exception as error:  # the next steps may work
-            report.missing.append(f"{title}: {_reason(error)}")
-        report.write(out)
-    print(f"{out / 'report.md'}: {len(report.sections)} of {len(steps)} steps", file=sys.stderr)
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser("benchmarks/gpu.sh", description="Measures a machine with an NVIDIA GPU.")
-    parser.add_argument("out", type=Path, nargs="?", default=ROOT / "build" / "gpu", help="folder of the report")
-    parser.add_argument("version", type=Path, nargs="*", help="folder in a model repository")
-    parser.add_argument("--only", action="append", choices=STEPS, help="do this step only; repeatable")
-    parser.add_argument(
-        "--simulated",
-        metavar="MS",
-        help="without a GPU: the step workers, with an executor of MS milliseconds per batch",
-    )
-    return parser.parse_args()
 
 
 def run_tests(out: Path) -> Iterator[str]:
@@ -143,7 +88,7 @@ def examine_all(versions: Sequence[Path], out: Path, report: GpuReport) -> Itera
         except LoadError as error:
             yield f"- {kind}: **{error}**"
         except Exception as error:  # native runtimes raise errors of any class; the next one may work
-            report.missing.append(f"{kind}: {_reason(error)}")
+            report.missing.append(f"{kind}: {describe(error)}")
             continue
         loaded = True
     if not loaded:
@@ -153,7 +98,7 @@ def examine_all(versions: Sequence[Path], out: Path, report: GpuReport) -> Itera
 
 
 def examine_decoder() -> Iterator[str]:
-    difference, rates = in_own_process(gpu_decoder.examine, payloads.photographs(PHOTOGRAPHS))
+    difference, rates = in_own_process(decoder.examine, payloads.photographs(PHOTOGRAPHS))
     yield from (
         f"{difference.on_gpu} of {difference.photographs} photographs are decoded there; the pixels differ from "
         f"Pillow's by {difference.largest} of 255 at most, in {difference.share:.1e} of all values.",
@@ -178,14 +123,14 @@ def serve_all(versions: Sequence[Path], report: GpuReport) -> Iterator[str]:
             if options and not _decodes_on_gpu(kind.version):
                 continue
             try:
-                for seen in gpu_service.load(kind, photographs, options):
+                for seen in served.load(kind, photographs, options):
                     yield (
                         f"| {kind.version.parent.name} | {kind.executor} | {kind.precision} | {where} | {seen.clients} "
                         f"| {seen.images} | {seen.images_per_second:,.0f} | {seen.p50_ms:.1f} | {seen.p99_ms:.1f} "
                         f"| {seen.failed} |"
                     )
             except Exception as error:  # as in `examine_all`
-                report.missing.append(f"{kind}, decoded by {where}, over HTTP: {_reason(error)}")
+                report.missing.append(f"{kind}, decoded by {where}, over HTTP: {describe(error)}")
 
 
 def measure_workers(versions: Sequence[Path], out: Path, report: GpuReport, simulated: str | None) -> Iterator[str]:
@@ -229,13 +174,3 @@ def _run(*command: str) -> str:
         output = (done.stderr or done.stdout).strip().splitlines()
         raise NotDone(output[-1] if output else f"{command[1]} ended with {done.returncode}")
     return (done.stdout + done.stderr).strip()
-
-
-def _reason(error: Exception) -> str:
-    """The message in one line; with the class for errors of other packages."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, (NotDone, ServerFailed, ExecutorError)) else f"{type(error).__name__}: {text}"
-
-
-if __name__ == "__main__":
-    main()

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks.gpu_executors import GpuRow
+from benchmarks.gpu.executors import GpuRow
+from benchmarks.serve.server import ServerFailed
 from models.runtime.cuda_driver import Device
+from service.executors.base import ExecutorError
 
 PACKAGES = (
     "cuda-bindings", "nvidia-cuda-nvrtc", "nvidia-cudnn-cu13", "nvidia-nvimgcodec-cu13", "nvidia-nvjpeg", "onnx",
@@ -86,3 +88,9 @@ def tabulate(rows: Sequence[GpuRow], out: Path, report: GpuReport) -> list[str]:
     except ImportError as error:
         report.missing.append(f"Plots: {error}")
     return text
+
+
+def describe(error: Exception) -> str:
+    """The message in one line; with the class for errors of other packages."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, (NotDone, ServerFailed, ExecutorError)) else f"{type(error).__name__}: {text}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.gpu_executors import Kind
+from benchmarks.gpu.executors import Kind
 from benchmarks.serve import payloads, server
 from benchmarks.serve.client import run_closed
 from benchmarks.serve.server import ServerFailed

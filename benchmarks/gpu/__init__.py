@@ -1,0 +1,1 @@
+"""Measurements on a machine with an NVIDIA GPU: `benchmarks/gpu.sh`."""
