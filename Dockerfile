@@ -15,26 +15,26 @@ ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore \
     PIP_CONSTRAINT=/build/constraints.txt \
+    PIP_BUILD_CONSTRAINT=/build/constraints.txt \
     PIP_PYTHON=/opt/resnet-serve
 WORKDIR /build
 RUN python -m venv --without-pip /opt/resnet-serve
 COPY pyproject.toml constraints.txt deploy/install.py ./
 
-# The project alone, in the same place: over the libraries, a release is a layer of a few megabytes.
+# The project alone, in the same place: over the libraries, a release is a layer of a few megabytes. pip builds it in an
+# environment of its own, with the compiler of the gRPC protocol.
 FROM build AS project
-RUN pip install setuptools
 COPY . .
-RUN pip install --no-deps --no-build-isolation . \
- && pip uninstall --yes --quiet setuptools
+RUN pip install --no-deps .
 
 FROM build AS build-cpu
-RUN python install.py cpu tracing
+RUN python install.py cpu grpc tracing
 
 FROM build AS build-openvino
-RUN python install.py openvino tracing
+RUN python install.py openvino grpc tracing
 
 FROM build AS build-gpu
-RUN python install.py gpu tracing
+RUN python install.py gpu grpc tracing
 # Without TensorRT (--build-arg TENSORRT=) the image is half as large, and ONNX Runtime computes.
 ARG TENSORRT=tensorrt
 RUN test -z "$TENSORRT" || pip install "$TENSORRT"
@@ -58,7 +58,8 @@ ENV RESNET_SERVE_HOST=0.0.0.0 \
     RESNET_SERVE_PORT=8000 \
     RESNET_SERVE_REPOSITORY=/repository \
     RESNET_SERVE_CACHE=/cache
-EXPOSE 8000
+# 8001 is for gRPC, which is off unless the service is given this port, as by docker-compose.yml.
+EXPOSE 8000 8001
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-m", "service.cli.healthcheck"]
 ENTRYPOINT ["resnet-serve"]

@@ -51,15 +51,17 @@ pretrained: .venv/test.done  ## export the shipped checkpoint again, as version 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
-.venv/serve.done: $(BIN)/python pyproject.toml constraints.txt
+BUILD := pyproject.toml constraints.txt setup.py $(wildcard service/grpc/proto/*.proto)
+
+.venv/serve.done: $(BIN)/python $(BUILD)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu]'
 	touch $@
 
-.venv/import.done: $(BIN)/python pyproject.toml constraints.txt
+.venv/import.done: $(BIN)/python $(BUILD)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,train,hub]'
 	touch $@ .venv/serve.done
 
-.venv/test.done: $(BIN)/python pyproject.toml constraints.txt clients/python/pyproject.toml
+.venv/test.done: $(BIN)/python $(BUILD) clients/python/pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,train,dev]' \
 	    -e 'clients/python[images,progress]'
 	touch $@ .venv/serve.done .venv/import.done

@@ -20,8 +20,12 @@ COMPOSE = """\
 # ADDRESS=127.0.0.1
 # PORT=8000
 
-# The port of the service on GPUs (--profile gpu).
-# GPU_PORT=8001
+# The port of gRPC.
+# GRPC_PORT=8001
+
+# The ports of the service on GPUs (--profile gpu).
+# GPU_PORT=8010
+# GPU_GRPC_PORT=8011
 
 # Runtime on the CPU: cpu is ONNX Runtime, openvino is faster for large networks in int8. After a change:
 # docker compose up --build
@@ -50,7 +54,7 @@ COMPOSE = """\
 
 """
 
-FIXED = {"repository": "/repository", "cache": "/cache", "host": "0.0.0.0", "port": "8000"}
+FIXED = {"repository": "/repository", "cache": "/cache", "host": "0.0.0.0", "port": "8000", "grpc_port": "8001"}
 """Set by docker-compose.yml; a value in .env applies only without Compose."""
 
 

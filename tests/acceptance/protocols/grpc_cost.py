@@ -1,6 +1,6 @@
 """Line 3: CPU time of the service per request of a 224 x 224 tensor, over gRPC and as binary tensors over HTTP.
 
-The executor is simulated, and 32 calls are in flight. Rounds of both protocols take turns on the same process.
+The executor is simulated, and 32 calls are in flight. Rounds of both protocols alternate, on one process.
 """
 
 from __future__ import annotations
