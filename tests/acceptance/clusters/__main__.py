@@ -3,7 +3,7 @@
     python -m tests.acceptance.clusters [LINE ...]
 
 Needs an environment with the `cpu` and `dev` extras. Line 1 also needs `moto[server]` and `s3fs`. Line 5 also needs
-kubectl, and checkov on the PATH or in CHECKOV.
+kubectl, checkov on the PATH or in CHECKOV, and podman with an image `python:3.11-slim`.
 """
 
 from tests.acceptance.clusters import manifests, storage

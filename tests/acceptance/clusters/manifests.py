@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import yaml
 
+from tests.acceptance.clusters import rollover
 from tests.support import kubernetes
 from tests.support.kubernetes import OVERLAYS, ROOT
 
@@ -38,9 +39,11 @@ def check() -> tuple[bool, str]:
             if (problem := kubernetes.problems(manifest, kubernetes.versions()[-1])) is not None:
                 problems.append(f"{path.name}: {problem}")
     print(*problems, *findings, sep="\n")
-    return not problems and not findings, (
+    rolled, rollover_figure = rollover.check()
+    return not problems and not findings and rolled, (
         f"{manifests} manifests, Kubernetes {', '.join(kubernetes.versions())}: {len(problems)} problems; checkov: "
-        f"{len(findings)} findings beside the {len(yaml.safe_load(CHECKOV_FILE.read_text())['skip-check'])} explained"
+        f"{len(findings)} findings beside the {len(yaml.safe_load(CHECKOV_FILE.read_text())['skip-check'])} explained; "
+        f"{rollover_figure}"
     )
 
 
