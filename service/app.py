@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
@@ -184,6 +185,8 @@ def _make_grpc(service: Side, memory: BodyMemory, spans: Spans | None) -> GrpcSe
     """The server of gRPC; None without a port for it."""
     if service.pipeline.settings.grpc_port is None:
         return None
+    # grpcio writes a line to standard error for each failed handshake, past the log, unless the variable is set before.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from service.grpc.server import GrpcServer, SharedLimits  # an extra, and never before a fork
 
     limits = SharedLimits(service.keys, service.rates, memory)

@@ -13,7 +13,6 @@ import grpc
 from service.core.api_keys import ApiKeyStore, KeyCheck
 from service.core.body_memory import BodyMemory
 from service.core.rate_limit import Rates
-from service.core.settings import Settings
 from service.grpc import protocol
 from service.grpc.calls import Access, Call, Calls, Respond
 from service.grpc.codes import Unsupported
@@ -67,7 +66,8 @@ class GrpcServer:
 
     def __init__(self, pipeline: Pipeline, metrics: Metrics, limits: SharedLimits, spans: Spans | None) -> None:
         self._settings = pipeline.settings
-        self._shares_port = metrics.workers > 1
+        self._workers = metrics.workers
+        self._max_connections = -(-self._settings.max_connections // metrics.workers)
         self._draining = Draining()
         self._stopped: asyncio.Task[None] | None = None
         self._server: Any = None
@@ -86,8 +86,8 @@ class GrpcServer:
             GrpcError: the port cannot be bound.
         """
         server = grpc.aio.server(
-            options=list(_options(self._settings, self._shares_port).items()),
-            maximum_concurrent_rpcs=self._settings.max_connections,
+            options=list(self._options().items()),
+            maximum_concurrent_rpcs=self._max_connections,
         )
         for service, handlers in self._handlers.items():
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
@@ -107,6 +107,21 @@ class GrpcServer:
         pair = ((key or certificate).read_bytes(), certificate.read_bytes())
         return int(server.add_secure_port(address, grpc.ssl_server_credentials([pair])))
 
+    def _options(self) -> dict[str, int]:
+        """Options of grpcio's server."""
+        settings = self._settings
+        options = {
+            "grpc.so_reuseport": 1,
+            "grpc.max_receive_message_length": settings.max_body_bytes,
+            "grpc.max_send_message_length": -1,
+            "grpc.max_concurrent_streams": _MAX_STREAMS,
+            "grpc.max_allowed_incoming_connections": self._max_connections,
+            "grpc.max_connection_idle_ms": settings.keep_alive_seconds * 1000,
+            "grpc.server_handshake_timeout_ms": round(settings.client_timeout_seconds * 1000),
+            "grpc.http2.max_frame_size": _FRAME_BYTES,
+        }
+        return options if self._workers == 1 else options | {"grpc.max_connection_age_ms": _CONNECTION_SECONDS * 1000}
+
     def begin_shutdown(self) -> None:
         """Accept no more calls; those in flight have the time limit of the settings."""
         if self._server is not None and self._stopped is None:
@@ -118,21 +133,6 @@ class GrpcServer:
         self.begin_shutdown()
         if self._stopped is not None:
             await self._stopped
-
-
-def _options(settings: Settings, shares_port: bool) -> dict[str, int]:
-    """Options of grpcio's server."""
-    options = {
-        "grpc.so_reuseport": 1,
-        "grpc.max_receive_message_length": settings.max_body_bytes,
-        "grpc.max_send_message_length": -1,
-        "grpc.max_concurrent_streams": _MAX_STREAMS,
-        "grpc.max_allowed_incoming_connections": settings.max_connections,
-        "grpc.max_connection_idle_ms": settings.keep_alive_seconds * 1000,
-        "grpc.server_handshake_timeout_ms": round(settings.client_timeout_seconds * 1000),
-        "grpc.http2.max_frame_size": _FRAME_BYTES,
-    }
-    return options | ({"grpc.max_connection_age_ms": _CONNECTION_SECONDS * 1000} if shares_port else {})
 
 
 def _methods(pipeline: Pipeline, calls: Calls, limits: SharedLimits, draining: Draining) -> Mapping[str, Any]:

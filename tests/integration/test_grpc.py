@@ -20,6 +20,9 @@ from google.protobuf.json_format import MessageToDict
 from grpc import StatusCode
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
@@ -429,3 +432,28 @@ def test_streams_end_with_the_service(tiny_repository: Path) -> None:
     )
     ended.set()
     channel.close()
+
+
+def test_traces(tiny_repository: Path) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    settings = Settings(repository=tiny_repository, grpc_port=0, traces_per_second=0.001)
+    with serve(settings, tracer_provider=provider) as client, grpc.insecure_channel(address(client)) as channel:
+        call = channel.unary_unary(SERVICE + "ModelInfer")
+        data = pixels(PIXELS).SerializeToString()
+        call(data, metadata=[("traceparent", parent), ("x-request-id", "mine")])
+        failure(channel, "ModelInfer", b"", metadata=[("traceparent", parent)])
+        call(data)  # the one of this second
+        call(data)
+    spans: list[Any] = list(exporter.get_finished_spans())
+    roots = [span for span in spans if span.name == "inference.GRPCInferenceService/ModelInfer"]
+    assert [span.attributes["rpc.response.status_code"] for span in roots] == ["OK", "INVALID_ARGUMENT", "OK"]
+    traced, failed, other = roots
+    assert format(traced.context.trace_id, "032x") == parent[3:35]
+    assert format(traced.parent.span_id, "016x") == parent[36:52]
+    assert (traced.attributes["resnet.request_id"], traced.attributes["resnet.model"]) == ("mine", "tiny")
+    assert failed.status.is_ok is False and other.parent is None
+    stages = [span.name for span in spans if span.parent and span.parent.span_id == traced.context.span_id]
+    assert stages == ["read", "queue", "assembly", "inference"]

@@ -14,23 +14,25 @@ OTHER = 384
 
 
 @pytest.mark.parametrize(
-    ("soft", "hard", "allowed", "raised"),
+    ("soft", "hard", "protocols", "allowed", "raised"),
     [
-        (1024, resource.RLIM_INFINITY, 1000, OTHER + 1000),
-        (1024, 100_000, 1000, OTHER + 1000),
-        (100_000, 100_000, 1000, None),
-        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 1000, None),
-        (500, 1000, 1000 - OTHER, 1000),
-        (OTHER + 1, OTHER + 1, 1, None),
+        (1024, resource.RLIM_INFINITY, 1, 1000, OTHER + 1000),
+        (1024, 100_000, 1, 1000, OTHER + 1000),
+        (100_000, 100_000, 1, 1000, None),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 1, 1000, None),
+        (500, 1000, 1, 1000 - OTHER, 1000),
+        (OTHER + 1, OTHER + 1, 1, 1, None),
+        (1024, 100_000, 2, 1000, OTHER + 2000),
+        (500, OTHER + 601, 2, 300, OTHER + 601),
     ],
 )
 def test_connections_follow_the_limit_of_open_files(
-    soft: int, hard: int, allowed: int, raised: int | None, monkeypatch: pytest.MonkeyPatch
+    soft: int, hard: int, protocols: int, allowed: int, raised: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = []
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda kind, given: limits.append(given))
-    assert server._allowed_connections(1000) == allowed
+    assert server._allowed_connections(1000, protocols) == allowed
     assert limits == ([] if raised is None else [(raised, hard)])
 
 

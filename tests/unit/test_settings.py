@@ -278,3 +278,9 @@ def test_cpus_follow_the_affinity_and_the_quota(
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
     monkeypatch.setattr(Path, "read_text", read_text)
     assert available_cpus() == expected
+
+
+def test_both_protocols_need_a_port() -> None:
+    with pytest.raises(ValueError, match="grpc_port and port are both 8000: gRPC needs a port of its own"):
+        Settings(grpc_port=8000)
+    assert Settings(port=0, grpc_port=0).grpc_port == 0

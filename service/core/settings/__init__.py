@@ -270,6 +270,8 @@ class Settings(BaseSettings):
             )
         if self.admin and self.api_keys is None:
             raise ValueError("admin needs api_keys: without keys every client could unload models")
+        if self.grpc_port and self.grpc_port == self.port:
+            raise ValueError(f"grpc_port and port are both {self.port}: gRPC needs a port of its own")
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
             raise ValueError("ssl_keyfile needs ssl_certfile")
         return self

@@ -66,7 +66,8 @@ def check_resources(settings: Settings, workers: int = 1) -> Resources:
         FileLimitError: the limit of open files leaves no connections.
         TlsError: the files for TLS cannot be used.
     """
-    max_connections = _allowed_connections(-(-settings.max_connections // workers))
+    protocols = 1 if settings.grpc_port is None else 2  # each takes as many connections
+    max_connections = _allowed_connections(-(-settings.max_connections // workers), protocols)
     certificate = settings.ssl_certfile
     return Resources(
         max_connections, None if certificate is None else load_tls_files(certificate, settings.ssl_keyfile)
@@ -184,15 +185,16 @@ def log_listening(sockets: Iterable[socket.socket], scheme: str) -> None:
         logging.info("listening on %s://%s:%d, the API is at /docs", scheme, host, port)
 
 
-def _allowed_connections(count: int) -> int:
-    """Raise the limit of open files to what the connections need. Returns how many connections it allows."""
+def _allowed_connections(count: int, protocols: int = 1) -> int:
+    """Raise the limit of open files to what the connections need. Returns how many it allows for each protocol."""
     other = _OTHER_FILES + REFUSED_CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = count + other if hard == resource.RLIM_INFINITY else min(count + other, hard)
+    needed = protocols * count + other
+    files = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     if soft != resource.RLIM_INFINITY and soft < files:
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
-    allowed = min(count, files - other)
-    advice = f"raise `ulimit -n` to {count + other}, or lower max_connections"
+    allowed = min(count, (files - other) // protocols)
+    advice = f"raise `ulimit -n` to {needed}, or lower max_connections"
     if allowed < 1:
         raise FileLimitError(f"the limit of open files, {files}, leaves none for connections: {advice}")
     if allowed < count:
