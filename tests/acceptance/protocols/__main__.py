@@ -6,8 +6,17 @@ Needs an environment with the `cpu`, `train` and `dev` extras; line 1 also `perf
 PERF_ANALYZER. Line 2 runs a fuzzer for ten minutes. Line 3 is timed: nothing else should run on the machine.
 """
 
-from tests.acceptance.protocols import client_restarts, grpc_clients, grpc_cost, grpc_limits, platforms
+from tests.acceptance.protocols import client_restarts, embeddings, grpc_clients, grpc_cost, grpc_limits, platforms
 from tests.acceptance.report import run
 
 if __name__ == "__main__":
-    run({1: grpc_clients.check, 2: grpc_limits.check, 3: grpc_cost.check, 5: platforms.check, 6: client_restarts.check})
+    run(
+        {
+            1: grpc_clients.check,
+            2: grpc_limits.check,
+            3: grpc_cost.check,
+            4: embeddings.check,
+            5: platforms.check,
+            6: client_restarts.check,
+        }
+    )
