@@ -55,5 +55,5 @@ class ServingGraph(nn.Module):
         embedding = feature_map.mean((2, 3))
         logits = self.model.classifier(embedding)
         scaled = logits if self.temperature == 1.0 else logits / self.temperature
-        pooled = [stage.float().mean((2, 3)) for stage in stages]
-        return (logits, scaled.softmax(1), embedding, feature_map, *pooled)[: len(self.outputs)]
+        layers = [stage.float().mean((2, 3)) for stage in stages] if len(self.outputs) > len(OUTPUTS) else []
+        return logits, scaled.softmax(1), embedding, feature_map, *layers
