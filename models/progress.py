@@ -40,6 +40,9 @@ class ProgressBar(Protocol):
     def update(self, completed: int, loss: float | None = None, waiting: float | None = None) -> None:
         """Show the number of completed images and, if given, the mean loss and the share of time spent waiting."""
 
+    def set_total(self, total: int) -> None:
+        """Set the number of images once it is known. May be called in any thread."""
+
     def note(self, line: str) -> None:
         """Print a line."""
 
@@ -47,10 +50,13 @@ class ProgressBar(Protocol):
 class _TerminalBar:
     """One bar of long work on a terminal."""
 
-    def __init__(self, progress: Progress, description: str, total: int) -> None:
+    def __init__(self, progress: Progress, description: str, total: int | None, completed: int) -> None:
         self._progress = progress
         self._description = description
-        self._task = progress.add_task(description, total=total)
+        self._task = progress.add_task(description, total=total, completed=completed)
+
+    def set_total(self, total: int) -> None:
+        self._progress.update(self._task, total=total)
 
     def update(self, completed: int, loss: float | None = None, waiting: float | None = None) -> None:
         description = self._description if loss is None else f"{self._description}  loss {loss:.4f}"
@@ -70,7 +76,7 @@ class ProgressLines:
 
     Args:
         description: the work.
-        total: number of images, or of other units.
+        total: number of images, or of other units; None if it is not known yet.
         unit: plural of the unit.
         clock: seconds, monotonic.
     """
@@ -78,7 +84,7 @@ class ProgressLines:
     INTERVAL = 10.0
 
     def __init__(
-        self, description: str, total: int, unit: str = "images", clock: Callable[[], float] = time.monotonic
+        self, description: str, total: int | None, unit: str = "images", clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._description, self._total, self._unit, self._clock = description, total, unit, clock
         self._started = clock()
@@ -86,23 +92,27 @@ class ProgressLines:
         self._first: tuple[float, int] | None = None
         """Time and completed units of the first update: a resumed run begins with many."""
 
+    def set_total(self, total: int) -> None:
+        self._total = total
+
     def update(self, completed: int, loss: float | None = None, waiting: float | None = None) -> None:
-        now = self._clock()
+        now, total = self._clock(), self._total
         self._first = self._first or (now, completed)
-        if now < self._due or completed >= self._total:
+        if now < self._due or (total is not None and completed >= total):
             return
         self._due = now + max(self.INTERVAL, (now - self._started) / 20)
-        parts = [f"{completed:,} of {self._total:,} {self._unit} ({completed / self._total:.0%})"]
+        parts = [f"{completed:,} {self._unit}"]
+        if total is not None:
+            parts = [f"{completed:,} of {total:,} {self._unit} ({completed / total:.0%})"]
         if loss is not None:
             parts.append(f"loss {loss:.4f}")
         if waiting is not None:
             parts.append(f"waiting for data {waiting:.0%}")
         if completed > self._first[1]:
             rate = (completed - self._first[1]) / (now - self._first[0])
-            left = duration((self._total - completed) / rate)
             parts += [
                 f"{rate:,.0f} {self._unit}/s" if rate > 10 else f"{rate:.2g} {self._unit}/s",
-                f"about {left} left",
+                "time left unknown" if total is None else f"about {duration((total - completed) / rate)} left",
             ]
         self.note(f"{self._description}: {', '.join(parts)}")
 
@@ -112,10 +122,18 @@ class ProgressLines:
 
 
 @contextmanager
-def progress_bar(description: str, total: int, unit: str = "images") -> Iterator[ProgressBar]:
+def progress_bar(
+    description: str, total: int | None, unit: str = "images", completed: int = 0
+) -> Iterator[ProgressBar]:
     """A bar on standard error with the number of completed images or other units, their rate, and the remaining time.
 
     If standard error is not a terminal, a line now and then instead.
+
+    Args:
+        description: the work.
+        total: number of images; None if it is not known yet.
+        unit: plural of the unit.
+        completed: images that an earlier run completed.
     """
     if not console.is_terminal:
         yield ProgressLines(description, total, unit)
@@ -130,7 +148,7 @@ def progress_bar(description: str, total: int, unit: str = "images") -> Iterator
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        yield _TerminalBar(progress, description, total)
+        yield _TerminalBar(progress, description, total, completed)
 
 
 def duration(seconds: float) -> str:

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
 from models.imaging import images
 from models.imaging.formats import process
+from models.imaging.sorted_entries import Entry, sort_entries
 
 _KNOWN = Image.registered_extensions() | process.SUFFIXES
 SUFFIXES = frozenset(suffix for suffix, name in _KNOWN.items() if name in images.FORMATS)
@@ -57,37 +59,78 @@ def has_image_name(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def find_images(folder: str | Path, skipped: Skipped | None = None) -> Iterator[str]:
+def find_images(folder: str | Path, skipped: Skipped | None = None, after: str | None = None) -> Iterator[str]:
     """Paths of the images in a folder, at any depth, relative to the folder, sorted by their parts.
+
+    The memory does not grow with the number of images, also if they all lie in one folder.
 
     Args:
         folder: the folder.
         skipped: collects what is left out.
+        after: path of an image, relative to the folder; only the images behind it are given.
     """
     skipped = skipped or Skipped()
     root = Path(folder)
     around_root = frozenset(_identity(parent) for parent in root.resolve().parents)
-    # The next entry is the last one: an image, or a folder with the identities of the folders around it.
-    pending: list[tuple[str, frozenset[tuple[int, int]] | None]] = [("", around_root)]
-    while pending:
-        relative, around = pending.pop()
-        if around is None:
-            yield relative
-            continue
+    stack = [_Level(root, "", around_root, [] if after is None else after.split("/"), skipped)]
+    while stack:
+        level = stack[-1]
+        if (entry := next(level.entries, None)) is None:
+            stack.pop()
+        elif entry.is_folder:
+            stack.append(_Level(root, entry.path, level.around, entry.after, skipped))
+        else:
+            yield entry.path
+
+
+class ImageOrFolder(NamedTuple):
+    """An image, or a folder that may have images."""
+
+    path: str
+    """Relative to the first folder."""
+    is_folder: bool
+    after: list[str]
+    """Parts of a path in this folder; images up to it are left out."""
+
+
+def following(entries: Iterable[Entry], relative: str, after: Sequence[str]) -> Iterator[ImageOrFolder]:
+    """The entries of a folder that may have images behind a path.
+
+    Args:
+        entries: sorted entries of the folder.
+        relative: path of the folder, empty for the first one.
+        after: parts of the path below this folder; empty to give all.
+    """
+    for name, is_folder in entries:
+        rest: list[str] = []
+        if after and name <= after[0]:
+            if name < after[0] or not is_folder:
+                continue
+            rest = list(after[1:])
+        yield ImageOrFolder(f"{relative}/{name}" if relative else name, is_folder, rest)
+
+
+class _Level:
+    """A folder that the walk is in: its remaining entries, and the identities of the folders around them."""
+
+    def __init__(
+        self, root: Path, relative: str, around: frozenset[tuple[int, int]], after: Sequence[str], skipped: Skipped
+    ) -> None:
         place = root / relative
+        self.entries: Iterator[ImageOrFolder] = iter(())
+        self.around = around
         try:
             identity = _identity(place)
             if identity in around:
                 skipped.add("linked to a folder around it", place)
-                continue
+                return
+            self.around = around | {identity}
             with os.scandir(place) as entries:
-                found = {entry.name: entry.is_dir() for entry in entries if _is_wanted(entry, skipped)}
+                found = sort_entries((entry.name, entry.is_dir()) for entry in entries if _is_wanted(entry, skipped))
         except OSError as error:
             skipped.unreadable.append(f"{place}: cannot be read: {error.strerror}")
-            continue
-        for name in sorted(found, reverse=True):
-            inside = around | {identity} if found[name] else None
-            pending.append((f"{relative}/{name}" if relative else name, inside))
+            return
+        self.entries = following(found, relative, after)
 
 
 def _is_wanted(entry: os.DirEntry[str], skipped: Skipped) -> bool:

@@ -20,9 +20,9 @@ from models.console import console, fail, print_error, print_once
 from models.imaging.image_files import Skipped
 from models.validation import first_error
 from service import executors
-from service.cli.embedding_files import EmbeddingFileError, open_embedding_file
+from service.cli.embedding_files import open_embedding_file
 from service.cli.file_list import FileList
-from service.cli.offline import Outcome, classify_files
+from service.cli.offline import Outcome, Scoring, classify_files
 from service.cli.sinks import CsvWriter, JsonLinesWriter, MapFolder, Sink, TableWriter
 from service.core.settings import OfflineSettings, Settings, shipped_repository
 from service.executors.base import ExecutorError
@@ -50,9 +50,10 @@ _WRITERS: dict[Format, Callable[[TextIO], Sink]] = {
 
 def classify(
     paths: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
-            help="Images, folders with images, and - for a list of both on standard input.", metavar="PATH..."
+            help="Images, folders with images, URLs of both, and - for a list of all these on standard input.",
+            metavar="PATH...",
         ),
     ],
     repository: Annotated[
@@ -88,16 +89,16 @@ def classify(
         fail("--layer selects what --embedding writes: add --embedding FILE, or leave --layer out")
     try:
         settings = _settings(repository, model, executor, precision)
-        files = FileList(paths, skipped)
-        more: list[Sink] = [] if cam is None else [MapFolder(cam, files)]
+        files = FileList(paths)
+        more: list[Sink] = [] if cam is None else [MapFolder(cam, files.roots())]
         more += [] if embedding is None else [open_embedding_file(embedding)]
-    except (EmbeddingFileError, ExecutorError, LoadError, OSError) as error:
+    except (ExecutorError, LoadError, OSError, ValueError) as error:
         fail(error)
-    _print_skipped(skipped)
     optional = OptionalOutputs(embedding is not None, None if cam is None else Cam.picture, layer)
     try:
         with closing(files), _open(output) as stream:
-            outcome = asyncio.run(classify_files(files, settings, top_k, optional, [_WRITERS[format_](stream), *more]))
+            scoring = Scoring(files, skipped, top_k, optional, [_WRITERS[format_](stream), *more])
+            outcome = asyncio.run(classify_files(scoring, settings))
             if isinstance(outcome.error, BrokenPipeError):
                 raise outcome.error
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
@@ -105,7 +106,8 @@ def classify(
         raise typer.Exit(1) from None
     except OSError as error:
         fail(error)
-    _exit(outcome, len(files), len(skipped.unreadable))
+    _print_skipped(skipped)
+    _exit(outcome, len(skipped.unreadable))
 
 
 def _settings(repository: Path | None, model: str | None, executor: str | None, precision: str | None) -> Settings:
@@ -136,12 +138,14 @@ def _print_skipped(skipped: Skipped) -> None:
         print_error(reason)
 
 
-def _exit(outcome: Outcome, files: int, unreadable: int) -> None:
+def _exit(outcome: Outcome, unreadable: int) -> None:
     """Say what was not done, and exit with the status for it."""
     if outcome.failed:
-        console.print(f"{outcome.failed} of {files} files could not be classified", style="red", highlight=False)
+        message = f"{outcome.failed} of {outcome.done} files could not be classified"
+        console.print(message, style="red", highlight=False)
     if outcome.stopped or (outcome.error and outcome.done):
-        console.print(f"stopped: {outcome.done:,} of {files:,} files are done", highlight=False)
+        of_all = f" of {outcome.total:,}" if outcome.total else ""
+        console.print(f"stopped: {outcome.done:,}{of_all} files are done", highlight=False)
     if outcome.error:
         fail(outcome.error)
     if outcome.stopped:

@@ -10,6 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from models.artifact.parity import Float32Array
+from service.cli.file_list import ImageFile
 from service.cli.sinks import Sink, printable
 from service.inference.results import ImageResult
 
@@ -43,9 +44,9 @@ class NpzFile:
         self._files: list[str] = []
         self._rows: list[Float32Array] = []
 
-    def write(self, path: Path, result: ImageResult) -> None:
+    def write(self, file: ImageFile, result: ImageResult) -> None:
         if result.embedding is not None:
-            self._files.append(str(path))
+            self._files.append(file.name)
             self._rows.append(np.array(result.embedding, np.float32))
 
     def finish(self) -> None:
@@ -65,7 +66,7 @@ class NpyFile:
         self._file: IO[bytes] | None = None
         self._rows = self._features = 0
 
-    def write(self, path: Path, result: ImageResult) -> None:
+    def write(self, file: ImageFile, result: ImageResult) -> None:
         if self._file is None and result.embedding is not None:
             self._begin(len(result.embedding))
         if self._file is not None:
@@ -115,10 +116,10 @@ class ParquetFile:
         self._columns: dict[str, list[Any]] = {name: [] for name in ("file", "label", "probability", "error")}
         self._embeddings: list[Float32Array | None] = []
 
-    def write(self, path: Path, result: ImageResult) -> None:
+    def write(self, file: ImageFile, result: ImageResult) -> None:
         best = result.predictions[0] if result.predictions else None
         row = {
-            "file": printable(path),
+            "file": printable(file.name),
             "label": best and best.label,
             "probability": best and best.probability,
             "error": None if result.error is None else str(result.error),

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from typing import NamedTuple
 
-from models.progress import progress_bar
+from models.imaging.image_files import Skipped
+from models.progress import ProgressBar, progress_bar
 from service.app import Service
-from service.cli.file_list import FileList
+from service.cli.file_list import FileList, ImageFile
 from service.cli.sinks import Sink
+from service.cli.url_files import Content, UrlReader
 from service.core.errors import ServiceError, UnprocessableImage
+from service.core.object_storage import is_url
 from service.core.settings import Settings
+from service.core.threads import lower_priority
 from service.inference.optional_outputs import OptionalOutputs
 from service.inference.pipeline import Pipeline
 from service.inference.results import ImageResult
@@ -32,30 +37,53 @@ class Outcome:
     """Numbers of files at the end, or when the work was stopped."""
 
     done: int = 0
+    """Files with a result, also those of earlier runs."""
     failed: int = 0
+    total: int | None = None
+    """All files; None if they were not counted."""
     stopped: bool = False
     """Whether SIGINT or SIGTERM was received."""
     error: ServiceError | OSError | None = None
     """The reason why no more files could be classified or written."""
 
 
-async def classify_files(
-    files: FileList, settings: Settings, k: int, optional: OptionalOutputs, sinks: Sequence[Sink]
-) -> Outcome:
+class Begin(NamedTuple):
+    """Where to begin: after the files of earlier runs."""
+
+    after: ImageFile | None = None
+    done: int = 0
+    failed: int = 0
+
+
+class Scoring(NamedTuple):
+    """What to compute for which files, and where the results go."""
+
+    files: FileList
+    skipped: Skipped
+    """Collects what is left out in folders."""
+    k: int
+    """Number of classes per image."""
+    optional: OptionalOutputs
+    sinks: Sequence[Sink]
+    begin: Callable[[ServedModel], Begin] = lambda model: Begin()
+    """Compares the model with that of earlier runs. May raise OSError."""
+
+
+async def classify_files(scoring: Scoring, settings: Settings) -> Outcome:
     """Classify files and write each result in order. Results are kept if a signal or an error stops the work."""
     service = Service(settings)
     outcome = Outcome()
     try:
         with _cancelled_by_signals():
             await service.start()
-            await _classify_all(service.pipeline, files, k, optional, sinks, outcome)
+            await _classify_all(service.pipeline, scoring, outcome)
     except asyncio.CancelledError:
         outcome.stopped = True
     except (ServiceError, OSError) as error:
         outcome.error = error
     try:
         if outcome.done or outcome.error is None:
-            for sink in sinks:
+            for sink in scoring.sinks:
                 sink.finish()
     except OSError as error:
         outcome.error = outcome.error or error
@@ -85,63 +113,90 @@ def _cancelled_by_signals() -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-async def _classify_all(
-    pipeline: Pipeline,
-    files: FileList,
-    k: int,
-    optional: OptionalOutputs,
-    sinks: Sequence[Sink],
-    outcome: Outcome,
-) -> None:
+async def _classify_all(pipeline: Pipeline, scoring: Scoring, outcome: Outcome) -> None:
     """Classify files, write each result in order, and count."""
-    with pipeline.lease() as model, progress_bar("classifying", total=len(files)) as progress:
-        async with aclosing(_results(pipeline, model, files, k, optional)) as results:
-            async for path, result in results:
-                for sink in sinks:
-                    sink.write(path, result)
-                outcome.done += 1
-                outcome.failed += result.error is not None
-                progress.update(outcome.done)
+    with pipeline.lease() as model:
+        after, outcome.done, outcome.failed = await asyncio.to_thread(scoring.begin, model)
+        with progress_bar("classifying", None, completed=outcome.done) as progress:
+            progress.update(outcome.done)
+            _count_in_background(scoring.files, outcome, progress)
+            async with aclosing(_results(pipeline, model, scoring, after)) as results:
+                async for files, answers in results:
+                    for file, result in zip(files, answers, strict=True):
+                        for sink in scoring.sinks:
+                            sink.write(file, result)
+                        outcome.done += 1
+                        outcome.failed += result.error is not None
+                    progress.update(outcome.done)
+        outcome.total = outcome.done
+
+
+def _count_in_background(files: FileList, outcome: Outcome, progress: ProgressBar) -> None:
+    """Count the files while the first ones are classified, for the remaining time."""
+
+    def count() -> None:
+        lower_priority()
+        try:
+            total = sum(1 for _ in files.walk(Skipped()))
+        except (OSError, ValueError):  # the walk that classifies says why; the list is gone if that one has ended
+            return
+        outcome.total = outcome.total or total
+        progress.set_total(total)
+
+    threading.Thread(target=count, name="count", daemon=True).start()
 
 
 async def _results(
-    pipeline: Pipeline, model: ServedModel, files: Iterable[Path], k: int, optional: OptionalOutputs
-) -> AsyncGenerator[tuple[Path, ImageResult]]:
+    pipeline: Pipeline, model: ServedModel, scoring: Scoring, after: ImageFile | None
+) -> AsyncGenerator[tuple[Sequence[ImageFile], list[ImageResult]]]:
     """Results in the order of the files, a few chunks at a time so that decoding and inference overlap."""
-    running: deque[tuple[Sequence[Path], asyncio.Task[list[ImageResult]]]] = deque()
-    remaining = iter(files)
-    try:
-        while True:
-            while len(running) < _CHUNKS_IN_FLIGHT and (chunk := list(islice(remaining, _CHUNK))):
-                running.append((chunk, asyncio.create_task(_classify_chunk(pipeline, model, chunk, k, optional))))
-            if not running:
-                return
-            paths, task = running[0]
-            for pair in zip(paths, await task, strict=True):
-                yield pair
-            running.popleft()
-    finally:
-        tasks = [task for _, task in running]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    running: deque[tuple[Sequence[ImageFile], asyncio.Task[list[ImageResult]]]] = deque()
+    remaining = scoring.files.walk(scoring.skipped, after)
+    with closing(UrlReader(_CHUNK)) as reader:
+        try:
+            while True:
+                while len(running) < _CHUNKS_IN_FLIGHT and (chunk := await asyncio.to_thread(_next_chunk, remaining)):
+                    task = asyncio.create_task(_classify_chunk(pipeline, model, chunk, scoring, reader))
+                    running.append((chunk, task))
+                if not running:
+                    return
+                yield running[0][0], await running[0][1]
+                running.popleft()
+        finally:
+            tasks = [task for _, task in running]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _next_chunk(files: Iterator[ImageFile]) -> list[ImageFile]:
+    return list(islice(files, _CHUNK))
 
 
 async def _classify_chunk(
-    pipeline: Pipeline, model: ServedModel, paths: Sequence[Path], k: int, optional: OptionalOutputs
+    pipeline: Pipeline, model: ServedModel, files: Sequence[ImageFile], scoring: Scoring, reader: UrlReader
 ) -> list[ImageResult]:
-    contents = await asyncio.to_thread(lambda: [_read(path) for path in paths])
+    contents = await asyncio.to_thread(_read_chunk, files, reader)
     readable = [content for content in contents if isinstance(content, bytes)]
     results: Iterator[ImageResult] = iter(())
     if readable:
-        answer = await pipeline.classify(model, readable, k, _TIMEOUT_SECONDS, optional, inline_errors=True)
+        answer = await pipeline.classify(
+            model, readable, scoring.k, _TIMEOUT_SECONDS, scoring.optional, inline_errors=True
+        )
         results = iter(answer.results)
     return [next(results) if isinstance(content, bytes) else ImageResult(error=content) for content in contents]
 
 
-def _read(path: Path) -> bytes | UnprocessableImage:
+def _read_chunk(files: Sequence[ImageFile], reader: UrlReader) -> list[Content]:
+    urls = [file.name for file in files if is_url(file.name)]
+    from_urls = iter(reader.read(urls) if urls else ())
+    return [next(from_urls) if is_url(file.name) else _read(file.name) for file in files]
+
+
+def _read(path: str) -> Content:
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as error:
         return UnprocessableImage(f"the file cannot be read: {error.strerror}")
     except MemoryError:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from service.cli.file_list import ImageFile
 from service.http.v1.schemas import image_json
 from service.inference.results import ImageResult
 
@@ -29,7 +30,7 @@ _MAX_NAME_BYTES = 255
 class Sink(Protocol):
     """Takes the results in the order of the files."""
 
-    def write(self, path: Path, result: ImageResult) -> None:
+    def write(self, file: ImageFile, result: ImageResult) -> None:
         """Write the result of one file."""
 
     def finish(self) -> None:
@@ -43,11 +44,11 @@ class TableWriter:
         self._stream = stream
         self._table = _empty_table()
 
-    def write(self, path: Path, result: ImageResult) -> None:
+    def write(self, file: ImageFile, result: ImageResult) -> None:
         if result.error is not None:
-            self._table.add_row(Text(printable(path)), Text(str(result.error), style="red"), "")
+            self._table.add_row(Text(printable(file.name)), Text(str(result.error), style="red"), "")
         for rank, prediction in enumerate(result.predictions):
-            name = Text("" if rank else printable(path))
+            name = Text("" if rank else printable(file.name))
             self._table.add_row(name, Text(prediction.label), f"{prediction.probability:.2%}")
         if self._table.row_count >= MAX_ROWS:
             self._print()
@@ -67,9 +68,9 @@ def _empty_table() -> Table:
     return table
 
 
-def printable(path: Path) -> str:
+def printable(name: str) -> str:
     """A path as the output shows it, so that the columns of a table have the right width."""
-    return str(path).encode(errors="backslashreplace").decode()
+    return name.encode(errors="backslashreplace").decode()
 
 
 class CsvWriter:
@@ -79,11 +80,11 @@ class CsvWriter:
         self._writer = csv.writer(stream)
         self._writer.writerow(["file", "rank", "label", "index", "probability", "error"])
 
-    def write(self, path: Path, result: ImageResult) -> None:
+    def write(self, file: ImageFile, result: ImageResult) -> None:
         if result.error is not None:
-            self._writer.writerow([path, 0, "", "", "", str(result.error)])
+            self._writer.writerow([file.name, 0, "", "", "", str(result.error)])
         for rank, prediction in enumerate(result.predictions, start=1):
-            self._writer.writerow([path, rank, prediction.label, prediction.index, prediction.probability, ""])
+            self._writer.writerow([file.name, rank, prediction.label, prediction.index, prediction.probability, ""])
 
     def finish(self) -> None:
         """Nothing: each row is written at once."""
@@ -95,12 +96,16 @@ class JsonLinesWriter:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def write(self, path: Path, result: ImageResult) -> None:
-        line = {"file": str(path), **image_json(_without_files(result))}
-        self._stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+    def write(self, file: ImageFile, result: ImageResult) -> None:
+        self._stream.write(json_line(file, result))
 
     def finish(self) -> None:
         """Nothing: each line is written at once."""
+
+
+def json_line(file: ImageFile, result: ImageResult) -> str:
+    """The line of a file, with its end."""
+    return json.dumps({"file": file.name, **image_json(_without_files(result))}, ensure_ascii=False) + "\n"
 
 
 def _without_files(result: ImageResult) -> ImageResult:
@@ -115,17 +120,18 @@ class MapFolder:
 
     Args:
         folder: is made if it does not exist.
-        files: all images; their deepest common folder is left out of the names.
+        roots: folders that have all images, at any depth; their deepest common folder is left out of the names.
     """
 
-    def __init__(self, folder: Path, files: Iterable[Path]) -> None:
+    def __init__(self, folder: Path, roots: Iterable[str]) -> None:
         self._folder = folder
-        folders = (str(path.absolute().parent) for path in files)
-        self._common = Path(reduce(lambda common, each: os.path.commonpath((common, each)), folders))
+        self._common = Path(
+            reduce(lambda common, each: os.path.commonpath((common, each)), map(os.path.abspath, roots))
+        )
         folder.mkdir(parents=True, exist_ok=True)
 
-    def write(self, path: Path, result: ImageResult) -> None:
-        place = self._folder / path.absolute().relative_to(self._common)
+    def write(self, file: ImageFile, result: ImageResult) -> None:
+        place = self._folder / Path(file.name).absolute().relative_to(self._common)
         for rank, prediction in enumerate(result.predictions, start=1):
             if prediction.cam_png is not None:
                 place.parent.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from typing import Any
 
 from models.artifact import manifest
 from models.artifact.manifest import MODEL_NAME, VERSION, Manifest, ManifestError
+from service.core.object_storage import message
 from service.registry.repository import LoadError
 
 log = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ class StorageMirror:
         except ImportError as error:
             raise LoadError(f"{self._url}: {error}; pip install 'resnet-serve[storage]'") from error
         except Exception as error:  # the packages of the providers raise errors of any class
-            raise LoadError(f"{self._url}: cannot be read: {_text(error)}") from error
+            raise LoadError(f"{self._url}: cannot be read: {message(error)}") from error
 
     def _copy_if_changed(self, system: Any, root: str, place: PurePosixPath, stamp: str) -> None:
         own = self._folder / place
@@ -194,8 +195,3 @@ def _same_file(one: Path, other: Path) -> bool:
 
 def _stamp(details: Mapping[str, Any]) -> str:
     return repr([(key, str(details[key])) for key in _STAMP_KEYS if details.get(key) is not None])
-
-
-def _text(error: Exception) -> str:
-    """The message of an error in one line, with its class if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__

@@ -23,6 +23,7 @@ from typer.testing import CliRunner, Result
 
 from service.cli.classify import classify
 from service.cli.embedding_files import NpzFile
+from service.cli.file_list import ImageFile
 from service.inference.results import ImageResult
 from tests.support.service import Client
 from tests.support.tiny import Eager
@@ -278,9 +279,9 @@ def test_ctrl_c_keeps_the_results_so_far(
         path.symlink_to(source)
     written = NpzFile.write
 
-    def write(sink: NpzFile, path: Path, result: ImageResult) -> None:
-        written(sink, path, result)
-        if path == many[39]:
+    def write(sink: NpzFile, file: ImageFile, result: ImageResult) -> None:
+        written(sink, file, result)
+        if file.name == str(many[39]):
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(NpzFile, "write", write)
@@ -288,7 +289,7 @@ def test_ctrl_c_keeps_the_results_so_far(
     result = run(folder / "many", *options)
     assert result.exit_code == 130, result.output
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    (done,) = re.findall(r"stopped: (\d+) of 300 files are done", result.stderr)
+    (done,) = re.findall(r"stopped: (\d+)(?: of 300)? files are done", result.stderr)
     assert 40 <= int(done) < 300
     with np.load("embeddings.npz") as kept:
         assert kept["files"].tolist() == [str(path) for path in many[: int(done)]]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from models.files import decode_text
+from models.imaging import sorted_entries
 from models.imaging.image_files import Skipped, find_images
 
 
@@ -42,6 +43,23 @@ def test_one_rule(tmp_path: Path) -> None:
     }  # fmt: skip
     assert "3 hidden (" in str(skipped)
     assert not skipped.unreadable
+
+
+def test_large_folder_is_sorted_in_runs_and_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order is that of Python's own sort, by the parts of a path; a walk continues behind any of its images."""
+    monkeypatch.setattr(sorted_entries, "RUN", 3)
+    monkeypatch.setattr(sorted_entries, "_PIECE", 8)
+    numbers = range(10)
+    names = [*(f"{number}.png" for number in numbers), *(f"{number}/{name}" for number in numbers for name in "ab")]
+    names = [name if name.endswith(".png") else f"{name}.png" for name in names]
+    names += ["1.png.d/x.png", "1-/x.png", os.fsdecode(b"caf\xe9.png")]
+    make(tmp_path, *names)
+    expected = sorted(names, key=lambda name: name.split("/"))
+    assert list(find_images(tmp_path)) == expected
+    for index, name in enumerate(expected):
+        assert list(find_images(tmp_path, after=name)) == expected[index + 1 :]
+    os.unlink(tmp_path / expected[7])
+    assert list(find_images(tmp_path, after=expected[7])) == expected[8:]
 
 
 def test_link_to_itself_is_reported_as_unreadable(tmp_path: Path) -> None:

@@ -21,6 +21,20 @@ def test_line_now_and_then_with_rate_and_time_left(capsys: pytest.CaptureFixture
     assert [int(line.split()[1].replace(",", "")) for line in lines] == list(range(1500, 6001, 500))
 
 
+def test_total_may_become_known_later(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    progress = ProgressLines("classifying", None, clock=clock)
+    progress.update(0)
+    for _ in range(2):
+        clock.now += 10.0
+        progress.update(int(50 * (clock.now - 100.0)))
+        progress.set_total(10_000)
+    assert capsys.readouterr().err.splitlines() == [
+        "classifying: 500 images, 50 images/s, time left unknown",
+        "classifying: 1,000 of 10,000 images (10%), 50 images/s, about 3 min left",
+    ]
+
+
 def test_log_of_days_stays_short(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     progress = ProgressLines("training", 10_000_000, clock=clock)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from ipaddress import ip_network
 from pathlib import Path
 
 from service.core import platforms
+from service.core.object_storage import check_url
 from service.core.version_policy import Policies
 
 
@@ -32,11 +32,7 @@ def check_repository(value: object) -> object:
     """
     if not isinstance(value, str) or "://" not in value:
         return value if isinstance(value, Path) else Path(str(value))
-    if not re.fullmatch(r"[a-z0-9+.-]+://[^?#\s]+", value):
-        raise ValueError("the URL of a repository is like s3://bucket/models, without a query")
-    if "@" in value.partition("://")[2].partition("/")[0]:
-        raise ValueError("a URL with a user or a key would be written to the log: use the provider's own settings")
-    return value.rstrip("/")
+    return check_url(value, "a repository")
 
 
 def check_versions(text: str) -> str:

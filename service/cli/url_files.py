@@ -1,0 +1,133 @@
+"""Images in object storage: which a folder has, and their content."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from models.imaging.image_files import Skipped, following, has_image_name
+from models.imaging.sorted_entries import Entry, sort_entries
+from service.core.errors import UnprocessableImage
+from service.core.object_storage import StorageError, message, open_url
+
+Content = bytes | UnprocessableImage
+"""Content of a file, or why it cannot be read."""
+
+
+def exists(url: str) -> bool:
+    """Whether there is a folder or a file.
+
+    Raises:
+        StorageError: the storage cannot be read.
+    """
+    system, path = open_url(url)
+    try:
+        return bool(system.exists(path))
+    except Exception as error:
+        raise StorageError(f"{url}: cannot be read: {message(error)}") from error
+
+
+def find_image_urls(url: str, skipped: Skipped, after: str | None = None) -> Iterator[str]:
+    """URLs of the images in a folder, in the order of `find_images`; the URL itself if it is that of a file.
+
+    A storage lists a folder as a whole, so the memory grows with the number of files in one folder.
+
+    Args:
+        url: folder or file.
+        skipped: collects what is left out.
+        after: URL of an image in the folder; only the images behind it are given.
+
+    Raises:
+        StorageError: the storage cannot be read.
+    """
+    system, root = open_url(url)
+    # A list may have millions of files: one request each, to see that it is no folder, would take hours.
+    listed = [] if has_image_name(url.rpartition("/")[2]) else _list(system, root, url)
+    if not listed:
+        if after is None:
+            yield url
+        return
+    parts = [] if after is None else after.removeprefix(f"{url}/").split("/")
+    stack = [following(_wanted(listed, url, skipped), "", parts)]
+    del listed
+    while stack:
+        if (found := next(stack[-1], None)) is None:
+            stack.pop()
+        elif found.is_folder:
+            place = f"{url}/{found.path}"
+            entries = _list(system, f"{root.rstrip('/')}/{found.path}", place)
+            stack.append(following(_wanted(entries, place, skipped), found.path, found.after))
+        else:
+            yield f"{url}/{found.path}"
+
+
+def _wanted(entries: Iterable[Entry], url: str, skipped: Skipped) -> Iterator[Entry]:
+    """The images and folders among the entries of a folder, sorted."""
+    found: list[Entry] = []
+    for name, is_folder in entries:
+        if name.startswith("."):
+            skipped.add("hidden", f"{url}/{name}")
+        elif not is_folder and not has_image_name(name):
+            skipped.add("without the suffix of an image", f"{url}/{name}")
+        else:
+            found.append((name, is_folder))
+    return sort_entries(found)
+
+
+def _list(system: Any, folder: str, url: str) -> list[Entry]:
+    """The entries of a folder; none if it is a file."""
+    try:
+        listed = system.ls(folder, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except Exception as error:  # the packages of the providers raise errors of any class
+        raise StorageError(f"{url}: cannot be read: {message(error)}") from error
+    own = folder.strip("/")
+    # An object that stands for the folder, or the file itself, has the path that was listed.
+    places = ((entry["name"].strip("/"), entry["type"] == "directory") for entry in listed)
+    return [(place.rpartition("/")[2], is_folder) for place, is_folder in places if place != own]
+
+
+class UrlReader:
+    """Reads files, several at the same time: a storage answers a request after many milliseconds.
+
+    Args:
+        threads: requests at the same time.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = ThreadPoolExecutor(threads, "read")
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def read(self, urls: Sequence[str]) -> list[Content]:
+        """The content of each file; the reason in place of a file that does not exist, or that may not be read.
+
+        Raises:
+            StorageError: the storage cannot be read, or none of several files may be read, as with expired credentials.
+        """
+        contents = list(self._threads.map(_read, urls))
+        refused = [content for content in contents if isinstance(content, PermissionError)]
+        if len(refused) == len(urls) > 1:
+            raise StorageError(f"{urls[0]}: cannot be read: {message(refused[0])}")
+        return [
+            UnprocessableImage(f"the file cannot be read: {message(content)}")
+            if isinstance(content, OSError)
+            else content
+            for content in contents
+        ]
+
+
+def _read(url: str) -> bytes | OSError:
+    system, path = open_url(url)
+    try:
+        return bytes(system.cat_file(path))
+    except FileNotFoundError:
+        return FileNotFoundError("no such file")
+    except (PermissionError, IsADirectoryError) as error:
+        return error
+    except Exception as error:  # the packages of the providers raise errors of any class
+        raise StorageError(f"{url}: cannot be read: {message(error)}") from error
