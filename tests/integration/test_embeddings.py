@@ -221,6 +221,7 @@ def test_layer_selects_an_embedding(client: Client, photographs: Photographs) ->
     (expected,) = classified(client, [data], "&layer=1")
     np.testing.assert_allclose(answers[0]["outputs"][0]["data"], expected, rtol=1e-5)
     assert "no layer3" in answers[1]["error"]
+    assert client.get("/v1/models/tiny").json()["outputs"][-2:] == ["layer1", "layer2"]
 
 
 def test_version_without_layers_says_how_to_add_them(tiny_repository: Path, photographs: Photographs) -> None:

@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 _PART_PIXELS = 1 << 20
 _STATUS = Path("/proc/self/status")
@@ -38,6 +38,8 @@ def main() -> None:
         _write(image)
     except MemoryError:
         sys.exit(2)
+    except UnidentifiedImageError:  # its text names this process's input
+        sys.exit("the header is damaged")
     except Exception as error:  # of the plug-ins, and of Pillow's readers
         sys.exit(str(error))
 

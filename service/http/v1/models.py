@@ -70,6 +70,7 @@ async def _info(backend: Backend, model: ServedModel) -> ModelInfo:
         config=model.provenance,
         accuracy=model.accuracy,
         cam=model.classifier is not None,
+        outputs=list(model.outputs),
         engine=await backend.plan_status(model.key),
         versions=await backend.versions(model.name),
         lone_threads=model.single_image_threads,

@@ -184,6 +184,8 @@ class ModelInfo(_V1Schema):
     accuracy: Accuracy | None
     cam: bool
     """Whether the model has class activation maps."""
+    outputs: list[str]
+    """Outputs of the graph; `layer1` and so on if the features of these layers can be requested."""
     engine: PlanStatus | None = None
     """State of the TensorRT engine; absent if none was built and none is needed."""
     versions: list[VersionStatus]
