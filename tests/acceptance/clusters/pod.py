@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any
 
@@ -33,6 +36,7 @@ class Pod:
         self.port = free_port()
         self.liveness_failures = 0
         self._ended = Event()
+        self._folder = TemporaryDirectory(prefix=f"{PREFIX}-", ignore_cleanup_errors=True)
         run = ["podman", "run", "--detach", "--name", self.name, "--publish", f"127.0.0.1:{self.port}:8000"]
         environment = [item for name, value in settings.items() for item in ("--env", f"{name}={value}")]
         _run(*run, *environment, *self._limits(), self._container["image"])
@@ -49,10 +53,13 @@ class Pod:
         options += [] if own["allowPrivilegeEscalation"] else ["--security-opt", "no-new-privileges"]
         limits = self._container["resources"]["limits"]
         options += ["--cpus", limits["cpu"], "--memory", _size(limits["memory"])]
-        volumes = {volume["name"]: volume["emptyDir"] for volume in self._pod["volumes"]}
         for mount in self._container["volumeMounts"]:
-            size = _size(volumes[mount["name"]]["sizeLimit"])
-            options += ["--tmpfs", f"{mount['mountPath']}:rw,size={size},mode=1777"]
+            # An emptyDir belongs to root and to the group fsGroup, and all users may write to it.
+            folder = Path(self._folder.name) / mount["name"]
+            folder.mkdir()
+            os.chown(folder, 0, user["fsGroup"])
+            folder.chmod(0o2777)
+            options += ["--volume", f"{folder}:{mount['mountPath']}"]
         return options
 
     def ready(self) -> bool:

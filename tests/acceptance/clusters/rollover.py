@@ -6,6 +6,7 @@ import asyncio
 import random
 import subprocess
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import httpx
@@ -44,9 +45,10 @@ class Balancer:
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
+        with suppress(OSError, asyncio.CancelledError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
     finally:
         writer.close()
 
