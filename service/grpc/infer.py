@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Mapping
 from functools import partial
+from math import prod
 from typing import Any
 
 from service.core.errors import BadRequest
@@ -23,6 +24,8 @@ _RAW_INPUTS = 7
 """Number of the field raw_input_contents."""
 _MAX_DIMENSIONS = 8
 _MAX_OUTPUTS = 16
+_LENGTH_BYTES = 4
+"""Least bytes of an element of BYTES: its length."""
 _WANTS_FINAL, _FINAL = "triton_enable_empty_final_response", "triton_final_response"
 """Parameters of Triton's clients: each request has one response, which is the last one."""
 _CONTENTS = {"UINT8": "uint_contents", "BYTES": "bytes_contents"}
@@ -115,9 +118,11 @@ class Infer:
         timeout, priority = _number(request.parameters, "timeout"), _number(request.parameters, "priority")
         if timeout > inference.MAX_TIMEOUT:
             raise BadRequest(f"parameters.timeout: {timeout} microseconds, at most {inference.MAX_TIMEOUT}")
+        tensor = _read_input(request.inputs[0], raw)
+        _check_contents(tensor, self._settings.max_images)
         limit = received + (timeout / 1e6 or self._settings.timeout_ms / 1e3)
         return inference.TensorRequest(
-            _read_input(request.inputs[0], raw),
+            tensor,
             [_read_output(output) for output in request.outputs],
             min(limit, deadline),
             inference.request_priority(priority),
@@ -142,6 +147,18 @@ def _read_input(tensor: Any, raw: list[memoryview]) -> Input:
     field = _CONTENTS.get(tensor.datatype)
     values = () if field is None else getattr(tensor.contents, field)
     return Input(tensor.name, tensor.datatype, shape, values=values)
+
+
+def _check_contents(tensor: Input, max_images: int) -> None:
+    """Check that a tensor of too many images has them, as its shape may be the mistake."""
+    if not tensor.shape or tensor.shape[0] <= max_images:
+        return
+    needed, unit = prod(tensor.shape), "values"
+    if tensor.raw is not None:
+        needed, unit = needed * (_LENGTH_BYTES if tensor.datatype == "BYTES" else 1), "bytes"
+    given = len(tensor.raw if tensor.raw is not None else tensor.values or ())
+    if given < needed:
+        raise BadRequest(f"{tensor.name}: {given} {unit} for shape {list(tensor.shape)}, which needs {needed}")
 
 
 def _read_output(output: Any) -> WantedOutput:

@@ -33,10 +33,9 @@ _MAX_STREAMS = 1024
 """Calls at the same time over one connection; further ones wait in the client."""
 _CONNECTION_SECONDS = 300
 """Age at which a connection to one of several workers ends after its calls: the next one may reach another worker."""
-_FRAME_BYTES = 1 << 20
-"""A tensor then arrives in one frame, not in ten."""
 
 
+_MAX_OPTION = (1 << 31) - 1
 _ADMIN = ("RepositoryModelLoad", "RepositoryModelUnload")
 
 
@@ -118,9 +117,10 @@ class GrpcServer:
             "grpc.max_allowed_incoming_connections": self._max_connections,
             "grpc.max_connection_idle_ms": settings.keep_alive_seconds * 1000,
             "grpc.server_handshake_timeout_ms": round(settings.client_timeout_seconds * 1000),
-            "grpc.http2.max_frame_size": _FRAME_BYTES,
         }
-        return options if self._workers == 1 else options | {"grpc.max_connection_age_ms": _CONNECTION_SECONDS * 1000}
+        if self._workers > 1:
+            options["grpc.max_connection_age_ms"] = _CONNECTION_SECONDS * 1000
+        return {name: min(value, _MAX_OPTION) for name, value in options.items()}
 
     def begin_shutdown(self) -> None:
         """Accept no more calls; those in flight have the time limit of the settings."""

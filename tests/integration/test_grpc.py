@@ -155,6 +155,11 @@ def set_raw(*contents: bytes) -> Change:
     return change
 
 
+def too_many(request: Any) -> None:
+    set_input(shape=[129, 32, 32, 3])(request)
+    set_raw(bytes(129 * 32 * 32 * 3))(request)
+
+
 INVALID = StatusCode.INVALID_ARGUMENT
 
 
@@ -163,7 +168,8 @@ INVALID = StatusCode.INVALID_ARGUMENT
     [
         (set_input(shape=[3, 32, 32, 1]), INVALID, r"images: has shape \[3, 32, 32, 1\], expected \[-1, 32, 32, 3\]"),
         (set_input(shape=[-3, 32, 32, 3]), INVALID, "exact size of each dimension"),
-        (set_input(shape=[1 << 62, 32, 32, 3]), StatusCode.RESOURCE_EXHAUSTED, "images in one request, at most 128"),
+        (set_input(shape=[1 << 62, 32, 32, 3]), INVALID, "9216 bytes for shape"),
+        (too_many, StatusCode.RESOURCE_EXHAUSTED, "129 images in one request, at most 128"),
         (set_input(shape=[0, 32, 32, 3]), INVALID, "no image in the request"),
         (set_input(shape=[1] * 100_000), INVALID, "more than 8 dimensions"),
         (set_input(name="n" * 100_000), INVALID, "the input is 'images' of datatype UINT8, not 'nnn"),
