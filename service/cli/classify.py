@@ -6,12 +6,9 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from enum import StrEnum
-from io import TextIOWrapper
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
@@ -20,32 +17,17 @@ from models.console import console, fail, print_error, print_once
 from models.imaging.image_files import Skipped
 from models.validation import first_error
 from service import executors
-from service.cli.embedding_files import open_embedding_file
 from service.cli.file_list import FileList
 from service.cli.offline import Outcome, Scoring, classify_files
-from service.cli.sinks import CsvWriter, JsonLinesWriter, MapFolder, Sink, TableWriter
+from service.cli.outputs import Format, OutputOptions, open_outputs
 from service.core.settings import OfflineSettings, Settings, shipped_repository
 from service.executors.base import ExecutorError
 from service.inference.optional_outputs import Cam, OptionalOutputs
 from service.registry.repository import LoadError, find_versions
+from service.registry.storage import StorageMirror
 
 _STOPPED = 130
 """Exit status after Ctrl-C, as of a shell."""
-
-
-class Format(StrEnum):
-    """Format of the output."""
-
-    table = "table"
-    csv = "csv"
-    jsonl = "jsonl"
-
-
-_WRITERS: dict[Format, Callable[[TextIO], Sink]] = {
-    Format.table: TableWriter,
-    Format.csv: CsvWriter,
-    Format.jsonl: JsonLinesWriter,
-}
 
 
 def classify(
@@ -57,16 +39,27 @@ def classify(
         ),
     ],
     repository: Annotated[
-        Path | None, typer.Option(help="Folder of models. Default: the model that ships with the project.")
+        str | None, typer.Option(help="Folder or URL of models. Default: the model that ships with the project.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model to use, if the repository has several.")] = None,
+    model_version: Annotated[int | None, typer.Option(help="Version to use. Default: the newest.", min=1)] = None,
     executor: Annotated[
         str | None, typer.Option(help="Runtime that computes, as of resnet-serve. Default: onnxruntime-cpu.")
     ] = None,
     precision: Annotated[str | None, typer.Option(help="float32, float16, bfloat16 or int8. Default: float32.")] = None,
     top_k: Annotated[int, typer.Option(help="Number of classes per image.", min=1)] = 1,
-    format_: Annotated[Format, typer.Option("--format", help="Format of the output.")] = Format.table,
+    format_: Annotated[
+        Format | None, typer.Option("--format", help="Default: table, or parquet with --output-folder.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="File to write to instead of the terminal.")] = None,
+    output_folder: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or URL for results in shards. After an interruption, the same command continues.",
+            metavar="FOLDER",
+        ),
+    ] = None,
+    files_per_shard: Annotated[int, typer.Option(help="Files per shard of --output-folder.", min=1)] = 10_000,
     cam: Annotated[
         Path | None,
         typer.Option(help="Folder for heat maps of the pixels that support each class.", metavar="DIR"),
@@ -84,51 +77,65 @@ def classify(
     Ctrl-C ends with the results so far.
     """
     logging.basicConfig(level=logging.ERROR, format="error: %(message)s")
-    skipped = Skipped()
-    if layer is not None and embedding is None:
-        fail("--layer selects what --embedding writes: add --embedding FILE, or leave --layer out")
-    try:
-        settings = _settings(repository, model, executor, precision)
-        files = FileList(paths)
-        more: list[Sink] = [] if cam is None else [MapFolder(cam, files.roots())]
-        more += [] if embedding is None else [open_embedding_file(embedding)]
-    except (ExecutorError, LoadError, OSError, ValueError) as error:
-        fail(error)
+    outputs = OutputOptions(format_, output, output_folder, files_per_shard, cam, embedding, layer)
+    if problem := outputs.problem():
+        fail(problem)
     optional = OptionalOutputs(embedding is not None, None if cam is None else Cam.picture, layer)
+    settings = _settings(repository, model, model_version, executor, precision)
+    _run(paths, outputs, settings, top_k, optional)
+
+
+def _run(paths: list[str], options: OutputOptions, settings: Settings, k: int, optional: OptionalOutputs) -> None:
+    skipped = Skipped()
     try:
-        with closing(files), _open(output) as stream:
-            scoring = Scoring(files, skipped, top_k, optional, [_WRITERS[format_](stream), *more])
+        with closing(FileList(paths)) as files, open_outputs(options, files, settings.repository_folder, k) as outputs:
+            scoring = Scoring(files, skipped, k, optional, outputs.sinks, outputs.begin)
             outcome = asyncio.run(classify_files(scoring, settings))
             if isinstance(outcome.error, BrokenPipeError):
                 raise outcome.error
+            if outcome.error is None and not outcome.stopped:
+                outputs.complete()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         _discard_output()
         raise typer.Exit(1) from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         fail(error)
     _print_skipped(skipped)
     _exit(outcome, len(skipped.unreadable))
 
 
-def _settings(repository: Path | None, model: str | None, executor: str | None, precision: str | None) -> Settings:
-    """The settings of the options that are given; others are those of `resnet-serve`, or of a tuned profile.
-
-    Raises:
-        ExecutorError: the executor does not exist, or its runtime is not installed.
-        LoadError: the repository cannot be read.
-    """
-    given = {"executor": executor, "precision": precision}
+def _settings(
+    repository: str | None, model: str | None, version: int | None, executor: str | None, precision: str | None
+) -> Settings:
+    """The settings of the options that are given; others are those of `resnet-serve`, or of a tuned profile."""
+    given = {"executor": executor, "precision": precision, "versions": version and str(version)}
     try:
-        settings = OfflineSettings(
+        settings: Settings = OfflineSettings(
             repository=repository or shipped_repository(),
             model=model,
             **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
         )
+        executors.find(settings.executor)
+        settings = _with_copy(settings)
+        found = find_versions(settings.repository_folder)
     except ValidationError as error:
         fail(f"--{first_error(error)}")
-    executors.find(settings.executor)
-    find_versions(settings.repository_folder)
+    except (ExecutorError, LoadError) as error:
+        fail(error)
+    if version is not None and not any(version in versions for versions in found.values()):
+        fail(f"--model-version {version}: {settings.repository} has no such version")
     return settings
+
+
+def _with_copy(settings: Settings) -> Settings:
+    """Copy a repository in object storage once. Earlier copies are used while the storage cannot be read."""
+    if isinstance(settings.repository, Path):
+        return settings
+    mirror = StorageMirror(settings.repository, settings.repository_folder)
+    mirror.sync()  # logs the reasons for versions that were not copied
+    if mirror.problems and not find_versions(settings.repository_folder):
+        raise typer.Exit(2)
+    return settings.model_copy(update={"repository": settings.repository_folder})
 
 
 def _print_skipped(skipped: Skipped) -> None:
@@ -152,23 +159,6 @@ def _exit(outcome: Outcome, unreadable: int) -> None:
         raise typer.Exit(_STOPPED)
     if outcome.failed or unreadable:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _open(path: Path | None) -> Iterator[TextIO]:
-    """The output in UTF-8. Bytes of a file name that are not UTF-8 are written as \\udc80 to \\udcff, as in JSON."""
-    if path is None:
-        if isinstance(sys.stdout, TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    try:
-        stream = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-    except OSError as error:
-        fail(error)
-    with stream:
-        yield stream
 
 
 def _discard_output() -> None:

@@ -53,6 +53,8 @@ class Begin(NamedTuple):
     after: ImageFile | None = None
     done: int = 0
     failed: int = 0
+    complete: bool = False
+    """Whether earlier runs did all files."""
 
 
 class Scoring(NamedTuple):
@@ -116,7 +118,10 @@ def _cancelled_by_signals() -> Iterator[None]:
 async def _classify_all(pipeline: Pipeline, scoring: Scoring, outcome: Outcome) -> None:
     """Classify files, write each result in order, and count."""
     with pipeline.lease() as model:
-        after, outcome.done, outcome.failed = await asyncio.to_thread(scoring.begin, model)
+        after, outcome.done, outcome.failed, complete = await asyncio.to_thread(scoring.begin, model)
+        if complete:
+            outcome.total = outcome.done
+            return
         with progress_bar("classifying", None, completed=outcome.done) as progress:
             progress.update(outcome.done)
             _count_in_background(scoring.files, outcome, progress)

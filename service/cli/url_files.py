@@ -98,6 +98,8 @@ class UrlReader:
 
     def __init__(self, threads: int) -> None:
         self._threads = ThreadPoolExecutor(threads, "read")
+        self._readable: str | None = None
+        """A file that could be read."""
 
     def close(self) -> None:
         """End the threads."""
@@ -107,11 +109,13 @@ class UrlReader:
         """The content of each file; the reason in place of a file that does not exist, or that may not be read.
 
         Raises:
-            StorageError: the storage cannot be read, or none of several files may be read, as with expired credentials.
+            StorageError: the storage cannot be read, or gives no file any more, as with expired credentials.
         """
         contents = list(self._threads.map(_read, urls))
+        readable = [url for url, content in zip(urls, contents, strict=True) if isinstance(content, bytes)]
+        self._readable = readable[-1] if readable else self._readable
         refused = [content for content in contents if isinstance(content, PermissionError)]
-        if len(refused) == len(urls) > 1:
+        if refused and not self._gives_files(len(urls)):
             raise StorageError(f"{urls[0]}: cannot be read: {message(refused[0])}")
         return [
             UnprocessableImage(f"the file cannot be read: {message(content)}")
@@ -119,6 +123,10 @@ class UrlReader:
             else content
             for content in contents
         ]
+
+    def _gives_files(self, requested: int) -> bool:
+        """Whether a file that could be read before still can; without one, whether a single file was requested."""
+        return requested == 1 if self._readable is None else isinstance(_read(self._readable), bytes)
 
 
 def _read(url: str) -> bytes | OSError:
