@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _CANCEL_SECONDS = 0.01
 """Time in which grpcio cancels a call whose message is above the limit: until then, it looks as if there were none."""
+_SMALL_RESPONSE = 64 * 1024
+"""Largest response in bytes that is not counted."""
 Respond = Callable[["Call", bytes], Awaitable[bytes]]
 """Answers a message with a message, both serialised."""
 
@@ -88,7 +90,7 @@ class Calls:
         self._addresses = ClientAddresses(settings.trusted_proxies)
         self._requests = RequestLog(metrics, spans, log)
         self._spans = spans
-        self._memory = memory
+        self.memory = memory
         self._in_flight = 0
         metrics.watch_requests(lambda: self._in_flight)
 
@@ -101,6 +103,8 @@ class Calls:
             try:
                 await self.admit(call, access)
                 response = await respond(call, await self._receive(call))
+                if len(response) > _SMALL_RESPONSE:
+                    self._hold_until_sent(call, len(response))
                 code = StatusCode.OK
                 context.set_trailing_metadata(_trailers(call))
                 return response
@@ -166,7 +170,16 @@ class Calls:
             Overloaded: there are too many.
         """
         call.held_bytes += size
-        self._memory.hold(size)
+        self.memory.hold(size)
+
+    def _hold_until_sent(self, call: Call, size: int) -> None:
+        """Count the bytes of a response until the client has received it, or has disconnected.
+
+        Raises:
+            Overloaded: there are too many.
+        """
+        call.context.add_done_callback(lambda _: self.memory.release(size))
+        self.memory.hold(size)
 
     def explain(self, call: Call, error: BaseException) -> tuple[StatusCode, str, list[tuple[str, str]]]:
         """Code, message and metadata for an error, which is recorded."""
@@ -192,7 +205,7 @@ class Calls:
     def finish(self, call: Call, code: StatusCode) -> None:
         """Record a call that was answered, and free its memory."""
         self._in_flight -= 1
-        self._memory.release(call.held_bytes)
+        self.memory.release(call.held_bytes)
         failed = code is not StatusCode.OK
         self._requests.finish(call.record, code.name, failed)
         if self._spans is not None:

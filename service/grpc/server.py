@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ _CONNECTION_SECONDS = 300
 """Age at which a connection to one of several workers ends after its calls: the next one may reach another worker."""
 
 
+_LIBRARY_LOG = logging.getLogger("grpc._cython.cygrpc")
 _MAX_OPTION = (1 << 31) - 1
 _ADMIN = ("RepositoryModelLoad", "RepositoryModelUnload")
 
@@ -84,6 +86,7 @@ class GrpcServer:
         Raises:
             GrpcError: the port cannot be bound.
         """
+        _LIBRARY_LOG.addFilter(_is_not_disconnect)  # a filter that is there already is not added again
         server = grpc.aio.server(
             options=list(self._options().items()),
             maximum_concurrent_rpcs=self._max_connections,
@@ -157,6 +160,11 @@ def _methods(pipeline: Pipeline, calls: Calls, limits: SharedLimits, draining: D
     }
     stream = Stream(path + "ModelStreamInfer", client, calls, infer, draining)
     return {**handlers, "ModelStreamInfer": stream.handler()}
+
+
+def _is_not_disconnect(record: logging.LogRecord) -> bool:
+    """Leave out the error of a response whose client has disconnected: it is no error of the service."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], grpc.aio.InternalError)
 
 
 async def _unsupported(call: Call, data: bytes) -> bytes:

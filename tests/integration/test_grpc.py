@@ -463,3 +463,29 @@ def test_traces(tiny_repository: Path) -> None:
     assert failed.status.is_ok is False and other.parent is None
     stages = [span.name for span in spans if span.parent and span.parent.span_id == traced.context.span_id]
     assert stages == ["read", "queue", "assembly", "inference"]
+
+
+def test_responses_count_until_they_are_received(tiny_repository: Path, caplog: pytest.LogCaptureFixture) -> None:
+    request = pixels(np.zeros((128, 32, 32, 3), np.uint8))
+    request.outputs.add(name="feature_map")
+    data = request.SerializeToString()
+    small_window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65535)]
+    limits: dict[str, Any] = {"max_buffered_body_bytes": 20_000_000, "max_in_flight_images": 100_000}
+    settings = Settings(repository=tiny_repository, grpc_port=0, **limits)
+    with serve(settings) as client, grpc.insecure_channel(address(client), small_window) as channel:
+        call = channel.unary_unary(SERVICE + "ModelInfer")
+        assert 500_000 < len(call(data)) < 4_000_000
+
+        def is_refused() -> bool:
+            try:
+                return not call(data)
+            except grpc.RpcError as error:
+                return "the memory for requests is used up" in error.details()
+
+        for method, messages in (("ModelInfer", 1), ("ModelStreamInfer", 4)):
+            unread = [channel.stream_stream(SERVICE + method)(iter([data] * messages)) for _ in range(16)]
+            wait_until(is_refused, "responses that nobody receives fill the memory")
+            for each in unread:
+                each.cancel()
+            wait_until(lambda: not is_refused(), "they are dropped with their calls")
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
