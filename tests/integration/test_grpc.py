@@ -484,7 +484,7 @@ def test_responses_count_until_they_are_received(tiny_repository: Path, caplog: 
 
         for method, messages in (("ModelInfer", 1), ("ModelStreamInfer", 4)):
             unread = [channel.stream_stream(SERVICE + method)(iter([data] * messages)) for _ in range(16)]
-            wait_until(is_refused, "responses that nobody receives fill the memory")
+            wait_until(is_refused, "responses that no client receives fill the memory")
             for each in unread:
                 each.cancel()
             wait_until(lambda: not is_refused(), "they are dropped with their calls")
