@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import statistics
 import sys
 import time
 from collections import Counter
@@ -18,13 +19,15 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from tritonclient.grpc import service_pb2
 
-from tests.acceptance.faults.fuzz import MAX_SLOPE, WARM_UP, MemoryWatch, make_parser
+from tests.acceptance.faults.fuzz import MAX_SLOPE, WARM_UP, make_parser
 from tests.acceptance.faults.served import ROOT, ServedProcess, serve
 from tests.acceptance.protocols.messages import MODEL, damage, infer_request, odd_infer_request
 from tests.acceptance.server import free_port
 
 SERVICE = "/inference.GRPCInferenceService/"
 _TASKS = 16
+_MAX_FINDINGS = 5
+_TURN_SECONDS, _REST_SECONDS = 20.0, 3.0
 _SECONDS = 30.0
 """Time limit of a call."""
 _STREAMS = ("ModelStreamInfer", "Watch", "ServerReflectionInfo")
@@ -92,7 +95,7 @@ class Fuzzer:
                 group.create_task(self._send_until(end, service))
 
     async def _send_until(self, end: float, service: ServedProcess) -> None:
-        while time.monotonic() < end and len(self.findings) < 5 and service.process.poll() is None:
+        while time.monotonic() < end and len(self.findings) < _MAX_FINDINGS and service.process.poll() is None:
             async with grpc.aio.insecure_channel(self._target) as channel:
                 for _ in range(200):
                     await self._send(channel)
@@ -140,15 +143,31 @@ class Fuzzer:
         print(f"  {finding}", flush=True)
 
 
+def _run(fuzzer: Fuzzer, service: ServedProcess, minutes: float) -> float:
+    """Send messages in turns. Returns by how much the memory between the turns grows, in MB per minute.
+
+    Messages of megabytes make it rise and fall by 100 MB during a turn, and the service returns it after two seconds.
+    """
+    start, samples = time.monotonic(), list[tuple[float, float]]()
+    while (elapsed := time.monotonic() - start) < minutes * 60 and len(fuzzer.findings) < _MAX_FINDINGS:
+        end = time.monotonic() + min(_TURN_SECONDS, minutes * 60 - elapsed)
+        asyncio.run(fuzzer.run(end, service))
+        time.sleep(_REST_SECONDS)
+        if service.process.poll() is not None:
+            break
+        samples.append(((time.monotonic() - start) / 60, service.memory_mb()))
+    settled = [sample for sample in samples if sample[0] > WARM_UP * minutes]
+    print(f"  MB between the turns: {', '.join(f'{memory:.0f}' for _, memory in samples)}", flush=True)
+    return statistics.linear_regression(*zip(*settled, strict=True)).slope if len(settled) > 1 else 0.0
+
+
 def fuzz(minutes: float, seed: int) -> tuple[bool, str]:
     """Fuzz a service. Returns whether it holds, and the figures."""
     port = free_port()
     print(f"  seed {seed}", flush=True)
     with serve("--grpc-port", str(port), "--max-in-flight-images", "4096") as service:
         fuzzer = Fuzzer(f"127.0.0.1:{port}", seed)
-        memory = MemoryWatch(service, WARM_UP * minutes * 60)
-        asyncio.run(fuzzer.run(time.monotonic() + minutes * 60, service))
-        slope = memory.end()
+        slope = _run(fuzzer, service, minutes)
         alive = service.process.poll() is None
         errors = [line for line in service.log.splitlines() if '"level":"error"' in line or "Traceback" in line]
     for line in errors[:5]:
