@@ -2,12 +2,13 @@
 
     python -m tests.acceptance.clusters [LINE ...]
 
-Needs an environment with the `cpu` and `dev` extras. Line 1 also needs `moto[server]` and `s3fs`. Line 5 also needs
+Needs an environment with the `cpu` and `dev` extras. Line 1 also needs `moto[server]` and `s3fs`. Line 2 is a timing:
+nothing else may run on the machine. Line 5 also needs
 kubectl, checkov on the PATH or in CHECKOV, and podman with an image `python:3.11-slim`.
 """
 
-from tests.acceptance.clusters import manifests, storage
+from tests.acceptance.clusters import manifests, scoring, stored_scoring
 from tests.acceptance.report import run
 
 if __name__ == "__main__":
-    run({1: storage.check, 5: manifests.check})
+    run({1: stored_scoring.check, 2: scoring.check, 5: manifests.check})
