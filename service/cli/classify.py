@@ -88,7 +88,10 @@ def classify(
 def _run(paths: list[str], options: OutputOptions, settings: Settings, k: int, optional: OptionalOutputs) -> None:
     skipped = Skipped()
     try:
-        with closing(FileList(paths)) as files, open_outputs(options, files, settings.repository_folder, k) as outputs:
+        with (
+            closing(FileList(paths)) as files,
+            open_outputs(options, files, skipped.unreadable, settings.repository_folder, k) as outputs,
+        ):
             scoring = Scoring(files, skipped, k, optional, outputs.sinks, outputs.begin)
             outcome = asyncio.run(classify_files(scoring, settings))
             if isinstance(outcome.error, BrokenPipeError):
@@ -141,7 +144,7 @@ def _with_copy(settings: Settings) -> Settings:
 def _print_skipped(skipped: Skipped) -> None:
     if line := str(skipped):
         print_once(line)
-    for reason in skipped.unreadable:
+    for reason in dict.fromkeys(skipped.unreadable):
         print_error(reason)
 
 

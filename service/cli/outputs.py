@@ -79,12 +79,15 @@ class Outputs:
 
 
 @contextmanager
-def open_outputs(options: OutputOptions, files: FileList, repository: Path, top_k: int) -> Iterator[Outputs]:
+def open_outputs(
+    options: OutputOptions, files: FileList, unreadable: list[str], repository: Path, top_k: int
+) -> Iterator[Outputs]:
     """Open all outputs.
 
     Args:
         options: where results go.
         files: the files to classify.
+        unreadable: the folders and links that cannot be read; those of earlier runs are added.
         repository: folder of the models.
         top_k: number of classes per image.
 
@@ -104,7 +107,7 @@ def open_outputs(options: OutputOptions, files: FileList, repository: Path, top_
     format_ = ShardFormat(options.format or Format.parquet)
     check_format(format_)
     source = describe(files, repository, top_k=top_k, format=str(format_))
-    shards = ShardWriter(open_destination(options.folder), format_, options.files_per_shard, source)
+    shards = ShardWriter(open_destination(options.folder), format_, options.files_per_shard, source, unreadable)
     try:
         yield Outputs([shards, *more], shards.begin, shards.complete)
     finally:

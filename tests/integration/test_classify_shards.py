@@ -129,7 +129,11 @@ def test_rows_are_exact_wherever_the_work_is_interrupted(
     eager: Eager,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One change of the storage fails in each run, before or after its effect; the next run continues."""
+    """One change of the storage fails in each run, before or after its effect; the next run continues.
+
+    Each run tells of the link that cannot be read, also those that begin behind it.
+    """
+    (folder / "a" / "00-self.jpg").symlink_to("00-self.jpg")
     place = bucket if remote else str(tmp_path / "results")
     kind: Any = UrlFolder if remote else LocalFolder
     plan = {"calls": 0, "before": 0}
@@ -156,12 +160,15 @@ def test_rows_are_exact_wherever_the_work_is_interrupted(
     assert attempt >= 6
     assert result.exit_code == 1
     assert "4 of 16 files could not be classified" in result.stderr
+    assert result.stderr.count("00-self.jpg: cannot be read") == 1
     predictions, failed = read_results(place, format_)
-    good = sorted(folder.rglob("*.jpg"))
+    good = sorted(path for path in folder.rglob("*.jpg") if path.is_file())
     assert predictions == [(str(path), int(eager(path.read_bytes()).argmax())) for path in good]
     assert failed == [str(folder / name) for name in BAD]
     before = content(place, "manifest.json")
-    assert run(*command).exit_code == 1  # nothing is left to do, and files that failed count again
+    result = run(*command)
+    assert "00-self.jpg: cannot be read" in result.stderr
+    assert result.exit_code == 1  # nothing is left to do, and files that failed count again
     assert content(place, "manifest.json") == before
 
 

@@ -57,6 +57,8 @@ class ResultManifest:
     shards: list[Shard] = field(default_factory=list)
     complete: bool = False
     """Whether all files have results."""
+    unreadable: list[str] = field(default_factory=list)
+    """`PATH: REASON` of folders and links that could not be read."""
 
     @property
     def files(self) -> int:
@@ -73,7 +75,7 @@ class ResultManifest:
         shards = [
             {**asdict(shard), "first": shard.first._asdict(), "last": shard.last._asdict()} for shard in self.shards
         ]
-        totals = {"complete": self.complete, "files": self.files, "failed": self.failed}
+        totals = {"complete": self.complete, "files": self.files, "failed": self.failed, "unreadable": self.unreadable}
         return json.dumps({"schema": _SCHEMA, **self.source, **totals, "shards": shards}, indent=1).encode()
 
 
@@ -88,9 +90,9 @@ def parse(content: bytes, place: str) -> ResultManifest:
         if document.pop("schema") != _SCHEMA:
             raise ValueError("another schema")
         shards = [_parse_shard(each) for each in document.pop("shards")]
-        complete = document.pop("complete") is True
+        complete, unreadable = document.pop("complete") is True, [str(line) for line in document.pop("unreadable")]
         del document["files"], document["failed"]
-        return ResultManifest(document, shards, complete)
+        return ResultManifest(document, shards, complete, unreadable)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(
             f"{place}/{FILE_NAME}: is no manifest of resnet-classify ({error}): give another folder"

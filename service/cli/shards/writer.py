@@ -45,6 +45,7 @@ class ShardWriter:
         format_: format of the shards.
         files_per_shard: files per shard; fewer in the last shard before an interruption, and in the last one.
         source: describes what results are computed with.
+        unreadable: the folders and links that cannot be read, as the walk finds them; those of earlier runs are added.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class ShardWriter:
         format_: ShardFormat,
         files_per_shard: int,
         source: Callable[[ServedModel], Source],
+        unreadable: list[str],
     ) -> None:
         self._destination = destination
         self._format = format_
         self._files_per_shard = files_per_shard
         self._source = source
+        self._unreadable = unreadable
         self._open: _Open | None = None
         self._manifest = ResultManifest({})
         self._thread = ThreadPoolExecutor(1, "shards")
@@ -80,6 +83,7 @@ class ShardWriter:
             return Begin()
         self._manifest = manifest.parse(content, place)
         manifest.check_same(self._manifest.source, source, place)
+        self._unreadable += self._manifest.unreadable
         shards = self._manifest.shards
         for file in (file for shard in shards for file in (shard.predictions, shard.errors) if file is not None):
             if sizes.pop(file.name, None) != file.bytes:
@@ -149,4 +153,5 @@ class ShardWriter:
         self._write_manifest()
 
     def _write_manifest(self) -> None:
+        self._manifest.unreadable = list(dict.fromkeys(self._unreadable))  # another run may find the same ones again
         self._destination.write(manifest.FILE_NAME, self._manifest.to_json())
