@@ -94,7 +94,7 @@ def test_stalled_version_is_not_ready_until_its_batch_ends(
     content = photographs[0][1]
     reason = "cpu has not finished a batch within 0 s"
     with serve(Settings(repository=tiny_repository, executor="simulated:0")) as client:
-        late = client.post("/v1/classify?timeout_ms=50", content=content)
+        late = client.post("/v1/classify?timeout_ms=1000", content=content)
         assert late.status_code == 504
         assert driver.entered.wait(TIMEOUT)
         assert client.get("/readyz").status_code == 200
@@ -118,7 +118,7 @@ def test_service_ends_in_spite_of_a_stalled_batch(
     driver: StuckDriver, tiny_repository: Path, photographs: Photographs
 ) -> None:
     with serve(Settings(repository=tiny_repository, executor="simulated:0")) as client:
-        assert client.post("/v1/classify?timeout_ms=50", content=photographs[0][1]).status_code == 504
+        assert client.post("/v1/classify?timeout_ms=1000", content=photographs[0][1]).status_code == 504
         assert driver.entered.wait(TIMEOUT)
     assert not driver.leave.is_set()
 

@@ -464,7 +464,7 @@ def test_tar_shards(tmp_path: Path, prefix: str, form: int) -> None:
 
 def test_byte_order_marks_in_a_shard_and_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = {"0.cls": "1".encode("utf-8-sig"), "1.json": '{"label": 0}'.encode("utf-8-sig")}
-    odd = {"2.heic": b"x", "2.json": b'{"label": 2}', ".3.png": b"x"}
+    odd = {"2.psd": b"x", "2.json": b'{"label": 2}', ".3.png": b"x"}
     write_tar(tmp_path / "train.tar", {**FIRST, **labels, **odd})
     write_tar(tmp_path / "extra.tar", FIRST)
     assert load(tmp_path, "train", SMALL).labels.tolist() == [1, 0]
