@@ -30,6 +30,8 @@ from service.messages.model import ServedModel
 _CHUNK = 32
 _CHUNKS_IN_FLIGHT = 4
 _TIMEOUT_SECONDS = 3600.0
+_COUNT_SECONDS = 1.0
+"""Time to finish counting the files after Ctrl-C, so that the last line can name their number."""
 
 
 @dataclass
@@ -122,9 +124,11 @@ async def _classify_all(pipeline: Pipeline, scoring: Scoring, outcome: Outcome) 
         if complete:
             outcome.total = outcome.done
             return
-        with progress_bar("classifying", None, completed=outcome.done) as progress:
+        with (
+            progress_bar("classifying", None, completed=outcome.done) as progress,
+            _counted_in_background(scoring.files, outcome, progress),
+        ):
             progress.update(outcome.done)
-            _count_in_background(scoring.files, outcome, progress)
             async with aclosing(_results(pipeline, model, scoring, after)) as results:
                 async for files, answers in results:
                     for file, result in zip(files, answers, strict=True):
@@ -136,19 +140,25 @@ async def _classify_all(pipeline: Pipeline, scoring: Scoring, outcome: Outcome) 
         outcome.total = outcome.done
 
 
-def _count_in_background(files: FileList, outcome: Outcome, progress: ProgressBar) -> None:
-    """Count the files while the first ones are classified, for the remaining time."""
+@contextmanager
+def _counted_in_background(files: FileList, outcome: Outcome, progress: ProgressBar) -> Iterator[None]:
+    """Count the files while they are classified, for the remaining time."""
 
     def count() -> None:
         lower_priority()
         try:
-            total = sum(1 for _ in files.walk(Skipped()))
-        except (OSError, ValueError):  # the walk that classifies says why; the list is gone if that one has ended
+            outcome.total = sum(1 for _ in files.walk(Skipped()))
+        except (OSError, ValueError):  # the walk that classifies gives the reason; at the end the list is closed
             return
-        outcome.total = outcome.total or total
-        progress.set_total(total)
+        progress.set_total(outcome.total)
 
-    threading.Thread(target=count, name="count", daemon=True).start()
+    thread = threading.Thread(target=count, name="count", daemon=True)
+    thread.start()
+    try:
+        yield
+    except asyncio.CancelledError:
+        thread.join(_COUNT_SECONDS)
+        raise
 
 
 async def _results(
