@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from benchmarks.gpu import STEPS
+from benchmarks.gpu.__main__ import STEPS
 from service import executors
 from service.executors.cuda import device as cuda
 from tests.acceptance.report import run

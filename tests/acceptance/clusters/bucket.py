@@ -62,7 +62,7 @@ class S3:
 
     def client(self) -> Any:
         """A client of boto3, which knows nothing of fsspec."""
-        import boto3  # type: ignore[import-untyped, unused-ignore]
+        import boto3
 
         os.environ.update(CREDENTIALS)
         return boto3.client("s3", endpoint_url=f"http://127.0.0.1:{self.port}")
