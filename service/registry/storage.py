@@ -18,7 +18,7 @@ from typing import Any
 
 from models.artifact import manifest
 from models.artifact.manifest import MODEL_NAME, VERSION, Manifest, ManifestError
-from service.core.object_storage import message
+from service.core.object_storage import StorageError, message, open_url
 from service.registry.repository import LoadError
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,6 @@ class StorageMirror:
     def __init__(self, url: str, folder: Path) -> None:
         self._url = url
         self._folder = folder
-        self._opened: tuple[Any, str] | None = None
-        """The file system, and the path of the repository in it."""
         self._stamps: dict[PurePosixPath, str] = {}
         """Of the manifest of each version that was compared with its copy, by its path below the URL."""
         self.problems: list[str] = []
@@ -95,18 +93,13 @@ class StorageMirror:
             LoadError: the storage cannot be read.
         """
         try:
-            if self._opened is None:
-                import fsspec
-
-                # Instances are cached per thread, and each look has a thread of its own.
-                self._opened = fsspec.core.url_to_fs(self._url, skip_instance_cache=True)
-            system, root = self._opened
+            system, root = open_url(self._url)
             system.invalidate_cache()
             yield system, root.rstrip("/"), system.find(root, detail=True)
         except (LoadError, ManifestError):
             raise
-        except ImportError as error:
-            raise LoadError(f"{self._url}: {error}; pip install 'resnet-serve[storage]'") from error
+        except StorageError as error:
+            raise LoadError(str(error)) from error
         except Exception as error:  # the packages of the providers raise errors of any class
             raise LoadError(f"{self._url}: cannot be read: {message(error)}") from error
 

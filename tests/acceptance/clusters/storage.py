@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +12,9 @@ import httpx
 from models.artifact import manifest
 from service.core.settings import shipped_repository
 from tests.acceptance.clusters.bucket import NAME, S3
+from tests.acceptance.faults.case import expect
 from tests.acceptance.faults.served import ServedProcess, serve
+from tests.support.worker_processes import wait_until
 
 MODEL = "fashion-mnist-resnet20"
 IMAGE = Path(shipped_repository()).parent / "examples" / "ankle-boot.png"
@@ -34,17 +34,17 @@ def check() -> tuple[bool, str]:
             storage.upload(version, f"{MODEL}/3", without=("model.onnx",), version=3)
             storage.upload(version, f"{MODEL}/4", without=(manifest.FILE_NAME,), version=4)
             storage.upload(version, f"{MODEL}/2", version=2)
-            seconds = wait_until(lambda: answered_by(service) == "2")
+            seconds = wait_until(lambda: answered_by(service) == "2", "version 2", WAIT_SECONDS)
             figures.append(f"version 2 served {seconds:.1f} s after its upload")
             storage.kill()
-            wait_until(lambda: any("cannot be read" in reason for reason in degraded(service)))
+            wait_until(lambda: reported(service, "cannot be read"), "the storage is away", WAIT_SECONDS)
             expect(answered_by(service) == "2", "no answer while the storage is away")
             storage.start()  # its bucket is empty now
-            wait_until(lambda: any("holds no version any more" in reason for reason in degraded(service)))
+            wait_until(lambda: reported(service, "holds no version any more"), "the bucket is empty", WAIT_SECONDS)
             expect(answered_by(service) == "2", "an empty bucket took the version away")
             storage.upload(version, f"{MODEL}/5", version=5)
-            wait_until(lambda: answered_by(service) == "5")
-            wait_until(lambda: not degraded(service))
+            wait_until(lambda: answered_by(service) == "5", "version 5", WAIT_SECONDS)
+            wait_until(lambda: not degraded(service), "no limitation", WAIT_SECONDS)
             secret = storage.environment["AWS_SECRET_ACCESS_KEY"]
             expect(secret not in service.log, "the secret is in the log")
         away = {**storage.environment, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
@@ -95,22 +95,12 @@ def answered_by(service: ServedProcess) -> str:
     return str(answer.json().get("version"))
 
 
+def reported(service: ServedProcess, text: str) -> bool:
+    """Whether a limitation of a service has a text in it."""
+    return any(text in reason for reason in degraded(service))
+
+
 def degraded(service: ServedProcess) -> list[str]:
     """The limitations that /readyz lists for a service that is ready."""
     found: list[str] = httpx.get(f"{service.url}/readyz", timeout=30.0).json().get("degraded", [])
     return found
-
-
-def wait_until(holds: Callable[[], bool]) -> float:
-    """Wait until something holds. Returns the seconds that it took."""
-    started = time.monotonic()
-    while not holds():
-        if time.monotonic() - started > WAIT_SECONDS:
-            raise TimeoutError(f"not within {WAIT_SECONDS:g} s")
-        time.sleep(0.1)
-    return time.monotonic() - started
-
-
-def expect(holds: bool, problem: str) -> None:
-    if not holds:
-        raise RuntimeError(problem)
