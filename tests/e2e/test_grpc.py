@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 from grpc import StatusCode
 
+from tests.support.certificates import make_certificate, needs_openssl
 from tests.support.grpc_client import SERVICE, failure, pixels
 from tests.support.process import ServerProcess, running
 from tests.support.service import TIMEOUT
@@ -73,12 +72,9 @@ def test_calls_in_flight_are_answered_at_the_end(tiny_repository: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command to make a certificate")
+@needs_openssl
 def test_tls(tiny_repository: Path, tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
-    options = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([*command.split(), *options], check=True, capture_output=True)
+    certificate, key = make_certificate(tmp_path)
     flags = ["--executor", "simulated:0", "--grpc-port", 0, "--ssl-certfile", certificate, "--ssl-keyfile", key]
     with running("--repository", tiny_repository, *flags) as server:
         address = f"127.0.0.1:{port_of(server)}"

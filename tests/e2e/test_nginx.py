@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.certificates import make_certificate
 from tests.support.process import running
 from tests.support.service import TIMEOUT
 
@@ -47,7 +48,7 @@ http {{
 @contextmanager
 def proxy(folder: Path, *services: str) -> Iterator[httpx.Client]:
     """nginx with the shipped site on a free port, in front of services (HOST:PORT); a client of it."""
-    _make_certificate(folder)
+    make_certificate(folder, NAME)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -82,13 +83,6 @@ def proxy(folder: Path, *services: str) -> Iterator[httpx.Client]:
     finally:
         process.terminate()
         process.communicate(timeout=TIMEOUT)
-
-
-def _make_certificate(folder: Path) -> None:
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1"
-    names = ["-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME},IP:127.0.0.1"]
-    files = ["-keyout", f"{folder}/key.pem", "-out", f"{folder}/certificate.pem"]
-    subprocess.run([*command.split(), *names, *files], check=True, capture_output=True)
 
 
 @pytest.mark.slow

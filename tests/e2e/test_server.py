@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import signal
 import socket
 import ssl
-import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.certificates import make_certificate, needs_openssl
 from tests.support.process import ServerProcess, probe, running, start
 from tests.support.service import TIMEOUT
 from tests.support.tiny import Photographs
@@ -169,12 +168,9 @@ def test_port_in_use(tiny_repository: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command to make a certificate")
+@needs_openssl
 def test_tls(tiny_repository: Path, tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
-    options = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([*command.split(), *options], check=True, capture_output=True)
+    certificate, key = make_certificate(tmp_path)
     context = ssl.create_default_context(cafile=str(certificate))
     flags = ["--executor", "simulated:0", "--ssl-certfile", certificate, "--ssl-keyfile", key]
     flags += ["--max-connections", "1", "--client-timeout-seconds", "1"]

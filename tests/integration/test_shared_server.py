@@ -6,7 +6,6 @@ import asyncio
 import re
 import shutil
 import ssl
-import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from service.http.connection.shared_listener import ConnectionBalance
 from service.http.connection.shared_server import SharedServer, SharedSockets
 from service.supervisor.listening import listen
 from service.telemetry.sheet import Sheet
+from tests.support.certificates import make_certificate
 from tests.support.service import TIMEOUT
 from tests.support.supervised import WORKERS, ask_each, supervised
 
@@ -60,10 +60,7 @@ def test_connections_are_shared_evenly(tls: bool, tmp_path: Path) -> None:
     if tls:
         if shutil.which("openssl") is None:
             pytest.skip("needs the openssl command to make a certificate")
-        certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
-        command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=x"
-        names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-        subprocess.run([*command.split(), *names], check=True, capture_output=True)
+        certificate, key = make_certificate(tmp_path)
         flags += ["--ssl-certfile", str(certificate), "--ssl-keyfile", str(key)]
     with supervised("serve", *flags) as service:
         listening = re.search(r"listening on (https?://[\d.]+:\d+)", service.line("listening on"))

@@ -21,6 +21,7 @@ import httpx
 
 from tests.acceptance.faults.case import attack, check, expect
 from tests.acceptance.faults.served import ROOT, ServedProcess, serve
+from tests.support.certificates import make_certificate
 
 IMAGE = (ROOT / "models" / "pretrained" / "examples" / "ankle-boot.png").read_bytes()
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: service\r\n\r\n"
@@ -239,11 +240,7 @@ def odd_requests(service: ServedProcess) -> str:
 @check(15, "TLS handshakes that never come")
 def handshakes(folder: Path) -> str:
     """They count as connections, and end in the time limit for clients."""
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
-    subprocess.run(
-        [*command.split(), "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True, timeout=30
-    )
+    certificate, key = make_certificate(folder)
     options = ("--ssl-certfile", str(certificate), "--ssl-keyfile", str(key), "--client-timeout-seconds", "2")
     with serve(*options, "--max-connections", "50", ready=False) as service, ExitStack() as stack:
         client = stack.enter_context(httpx.Client(base_url=service.url.replace("http", "https"), verify=False))
