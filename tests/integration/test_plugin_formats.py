@@ -40,9 +40,13 @@ DEEP_JXL = bytes.fromhex(
 HUGE = 30_000
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _heif_writer() -> None:
+    pillow_heif.register_heif_opener()
+
+
 @pytest.fixture(scope="module")
 def photograph(photographs: Photographs) -> Image.Image:
-    pillow_heif.register_heif_opener()
     return Image.open(io.BytesIO(photographs[0][1])).convert("RGB").resize((120, 80))
 
 
