@@ -16,6 +16,7 @@ from service.messages.catalog import Catalog
 from service.messages.inference import InferenceRequest, InferenceResult, ResultReceiver
 from service.messages.model import ServedModel
 from service.messages.status import ModelStatus, PlanStatus, VersionStatus
+from service.registry import health
 from service.registry.loader import Loader
 from service.registry.model_versions import ModelVersions
 from service.registry.periodic import repeat
@@ -277,24 +278,11 @@ class Registry:
             return ["shutting down"]
         if self._loading:
             return [LOADING]
-        current = self._current()
-        dead = [
-            f"{name}: {'; '.join(version.engine.problems) or 'its engine has stopped'}"
-            for name, version in current.items()
-            if not version.engine.alive
-        ]
-        if dead or current:
-            return dead
-        failed = {name: model.failure() for name, model in self._models.items()}
-        reasons = [f"{name}: {reason}" for name, reason in failed.items() if reason]
-        return reasons or self._reader.problems() or [f"{self._settings.repository} holds no model yet"]
+        if current := self._current():
+            return health.dead(current)
+        none = f"{self._settings.repository} holds no model yet"
+        return health.failures(self._models) or self._reader.problems() or [none]
 
     async def degraded(self) -> list[str]:
-        """Limitations of a service that is ready: devices that are lost or do not finish their batch, TensorRT engines
-        that are missing or unusable, and folders of the repository that cannot be read."""
-        limits = self._reader.problems()
-        for name, version in self._current().items():
-            limits += [f"{name}: {problem}" for problem in version.engine.problems]
-            if version.loaded is not None and version.loaded.fallback_reason is not None:
-                limits.append(f"{name}: TensorRT does not serve it: {version.loaded.fallback_reason}")
-        return limits
+        """Limitations of a service that is ready: as `health.limits`, and folders that cannot be read."""
+        return self._reader.problems() + health.limits(self._current())
