@@ -27,8 +27,9 @@ from service.http.access_log import AccessLogMiddleware
 from service.http.api_keys import ApiKeyCheck
 from service.http.limits import RequestLimitsMiddleware
 from service.http.problem_details import OpenAIError, Problem
-from service.http.v1 import classify, embeddings, models
+from service.http.v1 import classify, embeddings, models, rollout
 from service.inference.pipeline import Pipeline
+from service.inference.routing import VERSION_HEADER
 from service.messages.backend import Backend
 from service.messages.decoding import GpuDecoder
 from service.registry.registry import Registry
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from service.grpc.server import GrpcServer
 
 log = logging.getLogger(__name__)
+
+_CLIENT_HEADERS = ("X-Request-Id", VERSION_HEADER, v2.LENGTH_HEADER)
+"""Headers of requests and responses that pages of other origins may use."""
 
 
 class Side(Protocol):
@@ -241,8 +245,15 @@ def _add_middlewares(
             CORSMiddleware,
             allow_origins=settings.cors_origins.split(),
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-Id", v2.LENGTH_HEADER],
-            expose_headers=["Retry-After", "X-Request-Id", v2.LENGTH_HEADER],
+            allow_headers=[
+                "Authorization",
+                "Content-Type",
+                "X-API-Key",
+                "X-Request-Id",
+                VERSION_HEADER,
+                v2.LENGTH_HEADER,
+            ],
+            expose_headers=["Retry-After", "X-Request-Id", VERSION_HEADER, v2.LENGTH_HEADER],
         )
     app.add_middleware(AccessLogMiddleware, metrics=metrics, spans=spans)
 
@@ -256,11 +267,13 @@ def _add_routes(
     # Before /v1/models/{model}, which also matches NAME:predict.
     compat.add_routes(app, settings.compat, lambda error: _checked(classify_key, error))
     app.include_router(models.router, **_checked(classify_key, Problem))
+    app.include_router(rollout.router, **_checked(classify_key, Problem))
     app.include_router(embeddings.router, **_checked(classify_key, OpenAIError))
     app.include_router(v2.router, **_checked(classify_key, v2.Error))
     if settings.admin:
         admin_key = None if keys is None else ApiKeyCheck(keys, "admin", rates)
         app.include_router(v2.admin, **_checked(admin_key, v2.Error))
+        app.include_router(rollout.control, **_checked(admin_key, Problem))
     app.include_router(v2.probes)
     app.include_router(health.router)
     web_ui.install(app, settings)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from models.artifact.manifest import MODEL_NAME
+from models.artifact.traffic import TrafficPolicy
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,15 @@ class Policy:
     """The policy as it is set: `latest`, `all`, or numbers separated by commas."""
     numbers: frozenset[int] | None = None
     """The versions that may be served; None for all."""
+    traffic: TrafficPolicy | None = None
+    """How requests are shared among the versions; None: the newest one gets those that name none."""
+
+    def with_traffic(self, traffic: TrafficPolicy) -> Policy:
+        """A policy that also serves the versions of a traffic policy: instead of the latest one, or besides others."""
+        if self.numbers is None and not self.one:
+            return Policy(self.text, None, traffic)
+        named = frozenset(traffic.weights) | (self.numbers or frozenset())
+        return Policy(",".join(map(str, sorted(named))), named, traffic)
 
     @property
     def one(self) -> bool:
@@ -28,7 +38,7 @@ class Policy:
         return sorted((number for number in found if self.numbers is None or number in self.numbers), reverse=True)
 
 
-class Policies:
+class VersionPolicies:
     """The policy of each model, read from a text such as `latest resnet50=all tiny=1,3`.
 
     Raises:

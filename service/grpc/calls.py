@@ -121,7 +121,12 @@ class Calls:
 
     def begin(self, path: str, context: Any, headers: dict[str, Any]) -> Call:
         """Begin a call, in the task that answers it."""
-        record = RequestContext(request_id=request_id(str(headers.get("x-request-id", ""))), method="gRPC", path=path)
+        record = RequestContext(
+            request_id=request_id(str(headers.get("x-request-id", ""))),
+            method="gRPC",
+            path=path,
+            headers=[(name.encode(), value.encode()) for name, value in headers.items() if isinstance(value, str)],
+        )
         request_context.begin(record)
         if self._spans is not None:
             self._spans.start(record, path.removeprefix("/"), headers)

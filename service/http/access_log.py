@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REQUEST_ID = b"x-request-id"
+VERSION = b"x-model-version"
 
 
 def caller(scope: Scope) -> str:
@@ -58,6 +59,8 @@ class AccessLogMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (REQUEST_ID, context.request_id.encode())]
+                if context.routed and context.version:
+                    message["headers"].append((VERSION, context.version.encode()))
                 if self._spans is not None:
                     self._spans.describe(context)
             await send(message)
@@ -75,6 +78,7 @@ def _begin(scope: Scope) -> RequestContext:
         method=scope["method"],
         # As sent: with percent-encoding it cannot break a line of the log.
         path=scope.get("raw_path", b"").decode("latin-1") or scope["path"],
+        headers=scope["headers"],
     )
     request_context.begin(context)
     return context

@@ -10,6 +10,7 @@ from types import TracebackType
 from service.core.errors import ServiceError
 from service.core.priority import Priority
 from service.inference.admission import AdmissionTable
+from service.inference.routing import resolve_version
 from service.messages.backend import Backend
 from service.messages.model import ServedModel
 from service.telemetry import request_context
@@ -40,7 +41,8 @@ class Lease:
         self._images, self._seconds, self._priority = images, seconds, priority
 
     def __enter__(self) -> ServedModel:
-        model = self._model = self._backend.hold(self._name, self._version)
+        version = resolve_version(self._backend.catalog, self._name, self._version)
+        model = self._model = self._backend.hold(self._name, version)
         request_context.current().version = model.version
         if self._images:
             try:

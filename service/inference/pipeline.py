@@ -14,6 +14,7 @@ from service.core.priority import Priority
 from service.core.settings import Settings
 from service.core.threads import lower_priority, run_python
 from service.decoding.decoder import DecodedFile, Decoder
+from service.inference import routing
 from service.inference.admission import AdmissionTable
 from service.inference.leases import Lease
 from service.inference.optional_outputs import NONE, OptionalOutputs
@@ -77,6 +78,10 @@ class Pipeline:
         except Overloaded:
             self.backend.count_refused(model.key)
             raise
+
+    def find(self, name: str | None, version: str | None) -> ServedModel:
+        """The version for the current request, without holding it; as `routing.find`."""
+        return routing.find(self.backend.catalog, name, version)
 
     def lease(self, name: str | None = None, version: str | None = None) -> Lease:
         """Hold a version while the lease is entered; by default the current version of the default model."""

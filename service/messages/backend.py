@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from models.artifact.traffic import TrafficPolicy
 from service.messages.catalog import Catalog
 from service.messages.inference import InferenceRequest, InferenceResult, ResultReceiver
 from service.messages.model import ServedModel
@@ -86,6 +87,20 @@ class Backend(Protocol):
 
         Raises:
             NotFound: the repository has no such model.
+        """
+        ...
+
+    async def set_traffic(self, name: str, policy: TrafficPolicy | None) -> None:
+        """Change how the requests of a model are shared among its versions, and wait until these are loaded.
+
+        Args:
+            name: the model.
+            policy: the shares; None: the newest version gets the requests that name none.
+
+        Raises:
+            NotFound: the repository has no such model.
+            BadRequest: the repository has no such version.
+            Unavailable: there is no traffic file, or it cannot be written.
         """
         ...
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from models.artifact.traffic import TrafficPolicy
 from service.core.errors import NotFound, NotYetAvailable, ServiceError, Unavailable
 from service.messages.model import ServedModel
 
@@ -24,6 +25,8 @@ class CatalogModel:
     """Why versions could not be loaded, by number."""
     loading: frozenset[int]
     """Numbers of the versions that are being loaded."""
+    traffic: TrafficPolicy | None = None
+    """How requests that name no version are shared among the versions; None: the current one gets them."""
 
     def failure(self, number: int | None = None) -> str | None:
         """Why a version, or the newest that failed, could not be loaded."""

@@ -23,6 +23,7 @@ from pydantic_core import from_json, to_json
 
 from models.artifact.classifier_head import Classifier
 from models.artifact.manifest import LAYER_OUTPUTS, OUTPUTS
+from models.artifact.traffic import TrafficPolicy
 from service.core import errors
 from service.core.errors import ServiceError
 from service.core.priority import Priority
@@ -207,6 +208,7 @@ def catalog_fields(catalog: Catalog, known: set[int]) -> dict[str, Any]:
             "versions": [[number, version.key] for number, version in model.versions.items()],
             "failures": list(model.failures.items()),
             "loading": sorted(model.loading),
+            "traffic": model.traffic,
         }
         for model in catalog.models.values()
     ]
@@ -240,6 +242,7 @@ def make_catalog(
             versions={number: known[key] for number, key in each["versions"]},
             failures=dict(each["failures"]),
             loading=frozenset(each["loading"]),
+            traffic=None if each["traffic"] is None else TrafficPolicy.model_validate(each["traffic"]),
         )
         for each in content["models"]
     }

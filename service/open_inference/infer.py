@@ -64,7 +64,7 @@ def begin(pipeline: Pipeline, model_name: ModelName) -> None:
         Unavailable: the version is not served.
         Overloaded: one image is above the capacity.
     """
-    model = pipeline.backend.catalog.find(model_name.model, model_name.version)
+    model = pipeline.find(model_name.model, model_name.version)
     context = request_context.current()
     context.model, context.version = model.name, model.version
     pipeline.check_admission(model, 1, math.inf, Priority.interactive)

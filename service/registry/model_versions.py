@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 
 from service.core import malloc
@@ -45,7 +45,8 @@ class ModelVersions:
     ) -> None:
         self.name = name
         self.current: Version | None = None
-        """The newest version that is READY: it answers requests without a version."""
+        """The version that answers requests without a version: the newest that is READY, or with a traffic policy the
+        one with the largest weight of those."""
         self._loader = loader
         self._turn = turn
         self._changed = changed
@@ -82,11 +83,17 @@ class ModelVersions:
                 if version.failed is not None
             },
             loading=frozenset(self._loading),
+            traffic=self._policy.traffic,
         )
 
     def failure(self) -> str | None:
         """Why the newest version that failed could not be loaded."""
         return self.catalog().failure()
+
+    @property
+    def found(self) -> Container[int]:
+        """Versions in the repository."""
+        return self._found
 
     def reconcile(self, found: Mapping[int, VersionDir], policy: Policy) -> None:
         """Begin to load the versions that the policy selects from the repository, and retire the others.
@@ -139,7 +146,10 @@ class ModelVersions:
                 entry.reason = f"not chosen by the version policy: {self._policy.text}"
 
     def _update_current(self) -> None:
-        self.current = max(self.ready, key=lambda version: version.number, default=None)
+        weights = {} if self._policy.traffic is None else self._policy.traffic.weights
+        numbers = {version.number: version for version in self.ready}
+        newest = max(numbers, key=lambda number: (weights.get(number, 0.0), number), default=None)
+        self.current = None if newest is None else numbers[newest]
         self._changed()
 
     def _ensure_loaded(self, number: int) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from copy import deepcopy
 from functools import partial
 
+from models.artifact.traffic import TrafficPolicy
 from models.imaging.preprocess import Preprocess
 from service.core.errors import Unavailable
 from service.core.settings import Settings
-from service.core.version_policy import Policies, Policy
+from service.core.version_policy import Policy
 from service.messages.catalog import Catalog
 from service.messages.inference import InferenceRequest, InferenceResult, ResultReceiver
 from service.messages.model import ServedModel
@@ -20,6 +21,7 @@ from service.registry import health
 from service.registry.loader import Loader
 from service.registry.model_versions import ModelVersions
 from service.registry.periodic import repeat
+from service.registry.policies import Policies
 from service.registry.repository import VersionDir
 from service.registry.repository_reader import RepositoryReader
 from service.registry.version import Version
@@ -54,7 +56,7 @@ class Registry:
         self._observers: list[Callable[[], None]] = []
         self._settings = settings
         self._metrics = metrics
-        self._policies = Policies(settings.versions)
+        self._policies = Policies(settings.versions, settings.traffic)
         self._loader = Loader(settings, metrics)
         self._models: dict[str, ModelVersions] = {}
         self._held: dict[int, Version] = {}
@@ -128,6 +130,7 @@ class Registry:
     async def _read(self, now: bool = False) -> None:
         """Read the repository, begin to load new versions, and retire removed ones. `now` is that of the reader."""
         async with self._reading:
+            await self._policies.refresh()
             contents = await self._reader.read(now)
             self._was_read = True
             self._mark_changed()
@@ -186,12 +189,7 @@ class Registry:
         return None if loaded is None else loaded.plan_status
 
     async def load(self, name: str) -> None:
-        """Serve a model that was unloaded, and load again versions that failed or that have no TensorRT engine yet.
-
-        Raises:
-            NotFound: the repository has no such model.
-            Unavailable: a version that should be served cannot be loaded.
-        """
+        """As `Backend.load`; raises Unavailable if a version that should be served cannot be loaded."""
         self._unloaded.discard(name)
         if name in self._models:
             self._models[name].retry()
@@ -212,6 +210,16 @@ class Registry:
             raise self.catalog.not_found(name)
         self._unloaded.add(name)
         await self._read()
+
+    async def set_traffic(self, name: str, policy: TrafficPolicy | None) -> None:
+        """As `Backend.set_traffic`."""
+        model = self._models.get(name)
+        if model is None:
+            raise self.catalog.not_found(name)
+        async with self._reading:
+            await self._policies.set_traffic(model, policy)
+        await self._read()
+        await model.settled()
 
     def _current(self) -> dict[str, Version]:
         current = {name: self._models[name].current for name in sorted(self._models)}
@@ -270,7 +278,7 @@ class Registry:
         self._held[key].engine.statistics.failed(0.0)
 
     async def not_ready(self) -> list[str]:
-        """Reasons why the service cannot answer; empty when it is ready."""
+        """As `Backend.not_ready`."""
         return self._reasons()
 
     def _reasons(self) -> list[str]:
@@ -284,5 +292,5 @@ class Registry:
         return health.failures(self._models) or self._reader.problems() or [none]
 
     async def degraded(self) -> list[str]:
-        """Limitations of a service that is ready: as `health.limits`, and folders that cannot be read."""
-        return self._reader.problems() + health.limits(self._current())
+        """Limitations of a service that is ready: as `health.limits`, policies, and folders that cannot be read."""
+        return self._reader.problems() + self._policies.problems(self._models) + health.limits(self._current())

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from models.artifact.traffic import TrafficPolicy
 from models.imaging.preprocess import Preprocess
 from service.core.errors import NOT_COMPUTED_IN_TIME, DeadlineExceeded, NotYetAvailable, Unavailable
 from service.messages import wire
@@ -210,6 +211,11 @@ class RemoteBackend:
         """As `Backend.unload`."""
         _NOTHING.validate_python(await self._call("unload", name, seconds=None))
 
+    async def set_traffic(self, name: str, policy: TrafficPolicy | None) -> None:
+        """As `Backend.set_traffic`."""
+        content = None if policy is None else policy.model_dump(mode="json")
+        _NOTHING.validate_python(await self._call("set_traffic", name, content, seconds=None))
+
     async def take(self, client: str) -> None:
         """As `Rates.take`, for all workers together.
 
@@ -218,7 +224,7 @@ class RemoteBackend:
         """
         await self._call("take", client)
 
-    async def _call(self, method: str, *arguments: str | int, seconds: float | None = _ANSWER_SECONDS) -> Any:
+    async def _call(self, method: str, *arguments: Any, seconds: float | None = _ANSWER_SECONDS) -> Any:
         """Call a method of the backend in the engine process.
 
         Raises:

@@ -8,16 +8,18 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from models.artifact.traffic import TrafficPolicy
 from service.core.errors import ServiceError
 from service.core.rate_limit import Rates
 from service.messages import wire
 from service.messages.backend import Cancel, LocalBackend
 from service.messages.catalog import Catalog
 from service.messages.decoding import GpuDecoder
-from service.messages.inference import InferenceRequest, InferenceResult
+from service.messages.inference import InferenceRequest
 from service.messages.model import ServedModel
 from service.messages.wire import Kind
 from service.remote import address
+from service.remote.answer import Answer
 from service.remote.arena import ArenaView, Offer, receive_arena
 from service.remote.channel import Channel
 from service.remote.file_decoding import FileDecoding
@@ -25,7 +27,7 @@ from service.remote.file_decoding import FileDecoding
 log = logging.getLogger(__name__)
 
 _METHODS = frozenset({"statistics", "plan_status", "versions", "statuses", "not_ready", "degraded", "load", "unload"})
-_ABOUT_CATALOG = frozenset({"versions", "statuses", "load", "unload"})
+_ABOUT_CATALOG = frozenset({"versions", "statuses", "load", "unload", "set_traffic"})
 """Methods whose answer may tell that a version is gone: no worker may answer with it afterwards."""
 _SEEN_SECONDS = 1.0
 """Longest wait for workers to take over a catalog: one that stands still is replaced."""
@@ -53,6 +55,7 @@ class BackendServer:
         self._backend, self._gpu, self._offer = backend, gpu, offer
         self._listening = listening
         self._methods = {name: getattr(backend, name) for name in _METHODS}
+        self._methods["set_traffic"] = self._set_traffic
         if rates is not None:
             self._methods["take"] = rates.take
         self._workers: set[_Worker] = set()
@@ -140,6 +143,10 @@ class BackendServer:
         if method in _ABOUT_CATALOG:
             await self._wait_until_seen()
         return {"value": value}
+
+    async def _set_traffic(self, name: str, content: Any) -> None:
+        policy = None if content is None else TrafficPolicy.model_validate(content)
+        await self._backend.set_traffic(name, policy)
 
     async def _wait_until_seen(self) -> None:
         """Wait until every worker has taken over the current catalog."""
@@ -234,7 +241,7 @@ class _Worker:
             message.decode_seconds,
             message.only_in_flight,
         )
-        outcome = _Answer(message.request, self._running, self.channel)
+        outcome = Answer(message.request, self._running, self.channel)
         try:
             self._running[message.request] = self._backend.begin(message.key, request, outcome)
         except ServiceError as error:
@@ -268,30 +275,3 @@ class _Worker:
 
     async def _reply(self, number: int, method: str, arguments: list[Any]) -> None:
         self.channel.send(wire.json_frame(Kind.REPLY, number, await self._answer_call(method, arguments)))
-
-
-class _Answer:
-    """Sends the result of a request to its worker.
-
-    Args:
-        number: number of the request.
-        running: requests that are computed, by number; one that is not in it has ended.
-        channel: connection to the worker.
-    """
-
-    __slots__ = ("_channel", "_number", "_running")
-
-    def __init__(self, number: int, running: dict[int, Cancel], channel: Channel) -> None:
-        self._number, self._running, self._channel = number, running, channel
-
-    def done(self) -> bool:
-        return self._number not in self._running
-
-    def set_result(self, result: InferenceResult) -> None:
-        del self._running[self._number]
-        self._channel.send(wire.result_frame(self._number, result))
-
-    def set_exception(self, error: BaseException) -> None:
-        del self._running[self._number]
-        assert isinstance(error, ServiceError)
-        self._channel.send(wire.json_frame(Kind.FAILURE, self._number, wire.error_fields(error)))

@@ -6,6 +6,7 @@ The log line, the metrics and the trace are made from it, so that each stage is 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -39,8 +40,19 @@ class RequestContext:
     """Reason of a refusal, from `errors.REASONS`."""
     stages: list[tuple[str, float, float]] = field(default_factory=list)
     """(name, start as `time.monotonic` seconds, seconds), in the order in which the stages ended."""
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    """Headers of the request, with names in lower case."""
+    routed: bool = False
+    """Whether a header of the request, or a traffic policy, has selected the version."""
     span: Span | None = None
     """Span of the request, if it is traced."""
+
+    def header(self, name: bytes) -> str:
+        """The first header with a name in lower case; empty without one."""
+        for given, value in self.headers:
+            if given == name:
+                return value.decode("latin-1")
+        return ""
 
     def stage(self, name: str, start: float, seconds: float) -> None:
         """Add a stage that has ended. A request whose images are answered one by one adds each stage several times."""

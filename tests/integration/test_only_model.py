@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from service.core.settings import Settings
 from tests.support.service import serve
-from tests.support.tiny import FOLDER, PROBABILITIES
+from tests.support.tiny import FOLDER, PROBABILITIES, renumber
 
 Photographs = list[tuple[str, bytes]]
 
@@ -22,9 +21,7 @@ def mount(source: Path, folder: Path, layout: str) -> Path:
         shutil.copytree(source, folder)
         return folder
     for number in (1, 4):
-        shutil.copytree(source, folder / str(number))
-        path = folder / str(number) / "manifest.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "version": number}))
+        renumber(shutil.copytree(source, folder / str(number)), number)
     return folder
 
 

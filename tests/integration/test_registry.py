@@ -19,7 +19,7 @@ import pytest
 from models.artifact import manifest
 from service.core.errors import NotFound, ServiceError, Unavailable
 from service.core.settings import Settings
-from service.core.version_policy import Policies
+from service.core.version_policy import VersionPolicies
 from service.executors.onnxruntime_cpu import OnnxRuntimeCpuExecutor
 from service.messages.inference import InferenceRequest
 from service.registry.loader import Loader
@@ -27,6 +27,7 @@ from service.registry.registry import Registry
 from service.registry.version import LoadedVersion
 from service.telemetry.metrics import Metrics
 from tests.support.service import TIMEOUT, Client, serve
+from tests.support.tiny import renumber
 
 Photographs = list[tuple[str, bytes]]
 Scenario = Callable[[Registry, Path], Awaitable[None]]
@@ -37,8 +38,7 @@ def add(repo: Path, number: int, name: str = "tiny") -> Path:
     (repo / name).mkdir(exist_ok=True)
     staging = repo / name / ".partial"
     shutil.copytree(repo / ".original", staging)
-    path = staging / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "name": name, "version": number}))
+    renumber(staging, number, name)
     return staging.rename(repo / name / str(number))
 
 
@@ -122,7 +122,7 @@ def refused(registry: Registry, version: str) -> ServiceError:
     ],
 )
 def test_policy_selects_candidates(text: str, model: str, found: set[int], expected: list[int]) -> None:
-    assert Policies(text).of(model).candidates(found) == expected
+    assert VersionPolicies(text).of(model).candidates(found) == expected
 
 
 @pytest.mark.parametrize("text", ["newest", "1,", "0", "1 ,2", "a=", "../a=all", "a=latest,1", "\u0661"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import logging
 import os
 import re
@@ -24,6 +23,7 @@ from service.registry.repository import Contents, read_repository
 from service.registry.version import LoadedVersion
 from service.telemetry.metrics import Metrics
 from tests.support.service import TIMEOUT
+from tests.support.tiny import renumber
 
 Scenario = Callable[[Registry], Awaitable[None]]
 
@@ -40,8 +40,7 @@ class Clock:
 def add(repository: Path, tiny: Path, number: int, name: str = "tiny") -> Path:
     """Add `tiny` version 1 under another number."""
     version = shutil.copytree(tiny / "tiny" / "1", repository / name / str(number))
-    path = version / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "name": name, "version": number}))
+    renumber(version, number, name)
     return version
 
 

@@ -6,6 +6,7 @@ Its files are in `tests/data/tiny`; `tests.support.make_tiny_repository` makes t
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from collections.abc import Callable, Collection
 from importlib import resources
@@ -61,6 +62,12 @@ def copy_repository(destination: Path, precisions: Collection[Precision]) -> Pat
     content = described.model_copy(update={"artifacts": kept}).to_json()
     (version / manifest.FILE_NAME).write_text(content, encoding="utf-8")
     return destination
+
+
+def renumber(version: Path, number: int, name: str = "tiny") -> None:
+    """Give a version in a folder another number or name in its manifest."""
+    path = version / manifest.FILE_NAME
+    path.write_text(json.dumps({**json.loads(path.read_text()), "name": name, "version": number}))
 
 
 def source_of(version: Path, runtime: Runtime, precision: Precision = "float32", cache: Path = Path("no")) -> Source:

@@ -42,6 +42,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "repository": str(tmp_path),
         "cache": str(tmp_path / "cache"),
         "versions": "all tiny=1,3",
+        "traffic": str(tmp_path / "traffic.toml"),
         "watch": "poll",
         "root_path": "/vision",
         "ssl_certfile": str(file),

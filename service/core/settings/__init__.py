@@ -69,6 +69,10 @@ class Settings(BaseSettings):
     """Versions to serve: latest, all, or numbers such as 1,3. With a default and single models, separated by blanks:
     `latest tiny=all resnet50=1,3`. Without a version, a request goes to the newest served version."""
 
+    traffic: Path | None = None
+    """TOML file of traffic policies: the shares of the requests that versions of a model get. A change of the file
+    applies within a second; requests to /v1/models/MODEL/rollout change it, with `admin`. Default: no policies."""
+
     cache: Path = Field(default_factory=default_folder)
     """Folder of TensorRT engines and profiles of this machine, as resnet-export engines and resnet-serve tune write
     them. Default: ~/.cache/resnet-serve, or resnet-serve in XDG_CACHE_HOME; /var/cache/resnet-serve for a user without

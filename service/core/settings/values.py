@@ -8,7 +8,7 @@ from pathlib import Path
 
 from service.core import platforms
 from service.core.object_storage import check_url
-from service.core.version_policy import Policies
+from service.core.version_policy import VersionPolicies
 
 
 def check_folder(path: Path) -> Path:
@@ -41,7 +41,7 @@ def check_versions(text: str) -> str:
     Raises:
         ValueError: they are not valid.
     """
-    Policies(text)
+    VersionPolicies(text)
     return text
 
 

@@ -89,7 +89,7 @@ class PredictCall:
         self._pipeline: Pipeline = request.app.state.pipeline
         self._version = None if path is None else path.version
         self._query = query
-        model = self._pipeline.backend.catalog.find(None if path is None else path.model, self._version)
+        model = self._pipeline.find(None if path is None else path.model, self._version)
         self._model = model.name
         context = request_context.current()
         context.model, context.version, context.priority = model.name, model.version, query.priority

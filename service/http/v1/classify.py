@@ -86,7 +86,7 @@ class ClassifyEndpoint:
         query = parse_query(request.query_params) if scope["query_string"] else DEFAULT_QUERY
         outputs, priority = query.optional_outputs, query.priority
         seconds = (query.timeout_ms or pipeline.settings.timeout_ms) / 1000
-        model = pipeline.backend.catalog.find(name, version)
+        model = pipeline.find(name, version)
         context = request_context.current()
         context.model, context.version, context.priority = model.name, model.version, priority
         pipeline.check_admission(model, 1, seconds, priority)  # before the body is read
