@@ -11,20 +11,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from models.console import console, fail, print_error, print_once
 from models.imaging.image_files import Skipped
-from models.validation import first_error
-from service import executors
 from service.cli.file_list import FileList
-from service.cli.offline import Outcome, Scoring, classify_files
+from service.cli.offline import OnThisMachine, Outcome, Scoring, classify_files
 from service.cli.outputs import Format, OutputOptions, open_outputs
-from service.core.settings import OfflineSettings, Settings, shipped_repository
-from service.executors.base import ExecutorError
+from service.core.settings import Settings
 from service.inference.optional_outputs import Cam, OptionalOutputs
-from service.registry.repository import LoadError, find_versions
-from service.registry.storage import StorageMirror
+from service.scoring.settings import ScoringError, offline_settings
 
 _STOPPED = 130
 """Exit status after Ctrl-C, as of a shell."""
@@ -81,7 +76,10 @@ def classify(
     if problem := outputs.problem():
         fail(problem)
     optional = OptionalOutputs(embedding is not None, None if cam is None else Cam.picture, layer)
-    settings = _settings(repository, model, model_version, executor, precision)
+    try:
+        settings = offline_settings(repository, model, model_version, executor=executor, precision=precision)
+    except ScoringError as error:
+        fail(error)
     _run(paths, outputs, settings, top_k, optional)
 
 
@@ -93,7 +91,7 @@ def _run(paths: list[str], options: OutputOptions, settings: Settings, k: int, o
             open_outputs(options, files, skipped.unreadable, settings.repository_folder, k) as outputs,
         ):
             scoring = Scoring(files, skipped, k, optional, outputs.sinks, outputs.begin)
-            outcome = asyncio.run(classify_files(scoring, settings))
+            outcome = asyncio.run(classify_files(scoring, OnThisMachine(settings)))
             if isinstance(outcome.error, BrokenPipeError):
                 raise outcome.error
             if outcome.error is None and not outcome.stopped:
@@ -105,40 +103,6 @@ def _run(paths: list[str], options: OutputOptions, settings: Settings, k: int, o
         fail(error)
     _print_skipped(skipped)
     _exit(outcome, len(skipped.unreadable))
-
-
-def _settings(
-    repository: str | None, model: str | None, version: int | None, executor: str | None, precision: str | None
-) -> Settings:
-    """The settings of the options that are given; others are those of `resnet-serve`, or of a tuned profile."""
-    given = {"executor": executor, "precision": precision, "versions": version and str(version)}
-    try:
-        settings: Settings = OfflineSettings(
-            repository=repository or shipped_repository(),
-            model=model,
-            **{name: value for name, value in given.items() if value is not None},  # type: ignore[arg-type]
-        )
-        executors.find(settings.executor)
-        settings = _with_copy(settings)
-        found = find_versions(settings.repository_folder)
-    except ValidationError as error:
-        fail(f"--{first_error(error)}")
-    except (ExecutorError, LoadError) as error:
-        fail(error)
-    if version is not None and not any(version in versions for versions in found.values()):
-        fail(f"--model-version {version}: {settings.repository} has no such version")
-    return settings
-
-
-def _with_copy(settings: Settings) -> Settings:
-    """Copy a repository in object storage once. Earlier copies are used while the storage cannot be read."""
-    if isinstance(settings.repository, Path):
-        return settings
-    mirror = StorageMirror(settings.repository, settings.repository_folder)
-    mirror.sync()  # logs the reasons for versions that were not copied
-    if mirror.problems and not find_versions(settings.repository_folder):
-        raise typer.Exit(2)
-    return settings.model_copy(update={"repository": settings.repository_folder})
 
 
 def _print_skipped(skipped: Skipped) -> None:

@@ -1,4 +1,4 @@
-"""Offline scoring: files through the pipeline of the service, with results in the order of the files."""
+"""Offline scoring: files through the pipeline of the service, here or in a cluster, with results in their order."""
 
 from __future__ import annotations
 
@@ -7,29 +7,26 @@ import signal
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing, closing, contextmanager
+from contextlib import ExitStack, aclosing, closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from models.imaging.image_files import Skipped
 from models.progress import ProgressBar, progress_bar
 from service.app import Service
 from service.cli.file_list import FileList, ImageFile
 from service.cli.sinks import Sink
-from service.cli.url_files import Content, UrlReader
-from service.core.errors import ServiceError, UnprocessableImage
-from service.core.object_storage import is_url
+from service.core.errors import ServiceError
 from service.core.settings import Settings
 from service.core.threads import lower_priority
 from service.inference.optional_outputs import OptionalOutputs
-from service.inference.pipeline import Pipeline
 from service.inference.results import ImageResult
 from service.messages.model import ServedModel
+from service.scoring.classification import CHUNK, CHUNKS_IN_FLIGHT, classify_contents
+from service.scoring.contents import ContentReader
+from service.scoring.settings import ScoringError
 
-_CHUNK = 32
-_CHUNKS_IN_FLIGHT = 4
-_TIMEOUT_SECONDS = 3600.0
 _COUNT_SECONDS = 1.0
 """Time to finish counting the files after Ctrl-C, so that the last line can name their number."""
 
@@ -45,7 +42,7 @@ class Outcome:
     """All files; None if they were not counted."""
     stopped: bool = False
     """Whether SIGINT or SIGTERM was received."""
-    error: ServiceError | OSError | None = None
+    error: ServiceError | ScoringError | OSError | None = None
     """The reason why no more files could be classified or written."""
 
 
@@ -73,17 +70,43 @@ class Scoring(NamedTuple):
     """Compares the model with that of earlier runs. May raise OSError."""
 
 
-async def classify_files(scoring: Scoring, settings: Settings) -> Outcome:
+Results = AsyncGenerator[tuple[Sequence[ImageFile], Sequence[ImageResult]]]
+
+
+class Place(Protocol):
+    """Computes: on this machine, or in a cluster."""
+
+    async def start(self) -> ServedModel:
+        """Load the model.
+
+        Raises:
+            ScoringError: it cannot be loaded, as with ServiceError.
+        """
+        ...
+
+    def results(self, scoring: Scoring, after: ImageFile | None) -> Results:
+        """The results in the order of the files, some at a time.
+
+        Args:
+            scoring: the files, and what to compute for them.
+            after: file of an earlier run; only the files behind it are classified.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Free the model."""
+        ...
+
+
+async def classify_files(scoring: Scoring, place: Place) -> Outcome:
     """Classify files and write each result in order. Results are kept if a signal or an error stops the work."""
-    service = Service(settings)
     outcome = Outcome()
     try:
         with _cancelled_by_signals():
-            await service.start()
-            await _classify_all(service.pipeline, scoring, outcome)
+            await _classify_all(place, scoring, outcome)
     except asyncio.CancelledError:
         outcome.stopped = True
-    except (ServiceError, OSError) as error:
+    except (ServiceError, ScoringError, OSError) as error:
         outcome.error = error
     try:
         if outcome.done or outcome.error is None:
@@ -92,7 +115,7 @@ async def classify_files(scoring: Scoring, settings: Settings) -> Outcome:
     except OSError as error:
         outcome.error = outcome.error or error
     finally:
-        await service.close()
+        await place.close()
     return outcome
 
 
@@ -117,27 +140,27 @@ def _cancelled_by_signals() -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-async def _classify_all(pipeline: Pipeline, scoring: Scoring, outcome: Outcome) -> None:
+async def _classify_all(place: Place, scoring: Scoring, outcome: Outcome) -> None:
     """Classify files, write each result in order, and count."""
-    with pipeline.lease() as model:
-        after, outcome.done, outcome.failed, complete = await asyncio.to_thread(scoring.begin, model)
-        if complete:
-            outcome.total = outcome.done
-            return
-        with (
-            progress_bar("classifying", None, completed=outcome.done) as progress,
-            _counted_in_background(scoring.files, outcome, progress),
-        ):
-            progress.update(outcome.done)
-            async with aclosing(_results(pipeline, model, scoring, after)) as results:
-                async for files, answers in results:
-                    for file, result in zip(files, answers, strict=True):
-                        for sink in scoring.sinks:
-                            sink.write(file, result)
-                        outcome.done += 1
-                        outcome.failed += result.error is not None
-                    progress.update(outcome.done)
+    model = await place.start()
+    after, outcome.done, outcome.failed, complete = await asyncio.to_thread(scoring.begin, model)
+    if complete:
         outcome.total = outcome.done
+        return
+    with (
+        progress_bar("classifying", None, completed=outcome.done) as progress,
+        _counted_in_background(scoring.files, outcome, progress),
+    ):
+        progress.update(outcome.done)
+        async with aclosing(place.results(scoring, after)) as results:
+            async for files, answers in results:
+                for file, result in zip(files, answers, strict=True):
+                    for sink in scoring.sinks:
+                        sink.write(file, result)
+                    outcome.done += 1
+                    outcome.failed += result.error is not None
+                progress.update(outcome.done)
+    outcome.total = outcome.done
 
 
 @contextmanager
@@ -161,58 +184,55 @@ def _counted_in_background(files: FileList, outcome: Outcome, progress: Progress
         raise
 
 
-async def _results(
-    pipeline: Pipeline, model: ServedModel, scoring: Scoring, after: ImageFile | None
-) -> AsyncGenerator[tuple[Sequence[ImageFile], list[ImageResult]]]:
-    """Results in the order of the files, a few chunks at a time so that decoding and inference overlap."""
-    running: deque[tuple[Sequence[ImageFile], asyncio.Task[list[ImageResult]]]] = deque()
-    remaining = scoring.files.walk(scoring.skipped, after)
-    with closing(UrlReader(_CHUNK)) as reader:
-        try:
-            while True:
-                while len(running) < _CHUNKS_IN_FLIGHT and (chunk := await asyncio.to_thread(_next_chunk, remaining)):
-                    task = asyncio.create_task(_classify_chunk(pipeline, model, chunk, scoring, reader))
-                    running.append((chunk, task))
-                if not running:
-                    return
-                yield running[0][0], await running[0][1]
-                running.popleft()
-        finally:
-            tasks = [task for _, task in running]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+class OnThisMachine:
+    """Computes on this machine.
+
+    Args:
+        settings: the repository, the model, and how it is computed.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._service = Service(settings)
+        self._held = ExitStack()
+
+    async def start(self) -> ServedModel:
+        """Load the model."""
+        await self._service.start()
+        self._model = self._held.enter_context(self._service.pipeline.lease())
+        return self._model
+
+    async def results(self, scoring: Scoring, after: ImageFile | None) -> Results:
+        """A few chunks at a time, so that decoding and inference overlap."""
+        running: deque[tuple[Sequence[ImageFile], asyncio.Task[list[ImageResult]]]] = deque()
+        remaining = scoring.files.walk(scoring.skipped, after)
+        with closing(ContentReader()) as reader:
+            try:
+                while True:
+                    while len(running) < CHUNKS_IN_FLIGHT and (
+                        chunk := await asyncio.to_thread(_next_chunk, remaining)
+                    ):
+                        running.append((chunk, asyncio.create_task(self._classify_chunk(chunk, scoring, reader))))
+                    if not running:
+                        return
+                    yield running[0][0], await running[0][1]
+                    running.popleft()
+            finally:
+                tasks = [task for _, task in running]
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Free the model."""
+        self._held.close()
+        await self._service.close()
+
+    async def _classify_chunk(
+        self, files: Sequence[ImageFile], scoring: Scoring, reader: ContentReader
+    ) -> list[ImageResult]:
+        contents = await asyncio.to_thread(reader.read, [file.name for file in files])
+        return await classify_contents(self._service.pipeline, self._model, contents, scoring.k, scoring.optional)
 
 
 def _next_chunk(files: Iterator[ImageFile]) -> list[ImageFile]:
-    return list(islice(files, _CHUNK))
-
-
-async def _classify_chunk(
-    pipeline: Pipeline, model: ServedModel, files: Sequence[ImageFile], scoring: Scoring, reader: UrlReader
-) -> list[ImageResult]:
-    contents = await asyncio.to_thread(_read_chunk, files, reader)
-    readable = [content for content in contents if isinstance(content, bytes)]
-    results: Iterator[ImageResult] = iter(())
-    if readable:
-        answer = await pipeline.classify(
-            model, readable, scoring.k, _TIMEOUT_SECONDS, scoring.optional, inline_errors=True
-        )
-        results = iter(answer.results)
-    return [next(results) if isinstance(content, bytes) else ImageResult(error=content) for content in contents]
-
-
-def _read_chunk(files: Sequence[ImageFile], reader: UrlReader) -> list[Content]:
-    urls = [file.name for file in files if is_url(file.name)]
-    from_urls = iter(reader.read(urls) if urls else ())
-    return [next(from_urls) if is_url(file.name) else _read(file.name) for file in files]
-
-
-def _read(path: str) -> Content:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        return UnprocessableImage(f"the file cannot be read: {error.strerror}")
-    except MemoryError:
-        return UnprocessableImage("the file is larger than the memory")
+    return list(islice(files, CHUNK))

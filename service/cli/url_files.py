@@ -1,18 +1,13 @@
-"""Images in object storage: which a folder has, and their content."""
+"""Images in object storage: which a folder has."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from models.imaging.image_files import Skipped, following, has_image_name
 from models.imaging.sorted_entries import Entry, sort_entries
-from service.core.errors import UnprocessableImage
 from service.core.object_storage import StorageError, message, open_url
-
-Content = bytes | UnprocessableImage
-"""Content of a file, or why it cannot be read."""
 
 
 def exists(url: str) -> bool:
@@ -87,55 +82,3 @@ def _list(system: Any, folder: str, url: str) -> list[Entry]:
     # An object that stands for the folder, or the file itself, has the path that was listed.
     places = ((entry["name"].strip("/"), entry["type"] == "directory") for entry in listed)
     return [(place.rpartition("/")[2], is_folder) for place, is_folder in places if place != own]
-
-
-class UrlReader:
-    """Reads files, several at the same time: a storage answers a request after many milliseconds.
-
-    Args:
-        threads: requests at the same time.
-    """
-
-    def __init__(self, threads: int) -> None:
-        self._threads = ThreadPoolExecutor(threads, "read")
-        self._readable: str | None = None
-        """A file that could be read."""
-
-    def close(self) -> None:
-        """End the threads."""
-        self._threads.shutdown(cancel_futures=True)
-
-    def read(self, urls: Sequence[str]) -> list[Content]:
-        """The content of each file; the reason in place of a file that does not exist, or that may not be read.
-
-        Raises:
-            StorageError: the storage cannot be read, or gives no file any more, as with expired credentials.
-        """
-        contents = list(self._threads.map(_read, urls))
-        readable = [url for url, content in zip(urls, contents, strict=True) if isinstance(content, bytes)]
-        self._readable = readable[-1] if readable else self._readable
-        refused = [content for content in contents if isinstance(content, PermissionError)]
-        if refused and not self._gives_files(len(urls)):
-            raise StorageError(f"{urls[0]}: cannot be read: {message(refused[0])}")
-        return [
-            UnprocessableImage(f"the file cannot be read: {message(content)}")
-            if isinstance(content, OSError)
-            else content
-            for content in contents
-        ]
-
-    def _gives_files(self, requested: int) -> bool:
-        """Whether a file that could be read before still can; without one, whether a single file was requested."""
-        return requested == 1 if self._readable is None else isinstance(_read(self._readable), bytes)
-
-
-def _read(url: str) -> bytes | OSError:
-    system, path = open_url(url)
-    try:
-        return bytes(system.cat_file(path))
-    except FileNotFoundError:
-        return FileNotFoundError("no such file")
-    except (PermissionError, IsADirectoryError) as error:
-        return error
-    except Exception as error:  # the packages of the providers raise errors of any class
-        raise StorageError(f"{url}: cannot be read: {message(error)}") from error

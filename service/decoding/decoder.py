@@ -195,13 +195,18 @@ class Decoder:
         await self._places.acquire(priority)
         try:
             allowance = self.allowance(deadline)
-            return await self.threads.run(partial(self._decode_part, files, preprocess, allowance), allowance.end)
+            return await self.threads.run(partial(self.decode_part, files, preprocess, allowance), allowance.end)
         finally:
             self._places.release()
 
-    def _decode_part(
+    def decode_part(
         self, files: Sequence[bytes], preprocess: Preprocess, allowance: Allowance
     ) -> list[DecodedFile | ServiceError]:
+        """Decode image files in the calling thread; a file that cannot be decoded gives its error in its place.
+
+        Raises:
+            DeadlinePassed: the deadline of the allowance passed.
+        """
         decoded = []
         for data in files:
             allowance.check_time()

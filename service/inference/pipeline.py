@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from models.imaging.errors import DeadlinePassed
@@ -18,7 +18,15 @@ from service.inference import routing
 from service.inference.admission import AdmissionTable
 from service.inference.leases import Lease
 from service.inference.optional_outputs import NONE, OptionalOutputs
-from service.inference.results import Classification, ImageInfo, ImageResult, Prediction, fit_times, make_timing
+from service.inference.results import (
+    Classification,
+    ImageResult,
+    Prediction,
+    fit_times,
+    make_results,
+    make_timing,
+    with_errors,
+)
 from service.inference.top_k import top_k
 from service.messages.backend import Backend
 from service.messages.inference import InferenceRequest, InferenceResult
@@ -199,7 +207,7 @@ class Pipeline:
                 good = [file for file, image in zip(files, decoded, strict=True) if isinstance(image, DecodedFile)]
                 results, extras_seconds = await self._add_optional(optional, model, results, inference, good, deadline)
         if len(images) < len(decoded):
-            results = _with_errors(decoded, results)
+            results = with_errors(decoded, results)
         finished = time.monotonic()
         context = request_context.current()
         context.stage("postprocess", computed_at, finished - computed_at - extras_seconds)
@@ -213,12 +221,7 @@ class Pipeline:
         metrics = self._metrics.model(model.name)
         for predictions in best:
             metrics.prediction(predictions[0].index, predictions[0].label, predictions[0].probability)
-        return [
-            ImageResult(
-                predictions=predictions, image=ImageInfo(width=image.width, height=image.height, format=image.format)
-            )
-            for image, predictions in zip(images, best, strict=True)
-        ]
+        return make_results(images, best)
 
     async def _add_optional(
         self,
@@ -274,12 +277,6 @@ class Pipeline:
         finally:
             for task in tasks:
                 task.cancel()
-
-
-def _with_errors(decoded: Sequence[DecodedFile | ServiceError], results: Iterable[ImageResult]) -> list[ImageResult]:
-    """The results of the images, with the errors of files that were not decoded in their places."""
-    following = iter(results)
-    return [ImageResult(error=each) if isinstance(each, ServiceError) else next(following) for each in decoded]
 
 
 def _record_stages(result: InferenceResult, submitted: float) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from service.core.errors import ServiceError
+from service.decoding.decoder import DecodedFile
 from service.messages.inference import InferenceResult
 
 
@@ -68,6 +69,27 @@ class Classification:
     version: str
     results: list[ImageResult]
     timing: Timing
+
+
+def make_results(images: Sequence[DecodedFile], best: Sequence[Sequence[Prediction]]) -> list[ImageResult]:
+    """The results of images, from the predictions for each."""
+    return [
+        ImageResult(
+            predictions=predictions, image=ImageInfo(width=image.width, height=image.height, format=image.format)
+        )
+        for image, predictions in zip(images, best, strict=True)
+    ]
+
+
+def with_errors(decoded: Sequence[object], results: Iterable[ImageResult]) -> list[ImageResult]:
+    """The results of the images, with the errors of files that were not decoded in their places.
+
+    Args:
+        decoded: an error in place of each file that was not decoded.
+        results: the results of the other files.
+    """
+    following = iter(results)
+    return [ImageResult(error=each) if isinstance(each, ServiceError) else next(following) for each in decoded]
 
 
 def fit_times(result: InferenceResult, seconds: float) -> InferenceResult:

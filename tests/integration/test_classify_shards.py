@@ -290,7 +290,7 @@ def test_storage_that_goes_away_is_no_bad_file(
     read = type(system).cat_file
     for error in (ConnectionError("connection refused"), PermissionError("the token has expired")):
         with monkeypatch.context() as patched:
-            patched.setattr("service.cli.offline._CHUNK", 4)
+            patched.setattr("service.cli.offline.CHUNK", 4)
             reads = {"left": 6}  # in the middle of a chunk
 
             def cat_file(self: Any, path: str, error: Exception = error, reads: dict[str, int] = reads) -> bytes:
