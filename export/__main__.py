@@ -10,6 +10,7 @@ from export.cli.engines import engines_command
 from export.cli.ensemble import ensemble_command
 from export.cli.import_ import import_command
 from export.cli.inspect import inspect_command
+from export.cli.traffic import promote_command, rollback_command
 from export.cli.tune import tune_command
 from export.cli.verify import verify_command
 
@@ -25,6 +26,8 @@ app.command("tune", context_settings={"allow_extra_args": True, "ignore_unknown_
 )
 app.command("verify")(verify_command)
 app.command("inspect")(inspect_command)
+app.command("promote")(promote_command)
+app.command("rollback")(rollback_command)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ The service reads it, and writes it for its admin API; `resnet-export promote` a
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,6 +95,8 @@ def change_traffic(path: Path, name: str, policy: TrafficPolicy | None) -> dict[
     Raises:
         TrafficFileError: the file is not valid, or cannot be read or written.
     """
+    if not re.fullmatch(MODEL_NAME, name):
+        raise TrafficFileError(f"{name!r} is not a valid model name")
     policies = {known: value for known, value in read_traffic(path).items() if known != name}
     if policy is not None:
         policies[name] = policy
