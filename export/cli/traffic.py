@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from export import traffic
+from models.artifact.rollout import RolloutError, promote, rollback
 from models.artifact.traffic import TrafficFileError, TrafficPolicy, change_traffic, read_traffic
 from models.console import fail
 from models.validation import first_error
@@ -37,7 +37,7 @@ def promote_command(
     repository: _Repository = None,
 ) -> None:
     """Give a version a share of the requests of its model. The other versions share the rest as before."""
-    _change(file, model, repository, lambda policy: traffic.promote(policy, version, share, stable))
+    _change(file, model, repository, lambda policy: promote(policy, version, share, stable))
 
 
 def rollback_command(
@@ -48,7 +48,7 @@ def rollback_command(
     repository: _Repository = None,
 ) -> None:
     """Take all requests from a version. The other versions share them as before."""
-    _change(file, model, repository, lambda policy: traffic.rollback(policy, version, stable))
+    _change(file, model, repository, lambda policy: rollback(policy, version, stable))
 
 
 def _change(
@@ -59,7 +59,7 @@ def _change(
         if repository is not None:
             _check_versions(repository / model, policy)
         change_traffic(file, model, policy)
-    except (traffic.TrafficError, TrafficFileError) as error:
+    except (RolloutError, TrafficFileError) as error:
         fail(error)
     except ValidationError as error:
         fail(first_error(error))
@@ -70,4 +70,4 @@ def _change(
 def _check_versions(folder: Path, policy: TrafficPolicy) -> None:
     for number, weight in policy.weights.items():
         if weight and not (folder / str(number)).is_dir():
-            raise traffic.TrafficError(f"{folder} has no version {number}")
+            raise RolloutError(f"{folder} has no version {number}")

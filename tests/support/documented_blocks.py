@@ -82,6 +82,7 @@ API: Blocks = (
     Printed("curl -H 'Accept: application/x-ndjson'"),
     Output('{"predictions":[{"label":"Trouser"'),
     Printed("curl -H 'Content-Type: image/png' --data-binary @models/pretrained/examples/pullover.png"),
+    NotRun("[[model]]", "a file, not a command; tests/unit/test_traffic.py reads it"),
     Reduced(
         "resnet-serve tune",
         "the shipped model, for one second",

@@ -32,6 +32,8 @@ class Answer:
     seconds: float
     client_port: int
     """Port of the client's side of the connection."""
+    number: int
+    """Number of the request, from 0."""
     content: Any
     """The value of `read` for the body of status 200; the head of other answers."""
 
@@ -46,6 +48,7 @@ class Load:
         read: reads the body of an answer with status 200.
         path: path of the request.
         limit: number of requests of all connections together; None for no limit.
+        headers: gives further header lines, by the number of the request.
     """
 
     def __init__(
@@ -56,13 +59,15 @@ class Load:
         read: Callable[[bytes], Any] = len,
         path: str = "/v1/classify",
         limit: int | None = None,
+        headers: Callable[[int], str] = lambda number: "",
     ) -> None:
         self.answers: list[Answer] = []
         self._port, self._connections, self._read, self._left = port, connections, read, limit
-        head = (
-            f"POST {path} HTTP/1.1\r\nHost: service\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
+        self._head = (
+            f"POST {path} HTTP/1.1\r\nHost: service\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n"
         )
-        self._request = head.encode() + body
+        self._body, self._headers = b"\r\n" + body, headers
+        self._sent = 0
         self._ending = False
         self._failure: BaseException | None = None
         self._thread = Thread(target=self._run)
@@ -105,7 +110,7 @@ class Load:
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
             except OSError:
-                self.answers.append(Answer(REFUSED, started, monotonic() - started, 0, None))
+                self.answers.append(Answer(REFUSED, started, monotonic() - started, 0, -1, None))
                 await _pause()
                 continue
             client_port = writer.get_extra_info("sockname")[1]
@@ -123,8 +128,9 @@ class Load:
         """Send a request. Returns whether the connection can be used again."""
         if self._left is not None:
             self._left -= 1
+        number, self._sent = self._sent, self._sent + 1
         sent = monotonic()
-        writer.write(self._request)
+        writer.write((self._head + self._headers(number)).encode() + self._body)
         status, content, kept = LOST, None, False
         try:
             async with asyncio.timeout(_LIMIT_SECONDS):
@@ -137,7 +143,7 @@ class Load:
             status = HUNG
         except (OSError, EOFError):
             pass
-        self.answers.append(Answer(status, sent, monotonic() - sent, client_port, content))
+        self.answers.append(Answer(status, sent, monotonic() - sent, client_port, number, content))
         if status != 200:
             await _pause()
         return kept

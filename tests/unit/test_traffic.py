@@ -11,6 +11,7 @@ import pytest
 
 from models.artifact.traffic import TrafficFileError, TrafficPolicy, change_traffic, read_traffic
 from service.inference.routing import select_version
+from tests.support.documentation import ROOT, blocks
 
 KEYS = [f"tiny\n{number:x}" for number in range(20_000)]
 
@@ -85,3 +86,10 @@ def test_an_invalid_file_is_refused_in_words(case: str, tmp_path: Path) -> None:
         read_traffic(path)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_the_documented_file_is_valid(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    path = tmp_path / "traffic.toml"
+    path.write_text(next(block.text for block in blocks(text) if block.language == "toml"))
+    assert read_traffic(path)["resnet50"].weights == {1: 95, 2: 5}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from models.artifact.traffic import TrafficPolicy
 
 
-class TrafficError(ValueError):
+class RolloutError(ValueError):
     """A step that is not possible; the message says what to do."""
 
 
@@ -19,12 +19,12 @@ def promote(policy: TrafficPolicy | None, version: int, share: float, stable: in
         stable: the version that gets the rest if no other version has a weight.
 
     Raises:
-        TrafficError: no other version has a weight, and `stable` is None.
+        RolloutError: no other version has a weight, and `stable` is None.
     """
     rest = _others(policy, version)
     if share < 100 and not any(rest.values()):
         if stable is None or stable == version:
-            raise TrafficError(f"no version gets the other {100 - share:g} %: name it with --stable VERSION")
+            raise RolloutError(f"no version gets the other {100 - share:g} %: name it with --stable VERSION")
         rest = rest | {stable: 1.0}
     total = sum(rest.values())
     weights = {number: (100 - share) * weight / total if total else 0.0 for number, weight in rest.items()}
@@ -35,13 +35,13 @@ def rollback(policy: TrafficPolicy | None, version: int, stable: int | None) -> 
     """Take all requests from a version. The others share them as before, or `stable` gets them.
 
     Raises:
-        TrafficError: no other version has a weight, and `stable` is None.
+        RolloutError: no other version has a weight, and `stable` is None.
     """
     rest = _others(policy, version)
     if stable is not None and stable != version:
         rest = dict.fromkeys(rest, 0.0) | {stable: 100.0}
     if not any(rest.values()):
-        raise TrafficError(f"no version gets the requests of version {version}: name it with --stable VERSION")
+        raise RolloutError(f"no version gets the requests of version {version}: name it with --stable VERSION")
     total = sum(rest.values())
     return _with_weights(policy, {number: 100 * weight / total for number, weight in rest.items()} | {version: 0.0})
 
