@@ -470,7 +470,8 @@ def test_responses_count_until_they_are_received(tiny_repository: Path, caplog: 
     request.outputs.add(name="feature_map")
     data = request.SerializeToString()
     small_window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65535)]
-    limits: dict[str, Any] = {"max_buffered_body_bytes": 20_000_000, "max_in_flight_images": 100_000}
+    # Without the long time limit, a busy machine refuses 2,000 images as too late.
+    limits: dict[str, Any] = {"max_buffered_body_bytes": 20_000_000, "max_in_flight_images": 100_000, "timeout_ms": 1e6}
     settings = Settings(repository=tiny_repository, grpc_port=0, **limits)
     with serve(settings) as client, grpc.insecure_channel(address(client), small_window) as channel:
         call = channel.unary_unary(SERVICE + "ModelInfer")
