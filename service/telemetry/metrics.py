@@ -96,7 +96,7 @@ class Metrics:
         self._stalled = self._gauge(
             "resnet_devices_stalled", "Devices that do not finish their batch, until the batch ends.", "model"
         )
-        self._waiting = self._gauge("resnet_queue_images", "Images that wait for a batch.", "model")
+        self.queue_images = self._gauge("resnet_queue_images", "Images that wait for a batch.", "model")
         self._in_flight = self._gauge("resnet_requests_in_flight", "Requests accepted and not yet answered.")
         lines = self._loop_counter("resnet_log_lines_dropped", "Lines that the log lacks.").labels()
         self._elsewhere.append(CountedElsewhere(lines, dropped_lines))
@@ -200,7 +200,7 @@ class Metrics:
 
     def watch_queue(self, model: str, waiting: Callable[[], float]) -> None:
         """Read the length of a model's queue at each scrape."""
-        self._waiting.watch(waiting, model)
+        self.queue_images.watch(waiting, model)
 
     def watch_admitted(self, images: Callable[[], Mapping[str, int]]) -> None:
         """Read the number of images in flight per model at each scrape."""
