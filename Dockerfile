@@ -3,6 +3,7 @@
 #   cpu        ONNX Runtime on the CPU; the default
 #   openvino   OpenVINO on the CPU: faster for large networks in int8
 #   gpu        ONNX Runtime on CUDA, and TensorRT
+#   ray        ONNX Runtime on the CPU, and Ray: nodes of a cluster for deploy/ray
 #   export     training and export, with torch
 #
 # constraints.txt locks the Python packages. Not locked: the base image, whose tag moves with security fixes (set PYTHON
@@ -39,6 +40,9 @@ RUN python install.py gpu grpc tracing
 ARG TENSORRT=tensorrt
 RUN test -z "$TENSORRT" || pip install "$TENSORRT"
 
+FROM build AS build-ray
+RUN python install.py cpu tracing ray
+
 FROM build AS build-export
 RUN python install.py cpu train
 
@@ -74,6 +78,17 @@ FROM service AS gpu
 COPY --from=build-gpu /opt/resnet-serve /opt/resnet-serve
 COPY --from=project /opt/resnet-serve /opt/resnet-serve
 ENV RESNET_SERVE_EXECUTOR=tensorrt
+
+# KubeRay gives the command. HOME and Ray's own files are below /tmp.
+FROM runtime AS ray
+COPY --from=build-ray /opt/resnet-serve /opt/resnet-serve
+COPY --from=project /opt/resnet-serve /opt/resnet-serve
+ENV RESNET_SERVE_REPOSITORY=/repository \
+    RESNET_SERVE_CACHE=/cache \
+    RAY_USAGE_STATS_ENABLED=0
+EXPOSE 8000
+ENTRYPOINT []
+CMD ["bash"]
 
 FROM runtime AS export
 COPY --from=build-export /opt/resnet-serve /opt/resnet-serve

@@ -79,3 +79,18 @@ def _closed(schema: Any) -> Any:
     if schema.get("x-kubernetes-int-or-string"):
         closed.pop("type", None)
     return closed
+
+
+def ray_pods(service: Manifest) -> list[Manifest]:
+    """The pods of a RayService, head first, as manifests of their own."""
+    cluster = service["spec"]["rayClusterConfig"]
+    templates = [cluster["headGroupSpec"]["template"], *(each["template"] for each in cluster["workerGroupSpecs"])]
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {**template["metadata"], "name": template["spec"]["containers"][0]["name"]},
+            "spec": template["spec"],
+        }
+        for template in templates
+    ]

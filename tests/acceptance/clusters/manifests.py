@@ -14,6 +14,7 @@ from tests.acceptance.clusters import rollover
 from tests.support import kubernetes
 from tests.support.kubernetes import OVERLAYS, ROOT
 
+CUSTOM = sorted(path for name in ("kserve", "ray") for path in (ROOT / "deploy" / name).glob("*.yaml"))
 CHECKOV_FILE = ROOT / "deploy" / "kubernetes" / "checkov.yaml"
 
 
@@ -33,11 +34,18 @@ def check() -> tuple[bool, str]:
             if (problem := kubernetes.problems(manifest, version)) is not None
         ]
         findings += _findings(checkov, yaml.safe_dump_all(rendered))
-    for path in sorted((ROOT / "deploy" / "kserve").glob("*.yaml")):
-        for manifest in kubernetes.read(path.read_text()):
-            manifests += 1
-            if (problem := kubernetes.problems(manifest, kubernetes.versions()[-1])) is not None:
-                problems.append(f"{path.name}: {problem}")
+    for path in CUSTOM:
+        read = kubernetes.read(path.read_text())
+        # The pods of a custom resource are checked as pods: checkov does not know the resource.
+        pods = [pod for each in read if each["kind"] == "RayService" for pod in kubernetes.ray_pods(each)]
+        manifests += len(read)
+        problems += [
+            f"{path.name}, Kubernetes {version}: {problem}"
+            for version in kubernetes.versions()
+            for manifest in [*read, *pods]
+            if (problem := kubernetes.problems(manifest, version)) is not None
+        ]
+        findings += _findings(checkov, yaml.safe_dump_all([*read, *pods])) if pods else []
     print(*problems, *findings, sep="\n")
     rolled, rollover_figure = rollover.check()
     return not problems and not findings and rolled, (
