@@ -10,6 +10,7 @@ DRAWING = "a drawing, not a command"
 CONTAINERS = "needs Docker or podman; python -m tests.acceptance.compose runs it"
 GPU = "needs an NVIDIA GPU"
 CLUSTER = "needs a Kubernetes cluster; tests/e2e/test_kubernetes.py renders and checks the manifests"
+RAY = "needs Ray; python -m tests.acceptance.clusters 4 deploys this config on a local cluster"
 INSTALLS = "installs packages"
 ACCEPTANCE = "acceptance, which is run by hand for up to 25 minutes"
 MINUTES = "measures for minutes, and has no shorter form"
@@ -121,6 +122,9 @@ CLUSTERS: Blocks = (
     NotRun("# mine/kustomization.yaml", "settings, not a command; tests/e2e/test_kubernetes.py renders such a folder"),
     NotRun("kubectl apply -n vision -k mine", CLUSTER),
     NotRun("kubectl apply -f deploy/kserve/runtime.yaml", CLUSTER),
+    NotRun("pip install -c constraints.txt -e '.[cpu,ray]'", RAY),
+    NotRun("serve deploy deploy/ray/serve_config.yaml", RAY),
+    NotRun("docker build --target ray", CLUSTER),
 )
 
 DEPLOYMENT: Blocks = (
@@ -136,6 +140,7 @@ DEPLOYMENT: Blocks = (
     NotRun("docker compose --profile gpu run", GPU),
     NotRun("1,000,000 images/s x 16.5 ms", "arithmetic"),
     NotRun("1,000,000 / 72,976", "arithmetic"),
+    NotRun("1,000,000 images/s x 2.1 ms", "arithmetic"),
 )
 
 PERFORMANCE: Blocks = (

@@ -1,0 +1,131 @@
+"""A Ray cluster of one node on loopback, with Ray Serve, started and used as users do: `ray start`, `serve deploy`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from tests.acceptance.server import free_port
+from tests.support.kubernetes import ROOT
+
+CONFIG = ROOT / "deploy" / "ray" / "serve_config.yaml"
+_START_SECONDS = 90.0
+_FIRST_WORKER_PORT = 26000
+"""Ray reserves these ports for its workers; the default range holds the ports of other clusters."""
+
+
+class RayCluster:
+    """Runs from `__enter__` to `__exit__`. Has a token of its own, so no other cluster of the machine answers."""
+
+    def __init__(self, cpus: int) -> None:
+        self._cpus = cpus
+        self._folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+        self._head: subprocess.Popen[bytes] | None = None
+        self._token = secrets.token_hex(32)
+        self._dashboard = free_port()
+        self.url = f"http://127.0.0.1:{free_port()}"
+        """Where the proxy of Ray Serve answers."""
+
+    def __enter__(self) -> RayCluster:
+        ports = {"port": free_port(), "ray-client-server-port": free_port(), "dashboard-port": self._dashboard}
+        ports |= {"dashboard-agent-listen-port": free_port()}
+        ports |= {"min-worker-port": _FIRST_WORKER_PORT, "max-worker-port": _FIRST_WORKER_PORT + 500}
+        command = [_script("ray"), "start", "--head", "--block", "--disable-usage-stats", "--include-dashboard=true"]
+        command += [f"--{name}={port}" for name, port in ports.items()]
+        command += [f"--num-cpus={self._cpus}", f"--temp-dir={self._folder.name}", "--object-store-memory=100000000"]
+        with open(self._log, "wb") as log:
+            self._head = subprocess.Popen(command, env=self._environment(), stdout=log, stderr=log)
+        self._wait(self._answers, "the dashboard of Ray", _START_SECONDS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._head is not None
+        self._head.send_signal(signal.SIGTERM)  # `--block` then ends all processes of the node
+        try:
+            self._head.wait(60)
+        finally:
+            self._folder.cleanup()
+
+    def deploy(self, deployment: dict[str, Any], args: dict[str, Any]) -> None:
+        """Deploy the config of `deploy/ray` with changed options and settings, and wait until its replicas are new."""
+        config = yaml.safe_load(CONFIG.read_text())
+        config["http_options"] = {"host": "127.0.0.1", "port": int(self.url.rpartition(":")[2])}
+        (application,) = config["applications"]
+        application["args"] = args
+        application["deployments"][0].update(deployment)
+        path = Path(self._folder.name) / "config.yaml"
+        path.write_text(yaml.safe_dump(config))
+        before = self.replicas()
+        command = [_script("serve"), "deploy", str(path), "--address", self._address]
+        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"serve deploy: {done.stderr[-2000:]}")
+        self._wait(lambda: self._is_running() and not before.keys() & self.replicas().keys(), "new replicas", 120.0)
+
+    def replicas(self) -> dict[str, int]:
+        """The process of each replica that runs, by the id of the replica."""
+        found = [each for each in self._deployment().get("replicas", []) if each["state"] == "RUNNING"]
+        return {each["replica_id"]: each["pid"] for each in found}
+
+    def wait_for_replicas(self, condition: Callable[[dict[str, int]], bool], what: str, seconds: float) -> None:
+        """Wait until the replicas are as a condition wants them."""
+        self._wait(lambda: condition(self.replicas()), what, seconds)
+
+    def _is_running(self) -> bool:
+        application = self._application()
+        if application.get("status") == "DEPLOY_FAILED":
+            raise RuntimeError(f"not deployed: {application['message']}")
+        states = [each["state"] for each in self._deployment().get("replicas", [])]
+        return application.get("status") == "RUNNING" and states.count("RUNNING") == len(states) > 0
+
+    def _application(self) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {self._token}"}
+        answer = httpx.get(f"{self._address}/api/serve/applications/", headers=headers, timeout=30.0)
+        applications: dict[str, dict[str, Any]] = answer.raise_for_status().json()["applications"]
+        return next(iter(applications.values()), {})
+
+    def _deployment(self) -> dict[str, Any]:
+        return next(iter(self._application().get("deployments", {}).values()), {})
+
+    def _answers(self) -> bool:
+        try:
+            self._application()
+        except httpx.HTTPError:
+            return False
+        return True
+
+    def _wait(self, ready: Callable[[], bool], what: str, seconds: float) -> None:
+        assert self._head is not None
+        end = time.monotonic() + seconds
+        while not ready():
+            if self._head.poll() is not None or time.monotonic() > end:
+                raise TimeoutError(f"{what}: not within {seconds:.0f} s: {self._log.read_text()[-2000:]}")
+            time.sleep(0.25)
+
+    def _environment(self) -> dict[str, str]:
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        return {**os.environ, "PYTHONPATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self._token}
+
+    @property
+    def _address(self) -> str:
+        return f"http://127.0.0.1:{self._dashboard}"
+
+    @property
+    def _log(self) -> Path:
+        return Path(self._folder.name) / "start.log"
+
+
+def _script(name: str) -> str:
+    """A command of Ray in the environment that runs this."""
+    return str(Path(sys.executable).parent / name)
