@@ -3,8 +3,8 @@
     python -m tests.acceptance.clusters [LINE ...]
 
 Needs an environment with the `cpu` and `dev` extras. Line 1 also needs `moto[server]` and `s3fs`. Line 2 is a timing:
-nothing else may run on the machine. Line 4 also needs the extra `ray`. Line 5 also needs kubectl, checkov on the PATH or
-in CHECKOV, and podman with an image `python:3.11-slim`.
+nothing else may run on the machine. Line 4 also needs the extra `ray`. Line 5 also needs kubectl, checkov on the PATH
+or in CHECKOV, and podman with an image `python:3.11-slim`.
 """
 
 from tests.acceptance.clusters import manifests, not_run, ray_serve, scoring, stored_scoring
