@@ -45,6 +45,20 @@ class Skipped:
         if len(kept := self.paths.setdefault(reason, [])) < MAX_PATHS:
             kept.append(str(path))
 
+    def take(self) -> Skipped:
+        """Give what was added so far, and begin again with nothing."""
+        taken = Skipped(self.paths, self.counts, self.unreadable)
+        self.paths, self.counts, self.unreadable = {}, Counter(), []
+        return taken
+
+    def merge(self, other: Skipped) -> None:
+        """Add what another walk left out."""
+        for reason, paths in other.paths.items():
+            kept = self.paths.setdefault(reason, [])
+            kept += paths[: MAX_PATHS - len(kept)]
+        self.counts += other.counts
+        self.unreadable += other.unreadable
+
     def __str__(self) -> str:
         """Number and first path for each reason, in one line; empty if nothing was skipped."""
         parts = [

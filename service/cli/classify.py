@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +16,7 @@ import typer
 from models.console import console, fail, print_error, print_once
 from models.imaging.image_files import Skipped
 from service.cli.file_list import FileList
-from service.cli.offline import OnThisMachine, Outcome, Scoring, classify_files
+from service.cli.offline import OnThisMachine, Outcome, Place, Scoring, classify_files
 from service.cli.outputs import Format, OutputOptions, open_outputs
 from service.core.settings import Settings
 from service.inference.optional_outputs import Cam, OptionalOutputs
@@ -23,6 +24,21 @@ from service.scoring.settings import ScoringError, offline_settings
 
 _STOPPED = 130
 """Exit status after Ctrl-C, as of a shell."""
+
+_OutputFolder = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder or URL for results in shards. After an interruption, the same command continues.", metavar="FOLDER"
+    ),
+]
+_On = Annotated[
+    str | None,
+    typer.Option(
+        help="ray: score on the Ray cluster of RAY_ADDRESS, or on a new one on this machine. ray://HOST:PORT: on that "
+        "cluster.",
+        metavar="ray[://HOST:PORT]",
+    ),
+]
 
 
 def classify(
@@ -42,18 +58,13 @@ def classify(
         str | None, typer.Option(help="Runtime that computes, as of resnet-serve. Default: onnxruntime-cpu.")
     ] = None,
     precision: Annotated[str | None, typer.Option(help="float32, float16, bfloat16 or int8. Default: float32.")] = None,
+    on: _On = None,
     top_k: Annotated[int, typer.Option(help="Number of classes per image.", min=1)] = 1,
     format_: Annotated[
         Format | None, typer.Option("--format", help="Default: table, or parquet with --output-folder.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="File to write to instead of the terminal.")] = None,
-    output_folder: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder or URL for results in shards. After an interruption, the same command continues.",
-            metavar="FOLDER",
-        ),
-    ] = None,
+    output_folder: _OutputFolder = None,
     files_per_shard: Annotated[int, typer.Option(help="Files per shard of --output-folder.", min=1)] = 10_000,
     cam: Annotated[
         Path | None,
@@ -73,17 +84,40 @@ def classify(
     """
     logging.basicConfig(level=logging.ERROR, format="error: %(message)s")
     outputs = OutputOptions(format_, output, output_folder, files_per_shard, cam, embedding, layer)
-    if problem := outputs.problem():
+    if problem := outputs.problem() or (on and _problem_of_cluster(on, outputs)):
         fail(problem)
     optional = OptionalOutputs(embedding is not None, None if cam is None else Cam.picture, layer)
     try:
         settings = offline_settings(repository, model, model_version, executor=executor, precision=precision)
     except ScoringError as error:
         fail(error)
-    _run(paths, outputs, settings, top_k, optional)
+    try:
+        place = OnThisMachine(settings) if on is None else _cluster(on, settings, repository, paths, top_k)
+    except ScoringError as error:
+        fail(error)
+    _run(paths, outputs, settings, place, top_k, optional)
 
 
-def _run(paths: list[str], options: OutputOptions, settings: Settings, k: int, optional: OptionalOutputs) -> None:
+def _problem_of_cluster(on: str, outputs: OutputOptions) -> str | None:
+    """Why options do not go together with a cluster; None if they do."""
+    if re.fullmatch(r"ray|ray://[^\s/@]+", on) is None:
+        return "--on is ray or ray://HOST:PORT"
+    if outputs.cam is not None or outputs.embedding is not None:
+        return "--cam and --embedding are computed on this machine: leave out --on"
+    return None
+
+
+def _cluster(on: str, settings: Settings, repository: str | None, paths: list[str], k: int) -> Place:
+    try:
+        from service.cli.ray_data.scoring import OnRay  # an extra
+    except ModuleNotFoundError as error:
+        raise ScoringError(f"--on ray needs the package {error.name}: pip install 'resnet-serve[ray]'") from error
+    return OnRay(on, settings, repository, paths, k)
+
+
+def _run(
+    paths: list[str], options: OutputOptions, settings: Settings, place: Place, k: int, optional: OptionalOutputs
+) -> None:
     skipped = Skipped()
     try:
         with (
@@ -91,7 +125,7 @@ def _run(paths: list[str], options: OutputOptions, settings: Settings, k: int, o
             open_outputs(options, files, skipped.unreadable, settings.repository_folder, k) as outputs,
         ):
             scoring = Scoring(files, skipped, k, optional, outputs.sinks, outputs.begin)
-            outcome = asyncio.run(classify_files(scoring, OnThisMachine(settings)))
+            outcome = asyncio.run(classify_files(scoring, place))
             if isinstance(outcome.error, BrokenPipeError):
                 raise outcome.error
             if outcome.error is None and not outcome.stopped:

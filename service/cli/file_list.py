@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import sys
 import tempfile
@@ -39,6 +40,8 @@ class FileList:
     order, and a list on standard input is copied to a temporary file. A file that is given by its path may have any
     name. A path of the list that does not exist is kept: a list may be long and old.
 
+    It can be pickled, with the list on standard input. On another machine, relative paths start at the same folder.
+
     Args:
         paths: files and folders, and `STANDARD_INPUT`.
 
@@ -52,6 +55,8 @@ class FileList:
         self.arguments = [check_url(path, "images") if is_url(path) else str(Path(path)) for path in paths]
         self.list_sha256: str | None = None
         """Of the list on standard input; None without one."""
+        self.folder = ""
+        """Folder that relative paths start at; empty for the working directory."""
         self._listed: IO[bytes] | None = None
         for path in self.arguments:
             if path != STANDARD_INPUT and not (url_files.exists(path) if is_url(path) else os.path.exists(path)):
@@ -61,6 +66,16 @@ class FileList:
         skipped = Skipped()
         if next(self.walk(skipped), None) is None:
             raise FileNotFoundError("there are no image files" + (f"; {skipped}" if str(skipped) else ""))
+
+    def __getstate__(self) -> dict[str, object]:
+        listed = None if self._listed is None else Path(self._listed.name).read_bytes()
+        return {**self.__dict__, "folder": self.folder or os.getcwd(), "_listed": listed}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        listed = state["_listed"]
+        self.__dict__.update(state, _listed=None)
+        if isinstance(listed, bytes):
+            self._copy_list(io.BytesIO(listed))
 
     def _copy_list(self, source: IO[bytes]) -> None:
         self._listed = tempfile.NamedTemporaryFile()  # noqa: SIM115
@@ -88,7 +103,7 @@ class FileList:
             if (argument, entry) < begin:
                 continue
             last = after.name if after is not None and (argument, entry) == begin else None
-            for name in _expand(path, skipped, last):
+            for name in _expand(path, self.folder, skipped, last):
                 yield ImageFile(name, argument, entry)
 
     def roots(self) -> Iterator[str]:
@@ -129,13 +144,14 @@ def _paths(lines: Iterable[bytes]) -> Iterator[str]:
             yield os.fsdecode(path)
 
 
-def _expand(path: str, skipped: Skipped, after: str | None) -> Iterator[str]:
+def _expand(path: str, folder: str, skipped: Skipped, after: str | None) -> Iterator[str]:
     """The images of a folder, or the file itself; only those behind `after`, which is one of them."""
+    place = os.path.join(folder, path)
     if is_url(path):
         yield from url_files.find_image_urls(path, skipped, after)
-    elif os.path.isdir(path):
+    elif os.path.isdir(place):
         prefix = "" if path == "." else f"{path.rstrip('/')}/"
         relative = None if after is None else after.removeprefix(prefix)
-        yield from (prefix + image for image in find_images(path, skipped, relative))
+        yield from (prefix + image for image in find_images(place, skipped, relative))
     elif after is None:
         yield path

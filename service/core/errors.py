@@ -40,6 +40,16 @@ class ServiceError(Exception):
         """Headers of the response."""
         return {}
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle the message itself: some classes make it of other arguments."""
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[ServiceError], args: tuple[object, ...], attributes: dict[str, object]) -> ServiceError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
+
 
 class BadRequest(ServiceError):
     status, title = 400, "Malformed request"

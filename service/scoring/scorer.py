@@ -15,6 +15,7 @@ from models.imaging.preprocess import UInt8Array
 from service.core.errors import ServiceError, UnprocessableImage
 from service.decoding.decoder import DecodedFile
 from service.inference.results import ImageResult
+from service.messages.model import ServedModel
 from service.scoring.contents import ContentReader
 from service.scoring.model_thread import ModelThread
 from service.scoring.settings import ScoringError, offline_settings
@@ -34,6 +35,7 @@ class Scorer:
         precision: float32, float16, bfloat16 or int8. Default: float32.
         threads: threads that compute a batch together, in one instance. Default: by the rule of `resnet-serve`, for
             the whole machine.
+        max_batch: most images that are computed together. Default: by the same rule.
         top_k: number of classes per image.
 
     Raises:
@@ -49,18 +51,23 @@ class Scorer:
         executor: str | None = None,
         precision: str | None = None,
         threads: int | None = None,
+        max_batch: int | None = None,
         top_k: int = 1,
     ) -> None:
+        given = {"executor": executor, "precision": precision, "threads": threads, "max_batch": max_batch}
         one = {} if threads is None else {"instances": 1, "single_image_threads": 0}
-        settings = offline_settings(
-            repository, model, version, executor=executor, precision=precision, threads=threads, **one
-        )
+        settings = offline_settings(repository, model, version, **given, **one)
         self._top_k = top_k
         self._reader = ContentReader()
         try:
             self._thread = ModelThread(settings)
         except ServiceError as error:
             raise ScoringError(str(error)) from error
+
+    @property
+    def model(self) -> ServedModel:
+        """The version."""
+        return self._thread.model
 
     def __call__(self, batch: Mapping[str, Any]) -> Columns:
         """Classify a batch.
@@ -81,9 +88,17 @@ class Scorer:
         names = [str(name) for name in batch["file"]]
         if "pixels" in batch:
             decoded = [self._decoded(pixels) for pixels in batch["pixels"]]
-            return to_columns(names, self._thread.classify_decoded(decoded, self._top_k))
+            return to_columns(names, self.classify_decoded(decoded))
         contents = [bytes(each) for each in batch["content"]] if "content" in batch else self._reader.read(names)
         return to_columns(names, self._thread.classify_contents(contents, self._top_k))
+
+    def classify_decoded(self, decoded: Sequence[DecodedFile | ServiceError]) -> list[ImageResult]:
+        """Classify files that are decoded already; an error stays in its place.
+
+        Raises:
+            ServiceError: the model failed.
+        """
+        return self._thread.classify_decoded(decoded, self._top_k)
 
     def close(self) -> None:
         """Free the model."""
@@ -91,7 +106,7 @@ class Scorer:
         self._thread.close()
 
     def _decoded(self, pixels: UInt8Array) -> DecodedFile | ServiceError:
-        shape = self._thread.model.preprocess.shape
+        shape = self.model.preprocess.shape
         if pixels.dtype != np.uint8 or pixels.shape != shape:
             return UnprocessableImage(
                 f"the pixels are {pixels.dtype} {list(pixels.shape)}, and the network takes uint8 {list(shape)}"

@@ -65,7 +65,7 @@ def write_data(folder: Path) -> list[bytes]:
     latter."""
     random = np.random.default_rng(0)
     tests = []
-    for path in _photographs():
+    for path in find_photographs():
         with Image.open(path) as opened:
             photograph = opened.convert("RGB")
         for split, count in _PER_CLASS.items():
@@ -85,7 +85,8 @@ def write_data(folder: Path) -> list[bytes]:
     return tests
 
 
-def _photographs() -> list[Path]:
+def find_photographs() -> list[Path]:
+    """Files of photographs that scikit-image and scikit-learn bring."""
     found = []
     for package, folder, names in (("skimage", "data", _SCIKIT_IMAGE), ("sklearn", "datasets/images", _SCIKIT_LEARN)):
         spec = importlib.util.find_spec(package)

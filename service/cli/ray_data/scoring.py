@@ -1,0 +1,132 @@
+"""`resnet-classify --on ray`: Ray Data scores the files on the machines of a cluster, and this process writes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import ray.data
+
+from service import executors
+from service.cli.file_list import STANDARD_INPUT, ImageFile
+from service.cli.offline import Results, Scoring
+from service.cli.ray_data.cluster import (
+    alive_nodes,
+    check_nodes,
+    connect,
+    disconnect,
+    in_plain_words,
+    load_on_worker,
+)
+from service.cli.ray_data.compute import Compute
+from service.cli.ray_data.stages import Chunk, decode, first_row, walk
+from service.cli.ray_data.workers import DECODING_CPU, ActorPlan, plan_workers
+from service.core.object_storage import StorageError, is_url
+from service.core.settings import Settings
+from service.messages.model import ServedModel
+
+_CHUNK = 64
+"""Files per chunk. A chunk costs Ray a few milliseconds, and is the work that a dead worker loses."""
+
+
+class OnRay:
+    """Computes on a Ray cluster.
+
+    Args:
+        on: value of the option --on.
+        settings: the repository, the model, and how it is computed.
+        repository: folder or URL of models; None for the model that ships with the project.
+        paths: files and folders to classify, as they were given.
+        k: number of classes per image.
+    """
+
+    def __init__(self, on: str, settings: Settings, repository: str | None, paths: list[str], k: int) -> None:
+        self._on = on
+        given_paths = [path for path in [repository, *paths] if path is not None and path != STANDARD_INPUT]
+        self._paths = [os.path.abspath(path) for path in given_paths if not is_url(path)]
+        self._device = executors.find(settings.executor).device
+        given = settings.model_fields_set
+        self._options: dict[str, Any] = {
+            "repository": repository if repository is None or is_url(repository) else os.path.abspath(repository),
+            "model": settings.model,
+            "version": int(settings.versions) if settings.versions.isdecimal() else None,
+            "executor": settings.executor if "executor" in given else None,
+            "precision": settings.precision if "precision" in given else None,
+            "top_k": k,
+        }
+
+    async def start(self) -> ServedModel:
+        """Connect, check the machines, and load the model on one of them."""
+        return await asyncio.to_thread(self._start)
+
+    def _start(self) -> ServedModel:
+        connect(self._on)
+        nodes = alive_nodes()
+        check_nodes(nodes, self._paths)
+        model = load_on_worker(self._options, self._device)
+        self._workers = plan_workers(model, [node["Resources"] for node in nodes])
+        self._model = model
+        # All workers load this version, also if a newer one comes meanwhile.
+        self._options |= {
+            "model": model.name,
+            "version": int(model.version),
+            "executor": model.executor,
+            "precision": model.precision,
+            "threads": self._workers.threads,
+            "max_batch": model.max_batch,
+        }
+        return model
+
+    async def results(self, scoring: Scoring, after: ImageFile | None) -> Results:
+        """The results as Ray gives them, which keeps the order."""
+        chunks = await asyncio.to_thread(self._begin, scoring, after)
+        while (chunk := await asyncio.to_thread(_next, chunks)) is not None:
+            if chunk.before != after:
+                raise StorageError(
+                    "the folders of images changed while a worker was replaced: run the same command again to continue"
+                )
+            scoring.skipped.merge(chunk.skipped)
+            if chunk.files:
+                yield chunk.files, chunk.results
+                after = chunk.files[-1]
+
+    async def close(self) -> None:
+        """Leave the cluster."""
+        await asyncio.to_thread(disconnect)
+
+    def _begin(self, scoring: Scoring, after: ImageFile | None) -> Iterator[Chunk]:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.execution_options.preserve_order = True
+        context.target_max_block_size = 1  # each row, which is a chunk, is a block
+        size = max(_CHUNK, self._model.max_batch)
+        return _chunks(make_dataset(first_row(scoring.files, after, size), self._model, self._workers, self._options))
+
+
+def make_dataset(row: dict[str, Any], model: ServedModel, workers: ActorPlan, options: dict[str, Any]) -> Any:
+    """The stages as a dataset, which is computed while its rows are read."""
+    dataset = ray.data.from_items([row], override_num_blocks=1)
+    dataset = dataset.map_batches(walk, batch_size=1, num_cpus=0)
+    dataset = dataset.map(decode, fn_args=(model.preprocess, os.getcwd()), num_cpus=DECODING_CPU)
+    return dataset.map(
+        Compute,
+        fn_constructor_args=(options,),
+        compute=ray.data.ActorPoolStrategy(size=workers.actors),
+        num_cpus=workers.cpus,
+        num_gpus=workers.gpus,
+    )
+
+
+def _chunks(dataset: Any) -> Iterator[Chunk]:
+    try:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            for row in batch.to_pylist():
+                yield Chunk.from_row(row)
+    except Exception as error:
+        raise in_plain_words(error) from error
+
+
+def _next(chunks: Iterator[Chunk]) -> Chunk | None:
+    return next(chunks, None)
