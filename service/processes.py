@@ -73,7 +73,7 @@ async def _serve_backend(process: EngineProcess) -> None:
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     metrics = Metrics(process.sheet, process.sheets)
-    registry = Registry(settings, metrics)
+    registry = Registry(settings, metrics, os.getppid())
     gpu = _open_decoder(settings)
     server = BackendServer(registry, process.listening, make_rates(settings), gpu, page_locked.offer)
     registry.observe(server.catalog_changed)

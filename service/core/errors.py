@@ -14,6 +14,7 @@
     ├── InferenceFailed         500
     ├── Unavailable             503
     │   ├── NotYetAvailable     503, with Retry-After
+    │   │   └── ModelNotLoaded
     │   └── Overloaded          503, with Retry-After
     └── DeadlineExceeded        504
 
@@ -138,6 +139,23 @@ class NotYetAvailable(Unavailable):
     @property
     def headers(self) -> dict[str, str]:
         return {"Retry-After": "1"}
+
+
+class ModelNotLoaded(NotYetAvailable):
+    """A model is not in memory, and cannot be loaded within the time limit of a request.
+
+    Args:
+        message: the reason.
+        seconds: time after which the model may be loaded.
+    """
+
+    def __init__(self, message: str, seconds: float) -> None:
+        self.retry_after = max(1, math.ceil(seconds))
+        super().__init__(f"{message}: try again in {self.retry_after} s")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after)}
 
 
 class Overloaded(Unavailable):

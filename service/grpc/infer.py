@@ -75,7 +75,7 @@ class Infer:
         head, raw = wire.cut_out(data, _RAW_INPUTS)
         request = await wire.parse(self._request, head, self._settings.max_json_bytes)
         model_name = read_model_name(request.model_name, request.model_version)
-        inference.begin(self._pipeline, model_name)
+        await inference.begin(self._pipeline, model_name)
         computed = await inference.infer(
             self._pipeline,
             model_name,

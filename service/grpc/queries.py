@@ -74,7 +74,7 @@ class Queries:
 
     async def _model_ready(self, request: Any) -> dict[str, Any]:
         try:
-            metadata.find(self._backend, _name(request))
+            metadata.check_ready(self._backend, _name(request))
         except (NotFound, Unavailable):
             return {"ready": False}
         return {"ready": True}
@@ -83,9 +83,11 @@ class Queries:
         return asdict(metadata.server_metadata())
 
     async def _model_metadata(self, request: Any) -> dict[str, Any]:
+        await metadata.ensure_loaded(self._pipeline, _name(request))
         return asdict(metadata.model_metadata(self._backend, _name(request)))
 
     async def _model_config(self, request: Any) -> dict[str, Any]:
+        await metadata.ensure_loaded(self._pipeline, _name(request))
         return {"config": asdict(metadata.model_config(self._backend, _name(request), self._pipeline.settings))}
 
     async def _statistics(self, request: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from service.decoding.decoder import DecodedFile, Decoder
 from service.inference import routing
 from service.inference.admission import AdmissionTable
 from service.inference.leases import Lease
+from service.inference.lookup import ModelLookup
 from service.inference.optional_outputs import NONE, OptionalOutputs
 from service.inference.results import (
     Classification,
@@ -55,6 +56,7 @@ class Pipeline:
     def __init__(self, backend: Backend, decoder: Decoder, settings: Settings, metrics: Metrics) -> None:
         self.backend = backend
         self.settings = settings
+        self.lookup = ModelLookup(backend, None if settings.memory_limit is None else metrics.memory)
         self.admission = AdmissionTable(settings.max_in_flight_images, metrics)
         self._decoder = decoder
         self._drawing = ThreadPoolExecutor(settings.decode_threads, "draw", lower_priority)

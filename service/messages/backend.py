@@ -73,6 +73,20 @@ class Backend(Protocol):
         """Limitations of models that are served: lost devices, and TensorRT engines that are missing or unusable."""
         ...
 
+    async def demand(self, name: str, seconds: float) -> None:
+        """Load a model that is not in memory, with a limit of memory, for a request that waits for it.
+
+        Args:
+            name: name of the model.
+            seconds: longest wait.
+
+        Raises:
+            NotFound: there is no such model.
+            ModelNotLoaded: the wait would be longer, or there is no memory.
+            Unavailable: the model cannot be loaded.
+        """
+        ...
+
     async def load(self, name: str) -> None:
         """Serve a model that was unloaded, and load again versions that failed or that have no TensorRT engine yet.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from models.artifact.traffic import TrafficPolicy
-from service.core.errors import NotFound, NotYetAvailable, ServiceError, Unavailable
+from service.core.errors import ModelNotLoaded, NotFound, NotYetAvailable, ServiceError, Unavailable
 from service.messages.model import ServedModel
 
 _BEING_LOADED = "the model is being loaded: try again in a moment"
@@ -27,6 +27,8 @@ class CatalogModel:
     """Numbers of the versions that are being loaded."""
     traffic: TrafficPolicy | None = None
     """How requests that name no version are shared among the versions; None: the current one gets them."""
+    on_demand: frozenset[int] = frozenset()
+    """Versions of a model that is not in memory, and that a request loads."""
 
     def failure(self, number: int | None = None) -> str | None:
         """Why a version, or the newest that failed, could not be loaded."""
@@ -71,6 +73,13 @@ class Catalog:
             raise self._not_served(model, number)
         return served
 
+    def not_loaded(self, name: str | None = None, version: str | None = None) -> str | None:
+        """Name of the model of a request, if the request has to load it first; otherwise None."""
+        model = self.models.get(name or self.default or "")
+        if model is None or not model.on_demand or (version is not None and int(version) not in model.on_demand):
+            return None
+        return model.name
+
     def current(self) -> dict[str, ServedModel]:
         """The current version of each model, sorted by name."""
         return {name: model.current for name, model in self.models.items() if model.current is not None}
@@ -82,6 +91,10 @@ class Catalog:
 
     def _not_served(self, model: CatalogModel, number: int | None) -> ServiceError:
         name = model.name if number is None else f"{model.name} version {number}"
+        if model.on_demand:
+            if number is None or number in model.on_demand:
+                return ModelNotLoaded(f"model {name} is not loaded, and a request for predictions loads it", 1)
+            return self.not_found(name)
         if reason := model.failure(number):
             return Unavailable(f"model {name} is not served: {reason}")
         loading = bool(model.loading) if number is None else number in model.loading
@@ -97,3 +110,12 @@ class Catalog:
             return NotYetAvailable(_BEING_LOADED)
         served = [f"{name} version {each.version}" for name in self.current() for each in self.served(name)]
         return NotFound(f"no model {wanted} is served; there is: {', '.join(served) or 'none'}")
+
+
+def choose_default(models: Mapping[str, CatalogModel], previous: str | None) -> str | None:
+    """The model of requests that name none: the previous one while it is served, otherwise the first by name.
+
+    A new model must not get requests meant for another.
+    """
+    served = [name for name, model in models.items() if model.current is not None or model.on_demand]
+    return previous if previous in served else next(iter(served), None)

@@ -209,6 +209,7 @@ def catalog_fields(catalog: Catalog, known: set[int]) -> dict[str, Any]:
             "failures": list(model.failures.items()),
             "loading": sorted(model.loading),
             "traffic": model.traffic,
+            "on_demand": sorted(model.on_demand),
         }
         for model in catalog.models.values()
     ]
@@ -243,6 +244,7 @@ def make_catalog(
             failures=dict(each["failures"]),
             loading=frozenset(each["loading"]),
             traffic=None if each["traffic"] is None else TrafficPolicy.model_validate(each["traffic"]),
+            on_demand=frozenset(each["on_demand"]),
         )
         for each in content["models"]
     }

@@ -56,7 +56,7 @@ def request_priority(priority: int) -> Priority:
     return Priority.interactive if priority <= 1 else Priority.bulk
 
 
-def begin(pipeline: Pipeline, model_name: ModelName) -> None:
+async def begin(pipeline: Pipeline, model_name: ModelName) -> None:
     """Check whether a request can be admitted, before its body is read, which has its priority and time limit.
 
     Raises:
@@ -64,6 +64,7 @@ def begin(pipeline: Pipeline, model_name: ModelName) -> None:
         Unavailable: the version is not served.
         Overloaded: one image is above the capacity.
     """
+    await pipeline.lookup.ensure_loaded(model_name.model, model_name.version, pipeline.settings.timeout_ms / 1e3)
     model = pipeline.find(model_name.model, model_name.version)
     context = request_context.current()
     context.model, context.version = model.name, model.version
@@ -88,6 +89,8 @@ async def infer(
     names = frozenset(output.name for output in outputs)
     deadline, priority = request.deadline, request.priority
     # The version is leased only now: another one may have replaced it while the body was read.
+    left = deadline - time.monotonic()
+    await pipeline.lookup.ensure_loaded(model_name.model, model_name.version, left, first=False)
     lease = pipeline.lease(model_name.model, model_name.version)
     with lease as model:
         check_model_has(names, model)

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 from models.artifact.manifest import INPUT
 from service.core.settings import Settings
+from service.inference.pipeline import Pipeline
 from service.messages.backend import Backend
 from service.messages.model import ServedModel
 from service.open_inference.inputs import FILES
@@ -81,6 +82,17 @@ class ModelConfig:
 def server_metadata() -> ServerMetadata:
     """Name, version and extensions of the server."""
     return ServerMetadata(name="resnet-serve", version=version("resnet-serve"), extensions=list(_EXTENSIONS))
+
+
+async def ensure_loaded(pipeline: Pipeline, model_name: ModelName) -> None:
+    """Load a model that is not in memory, with a limit of memory; errors are those of `ModelLookup`."""
+    await pipeline.lookup.ensure_loaded(model_name.model, model_name.version, pipeline.settings.timeout_ms / 1000)
+
+
+def check_ready(backend: Backend, model_name: ModelName) -> None:
+    """Check that a model takes requests, the first of which may load it; errors are those of `find`."""
+    if backend.catalog.not_loaded(model_name.model, model_name.version) is None:
+        find(backend, model_name)
 
 
 def find(backend: Backend, model_name: ModelName) -> ServedModel:

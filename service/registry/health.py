@@ -1,9 +1,10 @@
-"""The health of models: reasons why they are not served, and limits of those that are, in sentences."""
+"""The health of models: figures, reasons why models are not served, and limits of those that are, in sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from service.messages.catalog import Catalog
 from service.registry.model_versions import ModelVersions
 from service.registry.version import Version
 
@@ -17,9 +18,27 @@ def dead(current: Mapping[str, Version]) -> list[str]:
     ]
 
 
+def served(catalog: Catalog) -> list[tuple[str, str, str, str]]:
+    """Model, version, executor and precision of each served version."""
+    return [(model.name, model.version, model.executor, model.precision) for model in catalog.all_served()]
+
+
+def figures(models: Mapping[str, ModelVersions]) -> dict[str, tuple[int, int, int]]:
+    """Images that wait, devices, and devices that are stalled, by model; without models that a request would load."""
+    return {
+        name: (
+            sum(version.engine.waiting for version in model.ready),
+            sum(version.engine.devices for version in model.ready),
+            sum(version.engine.stalled for version in model.ready),
+        )
+        for name, model in models.items()
+        if model.current is not None or not model.on_demand
+    }
+
+
 def failures(models: Mapping[str, ModelVersions]) -> list[str]:
     """A sentence per model with a version that could not be loaded."""
-    failed = {name: model.failure() for name, model in models.items()}
+    failed = {name: model.catalog().failure() for name, model in models.items()}
     return [f"{name}: {reason}" for name, reason in failed.items() if reason]
 
 

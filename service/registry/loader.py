@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from models.artifact import manifest
 from models.artifact.card import make_card
@@ -34,6 +35,15 @@ log = logging.getLogger(__name__)
 
 _KEYS = itertools.count(time.time_ns())
 """An engine process that replaces another has other keys."""
+
+
+class Footprint(NamedTuple):
+    """The sizes that the memory of a version depends on."""
+
+    file_bytes: int
+    """Size of the artifact."""
+    instances: int
+    """Instances that load it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,22 @@ class Loader:
                 return self._load(version)
             except (ManifestError, ExecutorError) as error:
                 raise LoadError(str(error)) from error
+
+    def footprint(self, version: Path) -> Footprint:
+        """The file and the instances of a version, without loading it.
+
+        Raises:
+            LoadError: the version cannot be loaded.
+        """
+        try:
+            described = self._read_manifest(version)
+            config = resolve_execution_config(self._settings, described)
+            artifact = executors.find(config.executor).select_artifact(described, config.precision)
+            plan = _plan(version, described, config)
+            instances = plan.instances + bool(plan.single_image_threads)
+            return Footprint((version / artifact.file).stat().st_size, instances)
+        except (ManifestError, ExecutorError, OSError) as error:
+            raise LoadError(str(error)) from error
 
     def _load(self, version: Path) -> LoadedVersion:
         described = self._read_manifest(version)
@@ -145,15 +171,7 @@ class Loader:
         runtime = executors.find(config.executor)
         if runtime.device == "gpu" and config.single_image_threads:
             raise ExecutorError(f"single_image_threads is for executors on the CPU, and {config.executor} is not")
-        plan = plan_instances(
-            runtime.device,
-            available_cpus(),
-            multiply_adds(version, described),
-            instances=config.instances,
-            threads=config.threads,
-            single_image_threads=config.single_image_threads,
-            max_batch=config.max_batch,
-        )
+        plan = _plan(version, described, config)
         source = Source(version, described, artifact, config.precision, plan.threads, cache=self._settings.cache)
         loaded, seconds_per_image = load_verified(runtime, source, plan.instances)
         with closed_on_error(loaded):
@@ -185,6 +203,18 @@ class Loader:
             pinned_cpus(loaded, plan.threads),
             stall_seconds(instances.seconds_per_image, plan.max_batch),
         )
+
+
+def _plan(version: Path, described: Manifest, config: ExecutionConfig) -> InstancePlan:
+    return plan_instances(
+        executors.find(config.executor).device,
+        available_cpus(),
+        multiply_adds(version, described),
+        instances=config.instances,
+        threads=config.threads,
+        single_image_threads=config.single_image_threads,
+        max_batch=config.max_batch,
+    )
 
 
 def multiply_adds(version: Path, described: Manifest) -> int:

@@ -17,17 +17,11 @@ from service.core.threads import run_in_background
 from service.core.version_policy import Policy
 from service.messages.catalog import CatalogModel
 from service.messages.status import VersionState, VersionStatus
-from service.registry.loader import Loader
+from service.registry.load_queue import LoadQueue, NoRoom
 from service.registry.repository import LoadError, VersionDir
-from service.registry.version import LoadedVersion, LoadFailure, Version
+from service.registry.version import NOT_LOADED, LoadedVersion, LoadFailure, Version, update_entries
 
 log = logging.getLogger(__name__)
-
-_RETRY_SECONDS = 10.0
-_MAX_RETRY_SECONDS = 600.0
-"""Pause after a load that failed; it doubles with each attempt. Memory or file descriptors may be available again."""
-_TURN_SECONDS = 2.0
-"""Time after which the next load begins beside one that is not done: loads take less memory one after another."""
 
 
 class ModelVersions:
@@ -35,21 +29,29 @@ class ModelVersions:
 
     Args:
         name: name of the model.
-        loader: loads a version, in a thread.
-        turn: held by the load that has begun last, for all models together.
+        loads: loads the versions of all models.
         changed: called after every change of what `catalog` returns.
+        on_demand: whether versions are loaded only when `demand` is called, and leave when `evict` is.
     """
 
     def __init__(
-        self, name: str, loader: Loader, turn: asyncio.Lock, changed: Callable[[], None] = lambda: None
+        self, name: str, loads: LoadQueue, changed: Callable[[], None] = lambda: None, on_demand: bool = False
     ) -> None:
         self.name = name
+        self.on_demand = on_demand
+        self.loaded_at = 0.0
+        """Time of the last load, in `time.monotonic` seconds."""
+        self.refusal: NoRoom | None = None
+        """Why the last load had no room."""
         self.current: Version | None = None
         """The version that answers requests without a version: the newest that is READY, or with a traffic policy the
         one with the largest weight of those."""
-        self._loader = loader
-        self._turn = turn
+        self._wanted = not on_demand
+        """Whether the model is to be in memory."""
+        self._queue = loads
         self._changed = changed
+        self._catalog: CatalogModel | None = None
+        """None after a change."""
         self._versions: dict[int, Version] = {}
         self._found: Mapping[int, VersionDir] = {}
         self._policy = Policy("latest")
@@ -67,12 +69,32 @@ class ModelVersions:
         return [self._versions[number] for number in sorted(self._versions) if self._versions[number].ready]
 
     @property
+    def last_used(self) -> float:
+        """Time of the last answer, in seconds since 1970; 0 if there was none since the model was loaded."""
+        return max((version.engine.statistics.last_inference for version in self.ready), default=0.0)
+
+    @property
     def empty(self) -> bool:
         """Whether no version is in the repository or in memory."""
         return not (self._found or self._versions or self._loads or self._unloading)
 
+    @property
+    def loading(self) -> bool:
+        """Whether a version is being loaded."""
+        return bool(self._loading)
+
+    def _mark_changed(self) -> None:
+        self._catalog = None
+        self._changed()
+
     def catalog(self) -> CatalogModel:
         """The model, as requests see it."""
+        if self._catalog is None:
+            self._catalog = self._make_catalog()
+        return self._catalog
+
+    def _make_catalog(self) -> CatalogModel:
+        on_demand = self._policy.candidates(self._found) if self.on_demand and not self.ready else ()
         return CatalogModel(
             name=self.name,
             current=None if self.current is None else self.current.served,
@@ -83,12 +105,9 @@ class ModelVersions:
                 if version.failed is not None
             },
             loading=frozenset(self._loading),
+            on_demand=frozenset(on_demand),
             traffic=self._policy.traffic,
         )
-
-    def failure(self) -> str | None:
-        """Why the newest version that failed could not be loaded."""
-        return self.catalog().failure()
 
     @property
     def found(self) -> Container[int]:
@@ -100,6 +119,9 @@ class ModelVersions:
 
         If none of the selected versions can be loaded, the versions that took requests continue.
         """
+        same = found == self._found and policy == self._policy and self._settled.is_set()
+        if same and all(version.failed is None for version in self._versions.values()):
+            return
         self._found, self._policy = found, policy
         self._update()
 
@@ -109,7 +131,7 @@ class ModelVersions:
 
     def _update(self) -> None:
         """Begin the loads that are due, and retire the versions that are not needed any more."""
-        candidates = self._policy.candidates(self._found)
+        candidates = self._policy.candidates(self._found) if self._wanted else []
         for number in self._loading.keys() - set(candidates):
             self._drop_load(number)
         self._update_entries()
@@ -131,26 +153,19 @@ class ModelVersions:
             self._settled.clear()
         else:
             self._settled.set()
-        self._changed()
+            self._wanted &= not self.on_demand or bool(kept)  # after a failure, the next request tries again
+        self._mark_changed()
 
     def _update_entries(self) -> None:
-        """Have an entry for every version in the repository, and none for one that is in neither place."""
-        for number, version in list(self._versions.items()):
-            if version.state is VersionState.UNAVAILABLE and number not in self._found:
-                del self._versions[number]
-        for number, directory in self._found.items():
-            entry = self._versions.get(number)
-            if entry is None or (entry.state is VersionState.UNAVAILABLE and entry.directory != directory):
-                entry = self._versions[number] = Version(number, directory)
-            if entry.state is VersionState.UNAVAILABLE and entry.failed is None:
-                entry.reason = f"not chosen by the version policy: {self._policy.text}"
+        demanded = frozenset(self._policy.candidates(self._found)) if self.on_demand else frozenset()
+        update_entries(self._versions, self._found, demanded, self._policy.text)
 
     def _update_current(self) -> None:
         weights = {} if self._policy.traffic is None else self._policy.traffic.weights
         numbers = {version.number: version for version in self.ready}
         newest = max(numbers, key=lambda number: (weights.get(number, 0.0), number), default=None)
         self.current = None if newest is None else numbers[newest]
-        self._changed()
+        self._mark_changed()
 
     def _ensure_loaded(self, number: int) -> None:
         """Begin to load the content that a version has in the repository, unless this is done or has failed."""
@@ -182,7 +197,7 @@ class ModelVersions:
         """Load a version, and put it into service if it is still needed."""
         number, loaded = version.number, None
         try:
-            loaded = await self._load_in_turn(version)
+            loaded = await self._queue.load(self.name, version.directory)
             if self._loading.get(number) is version:
                 loaded.engine.start()
                 self._serve(version, loaded)
@@ -199,35 +214,26 @@ class ModelVersions:
                     await loaded.engine.close()
                 await run_in_background(malloc.trim)
 
-    async def _load_in_turn(self, version: Version) -> LoadedVersion:
-        """Load a version after those that were begun before, or beside one that takes long."""
-        async with self._turn:
-            load = asyncio.ensure_future(run_in_background(self._loader.load, version.directory.folder))
-            try:
-                await asyncio.wait([load], timeout=_TURN_SECONDS)
-            except asyncio.CancelledError:
-                load.cancel()
-                raise
-        return await load
-
     def _serve(self, version: Version, loaded: LoadedVersion) -> None:
         """Have a version take requests, in place of its older content."""
         old = self._versions.get(version.number)
         version.set_ready(loaded)
+        self.loaded_at = time.monotonic()
         self._versions[version.number] = version
         self._update_current()
         if old is not None and old is not version and old.ready:
             self._retire(old)
 
     def _note_failure(self, version: Version, error: Exception) -> None:
-        """Keep the reason of a failed load, and when it is tried again."""
+        """Keep the reason of a failed load, and when it is tried again: if it lacked room, at the next request."""
+        if isinstance(error, NoRoom) and self.on_demand and not self.ready:
+            self.refusal, self._wanted = error, False
+            version.set_unavailable(NOT_LOADED)
+            return
         expected = isinstance(error, LoadError | OSError | MemoryError)
         reason = str(error) if isinstance(error, LoadError) else f"cannot be loaded: {error}"
-        entry, fingerprint = self._versions[version.number], version.directory.fingerprint
-        again = entry.failed is not None and entry.failed.fingerprint == fingerprint
-        attempts = 1 + (entry.failed.attempts if again and entry.failed is not None else 0)
-        pause = min(_RETRY_SECONDS * 2 ** (attempts - 1), _MAX_RETRY_SECONDS)
-        failed = LoadFailure(fingerprint, attempts, time.monotonic() + pause)
+        entry = self._versions[version.number]
+        failed = LoadFailure.after(entry.failed, version.directory.fingerprint)
         if entry is version:
             version.set_unavailable(reason, failed)
         else:
@@ -236,14 +242,26 @@ class ModelVersions:
             "%s version %d is not served, and tried again in %.0f s or when its files change: %s",
             self.name,
             version.number,
-            pause,
+            failed.pause,
             reason,
             exc_info=None if expected else error,
         )
 
+    def demand(self) -> None:
+        """Load the model if it is not in memory, and the last attempt did not fail a moment ago."""
+        self.refusal, self._wanted = None, True
+        self._update()
+
+    async def evict(self, seconds: float) -> bool:
+        """Free the memory of the model after its requests. Returns whether this is done after that time."""
+        self._wanted = False
+        self._update()
+        tasks = self._unloading.values()
+        return not tasks or not (await asyncio.wait(tasks, timeout=seconds))[1]
+
     def retry(self) -> None:
-        """Have the next `reconcile` load versions again that failed, or that are served without their TensorRT
-        engine."""
+        """Have the next `reconcile` load versions again that failed, or that lack their TensorRT engine."""
+        self._settled.clear()
         for version in self._versions.values():
             version.failed = None
             if version.loaded is not None and version.loaded.fallback_reason is not None:
@@ -265,7 +283,7 @@ class ModelVersions:
             del self._unloading[version]
             version.set_unavailable("unloaded")
             self._update_entries()
-            self._changed()
+            self._mark_changed()
         log.info("%s version %d is unloaded", self.name, version.number)
 
     async def close(self) -> None:

@@ -12,13 +12,16 @@ from models.artifact.traffic import TrafficPolicy
 from models.imaging.preprocess import Preprocess
 from service.core.errors import Unavailable
 from service.core.settings import Settings
+from service.core.settings.values import split_names
 from service.core.version_policy import Policy
-from service.messages.catalog import Catalog
+from service.messages.catalog import Catalog, choose_default
 from service.messages.inference import InferenceRequest, InferenceResult, ResultReceiver
 from service.messages.model import ServedModel
 from service.messages.status import ModelStatus, PlanStatus, VersionStatus
 from service.registry import health
+from service.registry.load_queue import LoadQueue
 from service.registry.loader import Loader
+from service.registry.residency.residency import Residency, limited
 from service.registry.model_versions import ModelVersions
 from service.registry.periodic import repeat
 from service.registry.policies import Policies
@@ -45,9 +48,10 @@ class Registry:
     Args:
         settings: the repository, and how its versions are loaded.
         metrics: shows the versions, queues and devices.
+        root: process that started all others of the service; None for this one. `memory_limit` bounds their memory.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, root: int | None = None) -> None:
         self.draining = False
         self._loading = True
         """Whether the models are still loaded for the first time."""
@@ -57,8 +61,14 @@ class Registry:
         self._settings = settings
         self._metrics = metrics
         self._policies = Policies(settings.versions, settings.traffic)
-        self._loader = Loader(settings, metrics)
+        loader = Loader(settings, metrics)
         self._models: dict[str, ModelVersions] = {}
+        self._residency: Residency | None = limited(settings, self._models, loader, metrics, root)
+        """Decides which models are in memory; None without a limit of memory."""
+        self._loads = LoadQueue(loader, self._residency)
+        self._pinned = set(split_names(settings.pin))
+        self._served: dict[int, Version] = {}
+        """Versions that take requests, by key, as in the catalog."""
         self._held: dict[int, Version] = {}
         """Versions that requests hold, by key."""
         self._unloaded: set[str] = set()
@@ -66,10 +76,9 @@ class Registry:
         self._reader = RepositoryReader(settings, metrics)
         self._reading = asyncio.Lock()
         self._was_read = False
-        self._turn = asyncio.Lock()
-        """Held by the load that has begun last."""
         self._stop = asyncio.Event()
-        metrics.watch_versions(self._served_versions)
+        metrics.watch_versions(lambda: health.served(self.catalog))
+        metrics.watch_models(partial(health.figures, self._models))
 
     async def start(self, prepare: Callable[[list[Preprocess]], Awaitable[None]] | None = None) -> None:
         """Load and warm up every model. A version that fails has the reason in its status.
@@ -96,6 +105,7 @@ class Registry:
         await asyncio.gather(
             repeat(self._apply_changes, _CHECK_SECONDS, self._stop),
             repeat(self._check_progress, _CHECK_SECONDS, self._stop),
+            *([] if self._residency is None else [repeat(self._residency.relieve, _CHECK_SECONDS, self._stop)]),
         )
 
     async def _apply_changes(self) -> float:
@@ -143,14 +153,12 @@ class Registry:
     def _reconcile(self, name: str, found: Mapping[int, VersionDir]) -> None:
         model = self._models.get(name)
         if model is None:
-            model = self._models[name] = ModelVersions(name, self._loader, self._turn, self._mark_changed)
-            self._metrics.watch_queue(name, lambda: sum(version.engine.waiting for version in self._ready(name)))
-            self._metrics.watch_devices(name, lambda: sum(version.engine.devices for version in self._ready(name)))
-            self._metrics.watch_stalled(name, lambda: sum(version.engine.stalled for version in self._ready(name)))
+            on_demand = self._residency is not None and name not in self._pinned
+            model = self._models[name] = ModelVersions(name, self._loads, self._mark_changed, on_demand)
         model.reconcile(found, _UNLOADED if name in self._unloaded else self._policies.of(name))
         if model.empty:
             del self._models[name]
-        self._mark_changed()
+            self._mark_changed()
 
     def observe(self, changed: Callable[[], None]) -> None:
         """Call a function after every change of the catalog."""
@@ -166,27 +174,28 @@ class Registry:
         """The versions that are served now."""
         if self._catalog is None:
             models = {name: self._models[name].catalog() for name in sorted(self._models)}
+            self._served = {each.served.key: each for model in self._models.values() for each in model.ready}
+            self._default = self._settings.model or choose_default(models, self._default)
             self._catalog = Catalog(
                 models=models,
-                default=self._default_name(),
+                default=self._default,
                 loading=self._loading,
                 not_ready="; ".join(self._reasons()),
             )
         return self._catalog
 
-    def _default_name(self) -> str | None:
-        """The model of requests that name none."""
-        if self._settings.model is not None:
-            return self._settings.model
-        # The default model does not change while it is served: a new model must not get requests meant for another.
-        if self._default not in self._current():
-            self._default = next(iter(self._current()), None)
-        return self._default
-
     async def plan_status(self, key: int) -> PlanStatus | None:
         """State of the TensorRT engine of a version; None if none is needed and none was built."""
         loaded = self._by_key(key).loaded
         return None if loaded is None else loaded.plan_status
+
+    async def demand(self, name: str, seconds: float) -> None:
+        """As `Backend.demand`."""
+        if self.draining:
+            raise Unavailable("shutting down")
+        if name not in self._models or self._residency is None:
+            raise self.catalog.not_found(name)
+        await self._residency.bring_in(self._models[name], seconds)
 
     async def load(self, name: str) -> None:
         """As `Backend.load`; raises Unavailable if a version that should be served cannot be loaded."""
@@ -196,8 +205,11 @@ class Registry:
         await self._read(now=True)
         if name not in self._models:
             raise self.catalog.not_found(name)
+        if self._residency is not None:
+            self._models[name].on_demand = False  # it stays in memory
+            self._models[name].demand()
         await self._models[name].settled()
-        if reason := self._models[name].failure():
+        if reason := self._models[name].catalog().failure():
             raise Unavailable(f"model {name} could not be loaded: {reason}")
 
     async def unload(self, name: str) -> None:
@@ -225,22 +237,12 @@ class Registry:
         current = {name: self._models[name].current for name in sorted(self._models)}
         return {name: version for name, version in current.items() if version is not None}
 
-    def _ready(self, name: str) -> list[Version]:
-        model = self._models.get(name)
-        return [] if model is None else model.ready
-
     def _by_key(self, key: int) -> Version:
-        return self._held.get(key) or next(
-            version for name in self._models for version in self._ready(name) if version.served.key == key
-        )
+        return self._held.get(key) or self._served[key]
 
     async def statistics(self, key: int) -> Statistics:
         """Counts of a version since it was loaded."""
         return deepcopy(self._by_key(key).engine.statistics)
-
-    def _served_versions(self) -> list[tuple[str, str, str, str]]:
-        served = self.catalog.all_served()
-        return [(model.name, model.version, model.executor, model.precision) for model in served]
 
     async def versions(self, name: str) -> list[VersionStatus]:
         """Every version of a model that is in the repository or in memory, oldest first."""
@@ -286,11 +288,13 @@ class Registry:
             return ["shutting down"]
         if self._loading:
             return [LOADING]
-        if current := self._current():
+        if (current := self._current()) or any(model.on_demand for model in self._models.values()):
             return health.dead(current)
         none = f"{self._settings.repository} holds no model yet"
         return health.failures(self._models) or self._reader.problems() or [none]
 
     async def degraded(self) -> list[str]:
         """Limitations of a service that is ready: as `health.limits`, policies, and folders that cannot be read."""
-        return self._reader.problems() + self._policies.problems(self._models) + health.limits(self._current())
+        memory = [] if self._residency is None else self._residency.problems()
+        policies = self._policies.problems(self._models)
+        return self._reader.problems() + policies + health.limits(self._current()) + memory

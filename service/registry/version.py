@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 
 from service.core.errors import Unavailable
 from service.engine.engine import Engine
 from service.messages.model import ServedModel
 from service.messages.status import PlanStatus, VersionState, VersionStatus
 from service.registry.repository import Fingerprint, VersionDir
+
+NOT_LOADED = "not loaded: its first request loads it"
+"""Reason of a version that is loaded on demand."""
+
+_RETRY_SECONDS = 10.0
+_MAX_RETRY_SECONDS = 600.0
+"""Pause after a load that failed; it doubles with each attempt. Memory or file descriptors may be available again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,18 @@ class LoadFailure:
     attempts: int
     retry_at: float
     """`time.monotonic` seconds."""
+
+    @property
+    def pause(self) -> float:
+        """Seconds from the last attempt to the next one."""
+        return min(_RETRY_SECONDS * 2.0 ** (self.attempts - 1), _MAX_RETRY_SECONDS)
+
+    @classmethod
+    def after(cls, previous: LoadFailure | None, fingerprint: Fingerprint) -> LoadFailure:
+        """The failure of an attempt that has just ended."""
+        again = previous is not None and previous.fingerprint == fingerprint
+        failed = cls(fingerprint, 1 + (previous.attempts if again and previous is not None else 0), 0.0)
+        return replace(failed, retry_at=time.monotonic() + failed.pause)
 
 
 @dataclass(eq=False, slots=True)
@@ -125,3 +147,25 @@ class Version:
                 state, reason = VersionState.UNAVAILABLE, reason or "its engine has stopped"
         accuracy = None if self.loaded is None else self.served.accuracy
         return VersionStatus(version=str(self.number), state=state, reason=reason, accuracy=accuracy)
+
+
+def update_entries(
+    versions: dict[int, Version], found: Mapping[int, VersionDir], on_demand: AbstractSet[int], policy: str
+) -> None:
+    """Have an entry for every version in the repository, and none for one that is in neither place.
+
+    Args:
+        versions: the entries by number, which change.
+        found: versions in the repository.
+        on_demand: versions that requests load.
+        policy: text of the version policy, for the reason of the others.
+    """
+    for number, version in list(versions.items()):
+        if version.state is VersionState.UNAVAILABLE and number not in found:
+            del versions[number]
+    for number, directory in found.items():
+        entry = versions.get(number)
+        if entry is None or (entry.state is VersionState.UNAVAILABLE and entry.directory != directory):
+            entry = versions[number] = Version(number, directory)
+        if entry.state is VersionState.UNAVAILABLE and entry.failed is None:
+            entry.reason = NOT_LOADED if number in on_demand else f"not chosen by the version policy: {policy}"

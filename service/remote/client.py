@@ -203,6 +203,10 @@ class RemoteBackend:
         except Unavailable:
             return []
 
+    async def demand(self, name: str, seconds: float) -> None:
+        """As `Backend.demand`."""
+        _NOTHING.validate_python(await self._call("demand", name, seconds, seconds=seconds + _ANSWER_SECONDS))
+
     async def load(self, name: str) -> None:
         """As `Backend.load`."""
         _NOTHING.validate_python(await self._call("load", name, seconds=None))

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from models.validation import first_error
 from service import executors
-from service.core.settings import OfflineSettings, Settings, shipped_repository
+from service.core.settings import Settings, shipped_repository
+from service.core.settings.offline import OfflineSettings
 from service.executors.base import ExecutorError
 from service.registry.repository import LoadError, find_versions
 from service.registry.storage import StorageMirror

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property, partial
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,9 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 
 from service.core.errors import REASONS
 from service.telemetry.background_log import dropped_lines
-from service.telemetry.instruments import Count, CountedElsewhere, LoopCounter, LoopGauge, LoopHistogram
+from service.telemetry.instruments import CountedElsewhere, LoopCounter, LoopGauge, LoopHistogram
+from service.telemetry.memory_metrics import MemoryMetrics
+from service.telemetry.model_metrics import ModelMetrics
 from service.telemetry.request_context import STAGES, RequestContext
 
 if TYPE_CHECKING:
@@ -27,8 +30,6 @@ _LOAD_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 _LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _IMAGES = (1, 2, 4, 8, 16, 32, 64, 128)
 _CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
-_MAX_CLASSES = 1000
-"""Classes of a model that are counted one by one; Prometheus keeps a time series for each."""
 
 
 class Metrics:
@@ -48,12 +49,12 @@ class Metrics:
         """For the few values that threads count: the event loop needs none."""
         self._gauges: list[LoopGauge] = []
         self._elsewhere: list[CountedElsewhere] = []
-        self.requests = self._loop_counter(
+        self.requests = self.counter(
             "resnet_requests", "Requests answered, by HTTP status or gRPC code.", "model", "status"
         )
-        self.refused = self._loop_counter("resnet_requests_refused", "Requests refused, by reason.", "model", "reason")
-        self.images = self._loop_counter("resnet_images", "Images answered with predictions.", "model")
-        self.predictions = self._loop_counter(
+        self.refused = self.counter("resnet_requests_refused", "Requests refused, by reason.", "model", "reason")
+        self.images = self.counter("resnet_images", "Images answered with predictions.", "model")
+        self.predictions = self.counter(
             "resnet_predictions", "Images by their most probable class; a change shows drift.", "model", "label"
         )
         self.confidence = self._loop_histogram(
@@ -66,16 +67,14 @@ class Metrics:
         self.batch_seconds = self._loop_histogram(
             "resnet_batch_seconds", "Time of a batch in the executor.", _SECONDS, "model"
         )
-        self.wasted_rows = self._loop_counter(
+        self.wasted_rows = self.counter(
             "resnet_wasted_rows", "Rows computed beyond the images of a batch, to fill its bucket.", "model"
         )
-        self.devices_lost = self._loop_counter(
-            "resnet_devices_lost", "Devices that failed and were taken out.", "model"
-        )
-        self.batches_retried = self._loop_counter(
+        self.devices_lost = self.counter("resnet_devices_lost", "Devices that failed and were taken out.", "model")
+        self.batches_retried = self.counter(
             "resnet_batches_retried", "Batches that were computed again on another device.", "model"
         )
-        self._loads = self._loop_counter("resnet_model_loads", "Attempts to load a model, by outcome.", "outcome")
+        self._loads = self.counter("resnet_model_loads", "Attempts to load a model, by outcome.", "outcome")
         self._load_seconds = self._loop_histogram(
             "resnet_model_load_seconds", "Time to load a model.", _LOAD_SECONDS
         ).labels()
@@ -84,7 +83,7 @@ class Metrics:
             "Time by which the event loop is late, measured every 20 ms: no connection is served meanwhile.",
             _LAG_SECONDS,
         ).labels()
-        self._reads = self._loop_counter("resnet_repository_reads", "Attempts to read the repository.", "outcome")
+        self._reads = self.counter("resnet_repository_reads", "Attempts to read the repository.", "outcome")
         self._make_gauges()
         self._models: dict[str, ModelMetrics] = {}
         self._counts_in_flight: list[Callable[[], int]] = []
@@ -92,23 +91,21 @@ class Metrics:
 
     def _make_gauges(self) -> None:
         """Make the gauges, and the counters that are counted elsewhere. They are read when Prometheus scrapes."""
-        self._devices = self._gauge("resnet_devices", "Devices that compute.", "model")
-        self._stalled = self._gauge(
+        self._devices = self.gauge("resnet_devices", "Devices that compute.", "model")
+        self._stalled = self.gauge(
             "resnet_devices_stalled", "Devices that do not finish their batch, until the batch ends.", "model"
         )
-        self.queue_images = self._gauge("resnet_queue_images", "Images that wait for a batch.", "model")
-        self._in_flight = self._gauge("resnet_requests_in_flight", "Requests accepted and not yet answered.")
-        lines = self._loop_counter("resnet_log_lines_dropped", "Lines that the log lacks.").labels()
+        self.queue_images = self.gauge("resnet_queue_images", "Images that wait for a batch.", "model")
+        self._in_flight = self.gauge("resnet_requests_in_flight", "Requests accepted and not yet answered.")
+        lines = self.counter("resnet_log_lines_dropped", "Lines that the log lacks.").labels()
         self._elsewhere.append(CountedElsewhere(lines, dropped_lines))
-        self._held = self._gauge(
+        self._held = self.gauge(
             "resnet_decoder_threads_held", "Decoder threads held by images after the end of their requests."
         )
         labels = ("model", "version", "executor", "precision")
-        self._versions = self._gauge("resnet_model_info", "Served versions; always 1.", *labels, combine=max)
-        self._images_in_flight = self._gauge(
-            "resnet_images_in_flight", "Images accepted and not yet answered.", "model"
-        )
-        self._threads_replaced = self._loop_counter(
+        self._versions = self.gauge("resnet_model_info", "Served versions; always 1.", *labels, combine=max)
+        self._images_in_flight = self.gauge("resnet_images_in_flight", "Images accepted and not yet answered.", "model")
+        self._threads_replaced = self.counter(
             "resnet_decoder_threads_replaced",
             "Decoder threads that were replaced, because an image held them past its time limit.",
         ).labels()
@@ -143,7 +140,13 @@ class Metrics:
         """An amount that each process states for itself; None in a single process."""
         return None if self._shared is None else self._shared.amount(name, label)
 
-    def _loop_counter(self, name: str, text: str, *labels: str) -> LoopCounter:
+    @cached_property
+    def memory(self) -> MemoryMetrics:
+        """Those of a service whose memory has a limit; others do not have them."""
+        return MemoryMetrics(self)
+
+    def counter(self, name: str, text: str, *labels: str) -> LoopCounter:
+        """Add a counter."""
         counter = LoopCounter(name, text, labels, self._shared)
         self.registry.register(counter)
         return counter
@@ -153,9 +156,8 @@ class Metrics:
         self.registry.register(histogram)
         return histogram
 
-    def _gauge(
-        self, name: str, text: str, *labels: str, combine: Callable[[Iterable[float]], float] = sum
-    ) -> LoopGauge:
+    def gauge(self, name: str, text: str, *labels: str, combine: Callable[[Iterable[float]], float] = sum) -> LoopGauge:
+        """Add a gauge; `combine` combines the values of several processes."""
         gauge = LoopGauge(name, text, labels, self._shared, combine)
         self._gauges.append(gauge)
         self.registry.register(gauge)
@@ -198,10 +200,6 @@ class Metrics:
         self._counts_in_flight.append(in_flight)
         self._in_flight.watch(lambda: sum(count() for count in self._counts_in_flight))
 
-    def watch_queue(self, model: str, waiting: Callable[[], float]) -> None:
-        """Read the length of a model's queue at each scrape."""
-        self.queue_images.watch(waiting, model)
-
     def watch_admitted(self, images: Callable[[], Mapping[str, int]]) -> None:
         """Read the number of images in flight per model at each scrape."""
         self._images_in_flight.watch_all(lambda: {(model,): number for model, number in images().items()})
@@ -211,13 +209,14 @@ class Metrics:
         self._held.watch(held)
         self._elsewhere.append(CountedElsewhere(self._threads_replaced, replaced))
 
-    def watch_devices(self, model: str, devices: Callable[[], float]) -> None:
-        """Read the number of a model's devices at each scrape."""
-        self._devices.watch(devices, model)
+    def watch_models(self, read: Callable[[], Mapping[str, tuple[float, float, float]]]) -> None:
+        """Read waiting images, devices and stalled devices of several models at each scrape, by name."""
 
-    def watch_stalled(self, model: str, stalled: Callable[[], float]) -> None:
-        """Read the number of a model's devices that do not finish their batch at each scrape."""
-        self._stalled.watch(stalled, model)
+        def column(place: int) -> dict[tuple[str, ...], float]:
+            return {(name,): values[place] for name, values in read().items()}
+
+        for place, gauge in enumerate((self.queue_images, self._devices, self._stalled)):
+            gauge.watch_all(partial(column, place))
 
     def watch_versions(self, served: Callable[[], Iterable[tuple[str, str, str, str]]]) -> None:
         """Read the served versions at each scrape: model, version, executor and precision of each."""
@@ -236,62 +235,3 @@ class Metrics:
         if self._shared is not None:
             self._shared.find_running()
         return generate_latest(self.registry)
-
-
-class ModelMetrics:
-    """The metrics of one model, with their labels resolved: a look-up costs as much as an increment."""
-
-    def __init__(self, metrics: Metrics, model: str) -> None:
-        self._metrics = metrics
-        self._model = model
-        self._images = metrics.images.labels(model)
-        self._confidence = metrics.confidence.labels(model)
-        self._batch_sizes = metrics.batch_sizes.labels(model)
-        self._batch_seconds = metrics.batch_seconds.labels(model)
-        self._wasted_rows = metrics.wasted_rows.labels(model)
-        self._devices_lost = metrics.devices_lost.labels(model)
-        self._batches_retried = metrics.batches_retried.labels(model)
-        self._stages = {stage: metrics.stages.labels(model, stage) for stage in (*STAGES, "total")}
-        self._refused = {reason: metrics.refused.labels(model, reason) for reason in REASONS}
-        self._requests: dict[int | str, Count] = {}
-        self._classes: dict[int, Count] = {}
-
-    def batch(self, size: int, seconds: float, wasted: int) -> None:
-        """Count a batch that was computed, with `wasted` rows beyond its images."""
-        self._batch_sizes.observe(size)
-        self._batch_seconds.observe(seconds)
-        if wasted:
-            self._wasted_rows.inc(wasted)
-
-    def device_lost(self) -> None:
-        """Count a device that was taken out. Called by threads."""
-        with self._metrics.thread_lock:
-            self._devices_lost.inc()
-
-    def retried(self) -> None:
-        """Count a batch that is computed again on another device. Called by threads."""
-        with self._metrics.thread_lock:
-            self._batches_retried.inc()
-
-    def prediction(self, index: int, label: str, probability: float) -> None:
-        """Count an image by its most probable class."""
-        index = min(index, _MAX_CLASSES)
-        if index not in self._classes:
-            label = label if index < _MAX_CLASSES else "others"
-            self._classes[index] = self._metrics.predictions.labels(self._model, label)
-        self._classes[index].inc()
-        self._confidence.observe(probability)
-
-    def request(self, context: RequestContext, status: int | str, seconds: float, failed: bool) -> None:
-        """Count a request for this model that was answered."""
-        if status not in self._requests:
-            self._requests[status] = self._metrics.requests.labels(self._model, str(status))
-        self._requests[status].inc()
-        if context.refused:
-            self._refused[context.refused].inc()
-        if failed:  # a refusal takes no time, and would hide how long other responses take
-            return
-        self._images.inc(context.images)
-        for stage, _, stage_seconds in context.stages:
-            self._stages[stage].observe(stage_seconds)
-        self._stages["total"].observe(seconds)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
-from service.core.settings import OfflineSettings
+from service.core.settings.offline import OfflineSettings
 from service.http.connection.server import Resources
 from service.http.connection.shared_listener import ConnectionBalance
 from service.http.connection.shared_server import SharedServer, SharedSockets

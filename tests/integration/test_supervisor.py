@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import pytest
 
 from service import executors
-from service.core.settings import OfflineSettings
+from service.core.settings.offline import OfflineSettings
 from service.executors.base import ExecutorError
 from service.supervisor.child import run_in_child
 from service.supervisor.worker_count import decide_workers, find_device

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from service.core.settings import OfflineSettings
+from service.core.settings.offline import OfflineSettings
 from service.messages.decoding import GpuDecoder
 from service.registry.registry import Registry
 from service.remote import address

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from service.core.settings import OfflineSettings
+from service.core.settings.offline import OfflineSettings
 from service.processes import WorkerSide, share_limits
 
 MIB = 1024 * 1024

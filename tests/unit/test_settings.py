@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from service.core.cpus import available_cpus
-from service.core.settings import OfflineSettings, Settings
+from service.core.settings import Settings
 from service.core.settings.former_names import RENAMED, replace_former_flags
+from service.core.settings.offline import OfflineSettings
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +90,9 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "tracing": "True",
         "traces_per_second": "2.0",
         "shutdown_seconds": "7.5",
+        "memory_limit": "5000000",
+        "pin": "tiny other",
+        "min_residence_seconds": "2.5",
     }
     assert set(values) == set(Settings.model_fields)
     from_flags = parse(*(f"--{name.replace('_', '-')}={value}".removesuffix("=True") for name, value in values.items()))

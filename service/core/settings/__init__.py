@@ -24,9 +24,18 @@ from models.runtime.engine_cache import default_folder
 from service.core import platforms
 from service.core.choices import DecodeMode, LogFormat, LogLevel, Watch
 from service.core.cpus import available_cpus
+from service.core.settings.consistency import check_consistent
 from service.core.settings.environment import ServiceEnvironment
 from service.core.settings.former_names import FormerEnvironment
-from service.core.settings.values import check_compat, check_folder, check_proxies, check_repository, check_versions
+from service.core.settings.values import (
+    check_compat,
+    check_folder,
+    check_names,
+    check_proxies,
+    check_repository,
+    check_versions,
+    parse_bytes,
+)
 
 _MIB = 1024 * 1024
 
@@ -72,6 +81,17 @@ class Settings(BaseSettings):
     traffic: Path | None = None
     """TOML file of traffic policies: the shares of the requests that versions of a model get. A change of the file
     applies within a second; requests to /v1/models/MODEL/rollout change it, with `admin`. Default: no policies."""
+
+    memory_limit: Annotated[PositiveInt, BeforeValidator(parse_bytes)] | None = None
+    """Resident memory of all processes of the service together, such as 4GB or 512MiB. Models are then loaded at their
+    first request, and the least recently used ones leave. Linux only. Default: no limit, and all models are loaded."""
+
+    pin: Annotated[str, AfterValidator(check_names)] = ""
+    """Models, separated by commas or blanks, that are loaded at the start and stay in memory. Needs memory_limit."""
+
+    min_residence_seconds: NonNegativeFloat = 10.0
+    """Time that a model stays in memory before another one may take its place, with memory_limit. A larger value
+    wastes less time on loads, and refuses requests for longer, if more models are in use than there is room for."""
 
     cache: Path = Field(default_factory=default_folder)
     """Folder of TensorRT engines and profiles of this machine, as resnet-export engines and resnet-serve tune write
@@ -267,34 +287,5 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        if self.max_images > self.max_in_flight_images:
-            raise ValueError(
-                f"max_images ({self.max_images}) must not be above max_in_flight_images "
-                f"({self.max_in_flight_images}): raise max_in_flight_images"
-            )
-        if self.admin and self.api_keys is None:
-            raise ValueError("admin needs api_keys: without keys every client could unload models")
-        if self.grpc_port and self.grpc_port == self.port:
-            raise ValueError(f"grpc_port and port are both {self.port}: gRPC needs a port of its own")
-        if self.ssl_keyfile is not None and self.ssl_certfile is None:
-            raise ValueError("ssl_keyfile needs ssl_certfile")
+        check_consistent(self)
         return self
-
-
-class OfflineSettings(Settings):
-    """Settings of a command without a server: the values that the command gives, and defaults.
-
-    Variables of the environment do not count: they belong to a server on the same machine.
-    """
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read arguments only."""
-        return (init_settings,)

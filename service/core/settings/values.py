@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from ipaddress import ip_network
 from pathlib import Path
 
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
+from models.artifact.manifest import MODEL_NAME
 from service.core import platforms
 from service.core.object_storage import check_url
 from service.core.version_policy import VersionPolicies
@@ -69,3 +74,41 @@ def check_compat(text: str) -> str:
         platforms.vertex_health_path()
         platforms.vertex_predict_path()
     return text
+
+
+def parse_bytes(value: object) -> object:
+    """A number of bytes; a text may have a unit, such as 4GB (decimal) or 512MiB or 4Gi (binary).
+
+    Raises:
+        ValueError: the text is not a size, or the system does not tell the memory of a process.
+    """
+    if value is None:
+        return None
+    if sys.platform != "linux":
+        raise ValueError("needs Linux: leave it out on other systems")
+    if not isinstance(value, str):
+        return value
+    text = re.sub(r"(?<=[KMGT])i$", "iB", value.strip())
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        raise ValueError(
+            f"{value!r} is not a size: write bytes, or a number with a unit such as 4GB or 512MiB"
+        ) from None
+
+
+def check_names(text: str) -> str:
+    """Check the names of models.
+
+    Raises:
+        ValueError: one of them is not a valid name.
+    """
+    for name in split_names(text):
+        if not re.fullmatch(MODEL_NAME, name):
+            raise ValueError(f"{name!r} is not a valid model name")
+    return text
+
+
+def split_names(text: str) -> list[str]:
+    """The names in a text, which commas or blanks separate."""
+    return text.replace(",", " ").split()

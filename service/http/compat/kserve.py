@@ -51,7 +51,7 @@ def write(answer: Classification) -> bytes:
 )
 async def predict(request: Request, model: ModelName, query: Annotated[PredictQuery, Query()]) -> Response:
     """Classify images in JSON, as KServe's V1 protocol has it. One image that fails makes its request fail."""
-    call = PredictCall(request, ModelPath(model=model), query)
+    call = await PredictCall.begin(request, ModelPath(model=model), query)
     images = await call.read_json(InstancesRequest, images_of)
     return await respond(request.scope, await call.classify(images), write)
 

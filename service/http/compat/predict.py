@@ -84,6 +84,18 @@ class PredictCall:
         Overloaded: one image is above the capacity, or would not be computed in time.
     """
 
+    @classmethod
+    async def begin(cls, request: Request, path: ModelPath | None, query: PredictQuery) -> PredictCall:
+        """Begin a request whose model may have to be loaded first.
+
+        Raises:
+            ModelNotLoaded: the model cannot be loaded in time.
+        """
+        pipeline: Pipeline = request.app.state.pipeline
+        name, version = (None, None) if path is None else (path.model, path.version)
+        await pipeline.lookup.ensure_loaded(name, version, (query.timeout_ms or pipeline.settings.timeout_ms) / 1000)
+        return cls(request, path, query)
+
     def __init__(self, request: Request, path: ModelPath | None, query: PredictQuery) -> None:
         self._request = request
         self._pipeline: Pipeline = request.app.state.pipeline
@@ -159,6 +171,7 @@ class PredictCall:
             ServiceError: the request is not valid, or was not computed.
         """
         seconds, priority = self._deadline - time.monotonic(), self._query.priority
+        seconds = await self._pipeline.lookup.ensure_loaded(self._model, self._version, seconds, first=False)
         admitted = self._pipeline.admit(self._model, self._version, len(images), seconds, priority)
         with cancel_on_disconnect(self._request.scope), admitted as model:
             if images.pixels:

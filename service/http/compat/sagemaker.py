@@ -72,7 +72,7 @@ class InvocationRequest(BaseModel):
 )
 async def invocations(request: Request) -> Response:
     """Classify images with the default model."""
-    call = PredictCall(request, None, _query(header(request.scope, _ATTRIBUTES)))
+    call = await PredictCall.begin(request, None, _query(header(request.scope, _ATTRIBUTES)))
     kind = header(request.scope, b"content-type").partition(";")[0].strip().lower()
     lines = header(request.scope, b"accept").partition(";")[0].strip().lower() == _LINES
     if JSON.fullmatch(kind):

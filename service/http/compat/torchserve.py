@@ -63,7 +63,7 @@ async def predict_with_version(request: Request, model: ModelName, version: _Ver
 
 
 async def _predict(request: Request, path: ModelPath, query: PredictQuery) -> Response:
-    call = PredictCall(request, path, query)
+    call = await PredictCall.begin(request, path, query)
     # Without a form, of any type: that of `curl --data-binary` is of another form, `curl -T` sends none.
     images = await call.read_files(one=not header(request.scope, b"content-type").lower().startswith(_FORM))
     if len(images) > 1:

@@ -102,7 +102,7 @@ async def health(request: Request) -> Response:
 
 async def predict(request: Request) -> Response:
     """Classify images with the default model. One image that fails makes its request fail."""
-    call = PredictCall(request, None, PredictQuery())
+    call = await PredictCall.begin(request, None, PredictQuery())
     images, parameters = await call.read_json(VertexRequest, _read)
     call.use(
         PredictQuery(top_k=parameters.max_predictions, timeout_ms=parameters.timeout_ms, priority=parameters.priority)

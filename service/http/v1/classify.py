@@ -86,6 +86,7 @@ class ClassifyEndpoint:
         query = parse_query(request.query_params) if scope["query_string"] else DEFAULT_QUERY
         outputs, priority = query.optional_outputs, query.priority
         seconds = (query.timeout_ms or pipeline.settings.timeout_ms) / 1000
+        seconds = await pipeline.lookup.ensure_loaded(name, version, seconds)
         model = pipeline.find(name, version)
         context = request_context.current()
         context.model, context.version, context.priority = model.name, model.version, priority
@@ -93,6 +94,7 @@ class ClassifyEndpoint:
         started = time.monotonic()
         files, seconds = await read_images(request, pipeline.settings, seconds)
         context.stage("read", started, time.monotonic() - started)
+        seconds = await pipeline.lookup.ensure_loaded(model.name, version, seconds, first=False)
         # The version is leased only now: another one may have replaced it while the body was read.
         admitted = pipeline.admit(model.name, version, len(files), seconds, priority)
         if ndjson.MEDIA_TYPE in header(scope, b"accept"):

@@ -126,7 +126,7 @@ async def embeddings(request: Request) -> Response:
     path = parse(ModelPath, {"model": name} | ({"version": version} if _VERSION in asked.model else {}))
     context = request_context.current()
     context.model, context.priority = path.model, asked.priority
-    seconds = deadline - time.monotonic()
+    seconds = await pipeline.lookup.ensure_loaded(path.model, path.version, deadline - time.monotonic())
     with (
         cancel_on_disconnect(request.scope),
         pipeline.admit(path.model, path.version, len(files), seconds, asked.priority) as model,

@@ -9,6 +9,7 @@ from service.http.problem_details import Problem
 from service.http.v1.parameters import ModelName, VersionNumber
 from service.http.v1.schemas import ModelInfo, ModelList
 from service.inference.leases import holding
+from service.inference.pipeline import Pipeline
 from service.messages.backend import Backend
 from service.messages.model import ServedModel
 
@@ -33,6 +34,7 @@ async def list_models(request: Request) -> ModelList:
 async def show_model(request: Request, model: ModelName) -> ModelInfo:
     """Describe one model."""
     backend: Backend = request.app.state.pipeline.backend
+    await _ensure_loaded(request, model)
     with holding(backend, [backend.catalog.find(model)]) as (found,):
         return await _info(backend, found)
 
@@ -41,6 +43,7 @@ async def show_model(request: Request, model: ModelName) -> ModelInfo:
 async def show_card(request: Request, model: ModelName) -> Response:
     """The model card of the current version: its data, accuracy, preprocessing and licence, in Markdown."""
     backend: Backend = request.app.state.pipeline.backend
+    await _ensure_loaded(request, model)
     return Markdown(backend.catalog.find(model).card)
 
 
@@ -50,7 +53,13 @@ async def show_card(request: Request, model: ModelName) -> Response:
 async def show_card_of_version(request: Request, model: ModelName, version: VersionNumber) -> Response:
     """The model card of one version, in Markdown."""
     backend: Backend = request.app.state.pipeline.backend
+    await _ensure_loaded(request, model, version)
     return Markdown(backend.catalog.find(model, version).card)
+
+
+async def _ensure_loaded(request: Request, model: str, version: str | None = None) -> None:
+    pipeline: Pipeline = request.app.state.pipeline
+    await pipeline.lookup.ensure_loaded(model, version, pipeline.settings.timeout_ms / 1000)
 
 
 async def _info(backend: Backend, model: ServedModel) -> ModelInfo:

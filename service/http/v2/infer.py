@@ -46,7 +46,7 @@ async def infer(request: Request, model_name: ModelName) -> Response:
     pipeline: Pipeline = request.app.state.pipeline
     if request.scope["query_string"]:
         query.refuse(request, _INSTEAD_OF_QUERY)
-    inference.begin(pipeline, model_name)
+    await inference.begin(pipeline, model_name)
     length = json_body.json_length(request)
     started = time.monotonic()
     content = await read(request)

@@ -22,18 +22,20 @@ async def server() -> ServerMetadata:
 
 async def model_ready(request: Request, model_name: ModelName) -> Response:
     """200 if the model is served."""
-    metadata.find(_pipeline(request).backend, model_name)
+    metadata.check_ready(_pipeline(request).backend, model_name)
     return Response()
 
 
 async def model_metadata(request: Request, model_name: ModelName) -> ModelMetadata:
     """Inputs and outputs, with the batch as their first dimension."""
+    await metadata.ensure_loaded(_pipeline(request), model_name)
     return metadata.model_metadata(_pipeline(request).backend, model_name)
 
 
 async def model_config(request: Request, model_name: ModelName) -> ModelConfig:
     """Inputs, outputs and batching in the form of Triton's model configuration, without the batch dimension."""
     pipeline = _pipeline(request)
+    await metadata.ensure_loaded(pipeline, model_name)
     return metadata.model_config(pipeline.backend, model_name, pipeline.settings)
 
 

@@ -14,7 +14,8 @@ from typing import NamedTuple
 from models.artifact.manifest import FILE_NAME
 from service.app import Service
 from service.core.priority import Priority
-from service.core.settings import OfflineSettings, shipped_repository
+from service.core.settings import shipped_repository
+from service.core.settings.offline import OfflineSettings
 from service.decoding.decoder import decode
 from service.messages.inference import InferenceRequest
 from tests.acceptance.clusters.scored import Classify, check_rows, done, make_images, read_images
