@@ -20,7 +20,7 @@ from service.core.threads import lower_priority, pin_to_cpu
 from service.engine.batch_queue import Batch, BatchQueue
 from service.engine.progress import MIN_STALL_SECONDS, BatchClock, StallDetector
 from service.executors.base import DeviceLost, Executor, Float32Array, close_all, padded_size
-from service.telemetry.model_metrics import ModelMetrics
+from service.telemetry.metrics import ModelMetrics
 
 log = logging.getLogger(__name__)
 

@@ -110,12 +110,3 @@ class Catalog:
             return NotYetAvailable(_BEING_LOADED)
         served = [f"{name} version {each.version}" for name in self.current() for each in self.served(name)]
         return NotFound(f"no model {wanted} is served; there is: {', '.join(served) or 'none'}")
-
-
-def choose_default(models: Mapping[str, CatalogModel], previous: str | None) -> str | None:
-    """The model of requests that name none: the previous one while it is served, otherwise the first by name.
-
-    A new model must not get requests meant for another.
-    """
-    served = [name for name, model in models.items() if model.current is not None or model.on_demand]
-    return previous if previous in served else next(iter(served), None)

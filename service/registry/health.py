@@ -1,10 +1,10 @@
-"""The health of models: figures, reasons why models are not served, and limits of those that are, in sentences."""
+"""The models as a whole: figures, reasons why they are not served, and limits of those that are, in sentences."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from service.messages.catalog import Catalog
+from service.messages.catalog import Catalog, CatalogModel
 from service.registry.model_versions import ModelVersions
 from service.registry.version import Version
 
@@ -51,3 +51,12 @@ def limits(current: Mapping[str, Version]) -> list[str]:
         if version.loaded is not None and version.loaded.fallback_reason is not None:
             sentences.append(f"{name}: TensorRT does not serve it: {version.loaded.fallback_reason}")
     return sentences
+
+
+def choose_default(models: Mapping[str, CatalogModel], previous: str | None) -> str | None:
+    """The model of requests that name none: the previous one while it is served, otherwise the first by name.
+
+    A new model must not get requests meant for another.
+    """
+    served = [name for name, model in models.items() if model.current is not None or model.on_demand]
+    return previous if previous in served else next(iter(served), None)

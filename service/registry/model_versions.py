@@ -19,6 +19,7 @@ from service.messages.catalog import CatalogModel
 from service.messages.status import VersionState, VersionStatus
 from service.registry.load_queue import LoadQueue, NoRoom
 from service.registry.repository import LoadError, VersionDir
+from service.registry.unloads import Unloads
 from service.registry.version import NOT_LOADED, LoadedVersion, LoadFailure, Version, update_entries
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class ModelVersions:
         """Tasks of these, and of loads that are not needed any more."""
         self._settled = asyncio.Event()
         """Set while no version is loaded."""
-        self._unloading: dict[Version, asyncio.Task[None]] = {}
+        self.unloads = Unloads(name, self._note_freed)
 
     @property
     def ready(self) -> list[Version]:
@@ -76,7 +77,7 @@ class ModelVersions:
     @property
     def empty(self) -> bool:
         """Whether no version is in the repository or in memory."""
-        return not (self._found or self._versions or self._loads or self._unloading)
+        return not (self._found or self._versions or self._loads or self.unloads)
 
     @property
     def loading(self) -> bool:
@@ -252,12 +253,10 @@ class ModelVersions:
         self.refusal, self._wanted = None, True
         self._update()
 
-    async def evict(self, seconds: float) -> bool:
-        """Free the memory of the model after its requests. Returns whether this is done after that time."""
+    def evict(self) -> None:
+        """Begin to free the memory of the model, after its requests."""
         self._wanted = False
         self._update()
-        tasks = self._unloading.values()
-        return not tasks or not (await asyncio.wait(tasks, timeout=seconds))[1]
 
     def retry(self) -> None:
         """Have the next `reconcile` load versions again that failed, or that lack their TensorRT engine."""
@@ -268,32 +267,19 @@ class ModelVersions:
                 version.directory = VersionDir(version.directory.folder, ())
 
     def _retire(self, version: Version) -> None:
-        version.set_unloading()
+        self.unloads.begin(version)
         self._update_current()
-        self._unloading[version] = asyncio.create_task(self._unload(version))
 
-    async def _unload(self, version: Version) -> None:
-        try:
-            await version.unused.wait()
-            await version.engine.close()
-            await run_in_background(malloc.trim)
-        except Exception:  # a version that cannot be freed must not keep its entry
-            log.exception("%s version %d was not freed", self.name, version.number)
-        finally:
-            del self._unloading[version]
-            version.set_unavailable("unloaded")
-            self._update_entries()
-            self._mark_changed()
-        log.info("%s version %d is unloaded", self.name, version.number)
+    def _note_freed(self) -> None:
+        self._update_entries()
+        self._mark_changed()
 
     async def close(self) -> None:
         """Finish the images that the engines accepted, then free everything. Loads are not waited for."""
         self.reconcile({}, self._policy)
         for load in self._loads:
             load.cancel()
-        for version in self._unloading:
-            version.unused.set()  # do not wait for requests that still hold a version
-        await asyncio.gather(*self._unloading.values())
+        await self.unloads.finish()
 
     def statuses(self) -> list[VersionStatus]:
         """Every version that is in the repository or in memory, oldest first."""

@@ -14,19 +14,19 @@ from service.core.errors import Unavailable
 from service.core.settings import Settings
 from service.core.settings.values import split_names
 from service.core.version_policy import Policy
-from service.messages.catalog import Catalog, choose_default
+from service.messages.catalog import Catalog
 from service.messages.inference import InferenceRequest, InferenceResult, ResultReceiver
 from service.messages.model import ServedModel
 from service.messages.status import ModelStatus, PlanStatus, VersionStatus
 from service.registry import health
 from service.registry.load_queue import LoadQueue
 from service.registry.loader import Loader
-from service.registry.residency.residency import Residency, limited
 from service.registry.model_versions import ModelVersions
 from service.registry.periodic import repeat
 from service.registry.policies import Policies
 from service.registry.repository import VersionDir
 from service.registry.repository_reader import RepositoryReader
+from service.registry.residency.residency import Residency, limited
 from service.registry.version import Version
 from service.telemetry.metrics import Metrics
 from service.telemetry.statistics import Statistics
@@ -175,7 +175,7 @@ class Registry:
         if self._catalog is None:
             models = {name: self._models[name].catalog() for name in sorted(self._models)}
             self._served = {each.served.key: each for model in self._models.values() for each in model.ready}
-            self._default = self._settings.model or choose_default(models, self._default)
+            self._default = self._settings.model or health.choose_default(models, self._default)
             self._catalog = Catalog(
                 models=models,
                 default=self._default,

@@ -301,7 +301,7 @@ def test_request_keeps_its_version_until_the_end(repo: Path) -> None:
         result = await registry.submit(old.key, request)
         assert result.outputs["logits"].shape == (1, 5)
         registry.release(old.key)
-        await asyncio.gather(*registry._models["tiny"]._unloading.values())
+        await registry._models["tiny"].unloads.wait()
         assert await states(registry) == {"1": "UNAVAILABLE", "2": "READY"}
 
     play(repo, scenario)

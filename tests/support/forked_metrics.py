@@ -70,7 +70,7 @@ def _serve(name: str, sheet: Sheet, sheets: list[Sheet], gauges: dict[str, int],
     """Count, then render at each message."""
     sheet.begin()
     metrics = Metrics(sheet, sheets)
-    metrics.watch_models(lambda: {model: (waiting, 0, 0) for model, waiting in gauges.items()})
+    metrics.queue_images.watch_all(lambda: {(model,): waiting for model, waiting in gauges.items()})
     metrics.watch_versions(lambda: [(model, "1", "simulated", "fp32") for model in gauges])
     metrics.watch_requests(lambda: 10)
     metrics.watch_decoder_threads(lambda: 1, lambda: REPLACED_THREADS[name])

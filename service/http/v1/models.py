@@ -25,9 +25,15 @@ class Markdown(Response):
 @router.get("/models")
 async def list_models(request: Request) -> ModelList:
     """List the models that are served."""
-    backend: Backend = request.app.state.pipeline.backend
+    pipeline: Pipeline = request.app.state.pipeline
+    backend = pipeline.backend
     with holding(backend, backend.catalog.current().values()) as models:
-        return ModelList(models=[await _info(backend, model) for model in models])
+        listed = [await _info(backend, model) for model in models]
+    if pipeline.settings.memory_limit is None:
+        return ModelList(models=listed)
+    on_demand = {name for name, model in backend.catalog.models.items() if model.on_demand}
+    not_loaded = [status for status in await backend.statuses() if status.name in on_demand]
+    return ModelList(models=listed, not_loaded=not_loaded)
 
 
 @router.get("/models/{model}", responses=errors(Problem, 400, 404, 503))

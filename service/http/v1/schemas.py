@@ -196,6 +196,8 @@ class ModelInfo(_V1Schema):
 
 class ModelList(_V1Schema):
     models: list[ModelInfo]
+    not_loaded: list[ModelStatus] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """With a limit of memory: models that are loaded at their next request."""
 
 
 class Readiness(_V1Schema):

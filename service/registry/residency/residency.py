@@ -27,9 +27,9 @@ from service.core.settings import Settings
 from service.core.threads import run_in_background
 from service.registry.load_queue import NoRoom, Reserved
 from service.registry.loader import Loader
-from service.registry.residency.costs import Cost, Costs
 from service.registry.model_versions import ModelVersions
 from service.registry.repository import LoadError, VersionDir
+from service.registry.residency.costs import Cost, Costs
 from service.telemetry.memory_metrics import MemoryMetrics
 from service.telemetry.metrics import Metrics
 
@@ -102,19 +102,24 @@ class Residency:
             return
         if (wait := self._expected_wait(model)) > seconds:
             raise ModelNotLoaded(f"model {model.name} is not loaded, and others that are in use take the memory", wait)
-        model.demand()
-        try:
-            async with asyncio.timeout(seconds):
-                await model.settled()
-        except TimeoutError:
-            raise ModelNotLoaded(
-                f"model {model.name} is being loaded, which takes longer than the time limit", 1
-            ) from None
+        joined, end = model.loading, time.monotonic() + seconds
+        await self._load(model, seconds)
+        if joined and model.refusal is not None:  # of an attempt that began before this request
+            await self._load(model, end - time.monotonic())
         if model.ready:
             return
         if (refusal := model.refusal) is not None:
             raise ModelNotLoaded(f"model {model.name} is not loaded: {refusal}", refusal.seconds)
         raise Unavailable(f"model {model.name} is not served: {model.catalog().failure() or 'it left memory again'}")
+
+    async def _load(self, model: ModelVersions, seconds: float) -> None:
+        model.demand()
+        try:
+            async with asyncio.timeout(seconds):
+                await model.settled()
+        except TimeoutError:
+            late = f"model {model.name} is being loaded, which takes longer than the time limit"
+            raise ModelNotLoaded(late, 1) from None
 
     async def make(self, name: str, directory: VersionDir) -> Reserved:
         """Reserve the memory that a version takes while it is loaded; models leave for it.
@@ -125,17 +130,22 @@ class Residency:
         """
         cost = await run_in_background(self._costs.estimate, directory)
         end, evicted = time.monotonic() + self._limits.room_timeout, False
-        while (await self._measured() + sum(self._reserved.values()) + cost.peak) > self._usable:
+        while await self._measured() + sum(self._reserved.values()) + cost.peak > self._usable:
             self._check_possible(name, cost)
+            now = time.monotonic()
+            if unloading := [model for model in self._models.values() if model.unloads]:
+                if not await unloading[0].unloads.wait(max(end - now, 0.0)):
+                    raise NoRoom("requests still use the models that leave", self._limits.room_timeout)
+                continue
             leaving = self._leaving(name)
             free_at = max(leaving[0].loaded_at + self._limits.residence, self._next_eviction) if leaving else math.inf
-            now = time.monotonic()
             if free_at > end:
-                raise NoRoom(self._full_of(leaving), min(free_at - now, self._limits.residence + self._limits.room_timeout))
+                raise NoRoom(_full_of(leaving), min(free_at - now, self._limits.residence + self._limits.room_timeout))
             if free_at > now:
                 await asyncio.sleep(free_at - now)
             else:
-                evicted |= await self._evict(leaving[0], f"to make room for {name}", "room", end - now)
+                self._evict(leaving[0], f"to make room for {name}", "room")
+                evicted = True
         reservation = _Reservation(self, name, directory, cost, evicted)
         self._reserved[reservation] = cost.peak
         return reservation
@@ -148,7 +158,8 @@ class Residency:
         while self._evictions and self._evictions[0] < now - _WINDOW_SECONDS:
             self._evictions.popleft()
         if self._resident > self._limits.limit and (leaving := self._leaving()):
-            await self._evict(leaving[0], "because requests need its memory", "pressure", self._limits.room_timeout)
+            self._evict(leaving[0], "because requests need its memory", "pressure")
+            await leaving[0].unloads.wait(self._limits.room_timeout)
             await self._measured()
         return _CHECK_SECONDS
 
@@ -201,7 +212,7 @@ class Residency:
         Raises:
             LoadError: it would not.
         """
-        freed = sum(self._cost_of.get(model.name, 0) for model in self._leaving(name))
+        freed = sum(self._cost_of.get(model.name, 0) for model in self._models.values() if _can_leave(model))
         others = max(0, self._resident - freed)
         if others + cost.peak > self._usable and not self._reserved:
             raise LoadError(
@@ -209,17 +220,12 @@ class Residency:
                 f"service and of pinned models, and memory_limit is {self._limits.limit / _MB:.0f} MB: raise it"
             )
 
-    def _full_of(self, leaving: list[ModelVersions]) -> str:
-        if not leaving:
-            return "the models that take the memory are pinned or being loaded"
-        return "the models that take the memory were loaded a moment ago"
-
-    async def _evict(self, model: ModelVersions, why: str, reason: str, seconds: float) -> bool:
-        """Remove a model from memory, after its requests. Returns whether it has left within that time."""
+    def _evict(self, model: ModelVersions, why: str, reason: str) -> None:
+        """Begin to remove a model from memory, after its requests."""
         log.info("%s leaves memory %s: %.0f MB are used", model.name, why, self._resident / _MB)
         self._metrics.evictions[reason].inc()
         self._evictions.append(time.monotonic())
-        return await model.evict(max(seconds, 0.0))
+        model.evict()
 
     def _expected_wait(self, model: ModelVersions) -> float:
         """Seconds until the load of a model can begin, from what is known without its manifest."""
@@ -233,6 +239,16 @@ class Residency:
         if ahead >= len(leaving):
             return self._limits.residence if leaving or ahead else 0.0  # without any, `make` has the reason
         return max(leaving[ahead].loaded_at + self._limits.residence, self._next_eviction) - now
+
+
+def _can_leave(model: ModelVersions) -> bool:
+    return model.on_demand and (model.current is not None or bool(model.unloads))
+
+
+def _full_of(leaving: list[ModelVersions]) -> str:
+    if not leaving:
+        return "the models that take the memory are pinned or being loaded"
+    return "the models that take the memory were loaded a moment ago"
 
 
 class _Reservation:
