@@ -21,7 +21,7 @@ from models.imaging.image_files import Skipped
 from models.imaging.preprocess import Preprocess
 from service.cli.file_list import FileList, ImageFile
 from service.core.errors import ServiceError
-from service.core.settings import OfflineSettings
+from service.core.settings.offline import OfflineSettings
 from service.core.threads import lower_priority
 from service.decoding.decoder import DecodedFile, Decoder
 from service.inference.results import ImageResult
