@@ -12,11 +12,13 @@ from typing import Any
 import ray
 from fastapi import FastAPI
 from ray import serve
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import executors
 from service.app import Service, create_app
 from service.core import cpus, malloc
 from service.core.settings import Settings
+from service.http.access_log import REQUEST_ID
 from service.ray_serve.autoscaling import QUEUE_IMAGES, QueuePolicy
 from service.ray_serve.settings import make_settings
 from service.telemetry import log_config
@@ -76,7 +78,9 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray Serve calls this after the constructor, then runs the startup of the application."""
-        return create_app(self._settings, otlp_provider() if self._settings.tracing else None, self._service)
+        app = create_app(self._settings, otlp_provider() if self._settings.tracing else None, self._service)
+        app.add_middleware(_without_request_id)
+        return app
 
     async def check_health(self) -> None:
         """Raise what `/readyz` says if the replica cannot answer: Ray then replaces it.
@@ -90,6 +94,20 @@ class Replica:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """The metric that `QueuePolicy` reads."""
         return {QUEUE_IMAGES: sum(self._service.metrics.queue_images.read().values())}
+
+
+def _without_request_id(app: ASGIApp) -> ASGIApp:
+    """ASGI middleware that drops the response header X-Request-Id: the proxy adds it to each response."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_without(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [header for header in message["headers"] if header[0] != REQUEST_ID]
+            await send(message)
+
+        await app(scope, receive, send_without)
+
+    return call
 
 
 class _LoadedService(Service):

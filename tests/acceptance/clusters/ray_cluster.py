@@ -25,6 +25,10 @@ _FIRST_WORKER_PORT = 26000
 """Ray reserves these ports for its workers; the default range holds the ports of other clusters."""
 
 
+class DeployFailed(Exception):
+    """A config is not running; the message is that of Ray."""
+
+
 class RayCluster:
     """Runs from `__enter__` to `__exit__`. Has a token of its own, so no other cluster of the machine answers."""
 
@@ -85,7 +89,7 @@ class RayCluster:
     def _is_running(self) -> bool:
         application = self._application()
         if application.get("status") == "DEPLOY_FAILED":
-            raise RuntimeError(f"not deployed: {application['message']}")
+            raise DeployFailed(self._deployment()["message"])
         states = [each["state"] for each in self._deployment().get("replicas", [])]
         return application.get("status") == "RUNNING" and states.count("RUNNING") == len(states) > 0
 

@@ -18,9 +18,9 @@ import numpy as np
 from models.artifact import manifest
 from service.core.cpus import available_cpus
 from service.core.settings import shipped_repository
-from tests.acceptance.clusters.ray_cluster import RayCluster
+from tests.acceptance.clusters.ray_cluster import DeployFailed, RayCluster
 from tests.acceptance.clusters.ray_load import EXAMPLES, PNG, TIMEOUT, Load
-from tests.acceptance.faults.case import expect
+from tests.acceptance.faults.case import Failed, expect
 from tests.acceptance.server import serve
 
 MODEL = "fashion-mnist-resnet20"
@@ -41,7 +41,7 @@ def check() -> tuple[bool, str]:
         repository = Path(name) / "repository"
         shutil.copytree(shipped_repository(), repository)
         cluster.deploy(REPLICAS, {"repository": str(repository)})
-        for part in (_same_answers, _kill_replica, _new_version, _new_config):
+        for part in (_same_answers, _kill_replica, _new_version, _new_config, _wrong_config):
             figures.append(part(cluster, repository))
             print(figures[-1], flush=True)
         figures.append(_overload_and_scale(cluster))
@@ -55,6 +55,8 @@ def _same_answers(cluster: RayCluster, repository: Path) -> str:
         for request in requests:
             expected, found = (_ask(url, **request) for url in (own.url, cluster.url))
             expect(found == expected, f"{request['method']} {request['url']}: {found} instead of {expected}")
+    answer = httpx.get(f"{cluster.url}/none")
+    expect(answer.headers.get_list("X-Request-Id") == [answer.json()["request_id"]], f"ids: {answer.headers}")
     for content, label in EXAMPLES.items():
         answer = httpx.post(f"{cluster.url}/v1/classify", content=content, headers=PNG, timeout=TIMEOUT)
         expect(answer.json()["results"][0]["predictions"][0]["label"] == label, f"{label}: {answer.text}")
@@ -148,6 +150,24 @@ def _new_config(cluster: RayCluster, repository: Path) -> str:
         load.wait_for_answers(ANSWERS)
     expect(not load.problems, f"{len(load.problems)} requests failed: {load.problems[:3]}")
     return f"a changed config under load: all replicas replaced, {len(load.outcomes)} requests, none lost"
+
+
+def _wrong_config(cluster: RayCluster, repository: Path) -> str:
+    """A config that the service refuses is reported with the reason, and the replicas stay."""
+    before = cluster.replicas()
+    with Load(cluster.url, CLIENTS) as load:
+        try:
+            cluster.deploy(REPLICAS, {"repository": str(repository), "max_batch": 0})
+        except DeployFailed as error:
+            expect("max_batch: Input should be greater than 0" in str(error), f"another reason: {error}")
+        else:
+            raise Failed("a config with a wrong setting was deployed")
+        load.wait_for_answers(ANSWERS)
+    expect(cluster.replicas() == before, "replicas were lost")
+    expect(not load.problems, f"{len(load.problems)} requests failed: {load.problems[:3]}")
+    return (
+        f"a wrong setting is refused with the reason, and the replicas stay: {len(load.outcomes)} requests, none lost"
+    )
 
 
 def _overload_and_scale(cluster: RayCluster) -> str:
