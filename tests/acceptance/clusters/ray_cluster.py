@@ -1,4 +1,4 @@
-"""A Ray cluster of one node on loopback, with Ray Serve, started and used as users do: `ray start`, `serve deploy`."""
+"""A Ray cluster on loopback, with Ray Serve, started and used as users do: `ray start`, `serve deploy`."""
 
 from __future__ import annotations
 
@@ -35,36 +35,59 @@ class RayCluster:
     def __init__(self, cpus: int) -> None:
         self._cpus = cpus
         self._folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
-        self._head: subprocess.Popen[bytes] | None = None
+        self._nodes: list[subprocess.Popen[bytes]] = []
+        """The head first."""
         self._token = secrets.token_hex(32)
-        self._dashboard = free_port()
+        self._port, self._dashboard = free_port(), free_port()
         self.url = f"http://127.0.0.1:{free_port()}"
         """Where the proxy of Ray Serve answers."""
 
     def __enter__(self) -> RayCluster:
-        ports = {"port": free_port(), "ray-client-server-port": free_port(), "dashboard-port": self._dashboard}
-        ports |= {"dashboard-agent-listen-port": free_port()}
-        ports |= {"min-worker-port": _FIRST_WORKER_PORT, "max-worker-port": _FIRST_WORKER_PORT + 500}
-        command = [_script("ray"), "start", "--head", "--block", "--disable-usage-stats", "--include-dashboard=true"]
-        command += [f"--{name}={port}" for name, port in ports.items()]
-        command += [f"--num-cpus={self._cpus}", f"--temp-dir={self._folder.name}", "--object-store-memory=100000000"]
-        with open(self._log, "wb") as log:
-            self._head = subprocess.Popen(command, env=self._environment(), stdout=log, stderr=log)
+        head = ["--head", f"--port={self._port}", f"--dashboard-port={self._dashboard}", "--include-dashboard=true"]
+        head += [f"--ray-client-server-port={free_port()}", f"--temp-dir={self._folder.name}"]
+        self._start_node(*head)
         self._wait(self._answers, "the dashboard of Ray", _START_SECONDS)
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._head is not None
-        self._head.send_signal(signal.SIGTERM)  # `--block` then ends all processes of the node
         try:
-            self._head.wait(60)
+            while self._nodes:
+                self.end_node()
         finally:
             self._folder.cleanup()
+
+    def add_node(self) -> None:
+        """Start one more node, with as many CPUs."""
+        before = self._count_nodes()
+        self._start_node(f"--address=127.0.0.1:{self._port}")
+        self._wait(lambda: self._count_nodes() > before, "another node", _START_SECONDS)
+
+    def end_node(self) -> float:
+        """End the node that was added last, as the end of its pod does. Returns the seconds that it took."""
+        node, begun = self._nodes.pop(), time.monotonic()
+        node.send_signal(signal.SIGTERM)  # `--block` then drains the node and ends its processes
+        node.wait(60)
+        return time.monotonic() - begun
+
+    def _start_node(self, *options: str) -> None:
+        first = _FIRST_WORKER_PORT + 400 * len(self._nodes)
+        command = [_script("ray"), "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1", *options]
+        command += [f"--dashboard-agent-listen-port={free_port()}", f"--min-worker-port={first}"]
+        command += [f"--max-worker-port={first + 399}", f"--num-cpus={self._cpus}", "--object-store-memory=100000000"]
+        with open(self._log, "ab") as log:
+            self._nodes.append(subprocess.Popen(command, env=self._environment(), stdout=log, stderr=log))
+
+    def _count_nodes(self) -> int:
+        answer = self._get("/nodes?view=summary")
+        return sum(node["raylet"]["state"] == "ALIVE" for node in answer["data"]["summary"])
 
     def deploy(self, deployment: dict[str, Any], args: dict[str, Any]) -> None:
         """Deploy the config of `deploy/ray` with changed options and settings, and wait until its replicas are new."""
         config = yaml.safe_load(CONFIG.read_text())
         config["http_options"] = {"host": "127.0.0.1", "port": int(self.url.rpartition(":")[2])}
+        # On one machine the proxies of two nodes would share the port. That of a node that ends does not close its
+        # connections, and requests on them fail: docs/clusters.md says so.
+        config["proxy_location"] = "HeadOnly"
         (application,) = config["applications"]
         application["args"] = args
         application["deployments"][0].update(deployment)
@@ -82,6 +105,10 @@ class RayCluster:
         found = [each for each in self._deployment().get("replicas", []) if each["state"] == "RUNNING"]
         return {each["replica_id"]: each["pid"] for each in found}
 
+    def used_nodes(self) -> int:
+        """The number of nodes that have replicas."""
+        return len({each["node_id"] for each in self._deployment().get("replicas", [])})
+
     def wait_for_replicas(self, condition: Callable[[dict[str, int]], bool], what: str, seconds: float) -> None:
         """Wait until the replicas are as a condition wants them."""
         self._wait(lambda: condition(self.replicas()), what, seconds)
@@ -94,10 +121,12 @@ class RayCluster:
         return application.get("status") == "RUNNING" and states.count("RUNNING") == len(states) > 0
 
     def _application(self) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {self._token}"}
-        answer = httpx.get(f"{self._address}/api/serve/applications/", headers=headers, timeout=30.0)
-        applications: dict[str, dict[str, Any]] = answer.raise_for_status().json()["applications"]
+        applications: dict[str, dict[str, Any]] = self._get("/api/serve/applications/")["applications"]
         return next(iter(applications.values()), {})
+
+    def _get(self, path: str) -> Any:
+        headers = {"Authorization": f"Bearer {self._token}"}
+        return httpx.get(self._address + path, headers=headers, timeout=30.0).raise_for_status().json()
 
     def _deployment(self) -> dict[str, Any]:
         return next(iter(self._application().get("deployments", {}).values()), {})
@@ -110,10 +139,9 @@ class RayCluster:
         return True
 
     def _wait(self, ready: Callable[[], bool], what: str, seconds: float) -> None:
-        assert self._head is not None
         end = time.monotonic() + seconds
         while not ready():
-            if self._head.poll() is not None or time.monotonic() > end:
+            if self._nodes[0].poll() is not None or time.monotonic() > end:
                 raise TimeoutError(f"{what}: not within {seconds:.0f} s: {self._log.read_text()[-2000:]}")
             time.sleep(0.25)
 

@@ -41,7 +41,7 @@ def check() -> tuple[bool, str]:
         repository = Path(name) / "repository"
         shutil.copytree(shipped_repository(), repository)
         cluster.deploy(REPLICAS, {"repository": str(repository)})
-        for part in (_same_answers, _kill_replica, _new_version, _new_config, _wrong_config):
+        for part in (_same_answers, _kill_replica, _new_version, _new_config, _wrong_config, _end_node):
             figures.append(part(cluster, repository))
             print(figures[-1], flush=True)
         figures.append(_overload_and_scale(cluster))
@@ -168,6 +168,19 @@ def _wrong_config(cluster: RayCluster, repository: Path) -> str:
     return (
         f"a wrong setting is refused with the reason, and the replicas stay: {len(load.outcomes)} requests, none lost"
     )
+
+
+def _end_node(cluster: RayCluster, repository: Path) -> str:
+    """A node of two ends as its pod does: its replica moves to the other one without a lost request."""
+    cluster.add_node()
+    cluster.deploy(REPLICAS, {"repository": str(repository)})
+    expect(cluster.used_nodes() == 2, "both replicas are on one node")
+    with Load(cluster.url, CLIENTS) as load:
+        load.wait_for_answers(ANSWERS)
+        seconds = cluster.end_node()
+        load.wait_for_answers(ANSWERS)
+    expect(not load.problems, f"{len(load.problems)} requests failed: {load.problems[:3]}")
+    return f"a node of two ended within {seconds:.0f} s under load: {len(load.outcomes)} requests, none lost"
 
 
 def _overload_and_scale(cluster: RayCluster) -> str:
