@@ -25,7 +25,11 @@ from models.validation import first_error
 MAX_VERSIONS = 16
 """Most versions in the weights of a model. Each takes a few microseconds per request."""
 
+MAX_SHADOWS = 4
+"""Most shadows of a model."""
+
 VersionNumber = Annotated[int, Field(ge=1, lt=10**18)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
@@ -44,6 +48,15 @@ class TrafficPolicy(BaseModel):
     sticky_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] | None = None
     """Header of requests, such as X-User. Requests with the same value get the same version, as long as the weights
     stay. Requests without the header, and by default all, are shared by their X-Request-Id."""
+
+    shadow: Annotated[dict[VersionNumber, Share], Field(max_length=MAX_SHADOWS)] = {}
+    """Versions that also compute images which other versions have answered, for comparison: the share of the requests
+    of each, by number, above 0 and at most 1. No request gets their results."""
+
+    @property
+    def versions(self) -> frozenset[int]:
+        """All versions that the policy needs."""
+        return frozenset(self.weights) | frozenset(self.shadow)
 
     @field_validator("weights")
     @classmethod
@@ -121,6 +134,8 @@ def _toml(entry: Mapping[str, Any]) -> str:
     """One entry. Names and headers have no characters that TOML would need escaped."""
     lines = ["[[model]]"]
     for key, value in entry.items():
+        if isinstance(value, dict) and not value:
+            continue
         if isinstance(value, dict):
             value = ", ".join(f"{number} = {weight:g}" for number, weight in value.items())
             lines.append(f"{key} = {{{value}}}")

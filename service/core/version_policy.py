@@ -25,7 +25,7 @@ class Policy:
         """A policy that also serves the versions of a traffic policy: instead of the latest one, or besides others."""
         if self.numbers is None and not self.one:
             return Policy(self.text, None, traffic)
-        named = frozenset(traffic.weights) | (self.numbers or frozenset())
+        named = traffic.versions | (self.numbers or frozenset())
         return Policy(",".join(map(str, sorted(named))), named, traffic)
 
     @property

@@ -158,6 +158,11 @@ class BatchQueue:
         """Images that wait."""
         return self._interactive.waiting + self._bulk.waiting
 
+    @property
+    def busy(self) -> bool:
+        """Whether images wait or are computed."""
+        return bool(self._computing or len(self))
+
     def put(self, request: QueuedRequest) -> None:
         """Append a request.
 

@@ -81,6 +81,8 @@ class Engine:
         deliver, fail = partial(self._call, self._deliver), partial(self._call, self._fail)
         self._workers = Workers(executors, queue, self._metrics, name, deliver, fail, single_image, cpus, stall_seconds)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.batch_done: Callable[[], None] = _nothing
+        """Called on the event loop after each batch."""
 
     def start(self) -> None:
         """Start the threads; results are delivered on the running event loop."""
@@ -111,6 +113,16 @@ class Engine:
     def stalled(self) -> int:
         """Number of devices that do not finish their batch."""
         return len(self._workers.stalled)
+
+    @property
+    def device_names(self) -> frozenset[str]:
+        """Devices of the instances."""
+        return frozenset(executor.device for executor in self.executors)
+
+    @property
+    def busy(self) -> bool:
+        """Whether images wait or are computed."""
+        return self._queue.busy
 
     def check_progress(self) -> None:
         """Detect batches that do not end; called once per second."""
@@ -216,6 +228,7 @@ class Engine:
             if not pending.outcome.done():
                 self._count(queued, result)
                 pending.outcome.set_result(result)
+        self.batch_done()
 
     def _count(self, queued: QueuedRequest, result: InferenceResult) -> None:
         decode_seconds = queued.owner.decode_seconds
@@ -238,12 +251,17 @@ class Engine:
         for part in batch.slices:
             self._queue.abandon(part.request)
             self._end_with(part.request, _failure(error))
+        self.batch_done()
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         """Run a function on the event loop; do nothing if the loop is closed."""
         assert self._loop is not None
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def _nothing() -> None:
+    """Do nothing at the end of a batch."""
 
 
 def _failure(error: Exception) -> ServiceError:

@@ -8,7 +8,7 @@ from models.artifact.traffic import TrafficPolicy
 from service.messages.catalog import Catalog
 from service.messages.inference import InferenceRequest, InferenceResult, ResultReceiver
 from service.messages.model import ServedModel
-from service.messages.status import ModelStatus, PlanStatus, VersionStatus
+from service.messages.status import ModelStatus, PlanStatus, ShadowStatus, VersionStatus
 from service.telemetry.statistics import Statistics
 
 
@@ -63,6 +63,10 @@ class Backend(Protocol):
 
     async def statuses(self) -> list[ModelStatus]:
         """Every model and version that is in the repository or in memory."""
+        ...
+
+    async def shadows(self, name: str) -> list[ShadowStatus]:
+        """The versions of a model that compute images of others again, and how far both agree."""
         ...
 
     async def not_ready(self) -> list[str]:

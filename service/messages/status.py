@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Literal
 
 from models.artifact.manifest import Accuracy
+from service.telemetry.agreement import AgreementReport
 
 
 class VersionState(StrEnum):
@@ -39,6 +40,27 @@ class ModelStatus:
 
     name: str
     versions: list[VersionStatus]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShadowStatus:
+    """A version that computes images again which another version has answered, and how far both agree."""
+
+    version: str
+    """The version that has answered."""
+    shadow: str
+    """The version that computes its images again."""
+    share: float
+    """Share of the requests, from 0 to 1."""
+    reason: str | None
+    """Why there is no comparison."""
+    waiting: int
+    """Images that wait for a moment in which nothing else is computed."""
+    dropped: int
+    """Images that were not compared, because too many waited or the shadow was unloaded."""
+    failed: int
+    """Images that the shadow could not compute."""
+    agreement: AgreementReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,12 @@ from service.registry.model_versions import ModelVersions
 from service.registry.version import Version
 
 
+def current(models: Mapping[str, ModelVersions]) -> dict[str, Version]:
+    """The current version of each model that has one, sorted by name."""
+    versions = {name: models[name].current for name in sorted(models)}
+    return {name: version for name, version in versions.items() if version is not None}
+
+
 def dead(current: Mapping[str, Version]) -> list[str]:
     """A sentence per current version, by the name of its model, whose engine has stopped."""
     return [

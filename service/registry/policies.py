@@ -66,7 +66,7 @@ class Policies:
             BadRequest: the repository does not have a version with a weight.
             Unavailable: there is no traffic file, or it cannot be read or written.
         """
-        if missing := [number for number in (policy.weights if policy else ()) if number not in model.found]:
+        if missing := [number for number in (sorted(policy.versions) if policy else ()) if number not in model.found]:
             raise BadRequest(f"weights: model {model.name} has no version {missing[0]} in the repository")
         if self._path is None:
             raise Unavailable("there is no traffic file: start the service with --traffic FILE")

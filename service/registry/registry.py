@@ -17,7 +17,7 @@ from service.core.version_policy import Policy
 from service.messages.catalog import Catalog
 from service.messages.inference import InferenceRequest, InferenceResult, ResultReceiver
 from service.messages.model import ServedModel
-from service.messages.status import ModelStatus, PlanStatus, VersionStatus
+from service.messages.status import ModelStatus, PlanStatus, ShadowStatus, VersionStatus
 from service.registry import health
 from service.registry.load_queue import LoadQueue
 from service.registry.loader import Loader
@@ -27,6 +27,7 @@ from service.registry.policies import Policies
 from service.registry.repository import VersionDir
 from service.registry.repository_reader import RepositoryReader
 from service.registry.residency.residency import Residency, limited
+from service.registry.shadows import Shadows
 from service.registry.version import Version
 from service.telemetry.metrics import Metrics
 from service.telemetry.statistics import Statistics
@@ -77,6 +78,7 @@ class Registry:
         self._reading = asyncio.Lock()
         self._was_read = False
         self._stop = asyncio.Event()
+        self._shadows = Shadows(self._models, self._policies, metrics)
         metrics.watch_versions(lambda: health.served(self.catalog))
         metrics.watch_models(partial(health.figures, self._models))
 
@@ -93,8 +95,6 @@ class Registry:
         finally:
             self._loading = False
             self._mark_changed()
-        if self.draining:
-            return
         if reasons := self._reasons():
             log.warning("not ready: %s", "; ".join(reasons))
         else:
@@ -114,9 +114,8 @@ class Registry:
         return self._reader.pause
 
     async def _check_progress(self) -> float:
-        for model in self._models.values():
-            for version in model.ready:
-                version.engine.check_progress()
+        for version in [version for model in self._models.values() for version in model.ready]:
+            version.engine.check_progress()
         return _CHECK_SECONDS
 
     async def close(self) -> None:
@@ -185,7 +184,7 @@ class Registry:
         return self._catalog
 
     async def plan_status(self, key: int) -> PlanStatus | None:
-        """State of the TensorRT engine of a version; None if none is needed and none was built."""
+        """As `Backend.plan_status`."""
         loaded = self._by_key(key).loaded
         return None if loaded is None else loaded.plan_status
 
@@ -213,11 +212,7 @@ class Registry:
             raise Unavailable(f"model {name} could not be loaded: {reason}")
 
     async def unload(self, name: str) -> None:
-        """Serve no version of a model, not even a new one, until it is loaded again.
-
-        Raises:
-            NotFound: the repository has no such model.
-        """
+        """As `Backend.unload`: not even a new version is served."""
         if name not in self._models:
             raise self.catalog.not_found(name)
         self._unloaded.add(name)
@@ -233,10 +228,6 @@ class Registry:
         await self._read()
         await model.settled()
 
-    def _current(self) -> dict[str, Version]:
-        current = {name: self._models[name].current for name in sorted(self._models)}
-        return {name: version for name, version in current.items() if version is not None}
-
     def _by_key(self, key: int) -> Version:
         return self._held.get(key) or self._served[key]
 
@@ -245,11 +236,11 @@ class Registry:
         return deepcopy(self._by_key(key).engine.statistics)
 
     async def versions(self, name: str) -> list[VersionStatus]:
-        """Every version of a model that is in the repository or in memory, oldest first."""
+        """As `Backend.versions`."""
         return self._models[name].statuses()
 
     async def statuses(self) -> list[ModelStatus]:
-        """Every model and version that is in the repository or in memory."""
+        """As `Backend.statuses`."""
         return [ModelStatus(name=name, versions=self._models[name].statuses()) for name in sorted(self._models)]
 
     def hold(self, name: str | None = None, version: str | None = None) -> ServedModel:
@@ -267,16 +258,24 @@ class Registry:
             del self._held[key]
 
     async def submit(self, key: int, request: InferenceRequest) -> InferenceResult:
-        """Compute images with a version that the caller holds; raises as `Engine.submit`."""
-        return await self._held[key].engine.submit(request)
+        """As `Backend.submit`."""
+        version = self._held[key]
+        result = await version.engine.submit(request)
+        self._shadows.compare(version, request, result)
+        return result
 
     def begin(self, key: int, request: InferenceRequest, outcome: ResultReceiver) -> Callable[[], None]:
         """As `LocalBackend.begin`."""
-        engine = self._held[key].engine
-        return partial(engine.cancel, engine.begin(request, outcome))
+        version = self._held[key]
+        engine, watched = version.engine, self._shadows.watch(version, request, outcome)
+        return partial(engine.cancel, engine.begin(request, watched))
+
+    async def shadows(self, name: str) -> list[ShadowStatus]:
+        """As `Backend.shadows`."""
+        return self._shadows.statuses(name)
 
     def count_refused(self, key: int) -> None:
-        """Count a request for a version that was refused before it was submitted."""
+        """As `Backend.count_refused`."""
         self._held[key].engine.statistics.failed(0.0)
 
     async def not_ready(self) -> list[str]:
@@ -288,7 +287,7 @@ class Registry:
             return ["shutting down"]
         if self._loading:
             return [LOADING]
-        if (current := self._current()) or any(model.on_demand for model in self._models.values()):
+        if (current := health.current(self._models)) or any(model.on_demand for model in self._models.values()):
             return health.dead(current)
         none = f"{self._settings.repository} holds no model yet"
         return health.failures(self._models) or self._reader.problems() or [none]
@@ -297,4 +296,4 @@ class Registry:
         """Limitations of a service that is ready: as `health.limits`, policies, and folders that cannot be read."""
         memory = [] if self._residency is None else self._residency.problems()
         policies = self._policies.problems(self._models)
-        return self._reader.problems() + policies + health.limits(self._current()) + memory
+        return self._reader.problems() + policies + health.limits(health.current(self._models)) + memory

@@ -84,6 +84,8 @@ class Metrics:
             "Time by which the event loop is late, measured every 20 ms: no connection is served meanwhile.",
             _LAG_SECONDS,
         ).labels()
+        labels = ("model", "version", "shadow", "outcome")
+        self.shadow_images = self.counter("resnet_shadow_images", "Images for shadows, by outcome.", *labels)
         self._reads = self.counter("resnet_repository_reads", "Attempts to read the repository.", "outcome")
         self._make_gauges()
         self._models: dict[str, ModelMetrics] = {}

@@ -22,7 +22,7 @@ def image(value: int) -> UInt8Array:
 
 
 class HeldExecutor:
-    """Gives value + 0.5 as the logit and -value as the embedding, once the test releases the batch."""
+    """Gives value + 0.5 as logit and probability, and -value as embedding, once the test releases the batch."""
 
     computes = False
     device = "held"
@@ -53,7 +53,7 @@ class HeldExecutor:
         self.on_run()
         if BROKEN in self.batches[-1]:
             raise RuntimeError("no kernel for this")
-        computed = {"logits": values + 0.5, "embedding": -values}
+        computed = {"logits": values + 0.5, "probabilities": values + 0.5, "embedding": -values}
         return {name: computed[name] for name in outputs}
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from service.http.openapi import body_schema, errors
 from service.http.problem_details import Problem
 from service.http.v1.parameters import ModelName
 from service.messages.backend import Backend
-from service.messages.status import VersionState
+from service.messages.status import ShadowStatus, VersionState
 
 PATH = "/models/{model}/rollout"
 
@@ -41,6 +41,8 @@ class Rollout(BaseModel):
     """None: the newest version that is served gets all requests without a version."""
     versions: list[RolloutVersion]
     """All versions in the repository or in memory, oldest first."""
+    shadows: list[ShadowStatus]
+    """Comparisons of each version that answers requests with each shadow, since both were loaded."""
 
 
 router = APIRouter(prefix="/v1")
@@ -107,4 +109,4 @@ async def _describe(backend: Backend, name: str) -> Rollout:
                 failures=0 if counts is None else counts.fail.count,
             )
         )
-    return Rollout(model=name, policy=model.traffic, versions=versions)
+    return Rollout(model=name, policy=model.traffic, versions=versions, shadows=await backend.shadows(name))

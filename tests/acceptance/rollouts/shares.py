@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import secrets
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +17,10 @@ import httpx
 
 from models.artifact.traffic import TrafficPolicy, change_traffic
 from tests.acceptance.faults.case import Failed
+from tests.acceptance.rollouts.versions import copy_versions
 from tests.acceptance.workers.served import EXAMPLE, TINY, Workers, check_each, serve
 from tests.support.api_keys import KEYS, OPERATOR, WEB, write_keys
 from tests.support.load import Answer, Load
-from tests.support.tiny import renumber
 from tests.support.worker_processes import wait_until
 
 REQUESTS = 20_000
@@ -50,9 +49,7 @@ def _served(workers: int) -> Iterator[tuple[Workers, Path]]:
     """A service with versions 1 and 2 of `tiny`, and its traffic file."""
     with TemporaryDirectory(prefix="rollouts-") as name:
         folder = Path(name)
-        for number in (1, 2):
-            version = shutil.copytree(TINY / "tiny" / "1", folder / "repository" / "tiny" / str(number))
-            renumber(version, number)
+        copy_versions(TINY / "tiny" / "1", folder / "repository", 2)
         write_keys(folder / "keys.toml", KEYS)
         traffic = folder / "traffic.toml"
         options = ("--repository", folder / "repository", "--traffic", traffic, "--api-keys", folder / "keys.toml")
