@@ -16,7 +16,7 @@ from threading import Event
 import pytest
 
 from service.core.settings import Settings
-from service.registry import model_versions, periodic, repository_reader
+from service.registry import load_queue, model_versions, periodic, repository_reader, version
 from service.registry.loader import Loader
 from service.registry.registry import Registry
 from service.registry.repository import Contents, read_repository
@@ -207,6 +207,7 @@ def test_failed_version_is_loaded_again_after_a_growing_pause(
         assert await registry.not_ready() == []
 
     monkeypatch.setattr(model_versions, "time", clock)
+    monkeypatch.setattr(version, "time", clock)
     monkeypatch.setattr(Loader, "load", fail)
     play(repo, scenario)
 
@@ -246,7 +247,7 @@ def test_slow_load_holds_up_nothing_else(repo: Path, tiny_repository: Path, monk
         await registry.unload("tiny")
         assert served(registry) == []
 
-    monkeypatch.setattr(model_versions, "_TURN_SECONDS", 0.0)
+    monkeypatch.setattr(load_queue, "_TURN_SECONDS", 0.0)
     monkeypatch.setattr(Loader, "load", slow)
     try:
         play(repo, scenario)  # closes the registry, too
