@@ -17,6 +17,7 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 _NICENESS = 5
+_LOWEST = 19
 _BEGIN_SECONDS = 5.0
 
 _P = ParamSpec("_P")
@@ -66,6 +67,23 @@ async def run_in_background(function: Callable[_P, _T], *args: _P.args, **kwargs
     if not begun:
         raise MemoryError("there is not enough memory for another thread")
     return await result
+
+
+def call_at_lowest_priority(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Call a function in a thread of its own with the lowest priority, and wait for it. The priority of the calling
+    thread, which cannot be raised again, and of threads that a runtime has started stays."""
+    outcome: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            if sys.platform == "linux":
+                os.nice(_LOWEST)
+            outcome.set_result(function(*args, **kwargs))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    start_new_thread(run, ())
+    return outcome.result()
 
 
 _python_thread = ThreadPoolExecutor(1, "python")

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 REQUEST_ID = b"x-request-id"
 VERSION = b"x-model-version"
+SERVER_TIMING = b"server-timing"
+"""https://www.w3.org/TR/server-timing"""
 
 
 def caller(scope: Scope) -> str:
@@ -61,6 +63,9 @@ class AccessLogMiddleware:
                 message["headers"] = [*message.get("headers", ()), (REQUEST_ID, context.request_id.encode())]
                 if context.routed and context.version:
                     message["headers"].append((VERSION, context.version.encode()))
+                if context.load_seconds:
+                    duration = f"load;dur={context.load_seconds * 1000:.1f}".encode()
+                    message["headers"].append((SERVER_TIMING, duration))
                 if self._spans is not None:
                     self._spans.describe(context)
             await send(message)

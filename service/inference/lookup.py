@@ -6,6 +6,7 @@ import time
 
 from service.core.errors import ModelNotLoaded
 from service.messages.backend import Backend
+from service.telemetry import request_context
 from service.telemetry.memory_metrics import MemoryMetrics
 
 
@@ -46,12 +47,13 @@ class ModelLookup:
             if first:
                 self._counts["hit"].inc()
             return seconds
-        result, end = "refused", time.monotonic() + seconds
+        result, started = "refused", time.monotonic()
         try:
-            left = await self._wait(name, version, end)
+            left = await self._wait(name, version, started + seconds)
             result = "waited"
         finally:
             self._counts[result].inc()
+            request_context.current().load_seconds += time.monotonic() - started
         return left
 
     async def _wait(self, name: str | None, version: str | None, end: float) -> float:

@@ -172,8 +172,9 @@ class Loader:
         if runtime.device == "gpu" and config.single_image_threads:
             raise ExecutorError(f"single_image_threads is for executors on the CPU, and {config.executor} is not")
         plan = _plan(version, described, config)
+        gently = self._settings.memory_limit is not None  # a load is part of everyday work then
         source = Source(version, described, artifact, config.precision, plan.threads, cache=self._settings.cache)
-        loaded, seconds_per_image = load_verified(runtime, source, plan.instances)
+        loaded, seconds_per_image = load_verified(runtime, source, plan.instances, gently)
         with closed_on_error(loaded):
             plan = replace(plan, max_batch=_fit_max_batch(plan.max_batch, config.max_batch, loaded[0].buckets))
             for executor in loaded:
@@ -181,7 +182,7 @@ class Loader:
             single_image = None
             if plan.single_image_threads:
                 alone = replace(source, threads=plan.single_image_threads, spin=True)
-                single_image = load_verified(runtime, alone).executors[0]
+                single_image = load_verified(runtime, alone, gently=gently).executors[0]
         return _Instances(plan, loaded, single_image, seconds_per_image)
 
     def _make_engine(self, name: str, instances: _Instances) -> Engine:

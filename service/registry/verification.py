@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from models.artifact.classifier_head import Classifier
 from models.artifact.manifest import Artifact, Manifest, Precision
 from models.artifact.parity import Float32Array, ParityError
 from models.imaging.preprocess import UInt8Array
+from service.core.threads import call_at_lowest_priority
 from service.executors import Runtime
 from service.executors.base import Executor, Source, closed_on_error, compute
 from service.registry.repository import LoadError
@@ -67,19 +69,24 @@ class Verified(NamedTuple):
     """Time of an image in a large batch; 0 for an executor that computes nothing."""
 
 
-def load_verified(runtime: Runtime, source: Source, instances: int = 1) -> Verified:
+def load_verified(runtime: Runtime, source: Source, instances: int = 1, gently: bool = False) -> Verified:
     """Load instances of a version on each device of a runtime, and verify each with the golden images.
+
+    Args:
+        runtime: the runtime.
+        source: the version.
+        instances: number of instances per device.
+        gently: whether to verify with the lowest priority: that is two thirds of the CPU time of a load.
 
     Raises:
         ExecutorError: an instance cannot be loaded.
         LoadError: the outputs of an instance are wrong. No instance stays loaded.
     """
     images, logits = golden.read(source.version / manifest.GOLDEN_FILE)
+    check = partial(check_golden, images=images, logits=logits, file=source.artifact.file, precision=source.precision)
     loaded = runtime.load(source, instances)
     with closed_on_error(loaded):
-        seconds = [
-            check_golden(executor, images, logits, source.artifact.file, source.precision) for executor in loaded
-        ]
+        seconds = [call_at_lowest_priority(check, executor) if gently else check(executor) for executor in loaded]
     return Verified(loaded, max(seconds))
 
 

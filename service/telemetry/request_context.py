@@ -36,6 +36,8 @@ class RequestContext:
     """Images answered with predictions."""
     batch_size: int = 0
     """Size of the largest batch with an image of the request."""
+    load_seconds: float = 0.0
+    """Time that the request waited for its model to be loaded."""
     refused: str | None = None
     """Reason of a refusal, from `errors.REASONS`."""
     stages: list[tuple[str, float, float]] = field(default_factory=list)

@@ -72,6 +72,8 @@ def _fields(context: RequestContext, status: int | str, seconds: float) -> dict[
     }
     if context.refused:
         fields["refused"] = context.refused
+    if context.load_seconds:
+        fields["load_ms"] = round(context.load_seconds * 1000, 3)
     if context.model:
         fields |= {"model": context.model, "version": context.version, "priority": context.priority}
         fields |= {"images": context.images, "batch_size": context.batch_size}

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
+from service.core.process_memory import ServiceMemory
 from service.core.settings import Settings
 from service.executors import simulated
 from service.executors.base import Source
 from service.executors.simulated import SimulatedExecutor
-from service.registry.residency import residency
 from tests.support import api, split
 from tests.support.service import Client, serve
 from tests.support.tiny import Photographs, renumber
@@ -63,7 +63,7 @@ def limited(request: Any, repository: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv(split.VARIABLE, "1" if request.param == "apart" else "0")
     monkeypatch.setattr(CountedExecutor, "open", 0)
     monkeypatch.setattr(simulated, "EXECUTOR", CountedExecutor)
-    monkeypatch.setattr(residency, "resident_bytes", lambda root: BASE + MODEL * CountedExecutor.open)
+    monkeypatch.setattr(ServiceMemory, "resident_bytes", lambda _: BASE + MODEL * CountedExecutor.open)
 
     def run(room: int, **options: Any) -> AbstractContextManager[Client]:
         # Beside the models, a margin is kept, and each load needs about 1.1 MB more.
@@ -108,6 +108,8 @@ def test_first_request_loads_and_the_least_recently_used_model_leaves(
         assert counts(client, "resnet_model_loads")["loaded"] == 0
         together = client.post_together("/v1/models/a/classify", [{"content": photographs[0][1]}] * 5)
         assert [answer.json()["model"] for answer in together] == ["a"] * 5
+        assert all(answer.headers["Server-Timing"].startswith("load;dur=") for answer in together)
+        assert "Server-Timing" not in ask(client, "a", photographs).headers
         assert counts(client, "resnet_model_loads")["loaded"] == 1
         for name in ("b", "a", "c"):
             assert ask(client, name, photographs).json()["model"] == name
@@ -115,7 +117,7 @@ def test_first_request_loads_and_the_least_recently_used_model_leaves(
         assert client.post("/v2/models/d-encoded/infer", content=photographs[0][1], headers=RAW).status_code == 200
         assert loaded(client) == ["c", "d"]
         assert client.get("/v1/models/b").json()["name"] == "b"
-        assert counts(client, "resnet_model_lookups") == {"hit": 1, "waited": 9, "refused": 0}
+        assert counts(client, "resnet_model_lookups") == {"hit": 2, "waited": 9, "refused": 0}
         assert counts(client, "resnet_model_evictions") == {"room": 3, "pressure": 0}
         values = api.metrics(client)
         assert values["resnet_models_loaded",] == 2

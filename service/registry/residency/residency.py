@@ -2,7 +2,7 @@
 
 A model is loaded at its first request. If there is no room for it, the models that were not used for the longest time
 leave, but none that is pinned, and none that was loaded a moment ago: otherwise a service with more models in use than
-its memory has room for would do nothing but load. For the same reason, loads that others leave for take at most a fifth
+its memory has room for would do nothing but load. For the same reason, loads that others leave for take at most a tenth
 of the time.
 
 The memory of all processes is measured before each load, so requests, caches and wrong estimates count too.
@@ -18,11 +18,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 from service.core import malloc
 from service.core.errors import ModelNotLoaded, Unavailable
-from service.core.process_memory import resident_bytes
+from service.core.process_memory import ServiceMemory
 from service.core.settings import Settings
 from service.core.threads import run_in_background
 from service.registry.load_queue import NoRoom, Reserved
@@ -38,7 +37,7 @@ log = logging.getLogger(__name__)
 _MIN_MARGIN = 4 << 20
 _MARGIN_SHARE = 1 / 64
 """Part of the limit that models do not fill: requests change the memory between two measurements."""
-_PAUSE_FACTOR = 4
+_PAUSE_FACTOR = 9
 """Pause after a load that others left for, as a multiple of its time."""
 _WINDOW_SECONDS = 60.0
 """Time in which evictions are counted; more of them than models in memory are reported."""
@@ -279,5 +278,5 @@ def limited(
     if settings.memory_limit is None:
         return None
     limits = MemoryLimits(settings.memory_limit, settings.min_residence_seconds, settings.timeout_ms / 1000)
-    measure = partial(resident_bytes, os.getpid() if root is None else root)
+    measure = ServiceMemory(os.getpid() if root is None else root).resident_bytes
     return Residency(limits, models, Costs(loader.footprint), measure, metrics.memory)

@@ -1,0 +1,61 @@
+"""The memory of the service and of its models."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.core.process_memory import ServiceMemory
+from service.registry.loader import Footprint
+from service.registry.repository import VersionDir
+from service.registry.residency.costs import Costs
+
+_HOLD = "import sys; held = bytearray({}); print('held', flush=True); sys.stdin.read()"
+
+
+def test_memory_of_the_service_includes_processes_of_its_processes() -> None:
+    """A process holds 40 MB, and its child 80 MB: the kernel's VmRSS of both is the reference."""
+    inner = _HOLD.format(80_000_000)
+    outer = f"import subprocess; subprocess.Popen([{sys.executable!r}, '-c', {inner!r}]); " + _HOLD.format(40_000_000)
+    with subprocess.Popen([sys.executable, "-c", outer], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == [b"held\n"] * 2
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        expected = sum(_status(pid) for pid in (str(process.pid), child))
+        assert ServiceMemory(process.pid).resident_bytes() == pytest.approx(expected, rel=0.02)
+        assert expected > 120_000_000
+        process.kill()
+
+
+def _status(pid: str) -> int:
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(lines["VmRSS"].split()[0]) * 1024
+
+
+@pytest.mark.parametrize(
+    ("file_bytes", "resident", "peak"),
+    [(1_098_447, 10.7e6, 13.9e6), (46_751_994, 154.3e6, 258e6), (102_154_664, 329.3e6, 515e6)],
+    ids=["resnet20", "resnet18", "resnet50"],
+)
+def test_estimate_is_near_the_measured_memory(file_bytes: int, resident: float, peak: float) -> None:
+    """Resident memory of the process before and after a load, and its largest value meanwhile; three instances."""
+    estimate = Costs(lambda folder: Footprint(file_bytes, 3)).estimate(VersionDir(Path("a/1"), ()))
+    assert resident * 0.95 <= estimate.resident <= resident * 1.25
+    assert peak * 0.95 <= estimate.peak <= peak * 1.3
+
+
+def test_measurements_correct_the_estimates() -> None:
+    costs = Costs(lambda folder: Footprint(1_000_000, 1))
+    first, second = VersionDir(Path("a/1"), (("model.onnx", 1, 1),)), VersionDir(Path("b/1"), ())
+    before = costs.estimate(first)
+    assert costs.learn(first, before, 2 * before.resident) == 2 * before.resident
+    assert costs.estimate(first).resident == 2 * before.resident
+    assert before.resident < costs.estimate(second).resident < 2 * before.resident
+    changed = VersionDir(Path("a/1"), (("model.onnx", 2, 2),))
+    assert costs.estimate(changed).resident == costs.estimate(second).resident
+    for _ in range(20):
+        costs.learn(first, costs.estimate(first), before.resident)
+    assert costs.estimate(first).resident == pytest.approx(before.resident, rel=0.01)
