@@ -75,6 +75,12 @@ def test_a_pod_has_room_for_one_replica_and_time_for_its_requests() -> None:
     assert WORKER["spec"]["terminationGracePeriodSeconds"] >= wait + ray_drains + 2
 
 
+def test_ray_waits_longer_than_the_service() -> None:
+    defaults = Settings.model_fields
+    own = defaults["client_timeout_seconds"].default + defaults["timeout_ms"].default / 1000
+    assert CONFIG["http_options"]["request_timeout_s"] > own
+
+
 def test_ray_takes_the_config_and_leaves_refusals_to_the_service() -> None:
     pytest.importorskip("ray.serve", reason="the extra `ray` is not installed")
     from ray.serve.schema import ServeDeploySchema

@@ -20,6 +20,8 @@ from tests.acceptance.server import free_port
 from tests.support.kubernetes import ROOT
 
 CONFIG = ROOT / "deploy" / "ray" / "serve_config.yaml"
+REQUEST_SECONDS = 15.0
+"""Time limit of Ray for a request: less than that of the clients, so that a request without an answer shows."""
 _START_SECONDS = 90.0
 _FIRST_WORKER_PORT = 26000
 """Ray reserves these ports for its workers; the default range holds the ports of other clusters."""
@@ -30,10 +32,15 @@ class DeployFailed(Exception):
 
 
 class RayCluster:
-    """Runs from `__enter__` to `__exit__`. Has a token of its own, so no other cluster of the machine answers."""
+    """Runs from `__enter__` to `__exit__`. Has a token of its own, so no other cluster of the machine answers.
 
-    def __init__(self, cpus: int) -> None:
-        self._cpus = cpus
+    Args:
+        cpus: CPUs of each node, as Ray counts them.
+        haproxy: whether HAProxy takes the requests, in place of Ray's proxies in Python.
+    """
+
+    def __init__(self, cpus: int, haproxy: bool = False) -> None:
+        self._cpus, self._haproxy = cpus, haproxy
         self._folder = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
         self._nodes: list[subprocess.Popen[bytes]] = []
         """The head first."""
@@ -84,7 +91,8 @@ class RayCluster:
     def deploy(self, deployment: dict[str, Any], args: dict[str, Any]) -> None:
         """Deploy the config of `deploy/ray` with changed options and settings, and wait until its replicas are new."""
         config = yaml.safe_load(CONFIG.read_text())
-        config["http_options"] = {"host": "127.0.0.1", "port": int(self.url.rpartition(":")[2])}
+        own = {"host": "127.0.0.1", "port": int(self.url.rpartition(":")[2]), "request_timeout_s": REQUEST_SECONDS}
+        config["http_options"] |= own
         # On one machine the proxies of two nodes would share the port. That of a node that ends does not close its
         # connections, and requests on them fail: docs/clusters.md says so.
         config["proxy_location"] = "HeadOnly"
@@ -147,7 +155,16 @@ class RayCluster:
 
     def _environment(self) -> dict[str, str]:
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        return {**os.environ, "PYTHONPATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self._token}
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self._token}
+        return {**os.environ, **token, "PYTHONPATH": path, **(self._haproxy_files() if self._haproxy else {})}
+
+    def _haproxy_files(self) -> dict[str, str]:
+        """Turn HAProxy on, with files of this cluster: the default folder is one for all of the machine."""
+        folder = Path(self._folder.name) / "haproxy"
+        folder.mkdir(exist_ok=True)
+        files = {"CONFIG_FILE_LOC": "haproxy.cfg", "SOCKET_PATH": "admin.sock", "SERVER_STATE_FILE": "state"}
+        paths = {f"RAY_SERVE_HAPROXY_{name}": str(folder / file) for name, file in files.items()}
+        return {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder), **paths}
 
     @property
     def _address(self) -> str:

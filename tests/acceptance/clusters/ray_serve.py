@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,22 +31,32 @@ ANSWERS = 300
 CPUS = available_cpus()
 """CPUs of a replica: those of resnet-serve on this machine, so that both plan the same instances."""
 REPLICAS = {"autoscaling_config": None, "num_replicas": 2, "ray_actor_options": {"num_cpus": CPUS}}
+Part = Callable[[RayCluster, Path], str]
+"""Raises Failed if it does not hold; returns its figure."""
 _CHANGING = ("timing", "request_id", "id")
 """Parts of an answer that differ between two answers of one server."""
 
 
 def check() -> tuple[bool, str]:
     """Deploy the config of `deploy/ray` on a local cluster, and try it."""
+    parts = (_same_answers, _kill_replica, _new_version, _new_config, _wrong_config, _end_node, _lose_models)
+    figures = _try_parts(RayCluster(4 * CPUS), (*parts, _overload_and_scale))
+    print("with HAProxy:", flush=True)
+    behind = _try_parts(RayCluster(4 * CPUS, haproxy=True), (_same_answers, _new_version, _new_config))
+    return True, f"{'; '.join(figures)}; with HAProxy: {'; '.join(behind)}"
+
+
+def _try_parts(cluster: RayCluster, parts: Sequence[Part]) -> list[str]:
+    """Start a cluster that serves a copy of the shipped repository, and run parts of the check. Returns the figures."""
     figures = []
-    with TemporaryDirectory(prefix="clusters-") as name, RayCluster(cpus=4 * CPUS) as cluster:
+    with TemporaryDirectory(prefix="clusters-") as name, cluster:
         repository = Path(name) / "repository"
         shutil.copytree(shipped_repository(), repository)
         cluster.deploy(REPLICAS, {"repository": str(repository)})
-        for part in (_same_answers, _kill_replica, _new_version, _new_config, _wrong_config, _end_node):
+        for part in parts:
             figures.append(part(cluster, repository))
             print(figures[-1], flush=True)
-        figures.append(_overload_and_scale(cluster))
-    return True, "; ".join(figures)
+    return figures
 
 
 def _same_answers(cluster: RayCluster, repository: Path) -> str:
@@ -183,7 +194,26 @@ def _end_node(cluster: RayCluster, repository: Path) -> str:
     return f"a node of two ended within {seconds:.0f} s under load: {len(load.outcomes)} requests, none lost"
 
 
-def _overload_and_scale(cluster: RayCluster) -> str:
+def _lose_models(cluster: RayCluster, repository: Path) -> str:
+    """Replicas that are not ready are replaced, and a request ends meanwhile. When the models are back, all is well."""
+    before, away = cluster.replicas(), repository.with_name("away")
+    repository.rename(away)
+    repository.mkdir()
+    cluster.wait_for_replicas(lambda now: not before.keys() & now.keys(), "the end of replicas without a model", 90.0)
+    begun, content = time.monotonic(), next(iter(EXAMPLES))
+    status = httpx.post(f"{cluster.url}/v1/classify", content=content, headers=PNG, timeout=TIMEOUT).status_code
+    seconds = time.monotonic() - begun
+    expect(status in (408, 503), f"status {status} without a model")
+    repository.rmdir()
+    away.rename(repository)
+    cluster.wait_for_replicas(lambda now: len(now) == len(before), "replicas with models", 90.0)
+    with Load(cluster.url, CLIENTS) as load:
+        load.wait_for_answers(ANSWERS)
+    expect(not load.problems, f"{len(load.problems)} requests failed: {load.problems[:3]}")
+    return f"without models: {status} after {seconds:.0f} s, and replicas end; with them again all answers are right"
+
+
+def _overload_and_scale(cluster: RayCluster, repository: Path) -> str:
     """Refusals of the service reach the client with Retry-After, and images that wait bring a second replica."""
     policy = {
         "policy_function": "service.ray_serve.autoscaling:QueuePolicy",
