@@ -10,6 +10,7 @@ The service reads it, and writes it for its admin API; `resnet-export promote` a
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -37,6 +38,25 @@ class TrafficFileError(ValueError):
     """A traffic file that is not valid, or cannot be read or written; the message gives the reason."""
 
 
+class Rules(BaseModel):
+    """When a version gets all requests, and when it loses those that it has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    candidate: VersionNumber
+    """The version that is tried. It must be a shadow, which measures its agreement."""
+    min_images: Annotated[int, Field(ge=20)] = 1000
+    """Compared images after which the version gets all requests, or none."""
+    min_agreement: Annotated[float, Field(ge=0, le=1)] = 0.98
+    """Least share of the images with the same label first."""
+    max_slowdown: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.5
+    """Largest 99th percentile of the time of a batch, in times of that of the version that has answered."""
+    max_errors: Annotated[int, Field(ge=0)] = 0
+    """Most batches of the version that may fail."""
+    dry_run: bool = False
+    """Only write to the log what would be done."""
+
+
 class TrafficPolicy(BaseModel):
     """How the requests of a model that name no version are shared among its versions."""
 
@@ -53,10 +73,23 @@ class TrafficPolicy(BaseModel):
     """Versions that also compute images which other versions have answered, for comparison: the share of the requests
     of each, by number, above 0 and at most 1. No request gets their results."""
 
+    rules: Rules | None = None
+    """Rules that change the policy by themselves; None: only people and programs change it."""
+
     @property
     def versions(self) -> frozenset[int]:
         """All versions that the policy needs."""
         return frozenset(self.weights) | frozenset(self.shadow)
+
+    @model_validator(mode="after")
+    def _candidate_is_measured(self) -> TrafficPolicy:
+        if self.rules is not None and self.rules.candidate not in self.shadow:
+            raise ValueError(f"rules: the candidate, version {self.rules.candidate}, is not a shadow")
+        if self.rules is not None and not any(
+            weight for number, weight in self.weights.items() if number != self.rules.candidate
+        ):
+            raise ValueError("rules: no other version has a weight, so there is nothing to compare with")
+        return self
 
     @field_validator("weights")
     @classmethod
@@ -137,8 +170,7 @@ def _toml(entry: Mapping[str, Any]) -> str:
         if isinstance(value, dict) and not value:
             continue
         if isinstance(value, dict):
-            value = ", ".join(f"{number} = {weight:g}" for number, weight in value.items())
-            lines.append(f"{key} = {{{value}}}")
+            lines.append(f"{key} = {{{', '.join(f'{name} = {json.dumps(item)}' for name, item in value.items())}}}")
         else:
-            lines.append(f'{key} = "{value}"')
+            lines.append(f"{key} = {json.dumps(value)}")
     return "\n".join(lines) + "\n"

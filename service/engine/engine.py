@@ -248,6 +248,7 @@ class Engine:
             pending.outcome.set_exception(error)
 
     def _fail(self, batch: Batch, error: Exception) -> None:
+        self.statistics.failed_batches += 1
         for part in batch.slices:
             self._queue.abandon(part.request)
             self._end_with(part.request, _failure(error))

@@ -16,6 +16,7 @@ from service.core.threads import lower_priority, run_python
 from service.decoding.decoder import DecodedFile, Decoder
 from service.inference import routing
 from service.inference.admission import AdmissionTable
+from service.inference.computation import compute
 from service.inference.leases import Lease
 from service.inference.lookup import ModelLookup
 from service.inference.optional_outputs import NONE, OptionalOutputs
@@ -23,7 +24,6 @@ from service.inference.results import (
     Classification,
     ImageResult,
     Prediction,
-    fit_times,
     make_results,
     make_timing,
     with_errors,
@@ -136,7 +136,7 @@ class Pipeline:
         deadline: float,
         priority: Priority,
         decode_seconds: float = 0.0,
-    ) -> InferenceResult:
+    ) -> tuple[ServedModel, InferenceResult]:
         """Compute images.
 
         Args:
@@ -147,17 +147,16 @@ class Pipeline:
             priority: priority of the request.
             decode_seconds: time that decoding took, for the statistics of the version.
 
+        Returns:
+            The version that has computed, and the result. If the traffic policy chose the version, and it failed, the
+            version with the largest weight computes.
+
         Raises:
             ServiceError: as `Backend.submit`.
         """
-        submitted = time.monotonic()
         only_in_flight = len(self.admission.of(model)) == 1
-        result = await self.backend.submit(
-            model.key, InferenceRequest(images, outputs, deadline, priority, decode_seconds, only_in_flight)
-        )
-        result = fit_times(result, time.monotonic() - submitted)
-        _record_stages(result, submitted)
-        return result
+        request = InferenceRequest(images, outputs, deadline, priority, decode_seconds, only_in_flight)
+        return await compute(self.backend, model, request)
 
     async def classify(
         self,
@@ -197,7 +196,7 @@ class Pipeline:
         if images:
             outputs = _OUTPUTS | optional.outputs if optional else _OUTPUTS
             pixels = [image.pixels for image in images]
-            inference = await self.infer(model, pixels, outputs, deadline, priority, decoded_at - started)
+            model, inference = await self.infer(model, pixels, outputs, deadline, priority, decoded_at - started)
             computed_at = time.monotonic()
             probabilities = inference.outputs["probabilities"]
             if len(images) * min(k, len(model.labels)) > _MAX_ON_EVENT_LOOP:
@@ -279,17 +278,3 @@ class Pipeline:
         finally:
             for task in tasks:
                 task.cancel()
-
-
-def _record_stages(result: InferenceResult, submitted: float) -> None:
-    """Add the stages of an inference to the context of the request."""
-    context = request_context.current()
-    context.batch_size = max(context.batch_size, result.batch_size)
-    start = submitted
-    for stage, seconds in (
-        ("queue", result.queue_seconds),
-        ("assembly", result.assembly_seconds),
-        ("inference", result.inference_seconds),
-    ):
-        context.stage(stage, start, seconds)
-        start += seconds

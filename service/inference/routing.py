@@ -44,18 +44,43 @@ def resolve_version(catalog: Catalog, name: str | None, version: str | None) -> 
     context = request_context.current()
     wanted = context.header(_VERSION_HEADER)
     if wanted:
-        context.routed = True
+        context.routed = "header"
         return _check(wanted, version)
     if version is not None:
         return version
     model = catalog.models.get(name or catalog.default or "")
     if model is None or model.traffic is None:
         return None
-    context.routed = True
+    context.routed = "policy"
     header = model.traffic.sticky_header
     key = (header and context.header(header.lower().encode())) or context.request_id
     number = select_version(model.traffic, model.versions, f"{model.name}\n{key}")
     return None if number is None else str(number)
+
+
+def find_stable(catalog: Catalog, model: ServedModel, outputs: frozenset[str]) -> ServedModel | None:
+    """The version that can compute in the place of another one, which the traffic policy chose and which failed.
+
+    Args:
+        catalog: the versions that are served.
+        model: the version that failed.
+        outputs: names of the outputs.
+
+    Returns:
+        The other version with the largest weight; None if there is none, if it cannot compute the same pixels, or if
+        the request named its version.
+    """
+    entry = catalog.models.get(model.name)
+    if request_context.current().routed != "policy" or entry is None or entry.traffic is None:
+        return None
+    weights = entry.traffic.weights | {int(model.version): 0.0}
+    others = [number for number in entry.versions if weights.get(number)]
+    if not others:
+        return None
+    stable = entry.versions[max(others, key=lambda number: (weights[number], -number))]
+    if stable.preprocess != model.preprocess or not outputs.issubset(stable.outputs):
+        return None
+    return stable
 
 
 def _check(wanted: str, version: str | None) -> str:

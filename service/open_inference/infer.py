@@ -103,7 +103,7 @@ async def infer(
             decoded = await pipeline.decode(files, model.preprocess, deadline, priority)
             images = pixels_of(decoded, "image {}")
         decode = time.monotonic() - started
-        result = await pipeline.infer(model, images, names, deadline, priority, decode)
+        model, result = await pipeline.infer(model, images, names, deadline, priority, decode)
         context.images += len(images)
         hold_response(sum(output.nbytes for output in result.outputs.values()))
         return TensorResponse(model.version, await write_outputs(outputs, result, model.labels))

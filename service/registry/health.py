@@ -15,6 +15,13 @@ def current(models: Mapping[str, ModelVersions]) -> dict[str, Version]:
     return {name: version for name, version in versions.items() if version is not None}
 
 
+def check_progress(models: Mapping[str, ModelVersions]) -> None:
+    """Have the engines detect batches that do not end."""
+    for model in models.values():
+        for version in model.ready:
+            version.engine.check_progress()
+
+
 def dead(current: Mapping[str, Version]) -> list[str]:
     """A sentence per current version, by the name of its model, whose engine has stopped."""
     return [

@@ -23,11 +23,12 @@ from service.registry.load_queue import LoadQueue
 from service.registry.loader import Loader
 from service.registry.model_versions import ModelVersions
 from service.registry.periodic import repeat
-from service.registry.policies import Policies
 from service.registry.repository import VersionDir
 from service.registry.repository_reader import RepositoryReader
 from service.registry.residency.residency import Residency, limited
-from service.registry.shadows import Shadows
+from service.registry.rollout.policies import Policies
+from service.registry.rollout.rules import Rollouts
+from service.registry.rollout.shadows import Shadows
 from service.registry.version import Version
 from service.telemetry.metrics import Metrics
 from service.telemetry.statistics import Statistics
@@ -79,6 +80,7 @@ class Registry:
         self._was_read = False
         self._stop = asyncio.Event()
         self._shadows = Shadows(self._models, self._policies, metrics)
+        self._rollouts = Rollouts(self._models, self._policies, self._shadows, self._read)
         metrics.watch_versions(lambda: health.served(self.catalog))
         metrics.watch_models(partial(health.figures, self._models))
 
@@ -105,6 +107,7 @@ class Registry:
         await asyncio.gather(
             repeat(self._apply_changes, _CHECK_SECONDS, self._stop),
             repeat(self._check_progress, _CHECK_SECONDS, self._stop),
+            repeat(self._rollouts.check, _CHECK_SECONDS, self._stop),
             *([] if self._residency is None else [repeat(self._residency.relieve, _CHECK_SECONDS, self._stop)]),
         )
 
@@ -114,8 +117,7 @@ class Registry:
         return self._reader.pause
 
     async def _check_progress(self) -> float:
-        for version in [version for model in self._models.values() for version in model.ready]:
-            version.engine.check_progress()
+        health.check_progress(self._models)
         return _CHECK_SECONDS
 
     async def close(self) -> None:
@@ -223,8 +225,7 @@ class Registry:
         model = self._models.get(name)
         if model is None:
             raise self.catalog.not_found(name)
-        async with self._reading:
-            await self._policies.set_traffic(model, policy)
+        await self._policies.set_traffic(model, policy)
         await self._read()
         await model.settled()
 

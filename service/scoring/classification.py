@@ -54,6 +54,6 @@ async def classify_decoded(
     if images := [image for image in decoded if isinstance(image, DecodedFile)]:
         deadline = time.monotonic() + TIMEOUT_SECONDS
         pixels = [image.pixels for image in images]
-        inference = await pipeline.infer(model, pixels, _OUTPUTS, deadline, Priority.interactive)
+        model, inference = await pipeline.infer(model, pixels, _OUTPUTS, deadline, Priority.interactive)
         results = make_results(images, top_k(inference.outputs["probabilities"], model.labels, k))
     return with_errors(decoded, results)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -44,8 +44,8 @@ class RequestContext:
     """(name, start as `time.monotonic` seconds, seconds), in the order in which the stages ended."""
     headers: Sequence[tuple[bytes, bytes]] = ()
     """Headers of the request, with names in lower case."""
-    routed: bool = False
-    """Whether a header of the request, or a traffic policy, has selected the version."""
+    routed: Literal["", "header", "policy"] = ""
+    """The selection of the version by a header or a traffic policy; empty for the one of the path, or the default."""
     span: Span | None = None
     """Span of the request, if it is traced."""
 

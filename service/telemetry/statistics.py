@@ -39,6 +39,8 @@ class Statistics:
     queue: Duration = field(default_factory=Duration)
     decode: Duration = field(default_factory=Duration)
     infer: Duration = field(default_factory=Duration)
+    failed_batches: int = 0
+    """Batches that the executor could not compute."""
     batches: dict[int, Duration] = field(default_factory=dict)
     """Batches by number of images."""
 

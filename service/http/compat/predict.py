@@ -194,7 +194,7 @@ class PredictCall:
             raise BadRequest(f"instances: {model.name} needs pixels {list(shape)} in each: {reason}") from None
         started = time.monotonic()
         outputs = frozenset({"probabilities"})
-        result = await self._pipeline.infer(model, images, outputs, self._deadline, self._query.priority)
+        model, result = await self._pipeline.infer(model, images, outputs, self._deadline, self._query.priority)
         arguments = result.outputs["probabilities"], model.labels, self._query.top_k
         large = len(images) * min(self._query.top_k, len(model.labels)) > _MAX_ON_EVENT_LOOP
         best = await run_python(top_k, *arguments) if large else top_k(*arguments)

@@ -132,7 +132,7 @@ async def embeddings(request: Request) -> Response:
         pipeline.admit(path.model, path.version, len(files), seconds, asked.priority) as model,
     ):
         check_embedding(model, asked.layer)
-        values = await _compute(pipeline, model, files, asked, deadline)
+        model, values = await _compute(pipeline, model, files, asked, deadline)
         context.images += len(values)
         slices = _write(_adjust(values, asked), asked.encoding_format, f"{model.name}{_VERSION}{model.version}")
         if values.size > _SMALL_VALUES:
@@ -150,15 +150,18 @@ def _parse(body: bytes, settings: Settings) -> tuple[EmbeddingsRequest, list[byt
 
 async def _compute(
     pipeline: Pipeline, model: ServedModel, files: list[bytes], asked: EmbeddingsRequest, deadline: float
-) -> Float32Array:
-    """Pooled features, float32 [n, features]. The response has no place for an error, so one bad image fails it."""
+) -> tuple[ServedModel, Float32Array]:
+    """The version that has computed, and its pooled features, float32 [n, features].
+
+    The response has no place for the error of an image, so one bad image fails the request.
+    """
     started = time.monotonic()
     decoded = await pipeline.decode(files, model.preprocess, deadline, asked.priority)
     pixels = pixels_of(decoded, "input.{}")
     output = embedding_output(asked.layer)
     decode_seconds = time.monotonic() - started
-    result = await pipeline.infer(model, pixels, frozenset({output}), deadline, asked.priority, decode_seconds)
-    return result.outputs[output]
+    model, result = await pipeline.infer(model, pixels, frozenset({output}), deadline, asked.priority, decode_seconds)
+    return model, result.outputs[output]
 
 
 def _adjust(values: Float32Array, asked: EmbeddingsRequest) -> Float32Array:

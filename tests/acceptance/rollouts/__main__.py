@@ -8,7 +8,15 @@ RUN_SECONDS (200) is the length of each of its three runs.
 """
 
 from tests.acceptance.report import run
-from tests.acceptance.rollouts import many_models, measured_agreement, shadow_cost, shares
+from tests.acceptance.rollouts import many_models, measured_agreement, rolled_back, shadow_cost, shares
 
 if __name__ == "__main__":
-    run({1: shares.check, 2: shadow_cost.check, 3: measured_agreement.check, 5: many_models.check})
+    run(
+        {
+            1: shares.check,
+            2: shadow_cost.check,
+            3: measured_agreement.check,
+            4: rolled_back.check,
+            5: many_models.check,
+        }
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from models.artifact.traffic import TrafficFileError, TrafficPolicy, change_traffic, read_traffic
-from service.core.errors import BadRequest, Unavailable
+from service.core.errors import BadRequest, ServiceError, Unavailable
 from service.core.threads import run_in_background
 from service.core.version_policy import Policy, VersionPolicies
 from service.registry.model_versions import ModelVersions
@@ -28,9 +29,12 @@ class Policies:
     def __init__(self, versions: str, path: Path | None) -> None:
         self._versions = VersionPolicies(versions)
         self._path = path
+        self._writing = asyncio.Lock()
         self._problem: str | None = None
         self.traffic: Mapping[str, TrafficPolicy] = {}
         """The traffic policies, by model."""
+        self._decided: dict[str, tuple[TrafficPolicy | None, TrafficPolicy]] = {}
+        """Policies that rules have made, and that could not be written, with those of the file that they replace."""
 
     def of(self, name: str) -> Policy:
         """The policy of a model."""
@@ -51,6 +55,11 @@ class Policies:
             self._problem = str(error)
 
     def _take(self, policies: dict[str, TrafficPolicy]) -> None:
+        for name, (replaced, decided) in [*self._decided.items()]:
+            if policies.get(name) == replaced:
+                policies = policies | {name: decided}
+            else:
+                del self._decided[name]
         if policies == self.traffic:
             return
         for name in sorted(policies.keys() | self.traffic.keys()):
@@ -60,7 +69,7 @@ class Policies:
         self.traffic = policies
 
     async def set_traffic(self, model: ModelVersions, policy: TrafficPolicy | None) -> None:
-        """Write the traffic policy of a model, or that it has none, to the file, and apply it. One call at a time.
+        """Write the traffic policy of a model, or that it has none, to the file, and apply it.
 
         Raises:
             BadRequest: the repository does not have a version with a weight.
@@ -71,10 +80,21 @@ class Policies:
         if self._path is None:
             raise Unavailable("there is no traffic file: start the service with --traffic FILE")
         try:
-            policies = await run_in_background(change_traffic, self._path, model.name, policy)
+            async with self._writing:
+                policies = await run_in_background(change_traffic, self._path, model.name, policy)
         except TrafficFileError as error:
             raise Unavailable(f"the traffic policy was not changed: {error}") from error
         self._take(policies)
+
+    async def decide(self, model: ModelVersions, policy: TrafficPolicy) -> None:
+        """Apply a policy that rules have made. If the file cannot be written, it holds until the file changes."""
+        replaced = self.traffic.get(model.name)
+        try:
+            await self.set_traffic(model, policy)
+        except ServiceError as error:
+            log.error("%s: %s; what was decided holds until the file changes, or the service ends", model.name, error)
+            self._decided[model.name] = replaced, policy
+            self._take(dict(self.traffic))
 
     def problems(self, models: Mapping[str, ModelVersions]) -> list[str]:
         """Why the file cannot be used, and versions with a weight that are not served."""

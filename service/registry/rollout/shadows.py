@@ -16,7 +16,7 @@ from service.engine.shadow_queue import ShadowImage, ShadowQueue
 from service.messages.inference import InferenceRequest, InferenceResult, ResultReceiver
 from service.messages.status import ShadowStatus
 from service.registry.model_versions import ModelVersions
-from service.registry.policies import Policies
+from service.registry.rollout.policies import Policies
 from service.registry.version import Version
 from service.telemetry.agreement import Agreement
 from service.telemetry.metrics import Metrics

@@ -1,0 +1,161 @@
+"""Rules that promote a version or roll it back, and requests whose version fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.artifact.parity import Float32Array
+from models.artifact.traffic import Rules, TrafficFileError, TrafficPolicy, change_traffic, read_traffic
+from models.imaging.preprocess import UInt8Array
+from service.core.settings import Settings
+from tests.support.service import Client, serve
+from tests.support.tiny import Photographs, renumber
+from tests.support.worker_processes import wait_until
+
+RULES = Rules(candidate=2, min_images=20, min_agreement=0.9, max_slowdown=1000)
+
+
+@contextmanager
+def rollout(source: Path, folder: Path, policy: TrafficPolicy, change: Callable[[Path], object]) -> Iterator[Client]:
+    """Version 1, and version 2 with a change."""
+    for number in (1, 2):
+        renumber(shutil.copytree(source / "tiny" / "1", folder / "repository" / "tiny" / str(number)), number)
+    change(folder / "repository" / "tiny" / "2")
+    change_traffic(folder / "traffic.toml", "tiny", policy)
+    settings = Settings(repository=folder / "repository", traffic=folder / "traffic.toml", single_image_threads=0)
+    with serve(settings) as client:
+        yield client
+
+
+def keep(version: Path) -> None:
+    """The same network."""
+
+
+def reverse_labels(version: Path) -> None:
+    path = version / "manifest.json"
+    described = json.loads(path.read_text())
+    path.write_text(json.dumps({**described, "labels": described["labels"][1:] + described["labels"][:1]}))
+
+
+def damage(version: Path) -> None:
+    (version / "model.onnx").write_bytes(b"no model")
+
+
+def classify(client: Client, photographs: Photographs) -> list[Any]:
+    answers = [client.post("/v1/classify", content=data) for _, data in photographs for _ in range(5)]
+    assert {answer.status_code for answer in answers} == {200}
+    return [answer.json() for answer in answers]
+
+
+def wait_for_end(client: Client, folder: Path) -> TrafficPolicy:
+    """The policy after the rules have decided."""
+    wait_until(lambda: read_traffic(folder / "traffic.toml")["tiny"].rules is None, "the rules decide")
+    return read_traffic(folder / "traffic.toml")["tiny"]
+
+
+def policy(weights: dict[int, float], rules: Rules = RULES) -> TrafficPolicy:
+    return TrafficPolicy(weights=weights, shadow={2: 1.0}, rules=rules)
+
+
+CASES: dict[str, tuple[Callable[[Path], object], dict[int, float], str]] = {
+    "an equal version": (keep, {1: 0, 2: 100}, "version 2 gets all requests: 20 of 20"),
+    "a version that is wrong": (reverse_labels, {1: 100, 2: 0}, "version 2 gets no requests any more: 0 of 20"),
+    "a damaged version": (damage, {1: 100, 2: 0}, "version 2 gets no requests any more: it could not be loaded"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rules_decide_by_agreement(
+    case: str, tiny_repository: Path, tmp_path: Path, photographs: Photographs, caplog: pytest.LogCaptureFixture
+) -> None:
+    change, weights, line = CASES[case]
+    caplog.set_level("INFO")
+    with rollout(tiny_repository, tmp_path, policy({1: 90, 2: 10}), change) as client:
+        classify(client, photographs)
+        decided = wait_for_end(client, tmp_path)
+        assert (decided.weights, decided.shadow) == (weights, {})
+        expected = {str(number) for number, weight in weights.items() if weight}
+        wait_until(lambda: {each["version"] for each in classify(client, photographs)} == expected, "it applies")
+    # The number of images may be larger: the rules are checked several times per second.
+    assert line.partition(" of 20")[0].rpartition(" ")[0] in caplog.text
+
+
+def break_version(client: Client, number: int) -> None:
+    """Have each batch of a version fail from now on."""
+
+    def fail(gathered: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+        raise RuntimeError("no kernel for this")
+
+    (version,) = [each for each in client.registry._models["tiny"].ready if each.number == number]
+    for executor in version.engine.executors:
+        executor.run = fail  # type: ignore[method-assign]
+
+
+def test_a_version_that_fails_costs_no_request_and_is_rolled_back(
+    tiny_repository: Path, tmp_path: Path, photographs: Photographs, caplog: pytest.LogCaptureFixture
+) -> None:
+    with rollout(tiny_repository, tmp_path, policy({1: 50, 2: 50}), keep) as client:
+        assert {each["version"] for each in classify(client, photographs)} == {"1", "2"}
+        break_version(client, 2)
+        assert {each["version"] for each in classify(client, photographs)} == {"1"}
+        assert wait_for_end(client, tmp_path).weights == {1: 100, 2: 0}
+    assert "tiny version 2 gets no requests any more" in caplog.text
+
+
+def test_a_request_that_names_the_version_gets_its_error(
+    tiny_repository: Path, tmp_path: Path, photographs: Photographs
+) -> None:
+    without_rules = TrafficPolicy(weights={1: 1, 2: 1})
+    with rollout(tiny_repository, tmp_path, without_rules, keep) as client:
+        break_version(client, 2)
+        _, data = photographs[0]
+        assert client.post("/v1/classify", content=data, headers={"x-model-version": "2"}).status_code == 500
+        assert client.post("/v1/models/tiny/versions/2/classify", content=data).status_code == 500
+        assert {each["version"] for each in classify(client, photographs)} == {"1"}
+        break_version(client, 1)
+        assert client.post("/v1/classify", content=data).status_code == 500
+
+
+def test_a_dry_run_only_logs(
+    tiny_repository: Path, tmp_path: Path, photographs: Photographs, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    dry = policy({1: 1}, RULES.model_copy(update={"dry_run": True}))
+    with rollout(tiny_repository, tmp_path, dry, keep) as client:
+        classify(client, photographs)
+        wait_until(lambda: "tiny version 2 would get all requests" in caplog.text, "the rules decide")
+        assert {each["version"] for each in classify(client, photographs)} == {"1"}
+    assert read_traffic(tmp_path / "traffic.toml") == {"tiny": dry}
+
+
+def test_a_file_that_cannot_be_written_does_not_stop_a_rollback(
+    tiny_repository: Path, tmp_path: Path, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> Any:
+        raise TrafficFileError("the file system is read-only")
+
+    monkeypatch.setattr("service.registry.rollout.policies.change_traffic", refuse)
+    with rollout(tiny_repository, tmp_path, policy({1: 1, 2: 1}), reverse_labels) as client:
+        classify(client, photographs)
+        wait_until(lambda: {each["version"] for each in classify(client, photographs)} == {"1"}, "it is rolled back")
+        client.portal.call(client.registry.refresh)
+        assert client.get("/v1/models/tiny/rollout").json()["policy"]["weights"] == {"1": 100, "2": 0}
+        change_traffic(tmp_path / "traffic.toml", "tiny", TrafficPolicy(weights={2: 1}))
+        client.portal.call(client.registry.refresh)
+        assert {each["version"] for each in classify(client, photographs)} == {"2"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "shadow", "message"),
+    [({1: 1}, {}, "is not a shadow"), ({2: 1}, {2: 1.0}, "nothing to compare with")],
+)
+def test_rules_need_a_comparison(weights: dict[int, float], shadow: dict[int, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrafficPolicy(weights=weights, shadow=shadow, rules=RULES)
