@@ -162,6 +162,7 @@ def share_limits(settings: Settings, workers: int) -> Settings:
     """The settings of one worker: its part of what all workers may take together."""
     return settings.model_copy(
         update={
+            "response_cache": settings.response_cache and max(1, settings.response_cache // workers),
             "decode_threads": -(-settings.decode_threads // workers),
             "max_buffered_body_bytes": max(settings.max_buffered_body_bytes // workers, settings.max_body_bytes),
             "max_decode_bytes": max(

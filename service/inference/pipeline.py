@@ -20,6 +20,7 @@ from service.inference.computation import compute
 from service.inference.leases import Lease
 from service.inference.lookup import ModelLookup
 from service.inference.optional_outputs import NONE, OptionalOutputs
+from service.inference.response_cache import ResponseCache
 from service.inference.results import (
     Classification,
     ImageResult,
@@ -56,6 +57,7 @@ class Pipeline:
     def __init__(self, backend: Backend, decoder: Decoder, settings: Settings, metrics: Metrics) -> None:
         self.backend = backend
         self.settings = settings
+        self.cache = None if settings.response_cache is None else ResponseCache(settings.response_cache, metrics)
         self.lookup = ModelLookup(backend, None if settings.memory_limit is None else metrics.memory)
         self.admission = AdmissionTable(settings.max_in_flight_images, metrics)
         self._decoder = decoder

@@ -92,6 +92,7 @@ def test_every_option_is_a_flag_and_an_environment_variable(monkeypatch: pytest.
         "shutdown_seconds": "7.5",
         "memory_limit": "5000000",
         "pin": "tiny other",
+        "response_cache": "7000000",
         "min_residence_seconds": "2.5",
     }
     assert set(values) == set(Settings.model_fields)

@@ -93,6 +93,10 @@ class Settings(BaseSettings):
     """Time that a model stays in memory before another one may take its place, with memory_limit. A larger value
     wastes less time on loads, and refuses requests for longer, if more models are in use than there is room for."""
 
+    response_cache: Annotated[PositiveInt, BeforeValidator(parse_bytes)] | None = None
+    """Memory for responses of /v1/classify, such as 256MB: the same image, version and parameters get the same answer
+    without being computed again. With `workers`, each has its part. Default: no cache."""
+
     cache: Path = Field(default_factory=default_folder)
     """Folder of TensorRT engines and profiles of this machine, as resnet-export engines and resnet-serve tune write
     them. Default: ~/.cache/resnet-serve, or resnet-serve in XDG_CACHE_HOME; /var/cache/resnet-serve for a user without

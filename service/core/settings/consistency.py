@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,5 +26,7 @@ def check_consistent(settings: Settings) -> None:
         raise ValueError(f"grpc_port and port are both {settings.port}: gRPC needs a port of its own")
     if settings.ssl_keyfile is not None and settings.ssl_certfile is None:
         raise ValueError("ssl_keyfile needs ssl_certfile")
+    if settings.memory_limit and sys.platform != "linux":
+        raise ValueError("memory_limit needs Linux: other systems do not tell the memory of a process in the same way")
     if settings.pin and not settings.memory_limit:
         raise ValueError("pin needs memory_limit: without a limit all models stay in memory")

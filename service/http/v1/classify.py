@@ -94,10 +94,16 @@ class ClassifyEndpoint:
         started = time.monotonic()
         files, seconds = await read_images(request, pipeline.settings, seconds)
         context.stage("read", started, time.monotonic() - started)
+        lines = ndjson.MEDIA_TYPE in header(scope, b"accept")
+        digest = None
+        if pipeline.cache is not None and not lines:
+            digest = await pipeline.cache.digest(files)
         seconds = await pipeline.lookup.ensure_loaded(model.name, version, seconds, first=False)
+        if digest is not None and (cached := self._find_cached(model.name, version, files, digest, query)) is not None:
+            return cached
         # The version is leased only now: another one may have replaced it while the body was read.
         admitted = pipeline.admit(model.name, version, len(files), seconds, priority)
-        if ndjson.MEDIA_TYPE in header(scope, b"accept"):
+        if lines:
             return self._lines(admitted, files, query, seconds)
         with cancel_on_disconnect(scope), admitted as leased:
             if outputs:
@@ -108,7 +114,30 @@ class ClassifyEndpoint:
             if outputs.is_large(leased, len(files), query.top_k):
                 hold_response(scope, sum(map(response_bytes, answer.results)))
                 return StreamingResponse(in_slices(encode_slices(answer)), media_type="application/json")
-        return JsonResponse(encode(answer))
+        body = encode(answer)
+        if digest is None or any(result.error is not None for result in answer.results):
+            return JsonResponse(body)
+        return self._store(leased, digest, query, body)
+
+    def _find_cached(
+        self, name: str, version: str | None, files: Sequence[bytes], digest: bytes, query: ClassifyQuery
+    ) -> Response | None:
+        """The response that an equal request has got from the version of this one."""
+        assert self._pipeline.cache is not None
+        model = self._pipeline.find(name, version)
+        body = self._pipeline.cache.get((model.key, digest, (query.top_k, query.optional_outputs)))
+        if body is None:
+            return None
+        context = request_context.current()
+        context.version = model.version
+        context.images += len(files)
+        return _with_cache_status(JsonResponse(body), b"resnet-serve; hit")
+
+    def _store(self, model: ServedModel, digest: bytes, query: ClassifyQuery, body: bytes) -> Response:
+        assert self._pipeline.cache is not None
+        stored = self._pipeline.cache.put((model.key, digest, (query.top_k, query.optional_outputs)), body)
+        status = b"resnet-serve; fwd=uri-miss; stored" if stored else b"resnet-serve; fwd=uri-miss"
+        return _with_cache_status(JsonResponse(body), status)
 
     def _lines(self, admitted: Lease, files: Sequence[bytes], query: ClassifyQuery, seconds: float) -> Response:
         outputs = query.optional_outputs
@@ -119,6 +148,12 @@ class ClassifyEndpoint:
             return self._pipeline.classify_each(leased, files, query.top_k, seconds, outputs, query.priority)
 
         return NdjsonResponse(admitted, classify_each, large=outputs.cam is not None or query.top_k > _LONG_LINE)
+
+
+def _with_cache_status(response: Response, status: bytes) -> Response:
+    """Add Cache-Status (RFC 9211)."""
+    response.raw_headers.append((b"cache-status", status))
+    return response
 
 
 def _model(path_params: Mapping[str, str]) -> tuple[str | None, str | None]:

@@ -85,8 +85,9 @@ def _run(
                 f"run {round_ + 1}: {len(replies)} requests, {len(hits)} hits, "
                 f"{sum(reply.status == 200 for reply in replies) - len(hits)} waited, "
                 f"{sum(reply.status == 503 for reply in replies)} refused; {loads:.0f} loads, "
-                f"{evictions:.0f} left; p99 of hits {1000 * _p99(hits):.2f} ms, {1000 * _p99(alone):.2f} ms without loads"
-                f" ({ratio:.2f} x); memory up to {max(samples.bytes) / 1e6:.1f} MB in {len(samples.bytes)} samples; "
+                f"{evictions:.0f} left; p99 of hits {1000 * _p99(hits):.2f} ms, "
+                f"{1000 * _p99(alone):.2f} ms without loads ({ratio:.2f} x); "
+                f"memory up to {max(samples.bytes) / 1e6:.1f} MB in {len(samples.bytes)} samples; "
                 f"descriptors up to {max(samples.descriptors)}, {at_rest[-1]} at rest",
                 flush=True,
             )
