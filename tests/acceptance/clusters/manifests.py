@@ -35,7 +35,7 @@ def check() -> tuple[bool, str]:
         ]
         findings += _findings(checkov, yaml.safe_dump_all(rendered))
     for path in CUSTOM:
-        read = kubernetes.read(path.read_text())
+        read = [each for each in kubernetes.read(path.read_text()) if "kind" in each]
         # The pods of a custom resource are checked as pods: checkov does not know the resource.
         pods = [pod for each in read if each["kind"] == "RayService" for pod in kubernetes.ray_pods(each)]
         manifests += len(read)
