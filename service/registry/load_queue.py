@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from threading import Condition
 from typing import Protocol
 
 from service.core.threads import run_in_background
@@ -59,6 +61,10 @@ class LoadQueue:
         self._loader, self._room = loader, room
         self._turn = asyncio.Lock()
         """Held by the load that has begun last."""
+        self._running = 0
+        """Loads in threads, which go on if nothing waits for them any more."""
+        self._ended = Condition()
+        """Notified when a load has ended."""
 
     async def load(self, name: str, directory: VersionDir) -> LoadedVersion:
         """Load a version after those that were begun before, or beside one that takes long.
@@ -68,7 +74,7 @@ class LoadQueue:
         """
         async with self._turn:
             reserved = None if self._room is None else await self._room.make(name, directory)
-            load = asyncio.ensure_future(run_in_background(self._loader.load, directory.folder))
+            load = asyncio.ensure_future(run_in_background(self._load, directory.folder))
             try:
                 await asyncio.wait([load], timeout=_TURN_SECONDS)
             except asyncio.CancelledError:
@@ -82,3 +88,22 @@ class LoadQueue:
         finally:
             if reserved is not None:
                 await reserved.settle(load.done() and not load.cancelled() and load.exception() is None)
+
+    def _load(self, folder: Path) -> LoadedVersion:
+        with self._ended:
+            self._running += 1
+        try:
+            return self._loader.load(folder)
+        finally:
+            with self._ended:
+                self._running -= 1
+                self._ended.notify_all()
+
+    async def end(self) -> None:
+        """Wait until no thread loads: a runtime may abort a process that ends meanwhile."""
+        if self._running:
+            await run_in_background(self._wait_until_idle)
+
+    def _wait_until_idle(self) -> None:
+        with self._ended:
+            self._ended.wait_for(lambda: not self._running)

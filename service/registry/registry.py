@@ -128,9 +128,9 @@ class Registry:
         self._stop.set()
         try:
             async with asyncio.timeout(_CLOSE_SECONDS):
-                await asyncio.gather(*(model.close() for model in self._models.values()))
+                await asyncio.gather(self._loads.end(), *(model.close() for model in self._models.values()))
         except TimeoutError:
-            log.error("a batch does not end; the process does not wait for it")
+            log.error("a batch or a load does not end; the process does not wait for it")
 
     async def refresh(self) -> None:
         """Read the repository, and wait until new versions are loaded and removed ones retired. A version that failed

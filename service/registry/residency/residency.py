@@ -81,6 +81,8 @@ class Residency:
         self._usable = limits.limit - max(_MIN_MARGIN, round(limits.limit * _MARGIN_SHARE))
         self._resident = 0
         """Memory at the last measurement."""
+        self._base = 0
+        """Memory before the first load: the service without models takes at least this."""
         self._reserved: dict[_Reservation, int] = {}
         self._cost_of: dict[str, int] = {}
         """Memory of each model after its last load."""
@@ -109,7 +111,9 @@ class Residency:
             return
         if (refusal := model.refusal) is not None:
             raise ModelNotLoaded(f"model {model.name} is not loaded: {refusal}", refusal.seconds)
-        raise Unavailable(f"model {model.name} is not served: {model.catalog().failure() or 'it left memory again'}")
+        if (reason := model.catalog().failure()) is not None:
+            raise Unavailable(f"model {model.name} is not served: {reason}")
+        raise ModelNotLoaded(f"model {model.name} was loaded, and has left memory again", 1)
 
     async def _load(self, model: ModelVersions, seconds: float) -> None:
         model.demand()
@@ -128,9 +132,11 @@ class Residency:
             NoRoom: no model may leave in time.
         """
         cost = await run_in_background(self._costs.estimate, directory)
+        if not self._base:
+            self._base = await self._measured()
+        self._check_possible(cost)
         end, evicted = time.monotonic() + self._limits.room_timeout, False
         while await self._measured() + sum(self._reserved.values()) + cost.peak > self._usable:
-            self._check_possible(name, cost)
             now = time.monotonic()
             if unloading := [model for model in self._models.values() if model.unloads]:
                 if not await unloading[0].unloads.wait(max(end - now, 0.0)):
@@ -205,15 +211,15 @@ class Residency:
         leaving = [model for model in self._loaded() if model.on_demand and not model.loading and model.name != besides]
         return sorted(leaving, key=lambda model: (max(model.loaded_at, fresh), model.last_used))
 
-    def _check_possible(self, name: str, cost: Cost) -> None:
+    def _check_possible(self, cost: Cost) -> None:
         """Check that a version would have room if all models left that may.
 
         Raises:
             LoadError: it would not.
         """
-        freed = sum(self._cost_of.get(model.name, 0) for model in self._models.values() if _can_leave(model))
-        others = max(0, self._resident - freed)
-        if others + cost.peak > self._usable and not self._reserved:
+        pinned = sum(self._cost_of.get(model.name, 0) for model in self._loaded() if not model.on_demand)
+        others = self._base + pinned
+        if others + cost.peak > self._usable:
             raise LoadError(
                 f"it takes about {cost.peak / _MB:.0f} MB while it is loaded, beside {others / _MB:.0f} MB of the "
                 f"service and of pinned models, and memory_limit is {self._limits.limit / _MB:.0f} MB: raise it"
@@ -238,10 +244,6 @@ class Residency:
         if ahead >= len(leaving):
             return self._limits.residence if leaving or ahead else 0.0  # without any, `make` has the reason
         return max(leaving[ahead].loaded_at + self._limits.residence, self._next_eviction) - now
-
-
-def _can_leave(model: ModelVersions) -> bool:
-    return model.on_demand and (model.current is not None or bool(model.unloads))
 
 
 def _full_of(leaving: list[ModelVersions]) -> str:

@@ -80,7 +80,9 @@ def _run(
             at_rest.append(_descriptors_at_rest(server))
             statuses += Counter(reply.status for reply in replies)
             wrong += sum(not _is_right(reply, permutations, truth) for reply in replies if reply.status == 200)
-            undocumented += sum(not _is_documented(reply) for reply in replies)
+            others = [reply for reply in replies if not _is_documented(reply)]
+            undocumented += len(others)
+            print(*{f"{reply.status}: {reply.content}" for reply in others[:5]}, sep="\n", end="")
             print(
                 f"run {round_ + 1}: {len(replies)} requests, {len(hits)} hits, "
                 f"{sum(reply.status == 200 for reply in replies) - len(hits)} waited, "
