@@ -100,7 +100,7 @@ def classify(
 
 def _problem_of_cluster(on: str, outputs: OutputOptions) -> str | None:
     """Why options do not go together with a cluster; None if they do."""
-    if re.fullmatch(r"ray|ray://[^\s/@]+", on) is None:
+    if re.fullmatch(r"ray|ray://[^\s/@]+:\d+", on) is None:
         return "--on is ray or ray://HOST:PORT"
     if outputs.cam is not None or outputs.embedding is not None:
         return "--cam and --embedding are computed on this machine: leave out --on"
@@ -108,6 +108,9 @@ def _problem_of_cluster(on: str, outputs: OutputOptions) -> str | None:
 
 
 def _cluster(on: str, settings: Settings, repository: str | None, paths: list[str], k: int) -> Place:
+    # After Ctrl-C, a call of Ray would otherwise start Ray again. Its core writes errors that are none past the log.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         from service.cli.ray_data.scoring import OnRay  # an extra
     except ModuleNotFoundError as error:

@@ -184,3 +184,12 @@ def test_ray_that_is_not_installed(folder: Path, monkeypatch: pytest.MonkeyPatch
     result = CliRunner().invoke(app, [str(folder), "--on", "ray"])
     assert result.exit_code == 2
     assert "pip install 'resnet-serve[ray]'" in result.stderr
+
+
+def test_cluster_that_does_not_answer(folder: Path, tiny_repository: Path) -> None:
+    pytest.importorskip("ray")
+    app = typer.Typer()
+    app.command()(classify)
+    result = CliRunner().invoke(app, [str(folder), "--repository", str(tiny_repository), "--on", "ray://127.0.0.1:1"])
+    assert result.exit_code == 2
+    assert "no Ray cluster answers at ray://127.0.0.1:1: " in " ".join(result.stderr.split())

@@ -11,6 +11,8 @@ CONTAINERS = "needs Docker or podman; python -m tests.acceptance.compose runs it
 GPU = "needs an NVIDIA GPU"
 CLUSTER = "needs a Kubernetes cluster; tests/e2e/test_kubernetes.py renders and checks the manifests"
 RAY = "needs Ray; python -m tests.acceptance.clusters 4 deploys this config on a local cluster"
+RAY_DATA = "needs Ray; python -m tests.acceptance.clusters 3 scores on a local cluster"
+ENGINES = "needs Ray, Spark or Daft; tests/integration/test_scoring_engines.py runs it where they are installed"
 INSTALLS = "installs packages"
 ACCEPTANCE = "acceptance, which is run by hand for up to 25 minutes"
 MINUTES = "measures for minutes, and has no shorter form"
@@ -119,6 +121,10 @@ BENCHMARKS: Blocks = (
 )
 
 CLUSTERS: Blocks = (
+    NotRun("resnet-classify IMAGES --output-folder RESULTS --on ray", RAY_DATA),
+    NotRun("import ray", ENGINES),
+    NotRun("import pandas", ENGINES),
+    NotRun("import daft", ENGINES),
     NotRun("# mine/kustomization.yaml", "settings, not a command; tests/e2e/test_kubernetes.py renders such a folder"),
     NotRun("kubectl apply -n vision -k mine", CLUSTER),
     NotRun("kubectl apply -f deploy/kserve/runtime.yaml", CLUSTER),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -21,6 +22,7 @@ from service.core.errors import ServiceError
 from service.messages.model import ServedModel
 from service.scoring.settings import ScoringError
 
+_LISTEN_SECONDS = 10.0
 _CHECK_SECONDS = 120.0
 """Time for each machine to start a worker and answer."""
 
@@ -36,15 +38,27 @@ def connect(on: str) -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS", "local") if on == "ray" else on
+    _check_listener(address)
     local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address, logging_level=logging.ERROR, log_to_driver=False, **local)
     except Exception as error:  # of many classes
-        text = f"{error} {error.__cause__}"
-        reason = "set RAY_AUTH_MODE=token" if "InvalidAuthToken" in text else text.strip().partition("\n")[0]
+        token = "InvalidAuthToken" in f"{error} {error.__cause__}"
+        reason = "set RAY_AUTH_MODE=token" if token else str(error).strip().partition("\n")[0]
         raise ScoringError(f"no Ray cluster answers at {address}: {reason}") from error
     for name in ("ray.data", "ray.data._internal", "ray.data.dataset"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _check_listener(address: str) -> None:
+    """Check that something listens at an address: Ray itself would try for eight minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host:
+        return  # auto, local, or a client without a port
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _LISTEN_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise ScoringError(f"no Ray cluster answers at {address}: {error}") from error
 
 
 def disconnect() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
 
 import ray.data
 
@@ -30,6 +30,10 @@ from service.messages.model import ServedModel
 _CHUNK = 64
 """Files per chunk. A chunk costs Ray a few milliseconds, and is the work that a dead worker loses."""
 
+_STOP_SECONDS = 30.0
+"""Time for a call of Ray to return after Ctrl-C."""
+_T = TypeVar("_T")
+
 
 class OnRay:
     """Computes on a Ray cluster.
@@ -44,8 +48,10 @@ class OnRay:
 
     def __init__(self, on: str, settings: Settings, repository: str | None, paths: list[str], k: int) -> None:
         self._on = on
-        given_paths = [path for path in [repository, *paths] if path is not None and path != STANDARD_INPUT]
-        self._paths = [os.path.abspath(path) for path in given_paths if not is_url(path)]
+        self._calling: asyncio.Future[Any] | None = None
+        self._chunks: Generator[Chunk] | None = None
+        places = [path for path in [repository, *paths] if path is not None and path != STANDARD_INPUT]
+        self._paths = [os.path.abspath(path) for path in places if not is_url(path)]
         self._device = executors.find(settings.executor).device
         given = settings.model_fields_set
         self._options: dict[str, Any] = {
@@ -59,7 +65,7 @@ class OnRay:
 
     async def start(self) -> ServedModel:
         """Connect, check the machines, and load the model on one of them."""
-        return await asyncio.to_thread(self._start)
+        return await self._call(self._start)
 
     def _start(self) -> ServedModel:
         connect(self._on)
@@ -81,8 +87,8 @@ class OnRay:
 
     async def results(self, scoring: Scoring, after: ImageFile | None) -> Results:
         """The results as Ray gives them, which keeps the order."""
-        chunks = await asyncio.to_thread(self._begin, scoring, after)
-        while (chunk := await asyncio.to_thread(_next, chunks)) is not None:
+        chunks = self._chunks = await self._call(lambda: self._begin(scoring, after))
+        while (chunk := await self._call(lambda: next(chunks, None))) is not None:
             if chunk.before != after:
                 raise StorageError(
                     "the folders of images changed while a worker was replaced: run the same command again to continue"
@@ -93,10 +99,20 @@ class OnRay:
                 after = chunk.files[-1]
 
     async def close(self) -> None:
-        """Leave the cluster."""
+        """Leave the cluster. After Ctrl-C, wait for the chunk that is computed: Ray ends the process otherwise."""
+        running = set[asyncio.Future[Any]]()
+        if self._calling is not None:
+            _, running = await asyncio.wait([self._calling], timeout=_STOP_SECONDS)
+        if self._chunks is not None and not running:
+            await asyncio.to_thread(self._chunks.close)
         await asyncio.to_thread(disconnect)
 
-    def _begin(self, scoring: Scoring, after: ImageFile | None) -> Iterator[Chunk]:
+    async def _call(self, function: Callable[[], _T]) -> _T:
+        """Call a function in a thread, which a cancellation does not leave."""
+        calling = self._calling = asyncio.ensure_future(asyncio.to_thread(function))
+        return await asyncio.shield(calling)
+
+    def _begin(self, scoring: Scoring, after: ImageFile | None) -> Generator[Chunk]:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = True
@@ -119,14 +135,10 @@ def make_dataset(row: dict[str, Any], model: ServedModel, workers: ActorPlan, op
     )
 
 
-def _chunks(dataset: Any) -> Iterator[Chunk]:
+def _chunks(dataset: Any) -> Generator[Chunk]:
     try:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in batch.to_pylist():
                 yield Chunk.from_row(row)
     except Exception as error:
         raise in_plain_words(error) from error
-
-
-def _next(chunks: Iterator[Chunk]) -> Chunk | None:
-    return next(chunks, None)
