@@ -142,7 +142,8 @@ class AdmissionTable:
                 self._capacity,
                 model.max_batch,
                 model.concurrent_batches,
-                shared=self._metrics.shared_amount("images_admitted", str(model.key)),
+                # By name, not by key: a series stays for good, and a version may be loaded again and again.
+                shared=self._metrics.shared_amount("images_admitted", f"{model.name}/{model.version}"),
                 workers=self._metrics.workers,
             )
         return admission

@@ -18,9 +18,15 @@ export class Problem extends Error {
   }
 }
 
-/** The served models: [{name, version, labels, cam, …}]. */
+/** The models: [{name, version, labels, cam, …}]; of those that are not in memory, only name and version. */
 export async function models() {
-  return (await json(await send("v1/models"))).models;
+  const { models: loaded, not_loaded: others = [] } = await json(await send("v1/models"));
+  return [...loaded, ...others.map(({ name, versions }) => ({ name, version: versions.at(-1).version }))];
+}
+
+/** One model, which is loaded if it is not in memory. */
+export async function model(name) {
+  return json(await send(`v1/models/${encodeURIComponent(name)}`, {}, SLOW));
 }
 
 /** The model card of a version, in Markdown. */

@@ -88,8 +88,21 @@ function offerVersions() {
 
 function choose() {
   const model = models.find(({ name, version }) => name === byId("model").value && version === byId("version").value);
+  if (!model.labels) return load(model);
   describe(model);
   batch.use(model);
+}
+
+/** Have a model loaded that is not in memory, and choose it unless another one was chosen meanwhile. */
+async function load(model) {
+  notice(`Loading ${model.name}.`);
+  try {
+    Object.assign(model, await api.model(model.name));
+    notice("");
+    if (byId("model").value === model.name) offerVersions();
+  } catch (error) {
+    notice(sentence(error.message));
+  }
 }
 
 /** Set the options of a list, and keep the chosen one if it is still among them. */

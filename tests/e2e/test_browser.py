@@ -338,7 +338,10 @@ def test_the_live_view(visitor: Watched) -> None:
     expect(visitor.page.locator("#queue-line polyline")).to_have_count(1)
 
 
-def test_images_are_classified_again_with_another_model(browser: Browser, tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--memory-limit", "1GB")], ids=["all in memory", "loaded on demand"])
+def test_images_are_classified_again_with_another_model(
+    browser: Browser, tmp_path: Path, options: tuple[str, ...]
+) -> None:
     """All images are classified again; a model without maps shows none."""
     shipped = shipped_repository() / "fashion-mnist-resnet20"
     shutil.copytree(shipped, tmp_path / shipped.name)
@@ -346,7 +349,7 @@ def test_images_are_classified_again_with_another_model(browser: Browser, tmp_pa
     content = json.loads((older / "manifest.json").read_text())
     content |= {"name": "older", "version": 7, "classifier_sha256": None}
     (older / "manifest.json").write_text(json.dumps(content))
-    with running("--repository", str(tmp_path)) as server, visit(browser, server.url) as visitor:
+    with running("--repository", str(tmp_path), *options) as server, visit(browser, server.url) as visitor:
         page = visitor.page
         expect(page.locator("#model option")).to_have_text([shipped.name, "older"])
         visitor.drop(BOOT)
