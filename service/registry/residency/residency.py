@@ -38,7 +38,8 @@ _MIN_MARGIN = 4 << 20
 _MARGIN_SHARE = 1 / 64
 """Part of the limit that models do not fill: requests change the memory between two measurements."""
 _PAUSE_FACTOR = 9
-"""Pause after a load that others left for, as a multiple of its time."""
+"""Pause after a load that others left for, as a multiple of its time. It is at most the residence, because a load takes
+long while requests need the CPUs."""
 _WINDOW_SECONDS = 60.0
 """Time in which evictions are counted; more of them than models in memory are reported."""
 _CHECK_SECONDS = 0.5
@@ -186,7 +187,7 @@ class Residency:
         del self._reserved[reservation]
         took = time.monotonic() - reservation.began
         if reservation.evicted:
-            self._next_eviction = time.monotonic() + _PAUSE_FACTOR * took
+            self._next_eviction = time.monotonic() + min(_PAUSE_FACTOR * took, self._limits.residence)
         if loaded:
             cost = reservation.cost.resident
             if alone:
