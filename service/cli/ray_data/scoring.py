@@ -7,8 +7,6 @@ import os
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-import ray.data
-
 from service import executors
 from service.cli.file_list import STANDARD_INPUT, ImageFile
 from service.cli.offline import Results, Scoring
@@ -17,12 +15,11 @@ from service.cli.ray_data.cluster import (
     check_nodes,
     connect,
     disconnect,
-    in_plain_words,
     load_on_worker,
 )
-from service.cli.ray_data.compute import Compute
-from service.cli.ray_data.stages import Chunk, decode, first_row, walk
-from service.cli.ray_data.workers import DECODING_CPU, ActorPlan, plan_workers
+from service.cli.ray_data.dataset import chunks_by_client, chunks_of_dataset
+from service.cli.ray_data.stages import Chunk, first_row
+from service.cli.ray_data.workers import plan_workers
 from service.core.object_storage import StorageError, is_url
 from service.core.settings import Settings
 from service.messages.model import ServedModel
@@ -72,7 +69,7 @@ class OnRay:
         nodes = alive_nodes()
         check_nodes(nodes, self._paths)
         model = load_on_worker(self._options, self._device)
-        self._workers = plan_workers(model, [node["Resources"] for node in nodes])
+        self._plan = plan_workers(model, [node["Resources"] for node in nodes])
         self._model = model
         # All workers load this version, also if a newer one comes meanwhile.
         self._options |= {
@@ -80,7 +77,7 @@ class OnRay:
             "version": int(model.version),
             "executor": model.executor,
             "precision": model.precision,
-            "threads": self._workers.threads,
+            "threads": self._plan.threads,
             "max_batch": model.max_batch,
         }
         return model
@@ -113,32 +110,6 @@ class OnRay:
         return await asyncio.shield(calling)
 
     def _begin(self, scoring: Scoring, after: ImageFile | None) -> Generator[Chunk]:
-        context = ray.data.DataContext.get_current()
-        context.enable_progress_bars = False
-        context.execution_options.preserve_order = True
-        context.target_max_block_size = 1  # each row, which is a chunk, is a block
-        size = max(_CHUNK, self._model.max_batch)
-        return _chunks(make_dataset(first_row(scoring.files, after, size), self._model, self._workers, self._options))
-
-
-def make_dataset(row: dict[str, Any], model: ServedModel, workers: ActorPlan, options: dict[str, Any]) -> Any:
-    """The stages as a dataset, which is computed while its rows are read."""
-    dataset = ray.data.from_items([row], override_num_blocks=1)
-    dataset = dataset.map_batches(walk, batch_size=1, num_cpus=0)
-    dataset = dataset.map(decode, fn_args=(model.preprocess, os.getcwd()), num_cpus=DECODING_CPU)
-    return dataset.map(
-        Compute,
-        fn_constructor_args=(options,),
-        compute=ray.data.ActorPoolStrategy(size=workers.actors),
-        num_cpus=workers.cpus,
-        num_gpus=workers.gpus,
-    )
-
-
-def _chunks(dataset: Any) -> Generator[Chunk]:
-    try:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for row in batch.to_pylist():
-                yield Chunk.from_row(row)
-    except Exception as error:
-        raise in_plain_words(error) from error
+        row = first_row(scoring.files, after, max(_CHUNK, self._model.max_batch))
+        arguments = (row, self._model.preprocess, os.getcwd(), self._plan, self._options)
+        return chunks_by_client(*arguments) if self._on.startswith("ray://") else chunks_of_dataset(*arguments)
