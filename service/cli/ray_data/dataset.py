@@ -28,7 +28,7 @@ def chunks_of_dataset(
         options: those of `Scorer`.
 
     Raises:
-        ScoringError: the work cannot go on, as with ServiceError and OSError.
+        ScoringError: Ray ended the work, as with ServiceError and OSError.
     """
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
