@@ -29,6 +29,9 @@ MAX_VERSIONS = 16
 MAX_SHADOWS = 4
 """Most shadows of a model."""
 
+MAX_KEPT = 48
+"""Most images that are kept for a shadow."""
+
 VersionNumber = Annotated[int, Field(ge=1, lt=10**18)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
@@ -73,6 +76,8 @@ class TrafficPolicy(BaseModel):
     """Versions that also compute images which other versions have answered, for comparison: the share of the requests
     of each, by number, above 0 and at most 1. No request gets their results."""
 
+    keep_images: Annotated[int, Field(ge=0, le=MAX_KEPT)] = 0
+    """Images on which each shadow differed last, that are kept in memory and shown on the page; 0 keeps none."""
     rules: Rules | None = None
     """Rules that change the policy by themselves; None: only people and programs change it."""
 

@@ -8,7 +8,7 @@ from models.artifact.traffic import TrafficPolicy
 from service.messages.catalog import Catalog
 from service.messages.inference import InferenceRequest, InferenceResult, ResultReceiver
 from service.messages.model import ServedModel
-from service.messages.status import ModelStatus, PlanStatus, ShadowStatus, VersionStatus
+from service.messages.status import DifferingImage, ModelStatus, PlanStatus, ShadowStatus, VersionStatus
 from service.telemetry.statistics import Statistics
 
 
@@ -67,6 +67,10 @@ class Backend(Protocol):
 
     async def shadows(self, name: str) -> list[ShadowStatus]:
         """The versions of a model that compute images of others again, and how far both agree."""
+        ...
+
+    async def differing(self, name: str) -> list[DifferingImage]:
+        """The images on which shadows of a model differed last, newest first, if the policy keeps any."""
         ...
 
     async def not_ready(self) -> list[str]:

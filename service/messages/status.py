@@ -64,6 +64,21 @@ class ShadowStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DifferingImage:
+    """An image on which a shadow differs from the version that has answered."""
+
+    version: str
+    shadow: str
+    label: str
+    """The most probable class by the version that has answered."""
+    probability: float
+    shadow_label: str
+    shadow_probability: float
+    png: str
+    """The pixels that both have computed, as a PNG in base64."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanStatus:
     """State of the TensorRT engine (plan) of a version in the engine cache.
 

@@ -35,6 +35,16 @@ export async function card(model) {
   return response.ok ? response.text() : json(response);
 }
 
+/** How the requests of a model are shared among its versions, and how far its shadows agree. */
+export async function rollout(name) {
+  return json(await send(`v1/models/${encodeURIComponent(name)}/rollout`));
+}
+
+/** The images on which its shadows differed last, newest first. */
+export async function differing(name) {
+  return json(await send(`v1/models/${encodeURIComponent(name)}/rollout/images`));
+}
+
 /** Names of the example images that the service offers. */
 export async function examples() {
   return json(await send("examples"));

@@ -7,6 +7,7 @@ import { byId, element, sentence, show } from "./dom.js";
 import * as key from "./key.js";
 import * as live from "./live.js";
 import { describe, explain } from "./model.js";
+import * as rollout from "./rollout.js";
 import { showMaps, view } from "./viewer.js";
 
 const RETRY = 1000; // ms until the next request to a service that loads its models, or is gone
@@ -90,6 +91,7 @@ function choose() {
   const model = models.find(({ name, version }) => name === byId("model").value && version === byId("version").value);
   if (!model.labels) return load(model);
   describe(model);
+  rollout.use(model.name);
   batch.use(model);
 }
 

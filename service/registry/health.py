@@ -8,6 +8,8 @@ from service.messages.catalog import Catalog, CatalogModel
 from service.registry.model_versions import ModelVersions
 from service.registry.version import Version
 
+_CHECK_SECONDS = 1.0
+
 
 def current(models: Mapping[str, ModelVersions]) -> dict[str, Version]:
     """The current version of each model that has one, sorted by name."""
@@ -15,11 +17,12 @@ def current(models: Mapping[str, ModelVersions]) -> dict[str, Version]:
     return {name: version for name, version in versions.items() if version is not None}
 
 
-def check_progress(models: Mapping[str, ModelVersions]) -> None:
-    """Have the engines detect batches that do not end."""
+async def check_progress(models: Mapping[str, ModelVersions]) -> float:
+    """Have the engines detect batches that do not end. Returns the seconds until the next check."""
     for model in models.values():
         for version in model.ready:
             version.engine.check_progress()
+    return _CHECK_SECONDS
 
 
 def dead(current: Mapping[str, Version]) -> list[str]:

@@ -17,7 +17,7 @@ from service.core.version_policy import Policy
 from service.messages.catalog import Catalog
 from service.messages.inference import InferenceRequest, InferenceResult, ResultReceiver
 from service.messages.model import ServedModel
-from service.messages.status import ModelStatus, PlanStatus, ShadowStatus, VersionStatus
+from service.messages.status import DifferingImage, ModelStatus, PlanStatus, ShadowStatus, VersionStatus
 from service.registry import health
 from service.registry.load_queue import LoadQueue
 from service.registry.loader import Loader
@@ -106,7 +106,7 @@ class Registry:
         """Apply changes of the repository after the first read, and detect stalled batches, until `close`."""
         await asyncio.gather(
             repeat(self._apply_changes, _CHECK_SECONDS, self._stop),
-            repeat(self._check_progress, _CHECK_SECONDS, self._stop),
+            repeat(partial(health.check_progress, self._models), _CHECK_SECONDS, self._stop),
             repeat(self._rollouts.check, _CHECK_SECONDS, self._stop),
             *([] if self._residency is None else [repeat(self._residency.relieve, _CHECK_SECONDS, self._stop)]),
         )
@@ -115,10 +115,6 @@ class Registry:
         if self._was_read and self._settings.watch != "off":
             await self._read()
         return self._reader.pause
-
-    async def _check_progress(self) -> float:
-        health.check_progress(self._models)
-        return _CHECK_SECONDS
 
     async def close(self) -> None:
         """Finish the requests that were accepted, then free everything. Waits for a second at most: whatever still runs
@@ -274,6 +270,10 @@ class Registry:
     async def shadows(self, name: str) -> list[ShadowStatus]:
         """As `Backend.shadows`."""
         return self._shadows.statuses(name)
+
+    async def differing(self, name: str) -> list[DifferingImage]:
+        """As `Backend.differing`."""
+        return await self._shadows.differing(name)
 
     def count_refused(self, key: int) -> None:
         """As `Backend.count_refused`."""

@@ -15,7 +15,7 @@ from service.messages import wire
 from service.messages.catalog import Catalog
 from service.messages.inference import InferenceRequest, InferenceResult
 from service.messages.model import ServedModel
-from service.messages.status import ModelStatus, PlanStatus, ShadowStatus, VersionStatus
+from service.messages.status import DifferingImage, ModelStatus, PlanStatus, ShadowStatus, VersionStatus
 from service.messages.wire import Kind, Submit
 from service.remote.connection import NO_ENGINE, EngineConnection
 from service.telemetry.statistics import Statistics
@@ -28,6 +28,7 @@ _PLAN_STATUS = TypeAdapter(PlanStatus | None)
 _VERSIONS = TypeAdapter(list[VersionStatus])
 _STATUSES = TypeAdapter(list[ModelStatus])
 _SHADOWS = TypeAdapter(list[ShadowStatus])
+_DIFFERING = TypeAdapter(list[DifferingImage])
 _TEXTS = TypeAdapter(list[str])
 _NOTHING = TypeAdapter(None)
 
@@ -193,6 +194,10 @@ class RemoteBackend:
     async def shadows(self, name: str) -> list[ShadowStatus]:
         """As `Backend.shadows`."""
         return _SHADOWS.validate_python(await self._call("shadows", name))
+
+    async def differing(self, name: str) -> list[DifferingImage]:
+        """As `Backend.differing`."""
+        return _DIFFERING.validate_python(await self._call("differing", name))
 
     async def not_ready(self) -> list[str]:
         """As `Backend.not_ready`; also while the engine process is replaced, or does not answer."""

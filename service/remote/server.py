@@ -26,8 +26,8 @@ from service.remote.file_decoding import FileDecoding
 
 log = logging.getLogger(__name__)
 
-_READS = frozenset({"statistics", "plan_status", "versions", "statuses", "shadows", "not_ready", "degraded"})
-_METHODS = _READS | {"demand", "load", "unload"}
+_READS = frozenset({"statistics", "plan_status", "versions", "statuses", "shadows", "differing"})
+_METHODS = _READS | {"not_ready", "degraded", "demand", "load", "unload"}
 _ABOUT_CATALOG = frozenset({"versions", "statuses", "demand", "load", "unload", "set_traffic"})
 """Methods whose answer may tell that a version is gone: no worker may answer with it afterwards."""
 _SEEN_SECONDS = 1.0

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, expect
 
 from service.core.settings import shipped_repository
 from tests.support.api_keys import KEYS, OPERATOR, WEB, write_keys
-from tests.support.browser import CHROMIUM, Watched, chromium, visit
+from tests.support.browser import CHROMIUM, CONTRAST, Watched, chromium, visit
 from tests.support.process import ServerProcess, running
 
 pytestmark = [
@@ -398,23 +398,5 @@ def test_page_fits_narrow_screens_with_enough_contrast(
         expect(visitor.page.locator("#progress-text")).to_contain_text("all done")
         assert visitor.page.evaluate("document.documentElement.scrollWidth") <= width
         for selector in TEXTS:
-            contrast = visitor.page.locator(selector).last.evaluate(_CONTRAST)
+            contrast = visitor.page.locator(selector).last.evaluate(CONTRAST)
             assert contrast >= 4.5, selector
-
-
-_CONTRAST = """element => {
-    const luminance = (colour) => {
-        const canvas = new OffscreenCanvas(1, 1).getContext("2d");
-        canvas.fillStyle = colour;
-        canvas.fillRect(0, 0, 1, 1);
-        const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((value) => {
-            const share = value / 255;
-            return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
-        });
-        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-    };
-    let behind = element;
-    while (getComputedStyle(behind).backgroundColor === "rgba(0, 0, 0, 0)") behind = behind.parentElement;
-    const [a, b] = [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor].map(luminance);
-    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-}"""

@@ -634,7 +634,13 @@ def test_the_openapi_document(client: Client) -> None:
         ("post", "/v1/models/{model}/versions/{version}/classify"),
     }
     cards = ("/v1/models/{model}/card", "/v1/models/{model}/versions/{version}/card")
-    about = ("/v1/models", "/v1/models/{model}", "/v1/models/{model}/rollout", *cards)
+    about = (
+        "/v1/models",
+        "/v1/models/{model}",
+        "/v1/models/{model}/rollout",
+        "/v1/models/{model}/rollout/images",
+        *cards,
+    )
     gets = {("get", path) for path in (*about, "/healthz", "/readyz", "/metrics")}
     assert {name for name in operations if not name[1].startswith("/v2")} == classify | gets | {
         ("post", "/v1/embeddings")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
+import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -11,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from models.artifact.traffic import TrafficPolicy, change_traffic
@@ -22,7 +26,7 @@ from service.messages.inference import InferenceRequest, InferenceResult
 from service.telemetry.metrics import Metrics
 from tests.support.held_executor import BROKEN, HeldExecutor, image
 from tests.support.service import Client, serve
-from tests.support.tiny import Photographs, renumber
+from tests.support.tiny import Photographs, cut, renumber
 from tests.support.worker_processes import wait_until
 
 PATH = "/v1/models/tiny/rollout"
@@ -71,6 +75,28 @@ def test_a_shadow_computes_what_another_version_has_answered(client: Client, pho
     assert counted == [("agreed", len(photographs))]
     predictions = [line for line in client.get("/metrics").text.splitlines() if line.startswith("resnet_images_total")]
     assert predictions == [f'resnet_images_total{{model="tiny"}} {len(photographs)}.0']
+
+
+def test_images_on_which_a_shadow_differs_are_kept_as_many_as_the_policy_says(
+    client: Client, photographs: Photographs, tmp_path: Path
+) -> None:
+    path = tmp_path / "repository" / "tiny" / "2" / "manifest.json"
+    described = json.loads(path.read_text())
+    path.write_text(json.dumps({**described, "labels": [f"not {label}" for label in described["labels"]]}))
+    change_traffic(tmp_path / "traffic.toml", "tiny", TrafficPolicy(weights={1: 1}, shadow={2: 1.0}, keep_images=2))
+    client.portal.call(client.registry.refresh)
+    answers = []
+    for count, (_, data) in enumerate(photographs, 1):
+        answers.append(client.post("/v1/classify", content=data).json()["results"][0]["predictions"][0])
+        wait_for_images(client, count)
+    images = client.get(f"{PATH}/images").json()
+    assert len(images) == 2
+    for image, answer, (_, data) in zip(images, reversed(answers), reversed(photographs), strict=False):
+        assert (image["version"], image["shadow"]) == ("1", "2")
+        assert (image["label"], image["shadow_label"]) == (answer["label"], f"not {answer['label']}")
+        assert image["probability"] == pytest.approx(answer["probability"], abs=1e-6)
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(image["png"])))), cut(data))
+    assert client.get("/v1/models/other/rollout/images").status_code == 404
 
 
 def test_another_preprocessing_is_not_compared(client: Client, photographs: Photographs, tmp_path: Path) -> None:

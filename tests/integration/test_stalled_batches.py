@@ -19,7 +19,7 @@ from service.engine.engine import Engine
 from service.engine.progress import BatchClock, StallDetector, stall_seconds
 from service.executors.simulated import SimulatedExecutor
 from service.messages.inference import InferenceRequest
-from service.registry import registry
+from service.registry import health, registry
 from service.telemetry.metrics import Metrics
 from tests.support.held_executor import HeldExecutor, image
 from tests.support.service import TIMEOUT, Client, serve
@@ -81,7 +81,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[StuckDriver]:
 
 
 def check_progress(client: Client) -> None:
-    client.portal.call(client.registry._check_progress)
+    client.portal.call(health.check_progress, client.registry._models)
 
 
 def stalled(client: Client) -> float | None:

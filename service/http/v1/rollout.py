@@ -13,7 +13,7 @@ from service.http.openapi import body_schema, errors
 from service.http.problem_details import Problem
 from service.http.v1.parameters import ModelName
 from service.messages.backend import Backend
-from service.messages.status import ShadowStatus, VersionState
+from service.messages.status import DifferingImage, ShadowStatus, VersionState
 
 PATH = "/models/{model}/rollout"
 
@@ -56,6 +56,16 @@ async def show_rollout(request: Request, model: ModelName) -> Rollout:
     """Describe how the requests of a model are shared among its versions."""
     query.refuse(request, {})
     return await _describe(request.app.state.pipeline.backend, model)
+
+
+@router.get(PATH + "/images", responses=errors(Problem, 400, 404, 503))
+async def show_images(request: Request, model: ModelName) -> list[DifferingImage]:
+    """The images on which shadows differed last, newest first, if the policy keeps any."""
+    query.refuse(request, {})
+    backend: Backend = request.app.state.pipeline.backend
+    if model not in backend.catalog.models:
+        raise backend.catalog.not_found(model)
+    return await backend.differing(model)
 
 
 @control.put(

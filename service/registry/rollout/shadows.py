@@ -5,16 +5,23 @@ Both are compared. The answers, and the time to give them, do not depend on it.
 
 from __future__ import annotations
 
+import base64
+import io
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
+
+from PIL import Image
 
 from models.artifact.parity import Float32Array
 from models.imaging.preprocess import UInt8Array
+from service.core.threads import run_in_background
 from service.engine.shadow_queue import ShadowImage, ShadowQueue
 from service.messages.inference import InferenceRequest, InferenceResult, ResultReceiver
-from service.messages.status import ShadowStatus
+from service.messages.status import DifferingImage, ShadowStatus
 from service.registry.model_versions import ModelVersions
 from service.registry.rollout.policies import Policies
 from service.registry.version import Version
@@ -27,11 +34,21 @@ _MAX_BYTES = 64 * 1024 * 1024
 _PREPROCESSING = "its preprocessing is another one than that of version {}"
 
 
+class _Differing(NamedTuple):
+    pixels: UInt8Array
+    first: tuple[str, float]
+    """Label and probability by the version that has answered."""
+    second: tuple[str, float]
+    """Those by the shadow."""
+
+
 @dataclass(slots=True)
 class _Comparison:
     """Counts of a version and a shadow, since both are loaded."""
 
     agreement: Agreement
+    differing: deque[_Differing] = field(default_factory=deque)
+    """Images with another label first, the last ones."""
     waiting: int = 0
     dropped: int = 0
     failed: int = 0
@@ -115,6 +132,7 @@ class Shadows:
             return
         first_time = result.inference_seconds, result.batch_size
         row = row.copy()  # of one image, instead of the outputs of the whole batch
+        copied = pixels.copy()
 
         def done(found: InferenceResult | None) -> None:
             comparison.waiting -= 1
@@ -122,12 +140,40 @@ class Shadows:
                 comparison.failed += 1
                 count("failed")
                 return
-            agrees = comparison.agreement.add(row, found.outputs["probabilities"][0])
+            other = found.outputs["probabilities"][0]
+            agrees = comparison.agreement.add(row, other)
+            if not agrees:
+                self._keep(comparison, version, _Differing(copied, _best(version, row), _best(shadow, other)))
             comparison.agreement.add_times(first_time, (found.inference_seconds, found.batch_size))
             count("agreed" if agrees else "differed")
 
         comparison.waiting += 1
-        self._queue.put(shadow.engine, ShadowImage(pixels, done))
+        self._queue.put(shadow.engine, ShadowImage(copied, done))
+
+    def _keep(self, comparison: _Comparison, version: Version, image: _Differing) -> None:
+        """Keep an image, as many as the policy says."""
+        policy = self.policies.traffic.get(version.served.name)
+        comparison.differing.append(image)
+        while len(comparison.differing) > (0 if policy is None else policy.keep_images):
+            comparison.differing.popleft()
+
+    async def differing(self, name: str) -> list[DifferingImage]:
+        """The images on which shadows differed last, newest first."""
+        kept = [
+            (version, shadow, image)
+            for version, shadow, comparison in self._pairs(name)
+            for image in reversed(comparison.differing)
+        ]
+        return await run_in_background(_describe_all, kept)
+
+    def _pairs(self, name: str) -> list[tuple[str, str, _Comparison]]:
+        """Versions and shadows of a model that are compared."""
+        keys = {version.served.key: version.served.version for version in self.models[name].ready}
+        return [
+            (keys[first], keys[second], comparison)
+            for (first, second), comparison in self._comparisons.items()
+            if first in keys and second in keys
+        ]
 
     def _comparison(self, version: Version, shadow: Version) -> _Comparison:
         key = version.served.key, shadow.served.key
@@ -165,6 +211,32 @@ class Shadows:
             failed=comparison.failed,
             agreement=comparison.agreement.report(),
         )
+
+
+def _best(version: Version, probabilities: Float32Array) -> tuple[str, float]:
+    index = int(probabilities.argmax())
+    return version.served.labels[index], float(probabilities[index])
+
+
+def _png(pixels: UInt8Array) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG", compress_level=1)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _describe_all(kept: list[tuple[str, str, _Differing]]) -> list[DifferingImage]:
+    return [
+        DifferingImage(
+            version=version,
+            shadow=shadow,
+            label=image.first[0],
+            probability=image.first[1],
+            shadow_label=image.second[0],
+            shadow_probability=image.second[1],
+            png=_png(image.pixels),
+        )
+        for version, shadow, image in kept
+    ]
 
 
 class _Watched:
