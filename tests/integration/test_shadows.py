@@ -91,11 +91,11 @@ def test_images_on_which_a_shadow_differs_are_kept_as_many_as_the_policy_says(
         wait_for_images(client, count)
     images = client.get(f"{PATH}/images").json()
     assert len(images) == 2
-    for image, answer, (_, data) in zip(images, reversed(answers), reversed(photographs), strict=False):
-        assert (image["version"], image["shadow"]) == ("1", "2")
-        assert (image["label"], image["shadow_label"]) == (answer["label"], f"not {answer['label']}")
-        assert image["probability"] == pytest.approx(answer["probability"], abs=1e-6)
-        assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(image["png"])))), cut(data))
+    for kept, answer, (_, data) in zip(images, reversed(answers), reversed(photographs), strict=False):
+        assert (kept["version"], kept["shadow"]) == ("1", "2")
+        assert (kept["label"], kept["shadow_label"]) == (answer["label"], f"not {answer['label']}")
+        assert kept["probability"] == pytest.approx(answer["probability"], abs=1e-6)
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(kept["png"])))), cut(data))
     assert client.get("/v1/models/other/rollout/images").status_code == 404
 
 
