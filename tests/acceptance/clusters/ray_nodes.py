@@ -16,7 +16,7 @@ from tests.acceptance.server import free_port
 CPUS = (0, 1, 1)
 """CPUs of each node. The head has none, as in clusters that keep work away from it."""
 _OBJECT_BYTES = 400_000_000
-ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "120"}
 """Variables of the nodes, and of processes that connect to them: no token, as they listen on this machine."""
 _MARK = "CLUSTERS_TEST"
 """Variable that all processes of the cluster have."""
