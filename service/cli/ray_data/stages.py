@@ -6,7 +6,6 @@ thousandth of those of pixels, and never divides a row.
 
 from __future__ import annotations
 
-import functools
 import os
 import pickle
 import time
@@ -80,40 +79,37 @@ def walk(batch: Mapping[str, Any]) -> Iterator[dict[str, list[Any]]]:
         before = chunk.files[-1]
 
 
-def decode(row: Mapping[str, Any], preprocess: Preprocess, folder: str) -> Row:
-    """Read and decode the files of a chunk.
+class Decode:
+    """Reads and decodes the files of chunks, in a process of its own, with the limits of `resnet-classify`.
 
     Args:
-        row: the chunk.
         preprocess: preprocessing of the model.
         folder: folder that relative paths start at.
-
-    Raises:
-        StorageError: object storage cannot be read.
     """
-    chunk = Chunk.from_row(row)
-    decoder = _decoder()
-    contents = _reader(folder).read([file.name for file in chunk.files])
-    decoded: list[DecodedFile | ServiceError] = []
-    for content in contents:
-        if isinstance(content, bytes):
-            decoded += decoder.decode_part([content], preprocess, decoder.allowance(time.monotonic() + TIMEOUT_SECONDS))
-        else:
-            decoded.append(content)
-    return replace(chunk, decoded=decoded).to_row()
 
+    def __init__(self, preprocess: Preprocess, folder: str) -> None:
+        lower_priority()  # as threads that decode
+        settings = OfflineSettings()
+        memory = DecodeMemory(settings.max_decode_bytes)
+        self._preprocess = preprocess
+        self._decoder = Decoder(1, settings.max_pixels, settings.decode, memory=memory)
+        self._reader = ContentReader(folder)
 
-@functools.cache
-def _decoder() -> Decoder:
-    """The decoder of this process. It has the limits of `resnet-classify` on one machine."""
-    lower_priority()  # as threads that decode
-    settings = OfflineSettings()
-    return Decoder(1, settings.max_pixels, settings.decode, memory=DecodeMemory(settings.max_decode_bytes))
+    def __call__(self, row: Mapping[str, Any]) -> Row:
+        """Decode a chunk.
 
-
-@functools.cache
-def _reader(folder: str) -> ContentReader:
-    return ContentReader(folder)
+        Raises:
+            StorageError: object storage cannot be read.
+        """
+        chunk = Chunk.from_row(row)
+        decoded: list[DecodedFile | ServiceError] = []
+        for content in self._reader.read([file.name for file in chunk.files]):
+            if isinstance(content, bytes):
+                allowance = self._decoder.allowance(time.monotonic() + TIMEOUT_SECONDS)
+                decoded += self._decoder.decode_part([content], self._preprocess, allowance)
+            else:
+                decoded.append(content)
+        return replace(chunk, decoded=decoded).to_row()
 
 
 def find_problem(version: str, paths: Sequence[str]) -> str | None:

@@ -18,7 +18,7 @@ ENGINE_CPU = 0.6
 """Share of a CPU that is reserved per thread of an engine. The system gives each process the time that it needs; the
 shares limit how many there are."""
 DECODING_CPU = 0.4
-"""Share of a CPU that is reserved per process that decodes. With equal shares, Ray would decode in the actors."""
+"""Share of a CPU that is reserved per process that decodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ class ActorPlan:
     """CPUs that an actor reserves."""
     gpus: int
     """GPUs that an actor reserves."""
+    decoders: int
+    """Most processes that decode: one per CPU. Ray starts the first one, and more if it is the limit."""
 
 
 def plan_workers(model: ServedModel, nodes: Sequence[Mapping[str, float]]) -> ActorPlan:
@@ -52,6 +54,6 @@ def plan_workers(model: ServedModel, nodes: Sequence[Mapping[str, float]]) -> Ac
         gpus = sum(int(node.get("GPU", 0)) for node in nodes)
         if not gpus:
             raise ScoringError(f"{model.executor} needs a GPU, and the Ray cluster has none")
-        return ActorPlan(gpus, 1, ENGINE_CPU, 1)
+        return ActorPlan(gpus, 1, ENGINE_CPU, 1, sum(cpus))
     threads = max(1, min(model.threads, max(cpus)))
-    return ActorPlan(sum(count // threads for count in cpus), threads, ENGINE_CPU * threads, 0)
+    return ActorPlan(sum(count // threads for count in cpus), threads, ENGINE_CPU * threads, 0, sum(cpus))
