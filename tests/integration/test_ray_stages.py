@@ -18,7 +18,7 @@ from models.imaging.image_files import Skipped
 from service.cli.classify import classify
 from service.cli.file_list import STANDARD_INPUT, FileList, ImageFile
 from service.cli.ray_data.compute import Compute, describe
-from service.cli.ray_data.stages import Chunk, Decode, find_problem, first_row, walk
+from service.cli.ray_data.stages import Chunk, ChunkDecoder, find_problem, first_row, walk
 from service.cli.ray_data.workers import DECODING_CPU, ENGINE_CPU, ActorPlan, plan_workers
 from service.core.errors import Overloaded, UnprocessableImage
 from service.inference.results import ImageResult
@@ -56,7 +56,7 @@ def chunks_of(files: FileList, size: int, after: ImageFile | None = None) -> lis
 
 def score(chunks: Sequence[Chunk], model: ServedModel, repository: Path, here: str) -> list[ImageResult]:
     compute = Compute({"repository": str(repository), "threads": 1, "top_k": 2})
-    decode = Decode(model.preprocess, here)
+    decode = ChunkDecoder(model.preprocess, here)
     rows = [compute(decode(chunk.to_row())) for chunk in chunks]
     return [result for row in rows for result in Chunk.from_row(row).results]
 

@@ -11,7 +11,7 @@ import ray.data
 from models.imaging.preprocess import Preprocess
 from service.cli.ray_data.cluster import in_plain_words
 from service.cli.ray_data.compute import Compute
-from service.cli.ray_data.stages import Chunk, Decode, Row, walk
+from service.cli.ray_data.stages import Chunk, ChunkDecoder, Row, walk
 from service.cli.ray_data.workers import DECODING_CPU, ActorPlan
 
 
@@ -38,7 +38,7 @@ def chunks_of_dataset(
     # Actors, because Ray ends a worker of tasks after a second without work, and decoding is faster than computing:
     # half of the time went into new workers.
     dataset = dataset.map(
-        Decode,
+        ChunkDecoder,
         fn_constructor_args=(preprocess, folder),
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=plan.decoders),
         num_cpus=DECODING_CPU,

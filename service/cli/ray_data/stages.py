@@ -79,7 +79,7 @@ def walk(batch: Mapping[str, Any]) -> Iterator[dict[str, list[Any]]]:
         before = chunk.files[-1]
 
 
-class Decode:
+class ChunkDecoder:
     """Reads and decodes the files of chunks, in a process of its own, with the limits of `resnet-classify`.
 
     Args:
