@@ -161,7 +161,7 @@ def write_traffic(path: Path, policies: Mapping[str, TrafficPolicy]) -> None:
     Raises:
         TrafficFileError: the file cannot be written.
     """
-    entries = [_toml({"name": name, **policy.model_dump(exclude_none=True)}) for name, policy in policies.items()]
+    entries = [_toml({"name": name, **policy.model_dump(exclude_defaults=True)}) for name, policy in policies.items()]
     try:
         atomic_write(path, "\n".join(entries).encode())
     except OSError as error:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.types import Scope
 
 from service.core.errors import BadRequest, Overloaded, ServiceError
@@ -144,7 +145,16 @@ async def _http_error(request: Request, error: Exception) -> Response:
         status=error.status_code,
         detail=hint.get(error.status_code, str(error.detail)),
     )
-    return _respond(request.scope, content, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if "Allow" in headers:
+        headers["Allow"] = ", ".join(sorted(_allowed_methods(request)))
+    return _respond(request.scope, content, headers)
+
+
+def _allowed_methods(request: Request) -> set[str]:
+    """Methods of all routes of a path. Starlette names those of the first route only."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in routes for method in getattr(route, "methods", None) or ()}
 
 
 async def _client_disconnected(request: Request, error: Exception) -> Response:

@@ -129,6 +129,7 @@ def test_all_metrics_are_tested(traffic: tuple[str, dict[tuple[str, ...], float]
         "resnet_devices_stalled",
         "resnet_decoder_threads_held",
         "resnet_decoder_threads_replaced",
+        "resnet_shadow_images",  # counted in test_shadows
     }
 
 

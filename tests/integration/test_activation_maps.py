@@ -190,7 +190,7 @@ def test_a_deadline_that_passes_while_maps_are_drawn(
     monkeypatch.setattr(activation_maps, "overlay", lambda *_: stop.wait(TIMEOUT))
     data = photographs[0][1]
     try:
-        late = client.post_together("/v1/classify?cam=overlay&timeout_ms=300", [{"content": data}] * 40)
+        late = client.post_together("/v1/classify?cam=overlay&timeout_ms=300", [{"content": data}] * 12)
         assert client.post("/v1/classify?embedding=false", **as_json(*[data] * 100)).status_code == 200
     finally:
         stop.set()
