@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Match
 from starlette.types import Scope
 
 from service.core.errors import BadRequest, Overloaded, ServiceError
@@ -147,17 +146,23 @@ async def _http_error(request: Request, error: Exception) -> Response:
     )
     headers = dict(error.headers or {})
     if "Allow" in headers:
-        headers["Allow"] = ", ".join(_allowed_methods(request))
+        headers["Allow"] = _allowed_methods(request, headers["Allow"])
     return _respond(request.scope, content, headers)
 
 
-def _allowed_methods(request: Request) -> list[str]:
-    """Methods that some route of the path accepts. Starlette's own header has those of the first route only."""
-    return [
-        method
-        for method in ("DELETE", "GET", "PATCH", "POST", "PUT")
-        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
-    ]
+def _allowed_methods(request: Request, known: str) -> str:
+    """Methods of all routes of a path. Starlette's own header has those of the first one only.
+
+    Args:
+        request: the request.
+        known: methods of the first route.
+    """
+    first = known.partition(",")[0].lower()
+    for template, operations in request.app.openapi()["paths"].items():
+        pattern = re.sub(r"\\{[^}]*}", "[^/]+", re.escape(template))
+        if first in operations and re.fullmatch(pattern, path(request.scope)):
+            return ", ".join(sorted(method.upper() for method in operations))
+    return known
 
 
 async def _client_disconnected(request: Request, error: Exception) -> Response:
