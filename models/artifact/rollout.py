@@ -53,13 +53,12 @@ def _others(policy: TrafficPolicy | None, version: int) -> dict[int, float]:
 def _with_weights(policy: TrafficPolicy | None, weights: dict[int, float]) -> TrafficPolicy:
     """A policy with other weights. Its rules end: they were for the step before."""
     rounded = {number: round(weight, 6) for number, weight in weights.items()}
-    if policy is None:
-        return TrafficPolicy(weights=rounded)
-    return TrafficPolicy(weights=rounded, sticky_header=policy.sticky_header, shadow=policy.shadow)
+    kept = {} if policy is None else dict(policy)
+    return TrafficPolicy(**kept | {"weights": rounded, "rules": None})
 
 
 def end(policy: TrafficPolicy, candidate: int, *, promoted: bool) -> TrafficPolicy:
     """The policy after a candidate was promoted or rolled back: it is no shadow any more."""
     step = promote(policy, candidate, 100.0, None) if promoted else rollback(policy, candidate, None)
     shadow = {number: share for number, share in policy.shadow.items() if number != candidate}
-    return TrafficPolicy(weights=step.weights, sticky_header=step.sticky_header, shadow=shadow)
+    return step.model_copy(update={"shadow": shadow})

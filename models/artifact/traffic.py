@@ -29,6 +29,9 @@ MAX_VERSIONS = 16
 MAX_SHADOWS = 4
 """Most shadows of a model."""
 
+MIN_IMAGES = 20
+"""Images from which rules decide by the agreement."""
+
 MAX_KEPT = 48
 """Most images that are kept for a shadow."""
 
@@ -48,7 +51,7 @@ class Rules(BaseModel):
 
     candidate: VersionNumber
     """The version that is tried. It must be a shadow, which measures its agreement."""
-    min_images: Annotated[int, Field(ge=20)] = 1000
+    min_images: Annotated[int, Field(ge=MIN_IMAGES)] = 1000
     """Compared images after which the version gets all requests, or none."""
     min_agreement: Annotated[float, Field(ge=0, le=1)] = 0.98
     """Least share of the images with the same label first."""
@@ -172,8 +175,6 @@ def _toml(entry: Mapping[str, Any]) -> str:
     """One entry. Names and headers have no characters that TOML would need escaped."""
     lines = ["[[model]]"]
     for key, value in entry.items():
-        if isinstance(value, dict) and not value:
-            continue
         if isinstance(value, dict):
             lines.append(f"{key} = {{{', '.join(f'{name} = {json.dumps(item)}' for name, item in value.items())}}}")
         else:

@@ -59,11 +59,17 @@ class ShadowQueue:
         """Whether an image of `size` bytes may wait."""
         return self._bytes + size <= self._max_bytes
 
-    def put(self, engine: Engine, image: ShadowImage) -> None:
-        """Have an engine compute an image, whose pixels are copied; the caller has checked that there is room."""
-        self._waiting.setdefault(engine, deque()).append(image._replace(pixels=np.array(image.pixels)))
-        self._bytes += image.pixels.nbytes
+    def put(self, engine: Engine, image: ShadowImage) -> UInt8Array:
+        """Have an engine compute an image; the caller has checked that there is room.
+
+        Returns:
+            A copy of the pixels, which is computed.
+        """
+        copied = np.array(image.pixels)
+        self._waiting.setdefault(engine, deque()).append(image._replace(pixels=copied))
+        self._bytes += copied.nbytes
         self.work()
+        return copied
 
     def forget(self, engine: Engine) -> None:
         """Drop the waiting images of an engine."""

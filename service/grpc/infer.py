@@ -9,6 +9,7 @@ from functools import partial
 from math import prod
 from typing import Any
 
+from models.artifact.manifest import VERSION
 from service.core.errors import BadRequest
 from service.core.settings import Settings
 from service.grpc import wire
@@ -17,7 +18,7 @@ from service.grpc.protocol import message
 from service.inference.pipeline import Pipeline
 from service.open_inference import infer as inference
 from service.open_inference.inputs import Input
-from service.open_inference.model_name import NAME_PATTERN, VERSION_PATTERN, ModelName
+from service.open_inference.model_name import NAME_PATTERN, ModelName
 from service.open_inference.outputs import WantedOutput
 
 _RAW_INPUTS = 7
@@ -39,8 +40,8 @@ def read_model_name(name: str, version: str) -> ModelName:
     """
     if not re.fullmatch(NAME_PATTERN, name):
         raise BadRequest(f"model: String should match pattern '{NAME_PATTERN}'")
-    if version and not re.fullmatch(VERSION_PATTERN, version):
-        raise BadRequest(f"version: String should match pattern '{VERSION_PATTERN}'")
+    if version and not re.fullmatch(VERSION, version):
+        raise BadRequest(f"version: String should match pattern '{VERSION}'")
     return ModelName.of(name, version or None)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.request_body import header
+from service.inference.routing import VERSION_HEADER
 from service.telemetry import request_context
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_context import RequestContext
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REQUEST_ID = b"x-request-id"
-VERSION = b"x-model-version"
+_VERSION = VERSION_HEADER.lower().encode()
 SERVER_TIMING = b"server-timing"
 """https://www.w3.org/TR/server-timing"""
 
@@ -62,7 +63,7 @@ class AccessLogMiddleware:
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (REQUEST_ID, context.request_id.encode())]
                 if context.routed and context.version:
-                    message["headers"].append((VERSION, context.version.encode()))
+                    message["headers"].append((_VERSION, context.version.encode()))
                 if context.load_seconds:
                     duration = f"load;dur={context.load_seconds * 1000:.1f}".encode()
                     message["headers"].append((SERVER_TIMING, duration))

@@ -7,6 +7,7 @@ import re
 from collections.abc import Container
 from hashlib import blake2b
 
+from models.artifact.manifest import VERSION
 from models.artifact.traffic import TrafficPolicy
 from service.core.errors import BadRequest
 from service.messages.catalog import Catalog
@@ -17,7 +18,7 @@ VERSION_HEADER = "X-Model-Version"
 """In a request, the version that is wanted; in a response, the version that has answered."""
 
 _VERSION_HEADER = VERSION_HEADER.lower().encode()
-_NUMBER = re.compile("[1-9][0-9]{0,17}")
+_NUMBER = re.compile(VERSION)
 _BITS = 52
 """Bits of a hash that become a number: with half a step added, a float is exact and below 1."""
 

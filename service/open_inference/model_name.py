@@ -8,7 +8,6 @@ from service.core.naming import ENCODED
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,135}$"
 """Names in requests."""
-VERSION_PATTERN = r"^[1-9][0-9]{0,17}$"
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from models.artifact import manifest
-from models.artifact.manifest import MODEL_NAME, ManifestError
+from models.artifact.manifest import MODEL_NAME, VERSION, ManifestError
 
-_VERSION = r"[1-9][0-9]{0,17}"
 _FOLDER = "."
 """Name of the folder itself in a fingerprint."""
 
@@ -89,7 +88,7 @@ def _find_in_only_model(folder: Path) -> dict[int, VersionDir]:
 
 def _find_in_model(folder: Path) -> dict[int, VersionDir]:
     found = {}
-    for name in _names(folder, _VERSION):
+    for name in _names(folder, VERSION):
         fingerprint = _fingerprint(folder / name)
         if any(entry[0] in (manifest.FILE_NAME, _FOLDER) for entry in fingerprint):
             found[int(name)] = VersionDir(folder / name, fingerprint)

@@ -6,7 +6,7 @@ The log line, the metrics and the trace are made from it, so that each stage is 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 STAGES = ("read", "decode", "queue", "assembly", "inference", "extras", "postprocess")
 """Stages in the order in which a request passes them. `assembly` copies images into the buffer of the executor;
 `extras` draws activation maps."""
+
+
+def find_header(headers: Iterable[tuple[bytes, bytes]], name: bytes, default: str = "") -> str:
+    """The first header with a name in lower case. A quarter of the time of Starlette's `Headers`."""
+    for given, value in headers:
+        if given == name:
+            return value.decode("latin-1")
+    return default
 
 
 @dataclass(slots=True)
@@ -51,10 +59,7 @@ class RequestContext:
 
     def header(self, name: bytes) -> str:
         """The first header with a name in lower case; empty without one."""
-        for given, value in self.headers:
-            if given == name:
-                return value.decode("latin-1")
-        return ""
+        return find_header(self.headers, name)
 
     def stage(self, name: str, start: float, seconds: float) -> None:
         """Add a stage that has ended. A request whose images are answered one by one adds each stage several times."""

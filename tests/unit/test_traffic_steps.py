@@ -37,10 +37,10 @@ def test_steps_of_a_rollout(case: str, tmp_path: Path) -> None:
 
 def test_the_header_stays(tmp_path: Path) -> None:
     path = tmp_path / "traffic.toml"
-    path.write_text('[[model]]\nname = "m"\nweights = {1 = 1}\nsticky_header = "X-User"\n')
+    path.write_text('[[model]]\nname = "m"\nweights = {1 = 1}\nsticky_header = "X-User"\nkeep_images = 3\n')
     assert CliRunner().invoke(app, ["promote", "m", "2", "--share", "10", "--traffic", str(path)]).exit_code == 0
     (entry,) = tomllib.loads(path.read_text())["model"]
-    assert entry == {"name": "m", "weights": {"1": 90, "2": 10}, "sticky_header": "X-User"}
+    assert entry == {"name": "m", "weights": {"1": 90, "2": 10}, "sticky_header": "X-User", "keep_images": 3}
 
 
 REFUSED = {

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.artifact.manifest import MODEL_NAME
+from models.artifact.manifest import MODEL_NAME, VERSION
 from models.validation import first_error
 from service.core.errors import BadRequest
 from service.core.priority import Priority
@@ -16,7 +16,7 @@ from service.http import query
 from service.inference.optional_outputs import Cam, OptionalOutputs
 
 ModelName = Annotated[str, Field(pattern=MODEL_NAME, description="Name of a model in the repository.")]
-VersionNumber = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,17}$", description="Version of the model.")]
+VersionNumber = Annotated[str, Field(pattern=VERSION, description="Version of the model.")]
 Layer = Annotated[int, Field(ge=1)]
 TimeoutMs = Annotated[float, Field(gt=0, le=3_600_000)]
 

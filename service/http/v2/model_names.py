@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 
+from models.artifact.manifest import VERSION
 from service.core.naming import ENCODED
 from service.http.openapi import errors
 from service.http.v2.schemas import Error
-from service.open_inference.model_name import NAME_PATTERN, VERSION_PATTERN, ModelName
+from service.open_inference.model_name import NAME_PATTERN, ModelName
 
 Name = Annotated[
     str,
@@ -19,7 +20,7 @@ Name = Annotated[
         description=f"Name of a model, whose input is pixels; with the suffix {ENCODED} the input is image files.",
     ),
 ]
-Version = Annotated[str, Path(pattern=VERSION_PATTERN, description="Version of the model.")]
+Version = Annotated[str, Path(pattern=VERSION, description="Version of the model.")]
 
 Handler = Callable[[Request, ModelName], Awaitable[Any]]
 

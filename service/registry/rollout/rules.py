@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
 from models.artifact import rollout
-from models.artifact.traffic import Rules, TrafficPolicy
+from models.artifact.traffic import MIN_IMAGES, Rules, TrafficPolicy
 from service.messages.status import ShadowStatus
 from service.registry.model_versions import ModelVersions
 from service.registry.rollout.policies import Policies
@@ -109,7 +109,7 @@ def judge(rules: Rules, measured: ShadowStatus) -> Verdict | None:
         return None
     agreement = f"{report.agreed} of {report.images} images have the same label first, {report.agreement.value:.2%}"
     bound = f"the bound is {rules.min_agreement:.2%}"
-    if report.images >= 20 and report.agreement.high < rules.min_agreement:
+    if report.images >= MIN_IMAGES and report.agreement.high < rules.min_agreement:
         return Verdict(False, f"{agreement}, {bound}")
     slowdown = _slowdown(report)
     if slowdown is not None and slowdown > rules.max_slowdown and report.images >= min(_FEW_IMAGES, rules.min_images):

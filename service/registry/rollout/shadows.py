@@ -132,7 +132,6 @@ class Shadows:
             return
         first_time = result.inference_seconds, result.batch_size
         row = row.copy()  # of one image, instead of the outputs of the whole batch
-        copied = pixels.copy()
 
         def done(found: InferenceResult | None) -> None:
             comparison.waiting -= 1
@@ -148,7 +147,7 @@ class Shadows:
             count("agreed" if agrees else "differed")
 
         comparison.waiting += 1
-        self._queue.put(shadow.engine, ShadowImage(copied, done))
+        copied = self._queue.put(shadow.engine, ShadowImage(pixels, done))
 
     def _keep(self, comparison: _Comparison, version: Version, image: _Differing) -> None:
         """Keep an image, as many as the policy says."""
