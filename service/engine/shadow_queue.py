@@ -1,7 +1,8 @@
 """Images that a shadow version computes after another version has answered them: only while nothing else waits.
 
-An image starts when no engine on the devices of the shadow has work. A caller who comes meanwhile waits for the rest of
-its time, once. After an image the shadow pauses, so that most callers find an idle device.
+An image starts when no engine on the devices of the shadow has work, and the results of the last batch are on their way
+to the callers. A caller who comes meanwhile waits for the rest of its time, once. After an image the shadow pauses, so
+that most callers find an idle device.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ _OUTPUTS = frozenset({"probabilities"})
 _PAUSE = 1.5
 """Pause after an image, in times of that image. With a shadow of each request and half of the time idle, the median
 time of a request grows by less than half of the time of an image; without a pause, by two thirds."""
+_RESPONSE_SECONDS = 0.002
+"""Time after a batch in which its responses are written. They need the CPU and the interpreter, as an image does."""
 
 
 class ShadowImage(NamedTuple):
@@ -33,6 +36,8 @@ class ShadowImage(NamedTuple):
     pixels: UInt8Array
     done: Callable[[InferenceResult | None], None]
     """Called with the result, or with None if there is none."""
+    drop: Callable[[], None]
+    """Called instead if the image is not computed."""
 
 
 class ShadowQueue:
@@ -50,6 +55,7 @@ class ShadowQueue:
         self._waiting: dict[Engine, deque[ShadowImage]] = {}
         self._running: set[Engine] = set()
         """Shadows that compute an image or pause."""
+        self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
         """Images that wait."""
@@ -71,16 +77,24 @@ class ShadowQueue:
         self.work()
         return copied
 
-    def forget(self, engine: Engine) -> None:
-        """Drop the waiting images of an engine."""
+    def keep_only(self, engines: Container[Engine]) -> None:
+        """Drop the waiting images of all other engines."""
+        for engine in [engine for engine in self._waiting if engine not in engines]:
+            self._drop_all(engine)
+
+    def _drop_all(self, engine: Engine) -> None:
         for image in self._waiting.pop(engine, ()):
             self._bytes -= image.pixels.nbytes
-            image.done(None)
+            image.drop()
 
     def work(self) -> None:
-        """Start an image of each shadow whose devices are idle. Called when work arrives and when it is done."""
-        if not self._bytes:
-            return
+        """Start images soon, if their devices are idle then. Called when work arrives and when it is done."""
+        if self._bytes and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_RESPONSE_SECONDS, self._start_all)
+
+    def _start_all(self) -> None:
+        """Start an image of each shadow whose devices are idle."""
+        self._timer = None
         for engine, images in [*self._waiting.items()]:
             if images and engine not in self._running and self._is_idle(engine):
                 image = images.popleft()
@@ -98,7 +112,7 @@ class ShadowQueue:
         try:
             engine.begin(InferenceRequest([image.pixels], _OUTPUTS, math.inf, Priority.bulk), outcome)
         except ServiceError:  # the engine is closed
-            self.forget(engine)
+            self._drop_all(engine)
             outcome.end(None)
 
     def finish(self, engine: Engine, seconds: float) -> None:

@@ -9,6 +9,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,16 @@ def client(tiny_repository: Path, tmp_path: Path) -> Iterator[Client]:
         yield client
 
 
+def count_outcomes(client: Client) -> dict[str, float]:
+    """Images of shadows by outcome, from the metrics."""
+    return {
+        sample.labels["outcome"]: sample.value
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+        if sample.name == "resnet_shadow_images_total"
+    }
+
+
 def wait_for_images(client: Client, images: int) -> Any:
     """The comparison, once it has that many images."""
 
@@ -66,13 +77,7 @@ def test_a_shadow_computes_what_another_version_has_answered(client: Client, pho
     assert (shadow["waiting"], shadow["dropped"], shadow["failed"]) == (0, 0, 0)
     assert shadow["agreement"]["agreed"] == len(photographs)
     assert shadow["agreement"]["distance"]["value"] < 1e-5
-    counted = [
-        (sample.labels["outcome"], sample.value)
-        for family in text_string_to_metric_families(client.get("/metrics").text)
-        for sample in family.samples
-        if sample.name == "resnet_shadow_images_total"
-    ]
-    assert counted == [("agreed", len(photographs))]
+    assert count_outcomes(client) == {"agreed": len(photographs)}
     predictions = [line for line in client.get("/metrics").text.splitlines() if line.startswith("resnet_images_total")]
     assert predictions == [f'resnet_images_total{{model="tiny"}} {len(photographs)}.0']
 
@@ -122,12 +127,14 @@ class Waiting:
         ]
         self.queue = ShadowQueue(max_bytes, lambda: self.engines)
         self.results: asyncio.Queue[InferenceResult | None] = asyncio.Queue()
+        self.dropped: asyncio.Queue[int] = asyncio.Queue()
         for engine in self.engines:
             engine.batch_done = self.queue.work
             engine.start()
 
     def put(self, engine: int, value: int) -> None:
-        self.queue.put(self.engines[engine], ShadowImage(image(value), self.results.put_nowait))
+        drop = partial(self.dropped.put_nowait, value)
+        self.queue.put(self.engines[engine], ShadowImage(image(value), self.results.put_nowait, drop))
 
     async def submit(self, engine: int, value: int) -> asyncio.Task[InferenceResult]:
         """Begin a request of a caller."""
@@ -213,11 +220,44 @@ def test_waiting_images_are_bounded_and_dropped_with_their_engine() -> None:
         await waiting.engines[1].close()
         waiting.executors[0].release(100)
         await task
-        assert [waiting.results.get_nowait() for _ in range(3)] == [None, None, None]
+        outcomes = [await waiting.results.get(), *[await waiting.dropped.get() for _ in range(2)]]
+        assert outcomes == [None, 1, 2]  # one was about to start
         assert (len(waiting.queue), waiting.queue.has_room(3 * size)) == (0, True)
         await waiting.close()
 
     asyncio.run(run())
+
+
+def test_images_of_versions_that_are_no_longer_shadows_are_dropped() -> None:
+    async def run() -> None:
+        waiting = Waiting("a", "a", "a")
+        task = await waiting.submit(0, 1)
+        await waiting.executors[0].started()
+        waiting.put(1, 11)
+        waiting.put(2, 12)
+        waiting.queue.keep_only({waiting.engines[2]})
+        assert await waiting.dropped.get() == 11
+        for executor in waiting.executors:
+            executor.release(100)
+        await task
+        assert await waiting.results.get() is not None
+        assert [executor.batches for executor in waiting.executors] == [[[1]], [], [[12]]]
+        assert waiting.dropped.empty()
+        await waiting.close()
+
+    asyncio.run(run())
+
+
+def test_a_policy_without_a_shadow_drops_its_waiting_images(
+    client: Client, photographs: Photographs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ShadowQueue, "_is_idle", lambda *_: False)  # the device is never idle
+    for _, data in photographs[:3]:
+        assert client.post("/v1/classify", content=data).status_code == 200
+    assert client.get(PATH).json()["shadows"][0]["waiting"] == 3
+    change_traffic(tmp_path / "traffic.toml", "tiny", TrafficPolicy(weights={1: 1}))
+    client.portal.call(client.registry.refresh)
+    assert count_outcomes(client) == {"dropped": 3}
 
 
 def test_pixels_are_copied_and_errors_are_results() -> None:
@@ -226,7 +266,9 @@ def test_pixels_are_copied_and_errors_are_results() -> None:
         task = await waiting.submit(0, 1)
         await waiting.executors[0].started()
         pixels = image(5)
-        waiting.queue.put(waiting.engines[1], ShadowImage(pixels, waiting.results.put_nowait))
+        waiting.queue.put(
+            waiting.engines[1], ShadowImage(pixels, waiting.results.put_nowait, partial(waiting.dropped.put_nowait, 5))
+        )
         pixels[...] = 0
         waiting.put(1, BROKEN)
         for executor in waiting.executors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from models.artifact.traffic import TrafficFileError, TrafficPolicy, change_traffic, read_traffic
@@ -33,6 +33,8 @@ class Policies:
         self._problem: str | None = None
         self.traffic: Mapping[str, TrafficPolicy] = {}
         """The traffic policies, by model."""
+        self.changed: Callable[[], None] = lambda: None
+        """Called after a change of the traffic policies."""
         self._decided: dict[str, tuple[TrafficPolicy | None, TrafficPolicy]] = {}
         """Policies that rules have made, and that could not be written, with those of the file that they replace."""
 
@@ -67,6 +69,7 @@ class Policies:
             if new != self.traffic.get(name):
                 log.info("%s: %s", name, "no traffic policy" if new is None else describe(new))
         self.traffic = policies
+        self.changed()
 
     async def set_traffic(self, model: ModelVersions, policy: TrafficPolicy | None) -> None:
         """Write the traffic policy of a model, or that it has none, to the file, and apply it.

@@ -73,6 +73,7 @@ class Shadows:
 
     def __post_init__(self) -> None:
         self._queue = ShadowQueue(_MAX_BYTES, lambda: [each.engine for each in self._all_ready()])
+        self.policies.changed = self._drop_removed
 
     def _all_ready(self) -> list[Version]:
         return [version for model in self.models.values() for version in model.ready]
@@ -126,9 +127,12 @@ class Shadows:
         def count(outcome: str) -> None:
             self.metrics.shadow_images.labels(*names, outcome).inc()
 
-        if not self._queue.has_room(pixels.nbytes):
+        def drop() -> None:
             comparison.dropped += 1
             count("dropped")
+
+        if not self._queue.has_room(pixels.nbytes):
+            drop()
             return
         first_time = result.inference_seconds, result.batch_size
         row = row.copy()  # of one image, instead of the outputs of the whole batch
@@ -146,8 +150,22 @@ class Shadows:
             comparison.agreement.add_times(first_time, (found.inference_seconds, found.batch_size))
             count("agreed" if agrees else "differed")
 
+        def drop_waiting() -> None:
+            comparison.waiting -= 1
+            drop()
+
         comparison.waiting += 1
-        copied = self._queue.put(shadow.engine, ShadowImage(pixels, done))
+        copied = self._queue.put(shadow.engine, ShadowImage(pixels, done, drop_waiting))
+
+    def _drop_removed(self) -> None:
+        """Drop the waiting images of versions that are no longer shadows."""
+        self._queue.keep_only(
+            {
+                version.engine
+                for version in self._all_ready()
+                if (policy := self.policies.traffic.get(version.served.name)) and policy.shadow.get(version.number)
+            }
+        )
 
     def _keep(self, comparison: _Comparison, version: Version, image: _Differing) -> None:
         """Keep an image, as many as the policy says."""

@@ -33,7 +33,7 @@ GOODPUT = 0.97
 MAX_OVERTAKEN = 0.002
 """Share of the requests: decoding may take longer than the time below, when the machine does something else."""
 CLOCK_MS = 5.0
-"""A request may be sent this long before the service can know of it."""
+"""The service may know of a request this long after it was sent, and of its result this long before it arrives."""
 NONE, SHARED, APART_NAME = "no shadow", "shadow on the same device", "shadow on a device of its own"
 
 
@@ -130,10 +130,13 @@ def _load(service: Service, rate: float, seconds: float, seed: int) -> list[Time
 def _overtaken(service: Service, began: float, answers: Sequence[Timed]) -> int:
     """Requests during which an image of the shadow has started, although they were waiting or computed."""
     starts = np.array([batch.start for batch in service.batches() if batch.version == 2])
-    return sum(
-        bool(np.any((starts > began + answer.due + CLOCK_MS / 1000) & (starts < began + answer.due + answer.seconds)))
-        for answer in answers
-    )
+    clock = CLOCK_MS / 1000
+
+    def is_overtaken(answer: Timed) -> bool:
+        sent = began + answer.due
+        return bool(np.any((starts > sent + clock) & (starts < sent + answer.seconds - clock)))
+
+    return sum(map(is_overtaken, answers))
 
 
 def _judge(runs: Runs, max_batch: int, sizes: Counter[int], overtaken: int) -> str:
