@@ -185,20 +185,19 @@ def _logits(graph: onnx.GraphProto, head: Head) -> list[onnx.NodeProto]:
 
 def _prologue(graph: onnx.GraphProto, original: Original, preprocess: Preprocess) -> list[onnx.NodeProto]:
     """Nodes from uint8 [N, H, W, C] to the model's input."""
-    mean, std = (np.array(values, np.float64) for values in (preprocess.mean, preprocess.std))
-    graph.initializer.append(numpy_helper.from_array((mean * 255).astype(np.float32), "mean"))
-    graph.initializer.append(numpy_helper.from_array((1 / (std * 255)).astype(np.float32), "scale"))
-    # Cast, arithmetic and transpose in this order, because TensorRT cannot transpose uint8.
-    steps: list[tuple[str, Sequence[str], dict[str, Any]]] = [
-        ("Cast", (), {"to": TensorProto.FLOAT}),
-        ("Sub", ("mean",), {}),
-        ("Mul", ("scale",), {}),
-    ]
     given = original.input
+    mean, std = (np.array(values, np.float64) for values in (preprocess.mean, preprocess.std))
+    shape = (-1, 1, 1) if given.channels_first else (-1,)
+    graph.initializer.append(numpy_helper.from_array((mean * 255).astype(np.float32).reshape(shape), "mean"))
+    graph.initializer.append(numpy_helper.from_array((1 / (std * 255)).astype(np.float32).reshape(shape), "scale"))
+    # In this order for the reasons given in `ServingGraph`.
+    steps: list[tuple[str, Sequence[str], dict[str, Any]]] = [("Cast", (), {"to": TensorProto.FLOAT})]
+    if given.channels_first:
+        steps.append(("Transpose", (), {"perm": [0, 3, 1, 2]}))
+    steps += [("Sub", ("mean",), {}), ("Mul", ("scale",), {})]
     if original.bgr:
         graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), "bgr"))
-        steps.append(("Gather", ("bgr",), {"axis": 3}))
-    steps.append(("Transpose", (), {"perm": [0, 3, 1, 2]}) if given.channels_first else ("Identity", (), {}))
+        steps.append(("Gather", ("bgr",), {"axis": 1 if given.channels_first else 3}))
     if given.is_integer and not given.casts:
         steps.append(("Cast", (), {"to": given.kind}))
     nodes, value = [], INPUT
