@@ -9,7 +9,6 @@ import json
 import math
 import shutil
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from models.artifact.traffic import TrafficPolicy, change_traffic
 from service.core.settings import Settings
 from service.engine.batch_queue import BatchQueue
 from service.engine.engine import Engine
-from service.engine.shadow_queue import ShadowImage, ShadowQueue
+from service.engine.shadow_queue import ShadowQueue
 from service.messages.inference import InferenceRequest, InferenceResult
 from service.telemetry.metrics import Metrics
 from tests.support.held_executor import BROKEN, HeldExecutor, image
@@ -114,6 +113,17 @@ def test_another_preprocessing_is_not_compared(client: Client, photographs: Phot
     assert (shadow["waiting"], shadow["agreement"]["images"]) == (0, 0)
 
 
+class ShadowedImage:
+    """An image that waits for a shadow."""
+
+    def __init__(self, waiting: Waiting, value: int) -> None:
+        self.pixels, self.done = image(value), waiting.results.put_nowait
+        self._waiting, self._value = waiting, value
+
+    def drop(self) -> None:
+        self._waiting.dropped.put_nowait(self._value)
+
+
 class Waiting:
     """An engine on a device, whose batches a test releases, and a queue of shadows."""
 
@@ -133,8 +143,7 @@ class Waiting:
             engine.start()
 
     def put(self, engine: int, value: int) -> None:
-        drop = partial(self.dropped.put_nowait, value)
-        self.queue.put(self.engines[engine], ShadowImage(image(value), self.results.put_nowait, drop))
+        self.queue.put(self.engines[engine], ShadowedImage(self, value))
 
     async def submit(self, engine: int, value: int) -> asyncio.Task[InferenceResult]:
         """Begin a request of a caller."""
@@ -260,16 +269,12 @@ def test_a_policy_without_a_shadow_drops_its_waiting_images(
     assert count_outcomes(client) == {"dropped": 3}
 
 
-def test_pixels_are_copied_and_errors_are_results() -> None:
+def test_errors_are_results() -> None:
     async def run() -> None:
         waiting = Waiting("a", "a")
         task = await waiting.submit(0, 1)
         await waiting.executors[0].started()
-        pixels = image(5)
-        waiting.queue.put(
-            waiting.engines[1], ShadowImage(pixels, waiting.results.put_nowait, partial(waiting.dropped.put_nowait, 5))
-        )
-        pixels[...] = 0
+        waiting.put(1, 5)
         waiting.put(1, BROKEN)
         for executor in waiting.executors:
             executor.release(100)
@@ -281,3 +286,27 @@ def test_pixels_are_copied_and_errors_are_results() -> None:
         await waiting.close()
 
     asyncio.run(run())
+
+
+def test_pixels_are_copied(client: Client, photographs: Photographs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller may put its next image in their place."""
+    first, second = (cut(data) for _, data in photographs[:2])
+    is_idle = ShadowQueue._is_idle
+    monkeypatch.setattr(ShadowQueue, "_is_idle", lambda *_: False)
+    pixels = first.copy()
+    served = client.portal.call(client.registry.hold, "tiny", "1")
+    request = InferenceRequest([pixels], frozenset({"probabilities"}), math.inf)
+    client.portal.call(client.registry.submit, served.key, request)
+    pixels[...] = second
+    monkeypatch.setattr(ShadowQueue, "_is_idle", is_idle)
+    assert client.post("/v1/classify", content=photographs[0][1]).status_code == 200
+    shadow = wait_for_images(client, 2)
+    assert shadow["agreement"]["distance"]["value"] < 1e-5
+
+
+def test_images_are_dropped_while_callers_wait_for_more_than_a_batch(
+    client: Client, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "waiting", property(lambda engine: engine.max_batch + 1))
+    assert client.post("/v1/classify", content=photographs[0][1]).status_code == 200
+    assert count_outcomes(client) == {"dropped": 1}
