@@ -48,7 +48,8 @@ def send_all(url: str, image: bytes, models: Sequence[str], rate: float, seed: i
 
 async def _send_all(url: str, image: bytes, models: Sequence[str], rate: float, seed: int) -> list[Reply]:
     target = urlsplit(url)
-    free: asyncio.LifoQueue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.LifoQueue()
+    # Connections are used in turn, so that the service closes none of them as idle.
+    free: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
     for _ in range(_CONNECTIONS):
         free.put_nowait(await asyncio.open_connection(target.hostname, target.port))
     due_at = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, len(models)))
