@@ -213,6 +213,7 @@ class LoopGauge(Collector):
         self._shared, self._combine = shared, combine
         self._functions: dict[tuple[str, ...], Callable[[], float]] = {} if labels else {(): float}
         self._read_all: Callable[[], Mapping[tuple[str, ...], float]] = dict
+        self._values: dict[tuple[str, ...], float] = {}
 
     def watch(self, function: Callable[[], float], *values: str) -> None:
         """Read the value with these values of the labels from a function."""
@@ -223,13 +224,14 @@ class LoopGauge(Collector):
         self._read_all = read
 
     def read(self) -> dict[tuple[str, ...], float]:
-        """The values of this process, by labels."""
-        return {values: function() for values, function in self._functions.items()} | dict(self._read_all())
+        """The values of this process, by labels. On the event loop."""
+        self._values = {values: function() for values, function in self._functions.items()} | dict(self._read_all())
+        return self._values
 
     def collect(self) -> Iterator[Metric]:
-        """All values, for the registry."""
+        """All values as they were last read, for the registry."""
         family = GaugeMetricFamily(self.name, self._text, labels=self._labels)
-        found = self.read() if self._shared is None else self._shared.gauges(self.name, self._combine)
+        found = self._values if self._shared is None else self._shared.gauges(self.name, self._combine)
         for values, value in found.items():
             family.add_metric(values, value)
         yield family

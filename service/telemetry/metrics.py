@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 
 from service.core.errors import REASONS
+from service.core.threads import run_in_background
 from service.telemetry.background_log import dropped_lines
 from service.telemetry.instruments import Count, CountedElsewhere, LoopCounter, LoopGauge, LoopHistogram
 from service.telemetry.memory_metrics import MemoryMetrics
@@ -232,12 +233,19 @@ class Metrics:
         if self._shared is not None:
             self._shared.beat((gauge.name, gauge.read()) for gauge in self._gauges)
 
-    def render(self) -> bytes:
-        """All metrics in the text format of Prometheus. Called on the event loop, which owns what `watch_…` reads."""
+    async def render(self) -> bytes:
+        """All metrics in the text format of Prometheus.
+
+        Gauges are read on the event loop, which owns what `watch_…` reads. The text is made in a thread, because that
+        takes half a second with hundreds of models.
+        """
         self.beat()
         if self._shared is not None:
             self._shared.find_running()
-        return generate_latest(self.registry)
+        else:
+            for gauge in self._gauges:
+                gauge.read()
+        return await run_in_background(generate_latest, self.registry)
 
 
 class ModelMetrics:

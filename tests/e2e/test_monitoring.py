@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -97,7 +98,7 @@ def test_every_query_reads_existing_metrics() -> None:
     told = Metrics()
     told.watch_versions(list)
     told.watch_admitted(dict)
-    names = {line.split()[2] for line in told.render().decode().splitlines() if line.startswith("# TYPE ")}
+    names = {line.split()[2] for line in asyncio.run(told.render()).decode().splitlines() if line.startswith("# TYPE ")}
     there = {name + suffix for name in names for suffix in ("", "_bucket", "_sum", "_count")}
     there |= {rule["record"] for rule in rules() if "record" in rule}
     queries = [*panel_queries(), *((rule.get("record") or rule["alert"], rule["expr"]) for rule in rules())]

@@ -89,7 +89,7 @@ def answers(result: InferenceResult) -> list[float]:
 def counted(metrics: Metrics) -> dict[str, float]:
     return {
         sample.name: sample.value
-        for family in text_string_to_metric_families(metrics.render().decode())
+        for family in text_string_to_metric_families(asyncio.run(metrics.render()).decode())
         for sample in family.samples
         if "model" in sample.labels and "le" not in sample.labels
     }

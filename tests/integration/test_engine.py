@@ -312,7 +312,7 @@ def test_times_and_metrics_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.inference_seconds == pytest.approx(0.75)
     samples = {
         (sample.name, sample.labels.get("model")): sample.value
-        for family in text_string_to_metric_families(metrics.render().decode())
+        for family in text_string_to_metric_families(asyncio.run(metrics.render()).decode())
         for sample in family.samples
         if "le" not in sample.labels
     }

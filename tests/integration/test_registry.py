@@ -175,17 +175,17 @@ def test_newer_version_replaces_an_older_one(repo: Path) -> None:
 def test_metric_shows_the_served_versions(repo: Path) -> None:
     metrics = Metrics()
 
-    def shown() -> set[str]:
-        text = metrics.render().decode()
+    async def shown() -> set[str]:
+        text = (await metrics.render()).decode()
         return set(re.findall(r'^resnet_model_info{.*model="tiny".*version="(\d+)"} 1.0$', text, re.MULTILINE))
 
     async def scenario() -> None:
         registry = Registry(Settings(repository=repo, executor="simulated:0"), metrics)
         await registry.start()
-        assert shown() == {"1"}
+        assert await shown() == {"1"}
         add(repo, 2)
         await registry.refresh()
-        assert shown() == {"2"}
+        assert await shown() == {"2"}
         await registry.close()
 
     asyncio.run(scenario())

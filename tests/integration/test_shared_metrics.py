@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -51,7 +52,7 @@ def expected_counts(*processes: str) -> Samples:
     metrics.watch_decoder_threads(int, lambda: sum(forked_metrics.REPLACED_THREADS[name] for name in processes))
     for name in processes:
         forked_metrics.work(metrics, forked_metrics.SEEDS[name])
-    return samples(metrics.render().decode(), ("counter", "histogram"))
+    return samples(asyncio.run(metrics.render()).decode(), ("counter", "histogram"))
 
 
 def test_counts_are_the_exact_sum_whatever_was_killed(texts: dict[str, str]) -> None:
@@ -99,7 +100,7 @@ def test_gauges_are_the_sum_over_processes_that_run(
 )
 def test_figures_of_the_kernel_name_the_process(moment: str, processes: set[str], texts: dict[str, str]) -> None:
     families = {family.name: family for family in text_string_to_metric_families(texts[moment])}
-    one = {family.name: family for family in text_string_to_metric_families(Metrics().render().decode())}
+    one = {family.name: family for family in text_string_to_metric_families(asyncio.run(Metrics().render()).decode())}
     kernel = {name for name in one if name.startswith("process_")}
     assert len(kernel) == 6
     for name in kernel:
@@ -110,7 +111,7 @@ def test_figures_of_the_kernel_name_the_process(moment: str, processes: set[str]
 
 
 def test_families_are_those_of_one_process(texts: dict[str, str]) -> None:
-    described = [line for line in Metrics().render().decode().splitlines() if line.startswith("#")]
+    described = [line for line in asyncio.run(Metrics().render()).decode().splitlines() if line.startswith("#")]
     for text in texts.values():
         assert [line for line in text.splitlines() if line.startswith("#")] == described
 
@@ -148,9 +149,9 @@ def test_lines_of_one_log_are_not_mixed() -> None:
 
 def test_one_process_imports_nothing_for_several() -> None:
     code = """
-import sys
+import asyncio, sys
 from service.telemetry.metrics import Metrics
-Metrics().render()
+asyncio.run(Metrics().render())
 print([name for name in sys.modules if name.startswith("service.telemetry.sh")])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT)

@@ -5,6 +5,7 @@ The scenarios fork from a process without threads, as the service does.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -79,7 +80,7 @@ def _serve(name: str, sheet: Sheet, sheets: list[Sheet], gauges: dict[str, int],
     connection.send("counted")
     while True:
         connection.recv()
-        connection.send(metrics.render().decode())
+        connection.send(asyncio.run(metrics.render()).decode())
 
 
 class _Process:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -115,7 +116,7 @@ def test_metric_counts_dropped_lines(disk: Disk, monkeypatch: pytest.MonkeyPatch
         logger.error("lost")
     monkeypatch.setattr(logging.root, "handlers", [handler])
     assert dropped_lines() == 1
-    assert "\nresnet_log_lines_dropped_total 1.0\n" in Metrics().render().decode()
+    assert "\nresnet_log_lines_dropped_total 1.0\n" in asyncio.run(Metrics().render()).decode()
 
 
 def test_lines_beyond_the_bound_are_dropped(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
