@@ -9,6 +9,9 @@ from service.messages.backend import Backend
 from service.telemetry import request_context
 from service.telemetry.memory_metrics import MemoryMetrics
 
+_WAIT_SHARE = 0.9
+"""Part of the time limit in which a request waits for its model. The rest is for its images."""
+
 
 class ModelLookup:
     """Has models loaded, and counts the requests by the state of their model.
@@ -49,17 +52,16 @@ class ModelLookup:
             return seconds
         result, started = "refused", time.monotonic()
         try:
-            left = await self._wait(name, version, started + seconds)
+            await self._wait(name, version, started + _WAIT_SHARE * seconds)
             result = "waited"
         finally:
             self._counts[result].inc()
             request_context.current().load_seconds += time.monotonic() - started
-        return left
+        return started + seconds - time.monotonic()
 
-    async def _wait(self, name: str | None, version: str | None, end: float) -> float:
+    async def _wait(self, name: str | None, version: str | None, end: float) -> None:
         while (needed := self._backend.catalog.not_loaded(name, version)) is not None:
             left = end - time.monotonic()
             if left <= 0:
                 raise ModelNotLoaded(f"model {needed} was loaded, and has left memory again", 1)
             await self._backend.demand(needed, left)
-        return end - time.monotonic()
