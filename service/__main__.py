@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ from pydantic_settings import CliApp
 
 from service import executors
 from service.app import create_app
-from service.core import malloc
+from service.core import malloc, threads
 from service.core.api_keys import KeyFileError
 from service.core.settings import Settings
 from service.core.settings.former_names import replace_former_flags
@@ -73,7 +75,19 @@ def run() -> None:
         server = make_server(settings)
     except _MISTAKES as error:
         sys.exit(_explain(error))
-    server.run()
+    try:
+        server.run()
+    except SystemExit as end:
+        if threads.running():
+            _end_at_once(end)
+        raise
+
+
+def _end_at_once(end: SystemExit) -> NoReturn:
+    """End without the last steps of Python, which abort the process if native code returns to them, such as a load."""
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(end.code if isinstance(end.code, int) else 1)
 
 
 def _count_workers(settings: Settings) -> int:

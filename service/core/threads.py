@@ -14,7 +14,7 @@ from _thread import start_new_thread
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 _NICENESS = 5
 _LOWEST = 19
@@ -33,6 +33,15 @@ def lower_priority() -> None:
 def pin_to_cpu(cpu: int) -> None:
     """Pin the calling thread, and threads that it starts later, to one CPU."""
     os.sched_setaffinity(0, {cpu})  # 0 is the calling thread
+
+
+_running: set[Future[Any]] = set()
+"""Outcomes of the functions that run in the background."""
+
+
+def running() -> bool:
+    """Whether a function still runs in the background."""
+    return bool(_running)
 
 
 async def run_in_background(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -55,7 +64,10 @@ async def run_in_background(function: Callable[_P, _T], *args: _P.args, **kwargs
             outcome.set_result(function(*args, **kwargs))
         except BaseException as error:
             outcome.set_exception(error)
+        finally:
+            _running.discard(outcome)
 
+    _running.add(outcome)
     # `Thread.start` waits until the new thread has begun: for ever, if there is no memory left for its first steps.
     start_new_thread(run, ())
     result = asyncio.wrap_future(outcome)
