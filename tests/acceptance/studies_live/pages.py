@@ -1,0 +1,49 @@
+"""Line 5: committed code makes every figure, and every page says where it differs from the literature."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from models.studies import STUDIES
+from models.studies.study import draw
+
+DOCS = Path(__file__).parents[3] / "docs" / "studies"
+DIFFERENCES = "## Where ours differs"
+FEWEST_CHARACTERS = 100
+
+
+def check() -> tuple[bool, str]:
+    """Draw every figure again from its numbers, and read each page."""
+    wrong = [f"{name}: {problem}" for name in STUDIES for problem in problems(name)]
+    for line in wrong:
+        print(f"  {line}", flush=True)
+    without_study = sorted({page.stem for page in DOCS.glob("*.md")} - STUDIES.keys() - {"README"})
+    figures = sorted(path.name for path in DOCS.glob("*.png") if path.stem not in STUDIES)
+    holds = not wrong and not without_study and not figures
+    return holds, (
+        f"{len(STUDIES)} studies, wrong: {len(wrong)}; pages without a study: {without_study or 'none'}; "
+        f"figures that no study draws: {figures or 'none'}"
+    )
+
+
+def problems(name: str) -> list[str]:
+    """Sentences about a study's page in the documentation; none if all is there."""
+    if not (DOCS / f"{name}.md").is_file():
+        return ["it has no page in docs/studies"]
+    page = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    found = []
+    if len(page.partition(DIFFERENCES)[2].partition("\n## ")[0].strip()) < FEWEST_CHARACTERS:
+        found.append("the page does not say where it differs from the literature")
+    if f"resnet-study {name}" not in page:
+        found.append("the page has no command that makes the figure")
+    if f"]({name}.png)" not in page:
+        found.append("the page does not show the figure")
+    with tempfile.TemporaryDirectory() as folder:
+        again = Path(folder)
+        (again / f"{name}.json").write_bytes((DOCS / f"{name}.json").read_bytes())
+        draw(STUDIES[name], again)
+        for suffix in (".png", ".svg"):
+            if (again / f"{name}{suffix}").read_bytes() != (DOCS / f"{name}{suffix}").read_bytes():
+                found.append(f"the code does not draw the committed {name}{suffix} from its numbers")
+    return found
