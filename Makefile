@@ -9,7 +9,7 @@ PROCESSES ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-fast check pretrained clean
+.PHONY: help serve test test-fast check pretrained studies-page clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ pretrained: .venv/test.done  ## export the shipped checkpoint again, as version 
 	$(BIN)/resnet-export build models/pretrained/fashion-mnist-resnet20.safetensors \
 	    --repository models/pretrained/repository --name fashion-mnist-resnet20 --data /usr/share/datasets/fashion-mnist \
 	    --float16 --int8
+
+studies-page:  ## write the page of studies to build/studies, for any static file server
+	$(PYTHON) -m tools.studies_page build/studies
 
 .env.example: service/core/settings/__init__.py deploy/environment.py .venv/test.done  ## explain every setting
 	$(BIN)/python -m deploy.environment > $@

@@ -1,4 +1,4 @@
-"""The web page at `/` and the description of the API at `/docs`: static files of the package, and example images."""
+"""The pages `/`, `/docs` (the API) and `/studies`: static files of the package; and example images."""
 
 from __future__ import annotations
 
@@ -62,6 +62,11 @@ async def index(request: Request) -> Response:
 @router.get("/docs")
 async def docs(request: Request) -> Response:
     return await _page.get_response("docs.html", request.scope)
+
+
+@router.get("/studies")
+async def studies(request: Request) -> Response:
+    return await _page.get_response("studies.html", request.scope)
 
 
 @router.get("/examples")

@@ -55,6 +55,7 @@ OPEN = [
     "/readyz?verbose",
     "/metrics",
     "/docs",
+    "/studies",
     "/openapi.json",
     "/v2/health/live",
     "/v2/health/ready",

@@ -38,7 +38,7 @@ def app(tiny_repository: Path) -> FastAPI:
 
 
 def test_every_path_passes_an_added_middleware(app: FastAPI) -> None:
-    paths = [*app.openapi()["paths"], "/", "/page/app.js", "/docs", "/examples", "/missing"]
+    paths = [*app.openapi()["paths"], "/", "/page/app.js", "/docs", "/studies", "/examples", "/missing"]
     assert len(paths) > 25
     for path in paths:
         exchange = Exchange([b""], path=path.replace("{version}", "1").replace("{model}", "tiny"))

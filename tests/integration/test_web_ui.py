@@ -14,10 +14,12 @@ from service.core.settings import Settings, shipped_repository
 from tests.support.service import Client, serve
 
 PAGE = Path(str(resources.files("service"))) / "page"
-FILES = sorted(file.name for file in PAGE.iterdir() if file.is_file())
+FILES = sorted(
+    file.relative_to(PAGE).as_posix() for file in PAGE.rglob("*") if file.is_file() and file.parent.name != "swagger-ui"
+)
 
 
-@pytest.mark.parametrize("path", ["/", "/docs"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/studies"])
 def test_every_file_of_a_page_is_there(path: str, client: Client) -> None:
     page = client.get(path)
     assert page.status_code == 200
@@ -35,13 +37,13 @@ def test_swagger_ui_is_the_documented_version() -> None:
     assert noted == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in noted}
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", "/page/swagger-ui/swagger-ui.css"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/studies", "/page/swagger-ui/swagger-ui.css"])
 def test_pages_may_load_nothing_from_another_origin(path: str, client: Client) -> None:
     for directive in client.get(path).headers["content-security-policy"].split(";"):
         assert set(directive.split()[1:]) <= {"'none'", "'self'", "blob:", "data:"}
 
 
-@pytest.mark.parametrize("path", ["/", "/docs", *(f"/page/{name}" for name in FILES)])
+@pytest.mark.parametrize("path", ["/", "/docs", "/studies", *(f"/page/{name}" for name in FILES)])
 def test_page_has_no_foreign_origin_and_no_inline_code(path: str, client: Client) -> None:
     response = client.get(path)
     policy = dict(part.strip().split(" ", 1) for part in response.headers["content-security-policy"].split(";"))

@@ -7,7 +7,7 @@ run on the machine; it draws its settings from STUDIES_LIVE_SEED (an integer, 31
 """
 
 from tests.acceptance.report import run
-from tests.acceptance.studies_live import pages
+from tests.acceptance.studies_live import pages, widgets
 
 if __name__ == "__main__":
-    run({5: pages.check})
+    run({1: widgets.check, 5: pages.check})

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
 from models.studies import STUDIES
+from models.studies.live import COMPUTE
 from models.studies.study import draw
 
-DOCS = Path(__file__).parents[3] / "docs" / "studies"
+ROOT = Path(__file__).parents[3]
+DOCS = ROOT / "docs" / "studies"
+PAGE = ROOT / "service" / "page" / "studies.html"
 DIFFERENCES = "## Where ours differs"
 FEWEST_CHARACTERS = 100
 
@@ -20,11 +24,21 @@ def check() -> tuple[bool, str]:
         print(f"  {line}", flush=True)
     without_study = sorted({page.stem for page in DOCS.glob("*.md")} - STUDIES.keys() - {"README"})
     figures = sorted(path.name for path in DOCS.glob("*.png") if path.stem not in STUDIES)
-    holds = not wrong and not without_study and not figures
+    silent = widgets_without_differences()
+    holds = not wrong and not without_study and not figures and not silent
     return holds, (
         f"{len(STUDIES)} studies, wrong: {len(wrong)}; pages without a study: {without_study or 'none'}; "
-        f"figures that no study draws: {figures or 'none'}"
+        f"figures that no study draws: {figures or 'none'}; {len(COMPUTE)} live studies, "
+        f"not saying where they differ: {silent or 'none'}"
     )
+
+
+def widgets_without_differences() -> list[str]:
+    """Studies of the page that do not say where they differ from the literature."""
+    page = PAGE.read_text(encoding="utf-8")
+    sections = {study: page.partition(f'<section id="{study}"')[2].partition("</section>")[0] for study in COMPUTE}
+    told = {study: re.search(r'<p class="differs">(.+?)</p>', text, re.DOTALL) for study, text in sections.items()}
+    return [study for study, found in told.items() if found is None or len(found[1]) < FEWEST_CHARACTERS]
 
 
 def problems(name: str) -> list[str]:
