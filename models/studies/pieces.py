@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Piece:
 def compute(pieces: Sequence[Piece], root: Path) -> dict[str, dict[str, Any]]:
     """The numbers of each piece by name, computed or read from `root`; prints the remaining time after each."""
     results: dict[str, dict[str, Any]] = {}
-    countdown = _Countdown([piece for piece in pieces if not piece.numbers(root).exists()])
+    countdown = _Countdown(pieces, root)
     # Pieces of other processes come last, and are then waited for.
     for wait in (False, True):
         for piece in pieces:
@@ -71,14 +72,12 @@ def _ready(piece: Piece, root: Path) -> bool:
 
 def _compute_one(piece: Piece, root: Path, countdown: _Countdown) -> dict[str, Any]:
     path = piece.numbers(root)
-    if path.exists():
-        countdown.skip(piece)
-    else:
+    if not path.exists():
         started = time.perf_counter()
         numbers = piece.work(piece.folder(root))
         # The numbers have no times, so the same work gives the same file.
         write_json(numbers, path)
-        countdown.done(piece, time.perf_counter() - started)
+        countdown.show(piece, time.perf_counter() - started)
     return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
@@ -96,24 +95,23 @@ def _claim(folder: Path, *, wait: bool) -> Iterator[bool]:
 
 
 class _Countdown:
-    """Prints the remaining time, estimated from the time and the cost of the finished pieces."""
+    """Prints the remaining time, from the cost of what all processes together finished since this one began."""
 
-    def __init__(self, pieces: Sequence[Piece]) -> None:
-        self._left = {piece.name: piece.cost for piece in pieces}
-        self._count = len(pieces)
-        self._seconds = self._cost = 0.0
+    def __init__(self, pieces: Sequence[Piece], root: Path) -> None:
+        self._root = root
+        self._pieces = self._unfinished(pieces)
+        self._began = time.perf_counter()
 
-    def skip(self, piece: Piece) -> None:
-        """Leave out a piece that was computed before or by another process."""
-        self._left.pop(piece.name, None)
+    def _unfinished(self, pieces: Sequence[Piece]) -> list[Piece]:
+        return [piece for piece in pieces if not piece.numbers(self._root).exists()]
 
-    def done(self, piece: Piece, seconds: float) -> None:
-        self._left.pop(piece.name)
-        self._seconds += seconds
-        self._cost += piece.cost
-        left = sum(self._left.values()) * self._seconds / self._cost
+    def show(self, finished: Piece, seconds: float) -> None:
+        left = self._unfinished(self._pieces)
+        remaining = sum(piece.cost for piece in left)
+        speed = (sum(piece.cost for piece in self._pieces) - remaining) / (time.perf_counter() - self._began)
+        end = datetime.now().astimezone() + timedelta(seconds=remaining / speed)
         console.print(
-            f"{self._count - len(self._left)} of {self._count}: {piece.name}, {seconds:.1f} s; "
-            f"about {duration(left)} left",
+            f"{len(self._pieces) - len(left)} of {len(self._pieces)}: {finished.name}, {seconds:.1f} s; "
+            f"about {duration(remaining / speed)} left, until {end:%Y-%m-%d %H:%M}",
             highlight=False,
         )

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import PositiveFloat, PositiveInt
 
 from models.architectures import VARIANTS
+from models.console import console
 from models.data import ArrayDataset, load
 from models.data.dataset import Split
 from models.imaging.preprocess import Geometry
@@ -34,7 +35,7 @@ class TrainingSettings(StudySettings):
     """Images drawn from the test split for the error of each epoch; the trained network is tested on all."""
     size: PositiveInt | None = None
     """Height and width in pixels to which images are reduced; None leaves them as they are stored."""
-    epochs: PositiveInt = 12
+    epochs: PositiveInt = 20
     batch_size: PositiveInt = 128
     peak_lr: PositiveFloat = 0.1
     augment: bool = True
@@ -83,7 +84,11 @@ def training(arch: str, seed: int, settings: TrainingSettings, folder: Path, **o
         options=options,
     )
 
+    suffix = "".join(f" {key} {value}" for key, value in options.items())
+    name = f"{arch}{suffix} seed {seed}"
+
     def work(place: Path) -> dict[str, Any]:
+        console.print(f"{name}: training in {place}", highlight=False, soft_wrap=True)
         result = train(recipe, data, test, place, resume=True, watched=watched)
         history = [_figures(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
         return {
@@ -92,7 +97,6 @@ def training(arch: str, seed: int, settings: TrainingSettings, folder: Path, **o
             "test_error": 1.0 - result.training["test"]["top1"],
         }
 
-    suffix = "".join(f" {key} {value}" for key, value in options.items())
     identity = {
         "recipe": asdict(recipe),
         "data": data.name,
@@ -100,7 +104,7 @@ def training(arch: str, seed: int, settings: TrainingSettings, folder: Path, **o
         "test": watched["test"].array.shape,
     }
     blocks = sum(VARIANTS[arch].depths)
-    return Piece(f"{arch}{suffix} seed {seed}", identity, work, cost=settings.epochs * len(data.labels) * blocks)
+    return Piece(name, identity, work, cost=settings.epochs * len(data.labels) * blocks)
 
 
 def _figures(line: str) -> dict[str, float]:

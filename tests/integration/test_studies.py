@@ -5,7 +5,10 @@ from __future__ import annotations
 import fcntl
 import gzip
 import json
+import signal
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +21,7 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from models import architectures
-from models.studies import STUDIES, finite_step, loss_surface, shattered_gradients, signal_growth, training
+from models.studies import STUDIES, degradation, finite_step, loss_surface, shattered_gradients, signal_growth, training
 from models.studies.__main__ import app
 from models.studies.order_of_operations import ReluBeforeAddBlock
 from models.studies.pieces import Piece, compute
@@ -30,9 +33,11 @@ SMALL_TRAINING = {"seeds": 1, "epochs": 1, "train_images": 24, "test_images": 12
 SMALL: dict[str, Mapping[str, Any]] = {
     "degradation": SMALL_TRAINING,
     "shattered-gradients": {"seeds": 2, "width": 20},
+    "why-11-1-failed": {"seeds": 2, "width": 20},
     "finite-step": {"seeds": 1, "images": 8, "size": 8, "lengths": 3},
     "order-of-operations": SMALL_TRAINING,
     "signal-growth": {"seeds": 2, "width": 32, "blocks": 4, "images": 32},
+    "normalisation": {**SMALL_TRAINING, "rates": 1},
     "shortcuts": SMALL_TRAINING,
     "loss-surface": {**SMALL_TRAINING, "points": 3, "loss_images": 12},
 }
@@ -104,6 +109,58 @@ def test_finished_pieces_are_not_computed_again(
     assert trained == ["plain20", "resnet20", "B", "C"]
     run("degradation", data, tmp_path / "work", tmp_path)
     assert trained[4:] == ["plain56", "resnet56"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from models.studies import degradation, pieces
+from models.training.run_directory import RunDirectory
+
+save, saved = RunDirectory.save_state, []
+
+def killed_at_second_epoch(self, *arguments):
+    save(self, *arguments)
+    saved.append(self)
+    if len(saved) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+RunDirectory.save_state = killed_at_second_epoch
+settings = degradation.DegradationSettings(seeds=1, epochs=4, batch_size=12)
+pieces.compute(degradation.split(settings, Path(sys.argv[1]))[:1], Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_killed_training_continues_as_if_it_had_not_been(data: Path, tmp_path: Path) -> None:
+    settings = degradation.DegradationSettings(seeds=1, epochs=4, batch_size=12)
+    (first, *_) = degradation.split(settings, data)
+    killed = subprocess.run([sys.executable, "-c", KILLED, data, tmp_path / "killed"], capture_output=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert not first.numbers(tmp_path / "killed").exists()
+    lines = (first.folder(tmp_path / "killed") / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+    numbers, weights = [], []
+    for name in ("killed", "undisturbed"):
+        numbers.append(compute([first], tmp_path / name))
+        weights.append(checkpoint.load(tmp_path / name / "plain20-seed0.safetensors").weights)
+    assert numbers[0] == numbers[1]
+    assert len(numbers[0][first.name]["curve"]) == 4
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
+    continued = (first.folder(tmp_path / "killed") / "metrics.jsonl").read_text().splitlines()
+    assert continued[:2] == lines, "the epochs before the kill were trained again"
+
+
+def test_order_of_degradation(data: Path) -> None:
+    """One seed of every network first, and 56 layers with seeds of their own."""
+
+    def order(**changes: Any) -> list[str]:
+        settings = degradation.DegradationSettings(**{**SMALL_TRAINING, **changes})
+        return [piece.name for piece in degradation.split(settings, data)]
+
+    first = ["plain20 seed 0", "resnet20 seed 0", "plain56 seed 0", "resnet56 seed 0"]
+    assert order(seeds=2, deep_seeds=1) == [*first, "plain20 seed 1", "resnet20 seed 1"]
+    assert order(seeds=2)[4:] == [name.replace("seed 0", "seed 1") for name in first]
 
 
 def test_failed_piece_is_computed_again_and_others_are_kept(tmp_path: Path) -> None:
