@@ -13,6 +13,7 @@ from models.studies import (
     shattered_gradients,
     shortcuts,
     signal_growth,
+    why_11_1_failed,
 )
 from models.studies.study import Study
 
@@ -21,6 +22,7 @@ __all__ = ["STUDIES"]
 _MODULES: tuple[Study, ...] = (
     degradation,
     shattered_gradients,
+    why_11_1_failed,
     finite_step,
     order_of_operations,
     signal_growth,

@@ -21,7 +21,15 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from models import architectures
-from models.studies import STUDIES, degradation, finite_step, loss_surface, shattered_gradients, signal_growth, training
+from models.studies import (
+    STUDIES,
+    degradation,
+    finite_step,
+    loss_surface,
+    shattered_gradients,
+    signal_growth,
+    training,
+)
 from models.studies.__main__ import app
 from models.studies.order_of_operations import ReluBeforeAddBlock
 from models.studies.pieces import Piece, compute
@@ -37,7 +45,6 @@ SMALL: dict[str, Mapping[str, Any]] = {
     "finite-step": {"seeds": 1, "images": 8, "size": 8, "lengths": 3},
     "order-of-operations": SMALL_TRAINING,
     "signal-growth": {"seeds": 2, "width": 32, "blocks": 4, "images": 32},
-    "normalisation": {**SMALL_TRAINING, "rates": 1},
     "shortcuts": SMALL_TRAINING,
     "loss-surface": {**SMALL_TRAINING, "points": 3, "loss_images": 12},
 }

@@ -188,7 +188,17 @@ BLOCKS: dict[str, Blocks] = {
             },
         ),
     ),
-    "docs/studies/degradation.md": (Reduced("resnet-study degradation", FEWER_IMAGES, TINY_TRAINING),),
+    "docs/studies/degradation.md": (
+        Reduced(
+            "resnet-study degradation",
+            FEWER_IMAGES,
+            {
+                **TINY_TRAINING,
+                "epochs=20": "epochs=1 --set seeds=1 --set train_images=24 --set size=8 --set batch_size=12",
+                "test_images=2000": "test_images=12",
+            },
+        ),
+    ),
     "docs/studies/finite-step.md": (
         Reduced(
             "resnet-study finite-step",
@@ -217,6 +227,13 @@ BLOCKS: dict[str, Blocks] = {
             "resnet-study signal-growth",
             "two seeds of 32 units, 4 blocks",
             {"--out docs/studies": "--out out --set seeds=2 --set width=32 --set blocks=4 --set images=32"},
+        ),
+    ),
+    "docs/studies/why-11-1-failed.md": (
+        Reduced(
+            "resnet-study why-11-1-failed",
+            "two seeds of 20 units",
+            {"--out docs/studies": "--out out --set seeds=2 --set width=20"},
         ),
     ),
 }
