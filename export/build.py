@@ -13,6 +13,7 @@ import torch
 
 from export import samples
 from export.formats import onnx as onnx_format
+from export.formats.lesion import check_shortcuts, write_lesion
 from export.graph import ServingGraph
 from export.provenance import tools
 from export.quantization.artifacts import write_int8
@@ -48,6 +49,7 @@ def build(
     float16: bool = False,
     int8: bool = False,
     layers: bool = False,
+    lesions: bool = False,
     allow_unfused: bool = False,
     by_position: bool = False,
 ) -> Path:
@@ -62,6 +64,7 @@ def build(
         float16: also write a file in half precision, for GPUs.
         int8: also write two int8 files, one for ONNX Runtime on CPUs and one for TensorRT and OpenVINO.
         layers: the files also have the outputs `LAYER_OUTPUTS`, the pooled features of each stage.
+        lesions: also write `model.lesion.onnx`, in which blocks can be deleted.
         allow_unfused: write the version even if a runtime leaves a residual addition outside its convolutions.
         by_position: match the classes of the data set by their order, not by their names.
 
@@ -69,10 +72,9 @@ def build(
         CheckpointError: the file is no usable checkpoint.
         DataError: the folder is no usable data set, or has other classes than the checkpoint.
         ParityError: an artifact computes other logits than the checkpoint.
-        BuildError: an addition is not fused, or the folder cannot be written.
+        BuildError: an addition is not fused, `lesions` is set for a plain network, or the folder cannot be written.
     """
-    trained = checkpoint.load(checkpoint_path)
-    model = trained.model()
+    trained, model = _load(checkpoint_path, lesions)
     used = samples.find(trained, data, by_position)
     outputs = OUTPUTS + LAYER_OUTPUTS[: len(model.stages) if layers else 0]
     validator = ArtifactValidator(used, eager_logits(model, used.parity, trained), allow_unfused, outputs)
@@ -87,17 +89,31 @@ def build(
             folder,
             used.parity,
             validator.logits,
-            Classifier(*(values.detach().numpy() for values in (model.classifier.weight, model.classifier.bias))),
+            _classifier(model),
             name=name,
             version=number,
             **network_fields(trained, model),
             temperature=temperature,
             temperature_fit=fit,
             artifacts=tuple(artifacts),
+            lesion=write_lesion(model, trained.preprocess, temperature, folder, used) if lesions else None,
             outputs=outputs,
             provenance=_provenance(trained, checkpoint_path),
         )
     return repository / name / str(number)
+
+
+def _load(path: Path, lesions: bool) -> tuple[Checkpoint, ResNet]:
+    """A checkpoint and its network, which must have shortcuts for lesions."""
+    trained = checkpoint.load(path)
+    model = trained.model()
+    if lesions:
+        check_shortcuts(model)
+    return trained, model
+
+
+def _classifier(model: ResNet) -> Classifier:
+    return Classifier(*(values.detach().numpy() for values in (model.classifier.weight, model.classifier.bias)))
 
 
 def network_fields(trained: Checkpoint, model: ResNet) -> dict[str, Any]:

@@ -34,9 +34,12 @@ def print_version(version: Path, console: Console) -> None:
     console.print(facts, highlight=False, soft_wrap=True)
 
     table = Table("file", "precision", "size", "logit error", "agreement", "top-1")
-    for artifact in described.artifacts:
+    for artifact in described.files:
         table.add_row(*_row(artifact, version))
     console.print(table)
+    if described.lesion is not None:
+        count = len(described.lesion.blocks)
+        console.print(f"{described.lesion.artifact.file}: any of {count} blocks can be deleted", highlight=False)
     if accuracy := next((artifact.accuracy for artifact in described.artifacts if artifact.accuracy), None):
         apart = " that no choice was made on" if _fitted(described) else ""
         console.print(f"top-1 on {accuracy.images:,} test images{apart}", highlight=False)

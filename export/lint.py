@@ -13,8 +13,8 @@ from models.artifact.manifest import INPUT, OUTPUTS
 _STANDARD = {"", "ai.onnx"}
 
 
-def check_portable(path: Path, outputs: tuple[str, ...] = OUTPUTS) -> None:
-    """Check that any runtime can load a file, and that its graph has these outputs.
+def check_portable(path: Path, outputs: tuple[str, ...] = OUTPUTS, inputs: tuple[str, ...] = (INPUT,)) -> None:
+    """Check that any runtime can load a file, and that its graph has these outputs and inputs.
 
     Raises:
         BuildError: the graph has operators outside the standard, which only one runtime knows, or unsigned zero-points,
@@ -29,6 +29,6 @@ def check_portable(path: Path, outputs: tuple[str, ...] = OUTPUTS) -> None:
     for node in graph.node:
         if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and unsigned.intersection(node.input[2:]):
             raise BuildError(f"{path.name}: {node.name} has an unsigned zero-point, which TensorRT reads as signed")
-    signature = [value.name for value in graph.input], tuple(value.name for value in graph.output)
-    if signature != ([INPUT], outputs):
+    signature = tuple(value.name for value in graph.input), tuple(value.name for value in graph.output)
+    if signature != (inputs, outputs):
         raise BuildError(f"{path.name}: takes {signature[0]} and gives {signature[1]}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from export.temperature import calibration_error
 from models.artifact import classifier_head, golden, manifest, parity
-from models.artifact.manifest import INPUT, Accuracy, ManifestError, Parity, Precision
+from models.artifact.manifest import INPUT, LESION_INPUT, Accuracy, ManifestError, Parity, Precision
 from models.artifact.parity import Float32Array, ParityError
 from models.data import Dataset
 from models.imaging.preprocess import UInt8Array
@@ -21,11 +22,16 @@ BATCH = 64
 class OnnxRunner:
     """An ONNX file in ONNX Runtime on the CPU.
 
+    Args:
+        path: the file.
+        gates: for the graph in which blocks can be deleted, a factor for the residual branch of each block.
+
     Raises:
         ParityError: ONNX Runtime cannot load the file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, gates: Sequence[float] | None = None) -> None:
+        self.gates = gates
         try:
             self._session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's exceptions have no common base
@@ -40,8 +46,9 @@ class OnnxRunner:
         return self._run("probabilities", images)
 
     def _run(self, output: str, images: UInt8Array) -> Float32Array:
+        gates = {} if self.gates is None else {LESION_INPUT: np.asarray(self.gates, np.float32)}
         batches = (images[first : first + BATCH] for first in range(0, len(images), BATCH))
-        return np.concatenate([self._session.run([output], {INPUT: batch})[0] for batch in batches])
+        return np.concatenate([self._session.run([output], {INPUT: batch, **gates})[0] for batch in batches])
 
 
 def check_parity(runner: OnnxRunner, images: UInt8Array, expected: Float32Array, precision: Precision) -> Parity:
@@ -65,7 +72,7 @@ def verify_version(version: Path) -> dict[str, Parity]:
     """
     described = manifest.read(version)
     manifest.check_hash(version / manifest.GOLDEN_FILE, described.golden_sha256)
-    for artifact in described.artifacts:
+    for artifact in described.files:
         manifest.check_hash(version / artifact.file, artifact.sha256)
     if described.classifier_sha256 is not None:
         manifest.check_hash(version / manifest.CLASSIFIER_FILE, described.classifier_sha256)
@@ -76,9 +83,14 @@ def verify_version(version: Path) -> dict[str, Parity]:
             f"{version / manifest.GOLDEN_FILE}: has images {list(images.shape)} and logits {list(logits.shape)}, "
             f"which are not this model's: export the version again"
         )
+    runners = {artifact.file: OnnxRunner(version / artifact.file) for artifact in described.artifacts}
+    if described.lesion is not None:
+        # With all blocks, it is the same network.
+        file, gates = described.lesion.artifact.file, [1.0] * len(described.lesion.blocks)
+        runners[file] = OnnxRunner(version / file, gates)
     return {
-        artifact.file: check_parity(OnnxRunner(version / artifact.file), images, logits, artifact.precision)
-        for artifact in described.artifacts
+        artifact.file: check_parity(runners[artifact.file], images, logits, artifact.precision)
+        for artifact in described.files
     }
 
 

@@ -24,6 +24,9 @@ def build_command(
     layers: Annotated[
         bool, typer.Option("--layers", help="Also export the pooled features of each stage, layer1 to layer3 or 4.")
     ] = False,
+    lesions: Annotated[
+        bool, typer.Option("--lesions", help="Also write model.lesion.onnx, in which blocks can be deleted.")
+    ] = False,
     allow_unfused: AllowUnfused = False,
     by_position: ByPosition = False,
     triton: Annotated[
@@ -48,6 +51,7 @@ def build_command(
             float16=float16,
             int8=int8,
             layers=layers,
+            lesions=lesions,
             allow_unfused=allow_unfused,
             by_position=by_position,
         )

@@ -6,30 +6,43 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import onnx
 import torch
+from torch import Tensor
 
 from export.graph import ServingGraph
 from models.artifact.manifest import INPUT
 from models.imaging.preprocess import Preprocess
 
 OPSET = 20
+NO_INPUTS: Mapping[str, Tensor] = MappingProxyType({})
 
 
-def write(graph: ServingGraph, preprocess: Preprocess, path: Path) -> None:
-    """Export with a dynamic batch dimension. The bytes depend on the weights only, not on machine or folder."""
+def write(
+    graph: ServingGraph, preprocess: Preprocess, path: Path, further_inputs: Mapping[str, Tensor] = NO_INPUTS
+) -> None:
+    """Export with a dynamic batch dimension. The bytes depend on the weights only, not on machine or folder.
+
+    Args:
+        graph: the network.
+        preprocess: has the shape of the images.
+        path: file to write.
+        further_inputs: an example of each input after the images, by name, in the order of the arguments of `forward`.
+    """
     example = torch.zeros(2, *preprocess.shape, dtype=torch.uint8)
     with _quiet():
         program = torch.onnx.export(
             graph.eval(),
-            (example,),
+            (example, *further_inputs.values()),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[INPUT],
+            input_names=[INPUT, *further_inputs],
             output_names=list(graph.outputs),
-            dynamic_shapes=({0: torch.export.Dim("N")},),
+            dynamic_shapes=({0: torch.export.Dim("N")}, *(None for _ in further_inputs)),
             verbose=False,
         )
     if program is None:

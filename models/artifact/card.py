@@ -134,7 +134,7 @@ def _preprocessing(described: Manifest) -> list[str]:
 
 
 def _files(described: Manifest, version: Path) -> list[str]:
-    rows = [_row(each, version) for each in described.artifacts]
+    rows = [_row(each, version) for each in described.files]
     return ["| file | precision | size | logit error | agreement |", "|---|---|--:|--:|--:|", *rows]
 
 

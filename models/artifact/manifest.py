@@ -35,6 +35,9 @@ INPUT = "images"
 OUTPUTS = ("logits", "probabilities", "embedding", "feature_map")
 """Outputs of every graph of this project: float32 [N, classes], [N, classes], [N, features] and [N, features, h, w].
 An imported graph may lack the last one or the last two."""
+LESION_FILE = "model.lesion.onnx"
+LESION_INPUT = "gates"
+"""Second input of that file only: float32 [blocks], a factor for the residual branch of each block."""
 LAYER_OUTPUTS = ("layer1", "layer2", "layer3", "layer4")
 """Optional outputs: the pooled features of each stage, float32 [N, channels of the stage]."""
 
@@ -150,6 +153,23 @@ class Artifact(_ManifestPart):
     quantization: Quantization | None = None
 
 
+class LesionBlock(_ManifestPart):
+    """A residual block of a network."""
+
+    name: str
+    """For people, such as "stage 1, block 2"."""
+    changes_shape: bool
+    """Whether its shortcut changes the shape, so that more than an identity remains without the branch."""
+
+
+class Lesion(_ManifestPart):
+    """The graph in which blocks can be deleted. It is none of `artifacts`, because it has another input."""
+
+    artifact: Artifact
+    blocks: Annotated[tuple[LesionBlock, ...], Field(min_length=1)]
+    """In the order of the gates, from the input to the output of the network."""
+
+
 class EnsembleMember(_ManifestPart):
     """A network of an ensemble, whose graph averages the probabilities of its members."""
 
@@ -177,6 +197,8 @@ class Manifest(_ManifestPart):
     members: tuple[EnsembleMember, ...] = ()
     """Members of an ensemble, whose logits are the logarithm of the average of their probabilities."""
     artifacts: tuple[Artifact, ...]
+    lesion: Lesion | None = None
+    """None for a version without the file."""
     outputs: tuple[str, ...] = OUTPUTS
     """Outputs of the graphs: at least logits and probabilities, in the order of `OUTPUTS` and `LAYER_OUTPUTS`."""
     golden_sha256: Annotated[str, Field(pattern=SHA256)]
@@ -196,6 +218,11 @@ class Manifest(_ManifestPart):
         if not self.artifacts:
             raise ValueError("no artifact is listed")
         return self
+
+    @property
+    def files(self) -> tuple[Artifact, ...]:
+        """All graphs: the artifacts, and the one in which blocks can be deleted."""
+        return self.artifacts if self.lesion is None else (*self.artifacts, self.lesion.artifact)
 
     def to_json(self) -> str:
         return self.model_dump_json(by_alias=True, indent=2) + "\n"

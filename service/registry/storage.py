@@ -151,7 +151,7 @@ def _get_files(system: Any, source: str, folder: Path, described: Manifest) -> N
     Raises:
         LoadError: one is missing, or has other content than the manifest says.
     """
-    hashes = {artifact.file: artifact.sha256 for artifact in described.artifacts}
+    hashes = {artifact.file: artifact.sha256 for artifact in described.files}
     hashes[manifest.GOLDEN_FILE] = described.golden_sha256
     if described.classifier_sha256 is not None:
         hashes[manifest.CLASSIFIER_FILE] = described.classifier_sha256
