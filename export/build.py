@@ -83,8 +83,7 @@ def build(
     with staged_version(repository / name) as (folder, number):
         write = partial(_write_float, trained, model, temperature, folder, validator)
         artifacts = [write(precision) for precision in _FLOAT_FILES if float16 or precision == "float32"]
-        if int8:
-            artifacts += write_int8(folder / "model.onnx", folder, used.calibration, selection, validator)
+        artifacts += write_int8(folder / "model.onnx", folder, used.calibration, selection, validator) if int8 else []
         describe_version(
             folder,
             used.parity,

@@ -27,7 +27,8 @@ from service.http.access_log import AccessLogMiddleware
 from service.http.api_keys import ApiKeyCheck
 from service.http.limits import RequestLimitsMiddleware
 from service.http.problem_details import OpenAIError, Problem
-from service.http.v1 import classify, embeddings, models, rollout
+from service.http.v1 import classify, embeddings, lesion, models, rollout
+from service.inference.lesion import LesionPipeline
 from service.inference.pipeline import Pipeline
 from service.inference.routing import VERSION_HEADER
 from service.messages.backend import Backend
@@ -170,6 +171,7 @@ def create_app(
     )
     app.state.service = service
     app.state.pipeline = service.pipeline
+    app.state.lesions = LesionPipeline(service.pipeline)
     app.state.metrics = service.metrics
     app.state.grpc = grpc
     app.state.begin_shutdown = _nothing if grpc is None else grpc.begin_shutdown
@@ -268,6 +270,7 @@ def _add_routes(
     compat.add_routes(app, settings.compat, lambda error: _checked(classify_key, error))
     app.include_router(models.router, **_checked(classify_key, Problem))
     app.include_router(rollout.router, **_checked(classify_key, Problem))
+    app.include_router(lesion.router, **_checked(classify_key, Problem))
     app.include_router(embeddings.router, **_checked(classify_key, OpenAIError))
     app.include_router(v2.router, **_checked(classify_key, v2.Error))
     if settings.admin:

@@ -81,8 +81,7 @@ class Engine:
         deliver, fail = partial(self._call, self._deliver), partial(self._call, self._fail)
         self._workers = Workers(executors, queue, self._metrics, name, deliver, fail, single_image, cpus, stall_seconds)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.batch_done: Callable[[], None] = _nothing
-        """Called on the event loop after each batch."""
+        self._observers: tuple[Callable[[], None], ...] = ()
 
     def start(self) -> None:
         """Start the threads; results are delivered on the running event loop."""
@@ -123,6 +122,15 @@ class Engine:
     def busy(self) -> bool:
         """Whether images wait or are computed."""
         return self._queue.busy
+
+    def observe(self, batch_done: Callable[[], None]) -> None:
+        """Call a function on the event loop after each batch, once, however often it is given."""
+        if batch_done not in self._observers:
+            self._observers += (batch_done,)
+
+    def forget(self, batch_done: Callable[[], None]) -> None:
+        """Do not call a function any more."""
+        self._observers = tuple(each for each in self._observers if each != batch_done)
 
     def check_progress(self) -> None:
         """Detect batches that do not end; called once per second."""
@@ -228,7 +236,7 @@ class Engine:
             if not pending.outcome.done():
                 self._count(queued, result)
                 pending.outcome.set_result(result)
-        self.batch_done()
+        self._announce()
 
     def _count(self, queued: QueuedRequest, result: InferenceResult) -> None:
         decode_seconds = queued.owner.decode_seconds
@@ -252,17 +260,17 @@ class Engine:
         for part in batch.slices:
             self._queue.abandon(part.request)
             self._end_with(part.request, _failure(error))
-        self.batch_done()
+        self._announce()
+
+    def _announce(self) -> None:
+        for batch_done in self._observers:
+            batch_done()
 
     def _call(self, function: Callable[..., None], *arguments: object) -> None:
         """Run a function on the event loop; do nothing if the loop is closed."""
         assert self._loop is not None
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *arguments)
-
-
-def _nothing() -> None:
-    """Do nothing at the end of a batch."""
 
 
 def _failure(error: Exception) -> ServiceError:

@@ -21,7 +21,7 @@ from service.engine.engine import Engine
 from service.messages.inference import InferenceRequest, InferenceResult
 
 _OUTPUTS = frozenset({"probabilities"})
-_PAUSE = 2.0
+PAUSE = 2.0
 """Pause after an image, in times of that image. With a shadow of each request and half of the time idle, the median
 time of a request grows by less than half of the time of an image; without a pause, by two thirds."""
 _RESPONSE_SECONDS = 0.002
@@ -114,7 +114,7 @@ class ShadowQueue:
 
     def finish(self, engine: Engine, seconds: float) -> None:
         """Take note that an image of an engine is done, which took some seconds."""
-        asyncio.get_running_loop().call_later(_PAUSE * seconds, self._resume, engine)
+        asyncio.get_running_loop().call_later(PAUSE * seconds, self._resume, engine)
 
     def _resume(self, engine: Engine) -> None:
         self._running.discard(engine)

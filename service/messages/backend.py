@@ -7,6 +7,7 @@ from typing import Protocol
 from models.artifact.traffic import TrafficPolicy
 from service.messages.catalog import Catalog
 from service.messages.inference import InferenceRequest, InferenceResult, ResultReceiver
+from service.messages.lesion import LesionRequest
 from service.messages.model import ServedModel
 from service.messages.status import DifferingImage, ModelStatus, PlanStatus, ShadowStatus, VersionStatus
 from service.telemetry.statistics import Statistics
@@ -42,6 +43,18 @@ class Backend(Protocol):
             DeadlineExceeded: the deadline passed.
             InferenceFailed: the executor raised.
             Unavailable: the version cannot compute any more.
+        """
+        ...
+
+    async def lesion(self, key: int, request: LesionRequest) -> InferenceResult:
+        """Compute an image with all blocks, and without some, with a version that the caller holds and that has
+        `lesion_blocks`. It waits for moments in which no other image is computed.
+
+        Raises:
+            Overloaded: too many of these requests wait, other images are computed all the time, or there is no memory.
+            DeadlineExceeded: the deadline passed.
+            InferenceFailed: ONNX Runtime failed.
+            Unavailable: the graph cannot be loaded.
         """
         ...
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from models.artifact.classifier_head import Classifier
-from models.artifact.manifest import Accuracy, Precision
+from models.artifact.manifest import Accuracy, LesionBlock, Precision
 from models.imaging.preprocess import Preprocess
 
 Origin = Literal["set", "tuned", "default rule"]
@@ -39,6 +39,8 @@ class ServedModel:
     """Names of the outputs that the graph has."""
     classifier: Classifier | None
     """Weights of the last layer, for class activation maps; None if the version or the executor cannot give any."""
+    lesion_blocks: tuple[LesionBlock, ...] = ()
+    """Blocks that can be deleted, from the input to the output; empty if the version has no graph for it."""
     executor: str
     precision: Precision
     """Precision of the arithmetic; the artifact may hold more."""

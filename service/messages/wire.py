@@ -1,6 +1,6 @@
 """The messages between a worker and the engine process, as bytes.
 
-    worker → engine   SUBMIT  DECODE  CANCEL  REFUSED  RELEASED  SEEN  CALL
+    worker → engine   SUBMIT  LESION  DECODE  CANCEL  REFUSED  RELEASED  SEEN  CALL
     engine → worker   RESULT  DECODED  FAILURE  CLASSIFIER  CATALOG  REPLY
 
 A frame is the length of its body, its kind, and the body. Frequent messages are packed by `struct`, the others
@@ -31,7 +31,7 @@ from service.messages.catalog import Catalog, CatalogModel
 from service.messages.inference import InferenceResult
 from service.messages.model import ServedModel
 
-VERSION = 1
+VERSION = 2
 """Both sides are started from the same files, so it differs only if one was not replaced after an update."""
 
 
@@ -51,6 +51,7 @@ class Kind(IntEnum):
     REPLY = 11
     DECODE = 12
     DECODED = 13
+    LESION = 14
 
 
 HEAD = struct.Struct("<IB")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from service.engine.engine import Engine
 from service.messages.catalog import Catalog, CatalogModel
 from service.registry.model_versions import ModelVersions
 from service.registry.version import Version
@@ -23,6 +24,18 @@ async def check_progress(models: Mapping[str, ModelVersions]) -> float:
         for version in model.ready:
             version.engine.check_progress()
     return _CHECK_SECONDS
+
+
+def engines(models: Mapping[str, ModelVersions]) -> list[Engine]:
+    """The engines of all versions that take requests."""
+    return [version.engine for model in models.values() for version in model.ready]
+
+
+def reasons(models: Mapping[str, ModelVersions], none: list[str]) -> list[str]:
+    """A sentence per reason why no request can be answered; `none` if there is no model."""
+    if (found := current(models)) or any(model.on_demand for model in models.values()):
+        return dead(found)
+    return failures(models) or none
 
 
 def dead(current: Mapping[str, Version]) -> list[str]:

@@ -7,12 +7,13 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 from models.artifact import manifest
 from models.artifact.card import make_card
-from models.artifact.manifest import Artifact, Manifest, ManifestError
+from models.artifact.manifest import Artifact, LesionBlock, Manifest, ManifestError
 from service import executors
 from service.core.cpus import available_cpus
 from service.core.naming import ENCODED
@@ -150,6 +151,7 @@ class Loader:
             architecture=described.architecture.name,
             preprocess=described.preprocess,
             outputs=described.outputs,
+            lesion_blocks=_lesion_blocks(version, described) if computes else (),
             classifier=classifier if computes else None,
             executor=config.executor,
             precision=config.precision,
@@ -204,6 +206,13 @@ class Loader:
             pinned_cpus(loaded, plan.threads),
             stall_seconds(instances.seconds_per_image, plan.max_batch),
         )
+
+
+def _lesion_blocks(version: Path, described: Manifest) -> tuple[LesionBlock, ...]:
+    """The blocks that can be deleted: none without the file for it, or without ONNX Runtime, which computes it."""
+    if described.lesion is None or find_spec("onnxruntime") is None:
+        return ()
+    return described.lesion.blocks if (version / described.lesion.artifact.file).is_file() else ()
 
 
 def _plan(version: Path, described: Manifest, config: ExecutionConfig) -> InstancePlan:

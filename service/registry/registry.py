@@ -16,9 +16,11 @@ from service.core.settings.values import split_names
 from service.core.version_policy import Policy
 from service.messages.catalog import Catalog
 from service.messages.inference import InferenceRequest, InferenceResult, ResultReceiver
+from service.messages.lesion import LesionRequest
 from service.messages.model import ServedModel
 from service.messages.status import DifferingImage, ModelStatus, PlanStatus, ShadowStatus, VersionStatus
 from service.registry import health
+from service.registry.lesions import Lesions
 from service.registry.load_queue import LoadQueue
 from service.registry.loader import Loader
 from service.registry.model_versions import ModelVersions
@@ -61,7 +63,6 @@ class Registry:
         """The catalog; None after a change."""
         self._observers: list[Callable[[], None]] = []
         self._settings = settings
-        self._metrics = metrics
         self._policies = Policies(settings.versions, settings.traffic)
         loader = Loader(settings, metrics)
         self._models: dict[str, ModelVersions] = {}
@@ -80,6 +81,7 @@ class Registry:
         self._was_read = False
         self._stop = asyncio.Event()
         self._shadows = Shadows(self._models, self._policies, metrics)
+        self._lesions = Lesions(settings.repository_folder, partial(health.engines, self._models), self._residency)
         self._rollouts = Rollouts(self._models, self._policies, self._shadows, self._read)
         metrics.watch_versions(lambda: health.served(self.catalog))
         metrics.watch_models(partial(health.figures, self._models))
@@ -117,8 +119,7 @@ class Registry:
         return self._reader.pause
 
     async def close(self) -> None:
-        """Finish the requests that were accepted, then free everything. Waits for a second at most: whatever still runs
-        then, such as a stalled batch, ends with the process."""
+        """Finish accepted requests for a second at most, then free everything; the process ends stalled batches."""
         self.draining = True
         self._mark_changed()
         self._stop.set()
@@ -129,8 +130,7 @@ class Registry:
             log.error("a batch or a load does not end; the process does not wait for it")
 
     async def refresh(self) -> None:
-        """Read the repository, and wait until new versions are loaded and removed ones retired. A version that failed
-        is tried again when its files change, or after some time."""
+        """Read the repository, and wait until new versions are loaded, or failed again, and removed ones retired."""
         await self._read()
         await asyncio.gather(*(model.settled() for model in self._models.values()))
 
@@ -267,6 +267,10 @@ class Registry:
         engine, watched = version.engine, self._shadows.watch(version, request, outcome)
         return partial(engine.cancel, engine.begin(request, watched))
 
+    async def lesion(self, key: int, request: LesionRequest) -> InferenceResult:
+        """As `Backend.lesion`."""
+        return await self._lesions.compute(self._held[key], request)
+
     async def shadows(self, name: str) -> list[ShadowStatus]:
         """As `Backend.shadows`."""
         return self._shadows.statuses(name)
@@ -286,12 +290,8 @@ class Registry:
     def _reasons(self) -> list[str]:
         if self.draining:
             return ["shutting down"]
-        if self._loading:
-            return [LOADING]
-        if (current := health.current(self._models)) or any(model.on_demand for model in self._models.values()):
-            return health.dead(current)
-        none = f"{self._settings.repository} holds no model yet"
-        return health.failures(self._models) or self._reader.problems() or [none]
+        none = self._reader.problems() or [f"{self._settings.repository} holds no model yet"]
+        return [LOADING] if self._loading else health.reasons(self._models, none)
 
     async def degraded(self) -> list[str]:
         """Limitations of a service that is ready: as `health.limits`, policies, and folders that cannot be read."""

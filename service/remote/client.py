@@ -14,6 +14,8 @@ from service.core.errors import NOT_COMPUTED_IN_TIME, DeadlineExceeded, NotYetAv
 from service.messages import wire
 from service.messages.catalog import Catalog
 from service.messages.inference import InferenceRequest, InferenceResult
+from service.messages.lesion import LesionRequest
+from service.messages.lesion_wire import Lesion, lesion_frame
 from service.messages.model import ServedModel
 from service.messages.status import DifferingImage, ModelStatus, PlanStatus, ShadowStatus, VersionStatus
 from service.messages.wire import Kind, Submit
@@ -169,6 +171,26 @@ class RemoteBackend:
             # this request are dropped.
             arena.free(slots)
             if result is None and self.connection.channel is channel:
+                channel.send(wire.number_frame(Kind.CANCEL, number))
+
+    async def lesion(self, key: int, request: LesionRequest) -> InferenceResult:
+        """As `Backend.lesion`; raises as `submit`."""
+        channel, arena = self.connection.channel, self.connection.arena
+        if channel is None or key not in self._known:
+            raise NotYetAvailable(NO_ENGINE)
+        slot = arena.put(request.image)
+        number, future = self.connection.begin()
+        channel.send(lesion_frame(Lesion(number, key, slot.offset, request.deadline, request.deleted)))
+        try:
+            async with asyncio.timeout_at(request.deadline):
+                result: InferenceResult = await future
+                return result
+        except TimeoutError:
+            raise DeadlineExceeded(NOT_COMPUTED_IN_TIME) from None
+        finally:
+            self.connection.end(number)
+            arena.free([slot])
+            if (not future.done() or future.cancelled()) and self.connection.channel is channel:
                 channel.send(wire.number_frame(Kind.CANCEL, number))
 
     def count_refused(self, key: int) -> None:

@@ -23,6 +23,7 @@ from service.remote.answer import Answer
 from service.remote.arena import ArenaView, Offer, receive_arena
 from service.remote.channel import Channel
 from service.remote.file_decoding import FileDecoding
+from service.remote.lesions import LesionAnswers
 
 log = logging.getLogger(__name__)
 
@@ -193,10 +194,12 @@ class _Worker:
         self._running: dict[int, Cancel] = {}
         """Requests that are computed, by their numbers."""
         decoding = FileDecoding(gpu, arena, self.channel, self._held, self._running)
+        lesions = LesionAnswers(backend, arena, self.channel, self._held, self._running)
         self._calls: set[asyncio.Task[None]] = set()
         self._receivers: Mapping[Kind, Callable[[memoryview], None]] = {
             Kind.SUBMIT: self._submit,
             Kind.DECODE: decoding.begin,
+            Kind.LESION: lesions.begin,
             Kind.CANCEL: self._cancel,
             Kind.REFUSED: self._count_refused,
             Kind.RELEASED: self._release,

@@ -633,6 +633,7 @@ def test_the_openapi_document(client: Client) -> None:
         ("post", "/v1/models/{model}/classify"),
         ("post", "/v1/models/{model}/versions/{version}/classify"),
     }
+    lesion = {("post", "/v1/models/{model}/lesion"), ("post", "/v1/models/{model}/versions/{version}/lesion")}
     cards = ("/v1/models/{model}/card", "/v1/models/{model}/versions/{version}/card")
     about = (
         "/v1/models",
@@ -642,7 +643,7 @@ def test_the_openapi_document(client: Client) -> None:
         *cards,
     )
     gets = {("get", path) for path in (*about, "/healthz", "/readyz", "/metrics")}
-    assert {name for name in operations if not name[1].startswith("/v2")} == classify | gets | {
+    assert {name for name in operations if not name[1].startswith("/v2")} == classify | gets | lesion | {
         ("post", "/v1/embeddings")
     }
     assert len({operation["operationId"] for operation in operations.values()}) == len(operations)

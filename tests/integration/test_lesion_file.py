@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 from typer.testing import CliRunner
 
 from export.__main__ import app
@@ -17,13 +13,12 @@ from export.formats import onnx as onnx_format
 from export.formats.lesion import write_lesion
 from export.graph import ServingGraph
 from export.samples import from_photographs, photographs
-from models.architectures import ResNet
 from models.artifact import manifest
-from models.artifact.parity import Float32Array
 from models.imaging.preprocess import UInt8Array
 from models.runtime.onnxruntime import ort
 from models.training.checkpoint import Checkpoint
 from models.training.evaluate import predict
+from tests.support.lesions import scaled
 from tests.support.networks import make_checkpoint
 
 
@@ -33,20 +28,6 @@ def build(trained: Checkpoint, folder: Path) -> tuple[int, str]:
     arguments = ["build", str(folder / "checkpoint.safetensors"), "--repository", str(folder), "--name", "net"]
     result = CliRunner().invoke(app, [*arguments, "--lesions"])
     return result.exit_code, result.output
-
-
-def scaled(trained: Checkpoint, gates: Float32Array) -> ResNet:
-    """The network with factors for the last weights and shifts before each addition."""
-    model = copy.deepcopy(trained.model())
-    blocks: list[Any] = [block for stage in model.stages for block in stage.children()]
-    for block, gate in zip(blocks, gates.tolist(), strict=True):
-        last = block.convs[-1]
-        # Those of the normalisation after the convolution, or of the convolution without one.
-        affine = last.norm if isinstance(getattr(last, "norm", None), nn.BatchNorm2d) else last
-        with torch.no_grad():
-            for values in affine.parameters():
-                values.mul_(gate)
-    return model
 
 
 def check(file: Path, trained: Checkpoint, images: UInt8Array, blocks: int) -> None:

@@ -139,7 +139,7 @@ class Waiting:
         self.results: asyncio.Queue[InferenceResult | None] = asyncio.Queue()
         self.dropped: asyncio.Queue[int] = asyncio.Queue()
         for engine in self.engines:
-            engine.batch_done = self.queue.work
+            engine.observe(self.queue.work)
             engine.start()
 
     def put(self, engine: int, value: int) -> None:

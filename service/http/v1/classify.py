@@ -165,7 +165,7 @@ def _model(path_params: Mapping[str, str]) -> tuple[str | None, str | None]:
 
 
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
-_BODY: dict[str, Any] = {
+BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "description": "One image file as it is, any number of files in a form, or JSON with base64.",
@@ -216,7 +216,7 @@ def documentation(key_check: ApiKeyCheck | None) -> APIRouter:
             methods=["POST"],
             response_model=ClassificationJson,
             responses=_LINES | _ERRORS,
-            openapi_extra=_BODY,
+            openapi_extra=BODY,
         )
     router = APIRouter()
     router.include_router(described, **({} if key_check is None else key_check.options(Problem)))

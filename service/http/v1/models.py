@@ -86,6 +86,7 @@ async def _info(backend: Backend, model: ServedModel) -> ModelInfo:
         accuracy=model.accuracy,
         cam=model.classifier is not None,
         outputs=list(model.outputs),
+        lesions=list(model.lesion_blocks) or None,
         engine=await backend.plan_status(model.key),
         versions=await backend.versions(model.name),
         lone_threads=model.single_image_threads,

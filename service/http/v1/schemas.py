@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
-from models.artifact.manifest import Accuracy, Precision
+from models.artifact.manifest import Accuracy, LesionBlock, Precision
 from service.http.problem_details import Problem, problem
 from service.inference.results import Classification, ImageResult, Prediction, Timing
 from service.messages.model import ConfigProvenance
@@ -186,6 +186,9 @@ class ModelInfo(_V1Schema):
     """Whether the model has class activation maps."""
     outputs: list[str]
     """Outputs of the graph; `layer1` and so on if the features of these layers can be requested."""
+    lesions: list[LesionBlock] | None = Field(default=None, exclude_if=lambda value: value is None)
+    """Blocks that `POST /v1/models/{model}/lesion` can delete, from the input to the output; absent without the file
+    for it."""
     engine: PlanStatus | None = None
     """State of the TensorRT engine; absent if none was built and none is needed."""
     versions: list[VersionStatus]

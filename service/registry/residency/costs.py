@@ -93,5 +93,10 @@ class Costs:
         return learned
 
 
+def peak_of_file(file_bytes: int) -> int:
+    """Memory of one instance of a file while it is loaded, in bytes."""
+    return round((_FILE_FACTOR + _LOADING_FACTOR) * file_bytes) + _INSTANCE_BYTES + _LOADING_BYTES
+
+
 def _resident(footprint: Footprint) -> float:
     return footprint.instances * (_FILE_FACTOR * footprint.file_bytes + _INSTANCE_BYTES)

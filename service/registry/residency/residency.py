@@ -16,7 +16,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from service.core import malloc
@@ -28,7 +28,7 @@ from service.registry.load_queue import NoRoom, Reserved
 from service.registry.loader import Loader
 from service.registry.model_versions import ModelVersions
 from service.registry.repository import LoadError, VersionDir
-from service.registry.residency.costs import Cost, Costs
+from service.registry.residency.costs import Cost, Costs, peak_of_file
 from service.telemetry.memory_metrics import MemoryMetrics
 from service.telemetry.metrics import Metrics
 
@@ -91,6 +91,8 @@ class Residency:
         """Time before which no model leaves for another one, in `time.monotonic` seconds."""
         self._evictions: deque[float] = deque()
         """Times of the evictions in the last window."""
+        self.free_spare: Callable[[], Awaitable[bool]] = _nothing_spare
+        """Frees memory that no model needs; gives whether there was any."""
         metrics.watch(limits.limit, lambda: self._resident, lambda: len(self._loaded()))
 
     async def bring_in(self, model: ModelVersions, seconds: float) -> None:
@@ -143,6 +145,8 @@ class Residency:
                 if not await unloading[0].unloads.wait(max(end - now, 0.0)):
                     raise NoRoom("requests still use the models that leave", self._limits.room_timeout)
                 continue
+            if await self.free_spare():
+                continue
             leaving = self._leaving(name)
             free_at = max(leaving[0].loaded_at + self._limits.residence, self._next_eviction) if leaving else math.inf
             if free_at > end:
@@ -156,6 +160,11 @@ class Residency:
         self._reserved[reservation] = cost.peak
         return reservation
 
+    async def has_room(self, file_bytes: int) -> bool:
+        """Whether there is room for a file that is no model; no model leaves for it."""
+        needed = sum(self._reserved.values()) + peak_of_file(file_bytes)
+        return await self._measured() + needed <= self._usable
+
     async def relieve(self) -> float:
         """Measure the memory, and evict a model if requests have raised it above the limit. Returns the seconds until
         the next time."""
@@ -163,6 +172,8 @@ class Residency:
         now = time.monotonic()
         while self._evictions and self._evictions[0] < now - _WINDOW_SECONDS:
             self._evictions.popleft()
+        if self._resident > self._limits.limit and await self.free_spare():
+            await self._measured()
         if self._resident > self._limits.limit and (leaving := self._leaving()):
             self._evict(leaving[0], "because requests need its memory", "pressure")
             await leaving[0].unloads.wait(self._limits.room_timeout)
@@ -245,6 +256,10 @@ class Residency:
         if ahead >= len(leaving):
             return self._limits.residence if leaving or ahead else 0.0  # without any, `make` has the reason
         return max(leaving[ahead].loaded_at + self._limits.residence, self._next_eviction) - now
+
+
+async def _nothing_spare() -> bool:
+    return False
 
 
 def _full_of(leaving: list[ModelVersions]) -> str:

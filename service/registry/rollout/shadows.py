@@ -14,6 +14,7 @@ from service.core.threads import run_in_background
 from service.engine.shadow_queue import ShadowQueue
 from service.messages.inference import InferenceRequest, InferenceResult, ResultReceiver
 from service.messages.status import DifferingImage, ShadowStatus
+from service.registry import health
 from service.registry.model_versions import ModelVersions
 from service.registry.rollout.comparison import ComparedImage, Comparison, describe_all
 from service.registry.rollout.policies import Policies
@@ -45,7 +46,7 @@ class Shadows:
     """By the keys of the version and the shadow."""
 
     def __post_init__(self) -> None:
-        self._queue = ShadowQueue(_MAX_BYTES, lambda: [each.engine for each in self._all_ready()])
+        self._queue = ShadowQueue(_MAX_BYTES, partial(health.engines, self.models))
         self.policies.changed = self._drop_removed
 
     def _all_ready(self) -> list[Version]:
@@ -82,7 +83,8 @@ class Shadows:
             if not shadow.ready:
                 continue
             comparison = self._comparison(version, shadow)
-            shadow.engine.batch_done = version.engine.batch_done = self._queue.work
+            for each in (shadow, version):
+                each.engine.observe(self._queue.work)
             for pixels, row in zip(request.images, result.outputs["probabilities"], strict=True):
                 if overloaded or not self._queue.has_room(pixels.nbytes):
                     comparison.drop()
