@@ -9,6 +9,7 @@ from models.studies import (
     degradation,
     finite_step,
     loss_surface,
+    normalisation,
     order_of_operations,
     shattered_gradients,
     shortcuts,
@@ -26,6 +27,7 @@ _MODULES: tuple[Study, ...] = (
     finite_step,
     order_of_operations,
     signal_growth,
+    normalisation,
     shortcuts,
     loss_surface,
 )

@@ -1,4 +1,4 @@
-"""The studies of gradients: Prince's notebook 11.1."""
+"""The studies of gradients: Prince's notebook 11.1, and batch normalisation."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
-from models.studies import why_11_1_failed
+from models import architectures
+from models.studies import normalisation, why_11_1_failed
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,29 @@ def test_mean_centring_alone_shatters_the_gradient_of_the_notebook() -> None:
 
     assert correlation() > 0.9
     assert abs(correlation(centred=True)) < 0.1
+
+
+def test_fresh_skipinit_block_is_its_shortcut() -> None:
+    torch.manual_seed(0)
+    model = architectures.build("skipinit-resnet20", 3, 1, norm="none")
+    x = torch.randn(2, 16, 8, 8)
+    block, _, _, down, *_ = (block for stage in model.stages for block in stage.children())
+    torch.testing.assert_close(block(x), x.relu())
+    torch.testing.assert_close(down(x), F.pad(x[:, :, ::2, ::2].relu(), (0, 0, 0, 0, 0, 16)))
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_signal_and_gradient_of_every_block(norm: str) -> None:
+    """Against a network that is run block by block."""
+    torch.manual_seed(0)
+    model = architectures.build("tiny", 3, 1, norm=norm)
+    inputs, labels = torch.randn(6, 1, 8, 8), torch.tensor([0, 1, 2] * 2)
+    numbers = normalisation.measure(model, inputs, labels)
+    stream = [model.stem(inputs).relu()]
+    for stage in model.stages:
+        stream.append(stage(stream[-1]))
+    loss = F.cross_entropy(model.classifier(stream[-1].mean((2, 3))), labels)
+    for x, own, gradient in zip(stream, numbers["signal"], numbers["gradient"], strict=True):
+        (expected,) = torch.autograd.grad(6 * loss, x, retain_graph=True)
+        assert own == pytest.approx(float(x.detach().square().mean()), rel=1e-4)
+        assert gradient == pytest.approx(float(expected.square().sum((1, 2, 3)).mean()), rel=1e-4)

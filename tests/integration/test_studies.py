@@ -26,6 +26,7 @@ from models.studies import (
     degradation,
     finite_step,
     loss_surface,
+    normalisation,
     shattered_gradients,
     signal_growth,
     training,
@@ -45,6 +46,7 @@ SMALL: dict[str, Mapping[str, Any]] = {
     "finite-step": {"seeds": 1, "images": 8, "size": 8, "lengths": 3},
     "order-of-operations": SMALL_TRAINING,
     "signal-growth": {"seeds": 2, "width": 32, "blocks": 4, "images": 32},
+    "normalisation": {**SMALL_TRAINING, "rates": 1, "trained_depths": 1},
     "shortcuts": SMALL_TRAINING,
     "loss-surface": {**SMALL_TRAINING, "points": 3, "loss_images": 12},
 }
@@ -244,6 +246,13 @@ def test_gradient_along_the_input_is_the_slope(layers: int) -> None:
     with torch.no_grad():
         slope = (output(x + 1e-7) - output(x - 1e-7)) / 2e-7
     torch.testing.assert_close(gradient, slope, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_diverged_training_is_a_result(data: Path, tmp_path: Path) -> None:
+    settings = normalisation.NormalisationSettings.model_validate({**SMALL_TRAINING, "peak_lr": 1e30, "rates": 1})
+    piece = next(piece for piece in normalisation.split(settings, data) if "rate" in piece.name)
+    assert compute([piece], tmp_path) == {"plain20 seed 0 rate 1e+30": {"diverged": True}}
 
 
 @pytest.mark.slow

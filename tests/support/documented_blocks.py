@@ -221,6 +221,16 @@ BLOCKS: dict[str, Blocks] = {
             {"--out docs/studies": "--out out --set seeds=2 --set width=20"},
         ),
     ),
+    "docs/studies/normalisation.md": (
+        Reduced(
+            "resnet-study normalisation",
+            "one seed, on images of 8 x 8 pixels",
+            {
+                **TINY_TRAINING,
+                "--out docs/studies": "--out out --set seeds=1 --set size=8",
+            },
+        ),
+    ),
     "docs/studies/shortcuts.md": (Reduced("resnet-study shortcuts", FEWER_IMAGES, TINY_TRAINING),),
     "docs/studies/signal-growth.md": (
         Reduced(

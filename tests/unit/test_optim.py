@@ -49,7 +49,7 @@ def test_schedule_in_steps() -> None:
 
 def test_image_sides_grow_linearly() -> None:
     assert [image_side(epoch, 5, 128, 224) for epoch in range(5)] == [128, 152, 176, 200, 224]
-    assert [image_side(epoch, 3, 30, 30) for epoch in range(3)][-1] == 30
+    assert [image_side(epoch, 3, 30, 30) for epoch in range(3)] == [30, 30, 30]
 
 
 @pytest.mark.parametrize(

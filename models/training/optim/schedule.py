@@ -27,8 +27,11 @@ def learning_rate(
 
 
 def image_side(epoch: int, epochs: int, start: int, end: int) -> int:
-    """Shorter side in pixels in an epoch: linear from `start` to `end`, in multiples of 4 before the last epoch."""
-    if epoch >= epochs - 1:
+    """Shorter side in pixels in an epoch: linear from `start` to `end`, in multiples of 4 before the last epoch.
+
+    A size that does not change is taken as it is.
+    """
+    if start == end or epoch >= epochs - 1:
         return end
     side = start + (end - start) * epoch / (epochs - 1)
     return 4 * round(side / 4)
