@@ -8,6 +8,7 @@ from __future__ import annotations
 from models.studies import (
     degradation,
     finite_step,
+    lesion,
     loss_surface,
     normalisation,
     order_of_operations,
@@ -30,6 +31,7 @@ _MODULES: tuple[Study, ...] = (
     normalisation,
     shortcuts,
     loss_surface,
+    lesion,
 )
 
 STUDIES = {study.NAME: study for study in _MODULES}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 from service.core.errors import Overloaded
 from service.core.threads import call_at_lowest_priority, run_in_background
 from service.engine.engine import Engine
-from service.engine.shadow_queue import PAUSE
+from service.engine.shadow_queue import PAUSE, RESPONSE_SECONDS
 
 _MAX_JOBS = 8
 """Jobs that may wait."""
@@ -100,6 +100,7 @@ class IdleQueue:
             try:
                 async with asyncio.timeout_at(end):
                     await self._changed.wait()
+                    await asyncio.sleep(RESPONSE_SECONDS)
             except TimeoutError:
                 raise Overloaded(1, "would_be_late") from None
             finally:

@@ -24,7 +24,7 @@ _OUTPUTS = frozenset({"probabilities"})
 PAUSE = 2.0
 """Pause after an image, in times of that image. With a shadow of each request and half of the time idle, the median
 time of a request grows by less than half of the time of an image; without a pause, by two thirds."""
-_RESPONSE_SECONDS = 0.002
+RESPONSE_SECONDS = 0.002
 """Time after a batch in which its responses are written. They need the CPU and the interpreter, as an image does."""
 
 
@@ -87,7 +87,7 @@ class ShadowQueue:
     def work(self) -> None:
         """Start images soon, if their devices are idle then. Called when work arrives and when it is done."""
         if self._bytes and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_RESPONSE_SECONDS, self._start_all)
+            self._timer = asyncio.get_running_loop().call_later(RESPONSE_SECONDS, self._start_all)
 
     def _start_all(self) -> None:
         """Start an image of each shadow whose devices are idle."""

@@ -64,16 +64,24 @@ export function classifyPath(model) {
 /** Classify one file, as any client of the API does. Waits and tries again while the service is overloaded. */
 export async function classify(file, model, more = "") {
   // errors=inline: browsers report a failed request as an error of the page, also if only the image cannot be read.
-  const path = `${classifyPath(model)}&errors=inline${more}`;
+  const { results: [result], timing } = await post(`${classifyPath(model)}&errors=inline${more}`, file);
+  if (result.error) throw new Problem(result.error.detail, "image");
+  return { ...result, timing };
+}
+
+/** The classes of one file with all blocks (`whole`) and without blocks with these numbers (`predictions`). */
+export async function lesion(file, model, blocks) {
+  const path = `v1/models/${encodeURIComponent(model.name)}/versions/${model.version}/lesion`;
+  return post(`${path}?top_k=${TOP_K}&deleted=${blocks}`, file);
+}
+
+/** Post a file, and try again while the service is overloaded. */
+async function post(path, file) {
   const headers = { "Content-Type": "application/octet-stream" };
   for (let attempt = 1; ; attempt++) {
     const response = await send(path, { method: "POST", body: file, headers }, SLOW);
     const wait = response.headers.get("Retry-After");
-    if (![429, 503].includes(response.status) || wait === null || attempt === ATTEMPTS) {
-      const { results: [result], timing } = await json(response);
-      if (result.error) throw new Problem(result.error.detail, "image");
-      return { ...result, timing };
-    }
+    if (![429, 503].includes(response.status) || wait === null || attempt === ATTEMPTS) return json(response);
     await new Promise((resolve) => setTimeout(resolve, 1000 * Number(wait)));
   }
 }

@@ -5,6 +5,7 @@ import { Batch } from "./batch.js";
 import * as camera from "./camera.js";
 import { byId, element, sentence, show } from "./dom.js";
 import * as key from "./key.js";
+import * as lesion from "./lesion.js";
 import * as live from "./live.js";
 import { describe, explain } from "./model.js";
 import * as rollout from "./rollout.js";
@@ -19,6 +20,7 @@ let connecting = false;
 function showItem(item) {
   view(item, batch.model);
   explain(item, batch.model);
+  lesion.use(item, batch.model);
   if (item?.answer && !item.maps && batch.model.cam) loadMaps(item, batch.model);
 }
 

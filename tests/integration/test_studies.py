@@ -48,6 +48,7 @@ SMALL: dict[str, Mapping[str, Any]] = {
     "signal-growth": {"seeds": 2, "width": 32, "blocks": 4, "images": 32},
     "normalisation": {**SMALL_TRAINING, "rates": 1, "trained_depths": 1},
     "shortcuts": SMALL_TRAINING,
+    "lesion": {**SMALL_TRAINING, "layers": 20, "measured_images": 12, "draws": 1, "gradient_images": 2},
     "loss-surface": {**SMALL_TRAINING, "points": 3, "loss_images": 12},
 }
 

@@ -206,6 +206,17 @@ BLOCKS: dict[str, Blocks] = {
             {**TINY_TRAINING, "images=64": "images=8 --set seeds=1 --set lengths=3"},
         ),
     ),
+    "docs/studies/lesion.md": (
+        Reduced(
+            "resnet-study lesion",
+            FEWER_IMAGES,
+            {
+                **{printed: run for printed, run in TINY_TRAINING.items() if printed != "epochs=40"},
+                "epochs=12": "epochs=1 --set seeds=1 --set measured_images=12 --set draws=1 --set gradient_images=2",
+            },
+        ),
+        NotRun("resnet-study lesion", "needs the networks of degradation at full strength, which take hours"),
+    ),
     "docs/studies/loss-surface.md": (
         Reduced(
             "resnet-study loss-surface",

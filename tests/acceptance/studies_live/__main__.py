@@ -7,7 +7,7 @@ run on the machine; it draws its settings from STUDIES_LIVE_SEED (an integer, 31
 """
 
 from tests.acceptance.report import run
-from tests.acceptance.studies_live import full_strength, notebook_11_1, pages, widgets
+from tests.acceptance.studies_live import full_strength, lesions, notebook_11_1, pages, widgets
 
 if __name__ == "__main__":
-    run({1: widgets.check, 3: notebook_11_1.check, 4: full_strength.check, 5: pages.check})
+    run({1: widgets.check, 2: lesions.check, 3: notebook_11_1.check, 4: full_strength.check, 5: pages.check})
