@@ -35,7 +35,7 @@ NEEDS_DATA = True
 FAMILIES = {"plain": "plain", "residual": "resnet"}
 """Families in the names of checkpoints and in those of architectures."""
 _COUNTS = (1, 2, 3, 5, 8, 12, 16, 20, 24)
-"""Blocks that are deleted together, as far as there are so many."""
+"""Numbers of blocks that are deleted together, up to the number of blocks."""
 _EXCHANGES = (1, 2, 4, 8, 16)
 
 

@@ -1,7 +1,8 @@
 """Line 2: ResNet-56 and plain-56 without one block, three seeds; and blocks deleted from the network that is served.
 
 The trained networks are those of `resnet-study degradation`, plain56-seed0.safetensors, residual56-seed0.safetensors
-and so on, in the folder STUDIES_CHECKPOINTS (runs/studies/pieces by default). FASHION_MNIST is the folder of the data set.
+and so on, in the folder STUDIES_CHECKPOINTS (runs/studies/pieces by default). FASHION_MNIST is the folder of
+the data set.
 """
 
 from __future__ import annotations
