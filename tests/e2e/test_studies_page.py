@@ -146,6 +146,15 @@ def test_a_change_cancels_the_computation_before(browser: Browser, url: str) -> 
         assert largest_difference(study, numbers) <= DIFFERENCE
 
 
+def test_a_computation_that_fails_is_reported(browser: Browser, url: str) -> None:
+    study = "finite-step"
+    with visit(browser, url, ".widget canvas") as watched:
+        watched.page.route(f"**/{study}.js", lambda route: route.abort())
+        watched.page.evaluate("fragment => { location.hash = fragment; }", address(study, SMALL[study]))
+        expect(widget(watched.page, study).locator(".result")).to_contain_text("The computation failed")
+        expect(widget(watched.page, study).locator(".charts")).to_have_attribute("aria-busy", "false")
+
+
 @pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 1280)])
 def test_page_fits_and_its_text_is_readable(scheme: Any, width: int, browser: Browser, url: str) -> None:
     view = {"width": width, "height": 900}

@@ -9,7 +9,7 @@ const widgets = [...document.querySelectorAll(".widget")].map((section) => new W
 
 /** Show the study that the address names, with its settings. */
 function follow() {
-  const [id, query] = decodeURIComponent(location.hash.slice(1)).split("?");
+  const [id, query] = location.hash.slice(1).split("?");
   const widget = widgets.find((each) => each.id === id);
   if (widget === undefined) return;
   if (query !== undefined) {

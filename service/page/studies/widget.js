@@ -15,7 +15,8 @@ export class Widget {
   #worker = null;
   #run = 0;
   #charts = null;
-  #figures = {};
+  #canvases = {};
+  #legends = {};
 
   /** `onCommit(link)` gets the address of new settings, once a control is released. */
   constructor(section, onCommit) {
@@ -106,8 +107,9 @@ export class Widget {
 
   #start() {
     const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
-    worker.onmessage = ({ data: { run, charts, done } }) => {
+    worker.onmessage = ({ data: { run, charts, done, failure } }) => {
       if (run !== this.#run) return; // of settings that have changed meanwhile
+      if (failure) return this.#fail(failure);
       const first = this.#section.dataset.points === "0";
       this.#charts = charts;
       if (first || done || !still.matches) this.#draw();
@@ -115,11 +117,13 @@ export class Widget {
       this.#section.dataset.points = curves.reduce((sum, curve) => sum + curve.x.length, 0);
       if (done) this.#finish();
     };
-    worker.onerror = (error) => {
-      this.#busy(false);
-      this.#section.querySelector(".result").textContent = `The computation failed. Reload the page. ${error.message ?? ""}`;
-    };
+    worker.onerror = (event) => this.#fail(event.message ?? "its script cannot be loaded");
     return worker;
+  }
+
+  #fail(reason) {
+    this.#section.querySelector(".result").textContent = `The computation failed: ${reason}. Reload the page.`;
+    this.#busy(false);
   }
 
   #finish() {
@@ -142,20 +146,25 @@ export class Widget {
       if (control.dataset.power !== undefined) control.setAttribute("aria-valuetext", shown);
     }
     this.#section.querySelector(".permalink").href = this.link();
+    for (const [name, view] of Object.entries(this.#view.charts)) {
+      const { styles, theory } = view(this.#settings());
+      const keys = Object.entries(styles).map(([curve, { colour, dash }]) => key(curve, `${colour.slice(2)} ${dash}`));
+      if (theory) keys.push(key(theory, "text dotted"));
+      this.#legends[name].replaceChildren(...keys);
+    }
   }
 
   #build() {
     const settings = this.#settings();
     const result = this.#section.querySelector(".result");
     for (const [name, view] of Object.entries(this.#view.charts)) {
-      const { title, styles, theory } = view(settings);
+      const { title } = view(settings);
       const label = `${title}; the numbers are in the table below.`;
       const canvas = element("canvas", {}, [], { role: "img", "aria-label": label, "aria-describedby": result.id });
-      const keys = Object.entries(styles).map(([curve, { colour, dash }]) => key(curve, `${colour.slice(2)} ${dash}`));
-      if (theory) keys.push(key(theory, "text dotted"));
-      const legend = element("ul", { className: "keys" }, keys, { "aria-hidden": "true" });
+      const legend = element("ul", { className: "keys" }, [], { "aria-hidden": "true" });
       const figure = element("figure", {}, [element("figcaption", { textContent: title }), legend, canvas]);
-      this.#figures[name] = canvas;
+      this.#canvases[name] = canvas;
+      this.#legends[name] = legend;
       this.#section.querySelector(".charts").append(figure);
     }
   }
@@ -163,7 +172,7 @@ export class Widget {
   #draw() {
     if (this.#charts === null) return;
     const settings = this.#settings();
-    for (const [name, view] of Object.entries(this.#view.charts)) draw(this.#figures[name], view(settings), this.#charts[name]);
+    for (const [name, view] of Object.entries(this.#view.charts)) draw(this.#canvases[name], view(settings), this.#charts[name]);
   }
 
   /** The curves as tables, if they are open: screen readers and copying need no canvas. */

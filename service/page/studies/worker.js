@@ -18,8 +18,12 @@ const pause = () =>
     port2.postMessage(null);
   });
 
-onmessage = async ({ data: { run, study, settings } }) => {
-  current = run;
+onmessage = ({ data }) => {
+  current = data.run;
+  work(data).catch((error) => postMessage({ run: data.run, failure: error.message }));
+};
+
+async function work({ run, study, settings }) {
   if (!STUDIES.includes(study)) throw new Error(`there is no study ${study}`);
   const { compute } = await import(`./${study}.js`);
   if (run !== current) return;
@@ -39,4 +43,4 @@ onmessage = async ({ data: { run, study, settings } }) => {
     }
   }
   if (run === current) postMessage({ run, charts: charts(), done: true });
-};
+}
