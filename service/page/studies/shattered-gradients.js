@@ -84,23 +84,34 @@ function multiply({ value, slope }, inputs, weight, bias) {
     const count = places(value, from, inputs, found);
     outValue.set(bias, to);
     let next = 0;
-    for (; next + 1 < count; next += 2) {
-      const v0 = value[from + found[next]];
-      const v1 = value[from + found[next + 1]];
-      const s0 = slope[from + found[next]];
-      const s1 = slope[from + found[next + 1]];
-      const w0 = found[next] * units;
-      const w1 = found[next + 1] * units;
-      for (let j = 0; j < units; j++) {
-        outValue[to + j] += v0 * weight[w0 + j] + v1 * weight[w1 + j];
-        outSlope[to + j] += s0 * weight[w0 + j] + s1 * weight[w1 + j];
+    for (; next + 3 < count; next += 4) {
+      const f0 = from + found[next];
+      const f1 = from + found[next + 1];
+      const f2 = from + found[next + 2];
+      const f3 = from + found[next + 3];
+      const [v0, v1, v2, v3] = [value[f0], value[f1], value[f2], value[f3]];
+      const [s0, s1, s2, s3] = [slope[f0], slope[f1], slope[f2], slope[f3]];
+      let at0 = found[next] * units;
+      let at1 = found[next + 1] * units;
+      let at2 = found[next + 2] * units;
+      let at3 = found[next + 3] * units;
+      for (let j = to; j < to + units; j++) {
+        const w0 = weight[at0++];
+        const w1 = weight[at1++];
+        const w2 = weight[at2++];
+        const w3 = weight[at3++];
+        outValue[j] += v0 * w0 + v1 * w1 + v2 * w2 + v3 * w3;
+        outSlope[j] += s0 * w0 + s1 * w1 + s2 * w2 + s3 * w3;
       }
     }
-    if (next === count) continue;
-    const at = found[next] * units;
-    for (let j = 0; j < units; j++) {
-      outValue[to + j] += value[from + found[next]] * weight[at + j];
-      outSlope[to + j] += slope[from + found[next]] * weight[at + j];
+    for (; next < count; next++) {
+      const at = found[next] * units;
+      const v0 = value[from + found[next]];
+      const s0 = slope[from + found[next]];
+      for (let j = 0; j < units; j++) {
+        outValue[to + j] += v0 * weight[at + j];
+        outSlope[to + j] += s0 * weight[at + j];
+      }
     }
   }
   return out;
