@@ -36,7 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "shattered-gradients": {
         "layers": 7, "width": 16, "init": "naive", "beta": 0.35, "normalised": True, "seeds": 2, "first": 9,
     },
-    "signal-growth": {"blocks": 4, "width": 16, "init": "naive", "normalised": False, "seeds": 2, "first": 3},
+    "signal-growth": {"blocks": 4, "width": 32, "init": "naive", "normalised": False, "seeds": 2, "first": 3},
     "order-of-operations": {"blocks": 3, "width": 24, "normalised": False, "seeds": 2, "first": 1},
     "finite-step": {
         "layers": 8, "width": 16, "beta": 0.5, "normalised": True, "longest": -3.5, "seeds": 2, "first": 2,
@@ -131,7 +131,7 @@ def test_keyboard_changes_settings_and_the_link_repeats_them(browser: Browser, u
         link = widget(page, study).get_by_role("link", name="Link to these settings")
         assert link.get_attribute("href") == address(study, changed)
         page.evaluate("location.hash = '#signal-growth?blocks=500&colour=red'")
-        expect(page.locator("#notice")).to_contain_text("blocks cannot be 500: 50 is used.")
+        expect(page.locator("#notice")).to_contain_text("blocks cannot be 500: 40 is used.")
         expect(page.locator("#notice")).to_contain_text("There is no setting colour.")
 
 
