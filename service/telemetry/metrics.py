@@ -51,9 +51,7 @@ class Metrics:
         """For the few values that threads count: the event loop needs none."""
         self._gauges: list[LoopGauge] = []
         self._elsewhere: list[CountedElsewhere] = []
-        self.requests = self.counter(
-            "resnet_requests", "Requests answered, by HTTP status or gRPC code.", "model", "status"
-        )
+        self.requests = self.counter("resnet_requests", "Requests answered, by HTTP or gRPC status.", "model", "status")
         self.refused = self.counter("resnet_requests_refused", "Requests refused, by reason.", "model", "reason")
         self.images = self.counter("resnet_images", "Images answered with predictions.", "model")
         self.predictions = self.counter(
@@ -230,21 +228,15 @@ class Metrics:
         """Write heartbeat, gauges and numbers counted elsewhere to the sheet of this process. On the event loop."""
         for counted in self._elsewhere:
             counted.update()
+        gauges = [(gauge.name, gauge.read()) for gauge in self._gauges]
         if self._shared is not None:
-            self._shared.beat((gauge.name, gauge.read()) for gauge in self._gauges)
+            self._shared.beat(gauges)
 
     async def render(self) -> bytes:
-        """All metrics in the text format of Prometheus.
-
-        Gauges are read on the event loop, which owns what `watch_…` reads. The text is made in a thread, because that
-        takes half a second with hundreds of models.
-        """
+        """All metrics in the text format of Prometheus; a thread makes it, because many models take half a second."""
         self.beat()
         if self._shared is not None:
             self._shared.find_running()
-        else:
-            for gauge in self._gauges:
-                gauge.read()
         return await run_in_background(generate_latest, self.registry)
 
 
