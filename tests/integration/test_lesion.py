@@ -72,7 +72,7 @@ def by_class(predictions: list[dict[str, Any]]) -> list[float]:
 def after(
     record: Callable[..., object], call: Callable[..., Any], arguments: Callable[..., list[Any]] = lambda *_: []
 ) -> Callable[..., Any]:
-    """A function that is recorded before each call, with `arguments` of those of the call."""
+    """A function that calls `record` before `call`, with `arguments` of the arguments of the call."""
 
     def both(*args: Any) -> Any:
         record(*arguments(*args))

@@ -119,7 +119,7 @@ def _compare(url: str, arch: str, trained: Checkpoint, rng: np.random.Generator)
     gates = np.ones(blocks, np.float32)
     gates[deleted] = 0
     assert [block["gate"] for block in answer["blocks"]] == gates.tolist()
-    pixels = trained.preprocess.apply(image)[None]
+    pixels = trained.preprocess.apply(image)[None].copy()
     worst = 0.0
     for field, factors in (("whole", np.ones_like(gates)), ("predictions", gates)):
         expected = predict(scaled(trained, factors), pixels, trained.preprocess).softmax(1)[0].numpy()
