@@ -19,6 +19,8 @@ from tests.support.worker_processes import wait_until
 
 CONNECTIONS = 4
 IMAGES = 300
+BATCH_MS = 5
+"""Long beside the delays on a busy machine, so that a version which takes three times as long shows."""
 MORE = 400
 """Answers after the decision, which must all be of version 1."""
 MODULE = "tests.acceptance.rollouts.fixed_service"
@@ -55,7 +57,7 @@ def _check(fault: str, workers: int, reason: str, *, promoted: bool) -> str:
         traffic = folder / "traffic.toml"
         change_traffic(traffic, "tiny", TrafficPolicy(weights={1: 80, 2: 20}, shadow={2: 1.0}, rules=RULES))
         options = ("--repository", str(folder / "repository"), "--traffic", str(traffic), "--workers", str(workers))
-        executor = ("--executor", "fixed:2-2")
+        executor = ("--executor", f"fixed:{BATCH_MS}-2")
         log = str(folder / "batches.log")
         with serve(*options, *executor, module=MODULE, FIXED_LOG=log, FIXED_FAULT=fault) as service:
             with Load(service.port, EXAMPLE, CONNECTIONS, _version) as load:
