@@ -88,12 +88,14 @@ class SkipInitBlock(PostActivationBlock):
         return F.relu(self.alpha * z + self.shortcut(x))
 
 
-# Rows for this study alone, as the executors' fusions know no such block.
-for _layers in DEPTHS:
-    VARIANTS[f"skipinit-resnet{_layers}"] = dataclasses.replace(VARIANTS[f"resnet{_layers}"], block=SkipInitBlock)
+def add_skipinit() -> None:
+    """Add the networks with SkipInit to the architectures; for this study alone, as no runtime fuses their block."""
+    for layers in DEPTHS:
+        VARIANTS[f"skipinit-resnet{layers}"] = dataclasses.replace(VARIANTS[f"resnet{layers}"], block=SkipInitBlock)
 
 
 def split(settings: NormalisationSettings, data: Path) -> list[Piece]:
+    add_skipinit()
     cases = [(name, layers, seed) for seed in range(settings.seeds) for layers in DEPTHS for name in CASES]
     fresh = [_fresh(name, layers, seed, settings, data) for name, layers, seed in cases]
     return fresh + [

@@ -8,21 +8,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from models.artifact import golden, manifest, parity
-from models.artifact.manifest import ManifestError
+from models.artifact.manifest import INPUT, LESION_INPUT, ManifestError
 from models.artifact.parity import ParityError
+from models.imaging.preprocess import UInt8Array
 from service.core import malloc
 from service.core.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceError, Unavailable
 from service.core.threads import run_in_background
 from service.engine.engine import Engine
 from service.engine.idle_queue import IdleQueue
-from service.executors.base import ExecutorError
+from service.executors.base import ExecutorError, Float32Array
 from service.messages.inference import InferenceResult
 from service.messages.lesion import LesionRequest
 from service.registry.repository import LoadError
@@ -38,6 +38,37 @@ _VERIFIED_IMAGES = 4
 """Golden images that a graph is verified with."""
 
 
+class LesionGraph:
+    """Computes with one thread: the one that calls.
+
+    Args:
+        path: the file.
+        blocks: number of blocks.
+
+    Raises:
+        ExecutorError: ONNX Runtime cannot load the file.
+    """
+
+    def __init__(self, path: Path, blocks: int) -> None:
+        from service.executors.onnxruntime_cpu import open_session  # only now, because few services need it
+
+        self._session = open_session(path, threads=1)
+        self._blocks = blocks
+
+    def compute(self, images: UInt8Array, output: str, deleted: Sequence[int] = ()) -> Float32Array:
+        """One output, float32 [n, classes], of images.
+
+        Args:
+            images: uint8 [n, H, W, C].
+            output: logits or probabilities.
+            deleted: positions of the blocks whose residual branches are left out.
+        """
+        gates = np.ones(self._blocks, np.float32)
+        gates[list(deleted)] = 0.0
+        values: Float32Array = self._session.run([output], {INPUT: images, LESION_INPUT: gates})[0]
+        return values
+
+
 class Lesions:
     """Computes images with blocks deleted. Used on the event loop only.
 
@@ -50,8 +81,8 @@ class Lesions:
     def __init__(self, repository: Path, engines: Callable[[], Iterable[Engine]], residency: Residency | None) -> None:
         self._repository, self._residency = repository, residency
         self._queue = IdleQueue(engines)
-        self._graph: Any = None
-        """The loaded graph, a `LesionGraph`; its module is imported with the first one."""
+        self._graph: LesionGraph | None = None
+        """The loaded graph."""
         self._key: int | None = None
         """Key of its version."""
         self._timer: asyncio.TimerHandle | None = None
@@ -87,10 +118,10 @@ class Lesions:
         outputs = {"probabilities": np.concatenate([whole, without])}
         return InferenceResult(outputs, started - queued, 0.0, time.monotonic() - started, 1)
 
-    async def _load(self, version: Version) -> Any:
+    async def _load(self, version: Version) -> LesionGraph:
         """The graph of a version, which takes the place of another one."""
         key = version.served.key
-        if self._key == key:
+        if self._graph is not None and self._key == key:
             return self._graph
         await self.free()
         folder = version.directory.folder
@@ -121,12 +152,12 @@ class Lesions:
             self._timer = None
         if self._graph is None:
             return False
-        self._graph = self._key = None
+        self._graph, self._key = None, None
         await run_in_background(malloc.trim)
         return True
 
 
-def open_graph(repository: Path, folder: Path) -> Any:
+def open_graph(repository: Path, folder: Path) -> LesionGraph:
     """Load the graph of a version, and verify it. Takes up to seconds.
 
     Args:
@@ -139,8 +170,6 @@ def open_graph(repository: Path, folder: Path) -> Any:
         ParityError: the graph computes other logits than PyTorch.
         ExecutorError: ONNX Runtime cannot load the file.
     """
-    from service.executors.lesion_graph import LesionGraph  # only now, because few services need it
-
     described = manifest.read_moved(folder)
     if described.lesion is None:
         raise ManifestError(f"{folder}: has no file to delete blocks: export it again with --lesions")

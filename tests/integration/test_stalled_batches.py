@@ -85,6 +85,7 @@ def check_progress(client: Client) -> None:
 
 
 def stalled(client: Client) -> float | None:
+    client.get("/metrics")  # reads the gauges
     return client.service.metrics.registry.get_sample_value("resnet_devices_stalled", {"model": "tiny"})
 
 
