@@ -121,7 +121,7 @@ def test_finished_pieces_are_not_computed_again(
     assert trained[4:] == ["plain56", "resnet56"]
 
 
-KILLED = """
+TRAIN = """
 import os, signal, sys
 from pathlib import Path
 from models.studies import degradation, pieces
@@ -129,33 +129,40 @@ from models.training.run_directory import RunDirectory
 
 save, saved = RunDirectory.save_state, []
 
-def killed_at_second_epoch(self, *arguments):
+def save_and_end(self, *arguments):
     save(self, *arguments)
     saved.append(self)
-    if len(saved) == 2:
+    if len(saved) == int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
 
-RunDirectory.save_state = killed_at_second_epoch
+RunDirectory.save_state = save_and_end
 settings = degradation.DegradationSettings(seeds=1, epochs=4, batch_size=12)
 pieces.compute(degradation.split(settings, Path(sys.argv[1]))[:1], Path(sys.argv[2]))
 """
+
+
+def run_training(data: Path, folder: Path, killed_after: int = 0) -> None:
+    """Train in a process of its own, with the same threads each time; kill it after some epochs."""
+    command = [sys.executable, "-c", TRAIN, str(data), str(folder), str(killed_after)]
+    done = subprocess.run(command, capture_output=True, timeout=300)
+    assert done.returncode == (-signal.SIGKILL if killed_after else 0), done.stderr.decode()
 
 
 @pytest.mark.slow
 def test_killed_training_continues_as_if_it_had_not_been(data: Path, tmp_path: Path) -> None:
     settings = degradation.DegradationSettings(seeds=1, epochs=4, batch_size=12)
     (first, *_) = degradation.split(settings, data)
-    killed = subprocess.run([sys.executable, "-c", KILLED, data, tmp_path / "killed"], capture_output=True, timeout=300)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    run_training(data, tmp_path / "killed", killed_after=2)
     assert not first.numbers(tmp_path / "killed").exists()
     lines = (first.folder(tmp_path / "killed") / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 2
     numbers, weights = [], []
     for name in ("killed", "undisturbed"):
-        numbers.append(compute([first], tmp_path / name))
+        run_training(data, tmp_path / name)
+        numbers.append(json.loads(first.numbers(tmp_path / name).read_text()))
         weights.append(checkpoint.load(tmp_path / name / "plain20-seed0.safetensors").weights)
     assert numbers[0] == numbers[1]
-    assert len(numbers[0][first.name]["curve"]) == 4
+    assert len(numbers[0]["curve"]) == 4
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
     continued = (first.folder(tmp_path / "killed") / "metrics.jsonl").read_text().splitlines()
     assert continued[:2] == lines, "the epochs before the kill were trained again"
