@@ -4,7 +4,7 @@ of Relatively Shallow Networks", section 4)."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,7 +30,7 @@ class ShortcutAlone(nn.Module):
         super().__init__()
         if not isinstance(block, LinearJoinBlock | PostActivationBlock | PreActivationBlock):
             raise TypeError(f"expected a block, found {type(block).__name__}")
-        if block.shortcut is None and changes_shape(block):
+        if not can_be_deleted(block):
             raise NotDeletable("a block without a shortcut that changes the shape cannot be deleted")
         self.block = block
 
@@ -65,6 +65,23 @@ def changes_shape(block: nn.Module) -> bool:
     return convs[0].in_channels != convs[-1].out_channels or any(conv.stride != (1, 1) for conv in convs)
 
 
+def can_be_deleted(block: nn.Module) -> bool:
+    """Whether something remains of a block without its layers: a shortcut, or its input, which has the right shape."""
+    return getattr(block, "shortcut", None) is not None or not changes_shape(block)
+
+
+def with_blocks(model: ResNet, blocks: Iterable[nn.Module]) -> ResNet:
+    """A network with other blocks in the places of its own, in the order of `blocks_of`. It shares its parameters with
+    `model`."""
+    following = iter(blocks)
+    changed = copy.copy(model)
+    changed._modules = dict(model._modules)
+    changed.stages = nn.ModuleList(
+        nn.Sequential(*(next(following) for _ in stage.children())) for stage in model.stages
+    )
+    return changed
+
+
 def without_blocks(model: ResNet, deleted: Collection[int]) -> ResNet:
     """A network without the residual branches of some blocks. It shares its parameters with `model`.
 
@@ -78,8 +95,5 @@ def without_blocks(model: ResNet, deleted: Collection[int]) -> ResNet:
     count = len(blocks_of(model))
     if missing := sorted(set(deleted) - set(range(count))):
         raise NotDeletable(f"there is no block {missing[0]}: the blocks are 0 to {count - 1}")
-    order = iter([ShortcutAlone(block) if place in deleted else block for place, block in enumerate(blocks_of(model))])
-    changed = copy.copy(model)
-    changed._modules = dict(model._modules)
-    changed.stages = nn.ModuleList(nn.Sequential(*(next(order) for _ in stage.children())) for stage in model.stages)
-    return changed
+    places = enumerate(blocks_of(model))
+    return with_blocks(model, (ShortcutAlone(block) if place in deleted else block for place, block in places))

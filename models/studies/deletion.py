@@ -5,7 +5,6 @@ Veit et al. 2016, "Residual Networks Behave Like Ensembles of Relatively Shallow
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 
 from models.architectures import ResNet
 from models.architectures.blocks import PostActivationBlock
-from models.architectures.lesions import blocks_of, changes_shape, without_blocks
+from models.architectures.lesions import blocks_of, can_be_deleted, changes_shape, with_blocks, without_blocks
 
 _BATCH = 250
 
@@ -49,13 +48,9 @@ def fixed_shape(model: ResNet) -> list[int]:
 def without_each(model: ResNet, images: Images) -> list[float | None]:
     """The accuracy without each block in turn; None for a block without a shortcut that changes the shape."""
     return [
-        accuracy(without_blocks(model, {place}), images) if _can_be_deleted(block) else None
+        accuracy(without_blocks(model, {place}), images) if can_be_deleted(block) else None
         for place, block in enumerate(blocks_of(model))
     ]
-
-
-def _can_be_deleted(block: nn.Module) -> bool:
-    return getattr(block, "shortcut", None) is not None or not changes_shape(block)
 
 
 def without_several(
@@ -79,13 +74,7 @@ def without_several(
 def exchanged(model: ResNet, order: Sequence[int]) -> ResNet:
     """The network with its blocks in another order. It shares its parameters with `model`."""
     blocks = blocks_of(model)
-    following = iter([blocks[place] for place in order])
-    changed = copy.copy(model)
-    changed._modules = dict(model._modules)
-    changed.stages = nn.ModuleList(
-        nn.Sequential(*(next(following) for _ in stage.children())) for stage in model.stages
-    )
-    return changed
+    return with_blocks(model, (blocks[place] for place in order))
 
 
 def random_order(model: ResNet, exchanges: int, rng: np.random.Generator) -> list[int]:
@@ -123,8 +112,9 @@ def in_other_orders(
 class _OnePath(nn.Module):
     """A block whose output is unchanged, and whose gradient goes through its branch only or its shortcut only."""
 
-    def __init__(self, block: PostActivationBlock, branch: bool) -> None:
+    def __init__(self, block: nn.Module, branch: bool) -> None:
         super().__init__()
+        assert isinstance(block, PostActivationBlock)
         self.block, self.branch = block, branch
 
     def forward(self, x: Tensor) -> Tensor:
@@ -167,13 +157,8 @@ def path_gradient(model: ResNet, branches: set[int], images: Images) -> Tensor:
 
     Those of all paths add up to the gradient of the network.
     """
-    order = itertools.count()
-    path = copy.copy(model)
-    path._modules = dict(model._modules)
-    path.stages = nn.ModuleList(
-        nn.Sequential(*(_OnePath(block, next(order) in branches) for block in stage.children()))  # type: ignore[arg-type]
-        for stage in model.stages
-    )
+    places = enumerate(blocks_of(model))
+    path = with_blocks(model, (_OnePath(block, place in branches) for place, block in places))
     inputs = images.inputs.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(path(inputs), images.labels, reduction="sum"), inputs)
     return gradient

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from service.core.errors import InferenceFailed, ServiceError
 from service.messages.backend import Cancel, LocalBackend
+from service.messages.inference import InferenceResult
 from service.messages.lesion import LesionRequest
 from service.messages.lesion_wire import read_lesion
 from service.messages.model import ServedModel
@@ -50,15 +51,17 @@ class LesionAnswers:
 
     async def _answer(self, number: int, key: int, request: LesionRequest) -> None:
         answer = Answer(number, self._running, self._channel)
+        outcome: InferenceResult | ServiceError
         try:
-            result = await self._backend.lesion(key, request)
+            outcome = await self._backend.lesion(key, request)
         except ServiceError as error:
-            if not answer.done():
-                answer.set_exception(error)
+            outcome = error
         except Exception:
             log.exception("a lesion failed in the engine process")
-            if not answer.done():
-                answer.set_exception(InferenceFailed("the service failed: its log has the reason"))
+            outcome = InferenceFailed("the service failed: its log has the reason")
+        if answer.done():
+            return
+        if isinstance(outcome, ServiceError):
+            answer.set_exception(outcome)
         else:
-            if not answer.done():
-                answer.set_result(result)
+            answer.set_result(outcome)

@@ -1,6 +1,6 @@
 // One study on the page: its controls, its worker, its charts, and its numbers as a table and as a file.
 
-import { element, show } from "../dom.js";
+import { byId, element, show } from "../dom.js";
 import { draw } from "./chart.js";
 import { short, VIEWS } from "./views.js";
 
@@ -21,6 +21,7 @@ export class Widget {
   /** `onCommit(link)` gets the address of new settings, once a control is released. */
   constructor(section, onCommit) {
     this.#section = section;
+    section.append(byId("widget-end").content.cloneNode(true));
     this.#view = VIEWS[section.id];
     this.#onCommit = onCommit;
     this.#build();
