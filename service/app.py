@@ -59,8 +59,12 @@ class Side(Protocol):
     keys: ApiKeyStore | None
     """None if requests need no key."""
 
+    async def connect(self) -> None:
+        """Reach the process that has the models. Called before requests are accepted."""
+        ...
+
     async def start(self) -> None:
-        """Begin: load the models, or connect to the process that has them."""
+        """Load the models, while requests are accepted."""
         ...
 
     async def watch(self) -> None:
@@ -116,6 +120,9 @@ class Service:
         self.registry = Registry(settings, self.metrics)
         self._gpu = open_gpu_decoder(settings)
         self.pipeline = make_pipeline(settings, self.registry, self.metrics, self._gpu)
+
+    async def connect(self) -> None:
+        """Nothing: this process has the models."""
 
     async def watch(self) -> None:
         """Apply changes of the repository until `close`."""
@@ -215,6 +222,7 @@ def _lifespan(
         tasks = [asyncio.create_task(load()), asyncio.create_task(service.watch())]
         lag = LoopLagMonitor(asyncio.get_running_loop(), service.metrics.loop_lag, service.metrics.heartbeat)
         try:
+            await service.connect()
             if grpc is not None:
                 await grpc.start()
             yield

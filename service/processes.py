@@ -33,6 +33,8 @@ from service.telemetry.tracing import check_tracing, otlp_provider
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
+_CONNECT_SECONDS = 2.0
+"""A new worker waits for the engine process this long. Then it accepts requests, and says what is missing."""
 _MIN_DECODE_BYTES = 256 * 1024 * 1024
 """Enough for the largest image that the default settings allow."""
 
@@ -141,9 +143,15 @@ class WorkerSide:
         gpu = None if settings.decode_gpu is None else RemoteGpuDecoder(self.backend)
         self.pipeline = make_pipeline(settings, self.backend, self.metrics, gpu)
 
-    async def start(self) -> None:
-        """Connect to the engine process."""
+    async def connect(self) -> None:
+        """Connect to the engine process, and wait for a moment until its models are known."""
         self.backend.start()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                await self.backend.connected()
+
+    async def start(self) -> None:
+        """Nothing: the engine process loads the models."""
 
     async def watch(self) -> None:
         """End this worker after its requests if no thread can decode: only its end frees what a codec holds."""

@@ -82,7 +82,7 @@ def test_engine_process_decodes_for_a_worker(
             changed.set()
 
         receivers[Kind.CATALOG] = take_catalog_and_notify
-        await worker.start()
+        await worker.connect()
         while worker.backend.catalog.loading:
             changed.clear()
             await changed.wait()

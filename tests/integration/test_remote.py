@@ -7,12 +7,18 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from service.app import create_app
 from service.core.errors import DeadlineExceeded, NotFound, NotYetAvailable, ServiceError
+from service.core.settings import Settings
 from service.messages.inference import InferenceRequest
+from service.processes import WorkerSide
+from service.supervisor.launch import Worker
+from service.telemetry.sheet import Sheet
 from tests.support.remote import TIMEOUT, pair, run
 
 
@@ -156,5 +162,18 @@ def test_held_version_is_described_after_it_was_reported_gone(tiny_repository: P
             client.release(model.key)
             with pytest.raises(ServiceError, match="its log has the reason"):
                 await client.statistics(model.key)
+
+    run(test)
+
+
+def test_worker_knows_the_models_before_it_accepts_requests(tiny_repository: Path) -> None:
+    async def test() -> None:
+        async with pair(tiny_repository) as both:
+            settings, sheet, unused = Settings(repository=tiny_repository), Sheet("worker-1"), Any
+            means = Worker(1, settings, sheet, [sheet], both.listening.getsockname(), unused, None)  # type: ignore[arg-type]
+            side = WorkerSide(means, settings)
+            app = create_app(settings, None, side)
+            async with app.router.lifespan_context(app):
+                assert side.backend.hold().name == "tiny"
 
     run(test)

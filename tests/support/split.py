@@ -44,6 +44,9 @@ class SplitService:
         self.keys = None if settings.api_keys is None else ApiKeyStore(settings.api_keys)
         self.pipeline = make_pipeline(settings, self._backend, self.metrics)
 
+    async def connect(self) -> None:
+        """Nothing: `start` connects."""
+
     async def start(self) -> None:
         """Connect both sides, and load the models."""
         self._server.start()
