@@ -48,7 +48,7 @@ def compare_answers() -> str:
         for number, request in enumerate(requests):
             # Admin requests and counts: the four workers together get as many requests as the one process.
             client = clients[number % WORKERS]
-            expected, answer = (_send(each, request, headers) for each in (one, client))
+            expected, answer = (_settled(each, request, headers) for each in (one, client))
             statuses.add(expected.status_code)
             if _comparable(expected) != _comparable(answer):
                 differences.append(f"{request}: {_difference(expected, answer)}")
@@ -150,6 +150,18 @@ def _connect(stack: ExitStack, workers: Workers) -> httpx.Client:
 
 def _send(client: httpx.Client, request: Request, headers: dict[str, str]) -> httpx.Response:
     return client.request(request.method, request.path, content=request.body, headers=headers | request.headers)
+
+
+def _settled(client: httpx.Client, request: Request, headers: dict[str, str]) -> httpx.Response:
+    """The answer; of the index, once no version is being unloaded: that ends a moment after the answer to `unload`."""
+    answers: list[httpx.Response] = []
+
+    def settled() -> bool:
+        answers[:] = [_send(client, request, headers)]
+        return request.path != "/v2/repository/index" or b'"UNLOADING"' not in answers[0].content
+
+    wait_until(settled, f"{request} is answered without a version that is being unloaded")
+    return answers[0]
 
 
 def _comparable(response: httpx.Response) -> tuple[int, dict[str, str], Any]:

@@ -40,6 +40,8 @@ def _read_only() -> Iterator[Request]:
         "/v1/models", f"/v1/models/{MODEL}", "/v1/models/other",
         "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats",
     ]  # fmt: skip
+    for model in (MODEL, "other"):
+        paths += [f"/v1/models/{model}{end}" for end in ("/card", "/versions/1/card", "/rollout", "/rollout/images")]
     for name in (MODEL, f"{MODEL}-encoded", "other"):
         for version in ("", "/versions/1", "/versions/7", "/versions/x"):
             paths += [f"/v2/models/{name}{version}{end}" for end in ("", "/config", "/ready", "/stats")]
@@ -68,6 +70,12 @@ def _images() -> Iterator[Request]:
     for file in sorted((ROOT / "models" / "pretrained" / "examples").glob("*.png")):
         yield Request("POST", "/v1/classify", file.read_bytes())
     yield _form("/v1/classify?cam=picture", photographs * 2)
+    for path in (f"/v1/models/{MODEL}/lesion", f"/v1/models/{MODEL}/versions/1/lesion"):
+        yield Request("POST", f"{path}?deleted=1", photographs[0], image)
+    urls = [f"data:image/jpeg;base64,{base64.b64encode(data).decode()}" for data in photographs[:3]]
+    for model in (MODEL, "other"):
+        for more in ({}, {"encoding_format": "base64"}, {"dimensions": 2}):
+            yield Request("POST", "/v1/embeddings", json.dumps({"model": model, "input": urls} | more).encode(), JSON)
 
 
 def _errors() -> Iterator[Request]:
