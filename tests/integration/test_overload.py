@@ -7,6 +7,7 @@ import gzip
 import json
 import logging
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from threading import Event
@@ -113,13 +114,18 @@ def test_bulk_waits_for_interactive_in_the_engine(
     assert answered == ["bulk", "interactive", "bulk"]
 
 
+def running_tasks() -> Counter[str]:
+    """Names of the functions that run as tasks. Those of the service itself are replaced from time to time."""
+    return Counter(getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks())
+
+
 def test_cancelled_request_is_skipped(
     client: Client, engine: Engine, gate: Gate, photographs: Photographs, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = metrics(client)
 
     async def play() -> None:
-        tasks = asyncio.all_tasks()
+        tasks = running_tasks()
         first, *others = [Exchange([photographs[0][1]]) for _ in range(5)]
         running = asyncio.create_task(first.run(client.app))
         await gate.started()
@@ -132,7 +138,7 @@ def test_cancelled_request_is_skipped(
         gate.let_through(2)
         await asyncio.gather(running, waiting[3])
         assert (first.status, others[3].status) == (200, 200)
-        assert asyncio.all_tasks() == tasks
+        assert not running_tasks() - tasks
 
     client.portal.call(play)
     assert gate.images == 2
