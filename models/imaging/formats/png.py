@@ -36,9 +36,10 @@ def decode(data: bytes, max_pixels: int) -> Image.Image | None:
     pixels = _pixels(data, _KIND + _HEADER.size)
     if pixels is None:
         return None
+    image = Image.new(mode, (width, height), None)  # `Image.frombytes` first fills it with black
     try:
-        image = Image.frombytes(mode, (width, height), pixels, "zip", mode, 0)
-    except ValueError:
+        image.frombytes(pixels, "zip", mode, 0)
+    except ValueError:  # too few or damaged pixels
         return None
     image.format = "PNG"
     return image
