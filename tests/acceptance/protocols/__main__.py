@@ -3,7 +3,9 @@
     python -m tests.acceptance.protocols [LINE ...]
 
 Needs an environment with the `cpu`, `train` and `dev` extras; line 1 also `perf_analyzer`, on the PATH or in
-PERF_ANALYZER. Line 2 runs a fuzzer for ten minutes. Line 3 is timed: nothing else should run on the machine.
+PERF_ANALYZER: the wheel of tritonclient 2.41.1 has it, and needs the package libb64-0d and, from the wheel
+nvidia-cuda-runtime-cu12, libcudart.so.12 on LD_LIBRARY_PATH. Line 2 runs a fuzzer for ten minutes. Line 3 is timed:
+nothing else should run on the machine.
 """
 
 from tests.acceptance.protocols import client_restarts, embeddings, grpc_clients, grpc_cost, grpc_limits, platforms
