@@ -2,7 +2,7 @@
 
 `fixed:MS` computes all versions on one device, `fixed:MS-2` versions 1 and 2 on a device each. The file in the variable
 FIXED_LOG gets a line per batch: version, start and end in monotonic seconds, number of images. FIXED_FAULT gives
-version 2 a fault after 20 batches: `slow` takes three times as long, `error` fails, `lost` loses its device.
+version 2 a fault after 20 batches: `slow` takes six times as long, `error` fails, `lost` loses its device.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class FixedExecutor(SimulatedExecutor):
             raise RuntimeError("no kernel for this")
         with _DEVICES[self.device]:
             started = time.monotonic()
-            time.sleep(self._milliseconds / 1000 * (3 if fault == "slow" else 1))
+            time.sleep(self._milliseconds / 1000 * (6 if fault == "slow" else 1))
             line = f"{self._version} {started} {time.monotonic()} {len(gathered)}\n"
         os.write(self._log, line.encode())
         return computed
