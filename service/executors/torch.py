@@ -12,7 +12,7 @@ from torch import Tensor
 from models.artifact.manifest import INPUT, Precision
 from models.imaging.preprocess import UInt8Array
 from service.executors.base import Executor, ExecutorError, Float32Array, HostExecutor, Source
-from service.executors.cuda.streams import BUCKETS, CudaExecutor, opened
+from service.executors.gpu.streams import BUCKETS, CudaExecutor, opened
 from service.executors.torch_graph.network import Network
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {

@@ -23,7 +23,7 @@ from benchmarks.serve.server import ServerFailed
 from models.artifact.manifest import Precision
 from models.runtime import cuda_driver
 from service.executors.base import ExecutorError
-from service.executors.cuda.gpu_jpeg import JpegDecoder
+from service.executors.gpu.gpu_jpeg import JpegDecoder
 from service.registry.repository import LoadError
 from tests.support import fake_gpu
 from tests.support.gpu import why_not

@@ -19,7 +19,7 @@ from models.runtime.engine_plan import BatchRange, ComputeCapability, Plan, Plat
 from models.runtime.onnxruntime import ort
 from service.executors import onnxruntime_cuda
 from service.executors import torch as torch_executor
-from service.executors.cuda import device as cuda
+from service.executors.gpu import device as cuda
 from service.executors.torch_graph import network, operators
 from tests.support.fake_cuda import FakeRuntime, Work, as_array
 from tests.support.fake_tensorrt_runtime import FakeTensorRT

@@ -21,10 +21,10 @@ from models.imaging.preprocess import UInt8Array
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import NoDevice
 from service.executors.base import ExecutorError, Float32Array, copy_into, padded_size
-from service.executors.cuda import CudaError, page_locked
+from service.executors.gpu import CudaError, page_locked
 
 if TYPE_CHECKING:
-    from service.executors.cuda.device import Device
+    from service.executors.gpu.device import Device
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +240,7 @@ def _open(executor: str, argument: str) -> Device:
     index = int(argument or 0)
     try:
         cuda_driver.device(index)
-        from service.executors.cuda.device import Device  # its bindings need not be installed without a GPU
+        from service.executors.gpu.device import Device  # its bindings need not be installed without a GPU
 
         return Device(index)
     except ModuleNotFoundError as error:

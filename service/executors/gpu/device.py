@@ -17,7 +17,7 @@ from cuda.bindings import driver, nvrtc, runtime
 from models.imaging.preprocess import UInt8Array
 from models.runtime.engine_plan import ComputeCapability
 from service.executors.base import DeviceLost
-from service.executors.cuda import CudaError
+from service.executors.gpu import CudaError
 
 log = logging.getLogger(__name__)
 
