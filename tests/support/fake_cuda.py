@@ -29,6 +29,8 @@ GLOBAL = real.cudaStreamCaptureMode.cudaStreamCaptureModeGlobal
 
 Kind = Literal["in", "compute", "out"]
 RUBBISH = 0xA5
+ALIGNMENT = 256
+"""Alignment in bytes of what is allocated, as CUDA's."""
 TIMEOUT = 60
 """Seconds of real time after which threads that do not come are a mistake."""
 
@@ -145,6 +147,14 @@ class FakeRuntime:
         array = self._find(address, size, pinned=False)
         assert array is not None, "this is not memory of the device"
         return array
+
+    def has_stream(self, stream: int) -> bool:
+        """Whether a stream exists, and was not destroyed."""
+        return int(stream) in self._streams
+
+    def status(self) -> Any:
+        """The status that the selected device answers every call with: success, unless it is lost."""
+        return self._status()
 
     def cudaSetDevice(self, device: int) -> Any:
         if not 0 <= device < self.devices:
@@ -269,7 +279,9 @@ class FakeRuntime:
     def _allocate(self, size: int, pinned: bool) -> Any:
         if self.recorded_elsewhere and getattr(self._current, "mode", GLOBAL) == GLOBAL:
             return UNSUPPORTED, None
-        memory = np.full(size, RUBBISH, np.uint8)
+        room = np.full(size + ALIGNMENT, RUBBISH, np.uint8)
+        start = -room.ctypes.data % ALIGNMENT
+        memory = room[start : start + size]
         self._memory[memory.ctypes.data] = memory, pinned
         return self._status(), memory.ctypes.data
 
