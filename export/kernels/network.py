@@ -1,7 +1,7 @@
 """A network as a list of layers, each of which one kernel computes. Arrays are NumPy's; no torch.
 
-A layer computes values in float32 and stores them once or twice, in the forms that later layers read: rounded to int8, or
-in half precision; as they are, or after a normalisation and a ReLU.
+A layer computes values in float32 and stores them once or twice, in the forms that later layers read: rounded to int8,
+or in half precision; as they are, or after a normalisation and a ReLU.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Form:
-    """How a layer stores its values: relu(affine(x)), rounded to int8 if it has a scale, otherwise in half precision."""
+    """How a layer stores its values: relu(affine(x)), rounded to int8 if it has a scale, else in half precision."""
 
     name: str
     """Unique in the network; layers name their inputs by it."""

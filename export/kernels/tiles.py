@@ -1,7 +1,7 @@
 """Block sizes of convolutions: from the table that was measured for a GPU, otherwise by a rule.
 
-The table ships with the project (`tiles.json`). A row is what tuning chose on one GPU for one shape, precision and batch
-size; a batch size between a half and twice that of a row takes the row, and every other one takes the rule.
+The table ships with the project (`tiles.json`). A row is the choice of tuning on an H200 for one shape, precision and
+batch size; a batch size between a half and twice that of a row takes the row, and every other one takes the rule.
 """
 
 from __future__ import annotations

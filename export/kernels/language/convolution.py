@@ -107,11 +107,8 @@ def convolution_pointer(
         base += (pid_n * BN) // CK * CK
     a_ptrs = x + base[:, None] + offs_k[None, :]
     w_ptrs = w + offs_n[None, :] * K + offs_k[:, None]
-    if w.dtype.element_ty == tl.int8:
-        acc = tl.zeros((BM, BN), dtype=tl.int32)
-    else:
-        acc = tl.zeros((BM, BN), dtype=tl.float32)
-    for it in range(0, R * S * KC):
+    acc = tl.zeros((BM, BN), dtype=tl.int32) if w.dtype.element_ty == tl.int8 else tl.zeros((BM, BN), dtype=tl.float32)
+    for it in range(R * S * KC):
         if R * S == 1:
             a = tl.load(a_ptrs + it * BK)
         else:
@@ -121,23 +118,11 @@ def convolution_pointer(
             ss = tap - rr * S
             a = tl.load(a_ptrs + ((rr * pitch + ss) * C + kc * BK))
         b = tl.load(w_ptrs + it * BK)
-        if w.dtype.element_ty == tl.int8:
-            acc = tl.dot(a, b, acc, out_dtype=tl.int32)
-        else:
-            acc = tl.dot(a, b, acc)
+        acc = tl.dot(a, b, acc, out_dtype=tl.int32) if w.dtype.element_ty == tl.int8 else tl.dot(a, b, acc)
     orow = rows
-    if MAP_R:
-        rrow = n * rI + p * rW + q
-    else:
-        rrow = orow
-    if MAP_Y:
-        yrow = n * yI + p * yW + q
-    else:
-        yrow = orow
-    if MAP_Z:
-        zrow = n * zI + p * zW + q
-    else:
-        zrow = orow
+    rrow = n * rI + p * rW + q if MAP_R else orow
+    yrow = n * yI + p * yW + q if MAP_Y else orow
+    zrow = n * zI + p * zW + q if MAP_Z else orow
     mask = (offs_m < M)[:, None]
     v = _result(acc, scale, bias, res, rs, offs_n, rrow[:, None] * N + offs_n[None, :], mask)
     offs_y = yrow[:, None] * N + offs_n[None, :]
@@ -214,11 +199,8 @@ def convolution_tma(
     c0 = 0
     if GROUPED:
         c0 = n0 // (KC * BK) * (KC * BK)
-    if INT8:
-        acc = tl.zeros((BM, BN), dtype=tl.int32)
-    else:
-        acc = tl.zeros((BM, BN), dtype=tl.float32)
-    for it in range(0, R * S * KC):
+    acc = tl.zeros((BM, BN), dtype=tl.int32) if INT8 else tl.zeros((BM, BN), dtype=tl.float32)
+    for it in range(R * S * KC):
         if R * S == 1:
             a = xd.load([m0, c0 + it * BK])
         else:
@@ -228,22 +210,10 @@ def convolution_tma(
             ss = tap - rr * S
             a = xd.load([m0 + off0 + rr * xW + ss, c0 + kc * BK])
         b = wd.load([n0, it * BK])
-        if INT8:
-            acc = tl.dot(a, b.T, acc, out_dtype=tl.int32)
-        else:
-            acc = tl.dot(a, b.T, acc)
-    if MAP_R:
-        rrow = n * rI + p * rW + q
-    else:
-        rrow = orow
-    if MAP_Y:
-        yrow = n * yI + p * yW + q
-    else:
-        yrow = orow
-    if MAP_Z:
-        zrow = n * zI + p * zW + q
-    else:
-        zrow = orow
+        acc = tl.dot(a, b.T, acc, out_dtype=tl.int32) if INT8 else tl.dot(a, b.T, acc)
+    rrow = n * rI + p * rW + q if MAP_R else orow
+    yrow = n * yI + p * yW + q if MAP_Y else orow
+    zrow = n * zI + p * zW + q if MAP_Z else orow
     mask = live[:, None]
     v = _result(acc, scale, bias, res, rs, offs_n, rrow[:, None] * N + offs_n[None, :], mask)
     offs_y = yrow[:, None] * N + offs_n[None, :]

@@ -24,8 +24,8 @@ def classify(
 ):
     """features [M, F] times w [N, F] plus bias, and softmax(logits / temperature), all float32.
 
-    The last block of a row of blocks computes the softmax of its images. `done` counts blocks per row; it is zero before
-    and after the kernel.
+    The last block of a row of blocks computes the softmax of its images. `done` counts blocks per row; it is zero
+    before and after the kernel.
     """
     pid = tl.program_id(0)
     pid_m = pid // NB
@@ -35,7 +35,7 @@ def classify(
     offs_k = tl.arange(0, BK)
     live = (offs_m < M)[:, None]
     acc = tl.zeros((BM, BN), dtype=tl.float32)
-    for it in range(0, KC):
+    for it in range(KC):
         k = it * BK + offs_k
         a = tl.load(features + offs_m[:, None] * F + k[None, :], mask=live & (k < F)[None, :], other=0.0)
         b = tl.load(w + offs_n[None, :] * (KC * BK) + k[:, None])
@@ -46,7 +46,7 @@ def classify(
     before = tl.atomic_add(done + pid_m, 1, sem="acq_rel", scope="gpu")
     if before == NB - 1:
         top = tl.full((BM,), float("-inf"), dtype=tl.float32)
-        for block in range(0, NB):
+        for block in range(NB):
             c = block * BN + tl.arange(0, BN)
             ok = live & (c < N)[None, :]
             # From L2, where the stores of the other blocks are.
@@ -54,12 +54,12 @@ def classify(
             top = tl.maximum(top, tl.max(v, axis=1))
         top = tl.where(offs_m < M, top, 0.0)
         total = tl.zeros((BM,), dtype=tl.float32)
-        for block in range(0, NB):
+        for block in range(NB):
             c = block * BN + tl.arange(0, BN)
             ok = live & (c < N)[None, :]
             v = tl.load(logits + offs_m[:, None] * N + c[None, :], mask=ok, other=float("-inf"), cache_modifier=".cg")
             total += tl.sum(tl.exp((v - top[:, None]) / temperature), axis=1)
-        for block in range(0, NB):
+        for block in range(NB):
             c = block * BN + tl.arange(0, BN)
             ok = live & (c < N)[None, :]
             v = tl.load(logits + offs_m[:, None] * N + c[None, :], mask=ok, other=float("-inf"), cache_modifier=".cg")

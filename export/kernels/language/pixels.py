@@ -8,7 +8,7 @@ from export.kernels.language.storing import converted
 
 @triton.jit(do_not_specialize=["T", "H", "W", "C", "PH", "PW", "pad"])
 def prepare_pixels(images, mean, scale, y, T, H, W, C, PH, PW, pad, CP: tl.constexpr, BP: tl.constexpr):
-    """uint8 [n, H, W, C] to (x - mean) * scale, [n, PH, PW, CP]: `pad` rows above, columns on the left; zeros elsewhere."""
+    """uint8 [n, H, W, C] to (x - mean) * scale, [n, PH, PW, CP], with `pad` rows and columns of zeros before it."""
     t = tl.program_id(0) * BP + tl.arange(0, BP)
     c = tl.arange(0, CP)
     n = t // (PH * PW)

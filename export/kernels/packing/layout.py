@@ -64,7 +64,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class PixelLayout:
-    """Prepared pixels, [n, height, width, channels], with the zeros around the image that the first convolution reads."""
+    """Prepared pixels, [n, height, width, channels], with zeros around the image for the first convolution."""
 
     shape: Shape
     """Shape of the images."""

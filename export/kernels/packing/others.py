@@ -112,9 +112,7 @@ def feature_map(context: Context, step: FeatureMap, layer: int) -> Call:
     }
     grid = (context.batch, -(-pixels // rows), source.channels // columns)
     constants = {"BR": rows, "BC": columns}
-    return call(
-        "write_feature_map", given, constants, grid, layer=layer, warps=4, only_for=(step.output,)
-    )
+    return call("write_feature_map", given, constants, grid, layer=layer, warps=4, only_for=(step.output,))
 
 
 def classifier(context: Context, step: Classifier, layer: int) -> Call:

@@ -22,11 +22,11 @@ from models.runtime.cuda_engine.plan import (
     BufferKind,
     Kernel,
     Launch,
+    LaunchPlan,
     MapArgument,
     Output,
     Parameter,
     ParameterKind,
-    LaunchPlan,
     Pointer,
     Precision,
     Program,
@@ -62,7 +62,12 @@ class _Kernels:
 
 
 def draft(
-    network: Network, precision: Precision, target: KernelTarget, batches: Sequence[int], onnx_sha256: str, compiler: str
+    network: Network,
+    precision: Precision,
+    target: KernelTarget,
+    batches: Sequence[int],
+    onnx_sha256: str,
+    compiler: str,
 ) -> Draft:
     """LaunchPlan the launches of a network.
 
@@ -212,9 +217,7 @@ def _buffers(context: Context, calls: list[Call], weight_bytes: int) -> tuple[li
         if fixed is not None:
             kind, size = fixed
             numbers[name] = len(buffers)
-            buffers.append(
-                Buffer(name=name, kind=kind, bytes=size, offset=0, first=used[0], last=used[-1])
-            )
+            buffers.append(Buffer(name=name, kind=kind, bytes=size, offset=0, first=used[0], last=used[-1]))
     needs = [_need(context, name, used, len(calls)) for name, used in uses.items() if name not in numbers]
     for place in arrange(needs)[0]:
         numbers |= {need.name: len(buffers) for need in place.tensors}
@@ -253,7 +256,9 @@ def _need(context: Context, name: str, used: list[int], launches: int) -> Need:
         channels = context.layouts[mean.source].shape.channels
         need = Need(name, context.batch * channels * 4, None, used[0], used[-1])
     if need.bytes >= _MAX_ELEMENTS:
-        raise UnsupportedNetwork(f"batches of {context.batch} need {need.bytes} bytes for one tensor: build smaller ones")
+        raise UnsupportedNetwork(
+            f"batches of {context.batch} need {need.bytes} bytes for one tensor: build smaller ones"
+        )
     return need
 
 

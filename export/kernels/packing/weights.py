@@ -65,7 +65,7 @@ def span(conv: Convolution, block: int) -> int:
         return round_up(per_group, CHANNEL_MULTIPLE)
     if out != per_group * conv.groups:
         raise UnsupportedNetwork(f"{conv.name}: its groups have other numbers of outputs than of inputs")
-    if block % per_group and per_group % block or out % CHANNEL_MULTIPLE:
+    if (block % per_group and per_group % block) or out % CHANNEL_MULTIPLE:
         raise UnsupportedNetwork(f"{conv.name}: groups of {per_group} channels do not fit blocks of {block}")
     return max(block, int(per_group))
 

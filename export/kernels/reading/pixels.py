@@ -55,5 +55,3 @@ class PixelTable:
         if not fits:
             raise refused(node, "its constant differs by place in the image")
         return constant.reshape(1, -1)
-
-

@@ -7,9 +7,7 @@ readers are, so layers are drafts until the last node has been read.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,38 +15,22 @@ from onnx import NodeProto
 
 from export.errors import UnsupportedNetwork
 from export.kernels.network import (
-    Classifier,
     Convolution,
     FeatureMap,
     Form,
-    Mean,
     Network,
     Pixels,
     Shape,
     Step,
     Window,
 )
+from export.kernels.reading.drafts import Draft, output_size
 from export.kernels.reading.graph import Graph, Weight, attributes, refused, scalar_scale, window
+from export.kernels.reading.head import Head
 from export.kernels.reading.pixels import PixelTable
 from export.kernels.reading.values import Relu, Round, Steps, Value, forms, normalisation
 
 _PIXELS = -1
-
-
-@dataclass
-class _Draft:
-    """A layer whose forms are not known yet. `make` gets its forms, and the name of a value's form."""
-
-    name: str
-    shape: Shape
-    nodes: list[str]
-    make: Callable[[_Draft, tuple[Form, ...], Callable[[Value], str]], Step]
-    order: int
-    """Place of its last node."""
-    is_convolution: bool = False
-    residual: Value | None = None
-    additions: list[str] = field(default_factory=list)
-    wanted: list[Steps] = field(default_factory=list)
 
 
 def read(path: Path) -> Network:
@@ -84,21 +66,13 @@ class _Reader:
             name: Weight(value, None) for name, value in graph.constants.items() if value.ndim > 0
         }
         self._values: dict[str, Value] = {}
-        self._drafts: list[_Draft] = []
-        self._means: dict[str, Mean] = {}
-        self._mean_sources: dict[str, Value] = {}
-        self._logits: dict[str, tuple[Any, ...]] = {}
-        self._aliases: dict[str, str] = {}
-        self._classifier: Classifier | None = None
+        self._drafts: list[Draft] = []
+        self._head = Head(graph)
 
     def network(self) -> Network:
         for place, node in enumerate(self._graph.nodes):
             self._read(place, node)
-        for name in self._graph.outputs:  # the same mean may be an output twice
-            source = self._aliases.get(name, "")
-            if source in self._means:
-                self._means[name] = replace(self._means[source], output=name)
-                self._mean_sources[name] = self._mean_sources[source]
+        self._head.resolve_aliases(self._graph.outputs)
         feature_maps = [name for name in self._graph.outputs if name in self._values]
         for name in feature_maps:
             self._want(self._values[name])
@@ -119,8 +93,8 @@ class _Reader:
             own = tuple(form for (layer, _), form in found.items() if layer == number)
             steps.append(draft.make(draft, own, name_of))
         steps += [FeatureMap(name, name_of(self._values[name]), name) for name in feature_maps]
-        steps += self._heads(name_of)
-        return Network(self._graph.image, pixels, tuple(steps), self._outputs(found))
+        steps += self._head.steps(name_of)
+        return Network(self._graph.image, pixels, tuple(steps), self._outputs())
 
     def _read(self, place: int, node: NodeProto) -> None:
         source = node.input[0] if node.input else ""
@@ -162,7 +136,7 @@ class _Reader:
         elif name in self._weights:
             self._weights[output] = self._weights[name]
         else:
-            self._aliases[output] = self._aliases.get(name, name)
+            self._head.alias(output, name)
 
     _cast = _identity
 
@@ -200,7 +174,7 @@ class _Reader:
     def _shape(self, value: Value) -> Shape:
         return self._graph.image if value.layer == _PIXELS else self._drafts[value.layer].shape
 
-    def _add_layer(self, draft: _Draft, output: str) -> None:
+    def _add_layer(self, draft: Draft, output: str) -> None:
         self._values[output] = Value(len(self._drafts))
         self._drafts.append(draft)
 
@@ -219,9 +193,9 @@ class _Reader:
         bias = self._graph.constant(node, 2) if has_bias else np.zeros(out, np.float32)
         if bias.dtype != np.float32:
             raise refused(node, "its bias is not float32")
-        shape = Shape(*(_out(size, kernel, stride, padding) for size in (before.height, before.width)), out)
+        shape = Shape(*(output_size(size, kernel, stride, padding) for size in (before.height, before.width)), out)
 
-        def make(draft: _Draft, own: tuple[Form, ...], name_of: Callable[[Value], str]) -> Convolution:
+        def make(draft: Draft, own: tuple[Form, ...], name_of: Callable[[Value], str]) -> Convolution:
             residual = None if draft.residual is None else name_of(draft.residual)
             return Convolution(
                 draft.name,
@@ -238,7 +212,7 @@ class _Reader:
                 tuple(draft.additions),
             )
 
-        self._add_layer(_Draft(node.name, shape, [node.name], make, place, is_convolution=True), node.output[0])
+        self._add_layer(Draft(node.name, shape, [node.name], make, place, is_convolution=True), node.output[0])
 
     def _add(self, place: int, node: NodeProto) -> None:
         pair = [self._value(node, 0), self._value(node, 1)]
@@ -267,58 +241,29 @@ class _Reader:
         found = attributes(node)
         kernel, stride, padding = window(node, tuple(found["kernel_shape"]))
         before, ceil = self._shape(source), bool(found.get("ceil_mode", 0))
-        sizes = (_out(size, kernel, stride, padding, ceil) for size in (before.height, before.width))
+        sizes = (output_size(size, kernel, stride, padding, ceil) for size in (before.height, before.width))
         counts = bool(found.get("count_include_pad", 0))
         if source.layer == _PIXELS or (counts and ceil and not is_max):
             raise refused(node, "a pool of this kind, or of the images themselves")
 
-        def make(draft: _Draft, own: tuple[Form, ...], name_of: Callable[[Value], str]) -> Window:
-            return Window(
-                draft.name, name_of(source), is_max, kernel, stride, padding, counts, own, tuple(draft.nodes)
-            )
+        def make(draft: Draft, own: tuple[Form, ...], name_of: Callable[[Value], str]) -> Window:
+            return Window(draft.name, name_of(source), is_max, kernel, stride, padding, counts, own, tuple(draft.nodes))
 
-        self._add_layer(
-            _Draft(node.name, Shape(*sizes, before.channels), [node.name], make, place), node.output[0]
-        )
+        self._add_layer(Draft(node.name, Shape(*sizes, before.channels), [node.name], make, place), node.output[0])
 
     # ---- the head
 
     def _reducemean(self, place: int, node: NodeProto) -> None:
-        found = attributes(node)
-        axes = self._graph.constant(node, 1).tolist() if len(node.input) > 1 else list(found.get("axes", ()))
-        if sorted(axes) not in ([2, 3], [-2, -1]) or found.get("keepdims", 1):
-            raise refused(node, "a mean over other dimensions than height and width")
-        self._mean_sources[node.output[0]] = self._want(self._value(node))
-        self._means[node.output[0]] = Mean(node.name, "", node.output[0], (node.name,))
+        self._head.reduce_mean(node, self._want(self._value(node)))
 
     def _gemm(self, place: int, node: NodeProto) -> None:
-        found, source = attributes(node), self._aliases.get(node.input[0], node.input[0])
-        if source not in self._means or found.get("transA", 0) or found.get("alpha", 1) != 1:
-            raise refused(node, "its input is not the pooled features")
-        weight = self._graph.constant(node, 1)
-        weight = weight if found.get("transB", 0) else weight.T
-        bias = self._graph.constant(node, 2) if len(node.input) > 2 else np.zeros(len(weight), np.float32)
-        if found.get("beta", 1) != 1 or weight.dtype != np.float32 or bias.dtype != np.float32:
-            raise refused(node, "it is not computed in float32")
-        self._logits[node.output[0]] = (node.output[0], source, weight, bias, 1.0, (node.name,))
+        self._head.gemm(node)
 
     def _div(self, place: int, node: NodeProto) -> None:
-        source = self._aliases.get(node.input[0], node.input[0])
-        divisor = self._graph.constant(node, 1)
-        if source not in self._logits or divisor.size != 1:
-            raise refused(node, "a division elsewhere than between the logits and the softmax")
-        logits, features, weight, bias, _, nodes = self._logits[source]
-        temperature = float(divisor.reshape(()))
-        self._logits[node.output[0]] = (logits, features, weight, bias, temperature, (*nodes, node.name))
+        self._head.div(node)
 
     def _softmax(self, place: int, node: NodeProto) -> None:
-        source = self._aliases.get(node.input[0], node.input[0])
-        if source not in self._logits or attributes(node).get("axis", -1) not in (1, -1) or self._classifier:
-            raise refused(node, "a softmax of other values than the logits")
-        logits, features, weight, bias, temperature, nodes = self._logits[source]
-        self._classifier = Classifier(
-            node.name, features, weight, bias, temperature, logits, node.output[0], (*nodes, node.name)
-        )
+        self._head.softmax(node)
 
     # ---- the whole
 
@@ -330,22 +275,8 @@ class _Reader:
             raise UnsupportedNetwork("the images go through more than arithmetic before the first convolution")
         return Pixels(self._pixels.values, form, tuple(self._pixel_nodes))
 
-    def _heads(self, name_of: Callable[[Value], str]) -> list[Step]:
-        if self._classifier is None:
-            raise UnsupportedNetwork("the graph has no classifier with a softmax")
-        means: list[Step] = [
-            replace(mean, source=name_of(self._mean_sources[name])) for name, mean in self._means.items()
-        ]
-        return [*means, self._classifier]
-
-    def _outputs(self, found: dict[tuple[int, Steps], Form]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-        assert self._classifier is not None
-        classes = len(self._classifier.weight)
-        rows: dict[str, tuple[int, ...]] = {
-            self._classifier.logits: (classes,),
-            self._classifier.probabilities: (classes,),
-        }
-        rows |= {name: (self._shape(source).channels,) for name, source in self._mean_sources.items()}
+    def _outputs(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        rows = self._head.rows(self._shape)
         for name, value in self._values.items():
             shape = self._shape(value)
             rows[name] = (shape.channels, shape.height, shape.width)
@@ -353,14 +284,3 @@ class _Reader:
         if missing:
             raise UnsupportedNetwork(f"the output {missing[0]} is none that the kernels compute")
         return tuple((name, rows[name]) for name in self._graph.outputs)
-
-
-def _out(size: int, kernel: int, stride: int, padding: int, ceil: bool = False) -> int:
-    """Pixels behind a window, in one direction."""
-    last = size + 2 * padding - kernel
-    count = -(-last // stride) if ceil else last // stride
-    if ceil and count * stride >= size + padding:  # the last window must begin inside the image or its left padding
-        count -= 1
-    if last < 0:
-        raise UnsupportedNetwork(f"a window of {kernel} pixels is larger than the image")
-    return count + 1

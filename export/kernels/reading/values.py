@@ -71,7 +71,9 @@ def forms(name: str, shape: Shape, wanted: list[Steps]) -> dict[Steps, Form]:
         UnsupportedNetwork: a kernel cannot store these forms.
     """
     if len(wanted) > MOST_FORMS:
-        raise UnsupportedNetwork(f"the values of {name} are read in {len(wanted)} forms, and kernels store {MOST_FORMS}")
+        raise UnsupportedNetwork(
+            f"the values of {name} are read in {len(wanted)} forms, and kernels store {MOST_FORMS}"
+        )
     plain = [steps for steps in wanted if not any(isinstance(step, Normalise) for step in steps)]
     if not plain and len(wanted) > 1:
         raise UnsupportedNetwork(f"the values of {name} have two normalisations behind them")

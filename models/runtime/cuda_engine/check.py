@@ -12,9 +12,9 @@ from models.runtime.cuda_engine.plan import (
     Argument,
     Buffer,
     Launch,
+    LaunchPlan,
     MapArgument,
     Parameter,
-    LaunchPlan,
     Pointer,
     Program,
     Region,
@@ -121,7 +121,9 @@ def _check_map(program: Program, tensor_map: TensorMap, where: str, interpreted:
     _require(all(each % _MAP_ALIGNMENT == 0 and each < 2**40 for each in tensor_map.strides), f"{where}: strides")
     inner = tensor_map.box[0] * size
     _require(inner % _MAP_ALIGNMENT == 0, f"{where}: rows of the box are no multiple of {_MAP_ALIGNMENT} bytes")
-    _require(interpreted or tensor_map.swizzle == 0 or inner <= tensor_map.swizzle, f"{where}: box is wider than the swizzle")
+    _require(
+        interpreted or tensor_map.swizzle == 0 or inner <= tensor_map.swizzle, f"{where}: box is wider than the swizzle"
+    )
     _check_pointer(program, tensor_map.address, where)
     _require(tensor_map.address.access == "read", f"{where}: writes")
     _require(tensor_map.address.offset % _MAP_ALIGNMENT == 0, f"{where}: address is not aligned")
