@@ -145,6 +145,7 @@ MAP = "programs/0/tensor_maps/0"
         (_set(f"{FIRST}/arguments/0/buffer", 4), "no such buffer"),
         (_set(f"{FIRST}/arguments/0/bytes", 97), "outside the buffer images"),
         (_set(f"{FIRST}/arguments/0/offset", 1), "outside the buffer images"),
+        (_set(f"{FIRST}/arguments/1", {"buffer": 3, "offset": 8, "bytes": 8, "access": "write"}), "is not aligned"),
         (_set(f"{FIRST}/arguments/0/access", "write"), "writes to images"),
         (_set(f"{FIRST}/arguments/2/value", 2**31), "is no int32"),
         (_set(f"{FIRST}/arguments/2/value", 1.5), "is no int32"),

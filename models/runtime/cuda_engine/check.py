@@ -28,7 +28,9 @@ MAX_SHARED_BYTES = 232_448
 _MAX_GRID = (2**31 - 1, 65_535, 65_535)
 _MAX_BYTES = 2**40
 _MAX_BOX = 256
-_MAP_ALIGNMENT = 16
+POINTER_ALIGNMENT = 16
+"""Alignment in bytes of every pointer and of the rows of tensor maps."""
+
 _RANKS = range(1, 6)
 _LIMITS = {"int32": range(-(2**31), 2**31), "int64": range(-(2**63), 2**63), "scratch": range(1)}
 _FLOAT32_MAX = 3.4028235e38
@@ -118,15 +120,14 @@ def _check_map(program: Program, tensor_map: TensorMap, where: str, interpreted:
     # The interpreter has no tensor maps, and takes boxes of any size.
     _require(interpreted or all(each <= _MAX_BOX for each in tensor_map.box), f"{where}: box is too large")
     _require(all(each < 2**32 for each in tensor_map.shape), f"{where}: shape is too large")
-    _require(all(each % _MAP_ALIGNMENT == 0 and each < 2**40 for each in tensor_map.strides), f"{where}: strides")
+    _require(all(each % POINTER_ALIGNMENT == 0 and each < 2**40 for each in tensor_map.strides), f"{where}: strides")
     inner = tensor_map.box[0] * size
-    _require(inner % _MAP_ALIGNMENT == 0, f"{where}: rows of the box are no multiple of {_MAP_ALIGNMENT} bytes")
+    _require(inner % POINTER_ALIGNMENT == 0, f"{where}: rows of the box are no multiple of {POINTER_ALIGNMENT} bytes")
     _require(
         interpreted or tensor_map.swizzle == 0 or inner <= tensor_map.swizzle, f"{where}: box is wider than the swizzle"
     )
     _check_pointer(program, tensor_map.address, where)
     _require(tensor_map.address.access == "read", f"{where}: writes")
-    _require(tensor_map.address.offset % _MAP_ALIGNMENT == 0, f"{where}: address is not aligned")
     extent = tensor_map.shape[0] * size
     for length, stride in zip(tensor_map.shape[1:], tensor_map.strides, strict=True):
         extent += (length - 1) * stride
@@ -176,6 +177,8 @@ def _check_pointer(program: Program, pointer: Pointer, where: str) -> None:
     _require(pointer.buffer < len(program.buffers), f"{where}: there is no such buffer")
     buffer = program.buffers[pointer.buffer]
     _require(pointer.offset + pointer.bytes <= buffer.bytes, f"{where}: outside the buffer {buffer.name}")
+    # Kernels are compiled for aligned pointers.
+    _require(pointer.offset % POINTER_ALIGNMENT == 0, f"{where}: address is not aligned")
 
 
 def _pointers(program: Program, launch: Launch) -> Iterator[Pointer]:
