@@ -11,25 +11,27 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast, get_args
 
 from models.artifact.manifest import INPUT, Precision
-from models.runtime import cuda_driver, cuda_engines
+from models.runtime import cuda_driver
 from models.runtime.cuda_driver import NoDevice
+from models.runtime.cuda_engine import cache
 from models.runtime.cuda_engine.file import CudaEngine
 from models.runtime.cuda_engine.plan import (
     PARAMETER_BYTES,
     Argument,
     Buffer,
+    LaunchPlan,
     MapArgument,
     ParameterKind,
-    Plan,
     Pointer,
     Program,
 )
 from models.runtime.cuda_engine.plan import Kernel as PlannedKernel
+from models.runtime.cuda_engine.plan import Precision as EnginePrecision
 from models.runtime.engine_cache import EngineCacheError, PlanDamaged
-from service.executors.base import Source
+from service.executors.base import ExecutorError, Source
 from service.executors.gpu.streams import CudaExecutor, opened
 
 if TYPE_CHECKING:
@@ -63,9 +65,7 @@ class CudaEngineExecutor(CudaExecutor):
     def __init__(self, source: Source) -> None:
         refusals = NoDevice, EngineCacheError, RuntimeError  # cuda-bindings raise it if the driver lacks a function
         with opened("cuda", source.argument, *refusals) as device:
-            engine = cuda_engines.find(
-                source.cache, source.artifact.sha256, source.precision, cuda_driver.device(device.index)
-            )
+            engine = _find(source, device.index)
             _check_signature(engine.plan, source)
             super().__init__(device, engine.plan.batches)
             loaded = _LoadedEngine(device, engine)
@@ -92,7 +92,7 @@ class _CudaProgram:
 
     capturable = True
 
-    def __init__(self, device: Device, stream: int, plan: Plan, loaded: _LoadedEngine) -> None:
+    def __init__(self, device: Device, stream: int, plan: LaunchPlan, loaded: _LoadedEngine) -> None:
         self._device = device
         self._stream = stream
         self._plan = plan
@@ -172,7 +172,16 @@ def _values(
     return values
 
 
-def _check_signature(plan: Plan, source: Source) -> None:
+def _find(source: Source, index: int) -> CudaEngine:
+    """The engine of a version for a GPU."""
+    if source.precision not in get_args(EnginePrecision):
+        raise ExecutorError(f"cuda does not compute in {source.precision}")
+    precision = cast(EnginePrecision, source.precision)
+    capability = cuda_driver.device(index).compute_capability
+    return cache.find(source.cache, source.artifact.sha256, precision, capability)
+
+
+def _check_signature(plan: LaunchPlan, source: Source) -> None:
     """Check that an engine has the images and outputs of a version."""
     image, outputs = tuple(source.manifest.preprocess.shape), tuple(output.name for output in plan.outputs)
     if plan.image != image or set(outputs) != set(source.manifest.outputs):

@@ -11,7 +11,6 @@ import pytest
 
 from models.artifact import manifest
 from models.artifact.manifest import Precision
-from models.runtime import cuda_engines
 from models.runtime.cuda_driver import Device
 from models.runtime.cuda_engine import plan as plans
 from models.runtime.cuda_engine.file import decode, encode
@@ -115,14 +114,14 @@ def test_float32_is_for_other_executors(version: Path) -> None:
 
 def test_missing_engine_is_an_error(gpu: FakeGpu, version: Path, tmp_path: Path) -> None:
     write_engine(tmp_path, version, "bfloat16")
-    with pytest.raises(ExecutorError, match=r"cuda: no engine in float16 has been built for compute capability 9\.0"):
+    with pytest.raises(ExecutorError, match=r"cuda: no CUDA engine in float16 .* for compute capability 9\.0"):
         load(version, tmp_path)
     assert gpu.cuda.allocations == 0
 
 
 def test_engine_of_another_architecture_is_not_loaded(gpu: FakeGpu, version: Path, tmp_path: Path) -> None:
     write_engine(tmp_path, version, architecture="sm_80")
-    with pytest.raises(ExecutorError, match=r"float16-sm80-cuda1\.engine: built for .* 8\.0, this GPU has .* 9\.0"):
+    with pytest.raises(ExecutorError, match=r"float16-sm80-cuda1\.engine: built for other GPUs, this one has 9\.0"):
         load(version, tmp_path)
     assert gpu.driver.loaded == 0
 
@@ -132,7 +131,7 @@ def test_engine_of_another_version_of_the_format_is_not_loaded(
 ) -> None:
     path = write_engine(tmp_path, version)
     other = path.rename(path.with_name("float16-sm90-cuda7.engine"))
-    with pytest.raises(ExecutorError, match=r"in version 7 of the format, this GPU has"):
+    with pytest.raises(ExecutorError, match="no CUDA engine in float16 has been built"):
         load(version, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(plans, "VERSION", 7)
@@ -145,7 +144,7 @@ def test_engine_of_another_version_of_the_format_is_not_loaded(
 def test_engine_under_the_name_of_another_is_not_loaded(gpu: FakeGpu, version: Path, tmp_path: Path) -> None:
     path = write_engine(tmp_path, version, "bfloat16")
     path.rename(path.with_name(path.name.replace("bfloat16", "float16")))
-    with pytest.raises(ExecutorError, match="it is another engine than its name says"):
+    with pytest.raises(ExecutorError, match="is the engine of another file, precision or GPU"):
         load(version, tmp_path)
 
 
@@ -158,15 +157,6 @@ def test_damaged_engine_is_not_loaded(gpu: FakeGpu, version: Path, tmp_path: Pat
     with pytest.raises(ExecutorError, match=r"float16-sm90-cuda1\.engine: damaged: .*: build it again"):
         load(version, tmp_path)
     assert (gpu.cuda.allocations, gpu.driver.loaded) == (0, 0)
-
-
-def test_gpu_that_is_too_old_is_refused(
-    gpu: FakeGpu, version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    old = Device("Fake GPU", ComputeCapability(7, 5))
-    monkeypatch.setattr("models.runtime.cuda_driver.devices", lambda: [old])
-    with pytest.raises(ExecutorError, match=r"need compute capability 8\.0, this GPU has .* 7\.5"):
-        load(version, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +195,7 @@ def test_shared_memory_of_a_block_is_that_of_the_gpu(
     gpu.cuda.capability = capability
     device = Device("Fake GPU", ComputeCapability(*capability))
     monkeypatch.setattr("models.runtime.cuda_driver.devices", lambda: [device])
-    path = write_engine(tmp_path, version, architecture=cuda_engines.architecture_of(device))
+    path = write_engine(tmp_path, version, architecture=f"sm_{capability[0]}{capability[1]}")
     first, second = decode(path.read_bytes()).plan.kernels
     assert second.binary is not None
     binary = second.binary.model_copy(update={"shared_bytes": 227 * 1024})

@@ -39,7 +39,7 @@ from tests.support.service import TIMEOUT
 from tests.support.tiny import Golden
 
 FAKED = ("cuda", "onnxruntime-cuda", "tensorrt", "torch")
-NOT_HERE = ("needs the package", "is not installed", "this CPU does not compute in", "cuda: no engine in")
+NOT_HERE = ("needs the package", "is not installed", "this CPU does not compute in", "cuda: no CUDA engine in")
 """Errors of executors that cannot run on this machine."""
 LOGITS = frozenset({"logits"})
 ALL = frozenset(OUTPUTS)

@@ -9,11 +9,11 @@ from models.runtime.cuda_engine.plan import (
     Buffer,
     Kernel,
     Launch,
+    LaunchPlan,
     Layer,
     MapArgument,
     Output,
     Parameter,
-    Plan,
     Pointer,
     Program,
     Region,
@@ -35,10 +35,10 @@ def _kernel(name: str, cubin: int, parameters: tuple[str, ...]) -> Kernel:
     return Kernel(
         name=name,
         source=name,
-        constants={"BLOCK": 64, "KIND": "relu"},
+        constants={"BLOCK": 64, "KIND": "relu", "residual": None},
         warps=4,
         stages=2,
-        parameters=tuple(Parameter.model_validate({"name": part, "kind": kind}) for part, kind in pairs),
+        parameters=tuple(Parameter.model_validate({"name": part, "kind": kind, "type": kind}) for part, kind in pairs),
         binary=Binary(cubin=cubin, function=name, shared_bytes=49_664, registers=64, stack_bytes=0),
     )
 
@@ -89,9 +89,9 @@ def _layer(name: str) -> Layer:
     )
 
 
-def small_plan(batches: tuple[int, ...] = (1, 8)) -> Plan:
+def small_plan(batches: tuple[int, ...] = (1, 8)) -> LaunchPlan:
     """A valid plan; its regions are set by `pack`."""
-    return Plan(
+    return LaunchPlan(
         architecture="sm_90",
         precision="int8",
         compiler="triton 0.0",

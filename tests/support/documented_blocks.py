@@ -171,6 +171,10 @@ BLOCKS: dict[str, Blocks] = {
     "docs/api.md": API,
     "docs/architecture.md": ARCHITECTURE,
     "docs/benchmarks.md": BENCHMARKS,
+    "docs/cuda-engine.md": (
+        NotRun("pip install 'resnet-serve[kernels]'", INSTALLS),
+        NotRun(" model.int8.onnx", DRAWING),
+    ),
     "docs/decisions/README.md": (NotRun("python -m benchmarks compare", "docs/performance.md has the same command"),),
     "docs/decisions/batching.md": (NotRun("python -m benchmarks serve", "docs/performance.md has the same command"),),
     "docs/clusters.md": CLUSTERS,

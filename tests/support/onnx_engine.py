@@ -16,8 +16,8 @@ import numpy as np
 from models.artifact import manifest
 from models.artifact.manifest import INPUT, Precision
 from models.imaging.preprocess import UInt8Array
-from models.runtime import cuda_engines
-from models.runtime.cuda_engine.file import CudaEngine, encode, pack
+from models.runtime.cuda_engine import cache as engine_cache
+from models.runtime.cuda_engine.file import CudaEngine, pack
 from models.runtime.cuda_engine.plan import (
     PARAMETER_BYTES,
     Argument,
@@ -25,11 +25,11 @@ from models.runtime.cuda_engine.plan import (
     Buffer,
     Kernel,
     Launch,
+    LaunchPlan,
     Layer,
     MapArgument,
     Output,
     Parameter,
-    Plan,
     Pointer,
     Program,
     Region,
@@ -60,11 +60,7 @@ def write_engine(cache_folder: Path, version: Path, precision: Precision = "floa
     Returns:
         The file.
     """
-    engine = build_engine(version, precision, **changes)
-    name = cuda_engines.path(cache_folder, engine.plan.onnx_sha256, precision, engine.plan.architecture)
-    name.parent.mkdir(parents=True, exist_ok=True)
-    name.write_bytes(encode(engine))
-    return name
+    return engine_cache.write(cache_folder, build_engine(version, precision, **changes))
 
 
 def build_engine(
@@ -98,7 +94,7 @@ def build_engine(
         kernel.source: [PARAMETER_BYTES[parameter.kind] for parameter in kernel.parameters] for kernel in kernels
     }
     weights = weights or _computed(version, described, precision)
-    plan = Plan(
+    plan = LaunchPlan(
         architecture=architecture,
         precision=precision,  # type: ignore[arg-type]
         compiler="none 0",
@@ -178,7 +174,7 @@ def _kernel(name: str, parameters: dict[str, str], shared_bytes: int) -> Kernel:
         warps=4,
         stages=1,
         parameters=tuple(
-            Parameter.model_validate({"name": name, "kind": kind}) for name, kind in parameters.items()
+            Parameter.model_validate({"name": name, "kind": kind, "type": kind}) for name, kind in parameters.items()
         ),
         binary=Binary(cubin=0, function=name, shared_bytes=shared_bytes, registers=32, stack_bytes=0),
     )  # fmt: skip

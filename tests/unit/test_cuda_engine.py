@@ -14,7 +14,7 @@ import pytest
 
 from models.runtime.cuda_engine.check import BadPlan, check, overlaps
 from models.runtime.cuda_engine.file import CudaEngineError, CudaEngineOutdated, decode, encode, pack, read
-from models.runtime.cuda_engine.plan import Buffer, Plan
+from models.runtime.cuda_engine.plan import Buffer, LaunchPlan
 from tests.support.cuda_engines import CUBINS, WEIGHTS, small_engine, small_plan
 
 
@@ -145,6 +145,7 @@ MAP = "programs/0/tensor_maps/0"
         (_set(f"{FIRST}/arguments/0/buffer", 4), "no such buffer"),
         (_set(f"{FIRST}/arguments/0/bytes", 97), "outside the buffer images"),
         (_set(f"{FIRST}/arguments/0/offset", 1), "outside the buffer images"),
+        (_set(f"{FIRST}/arguments/1", {"buffer": 3, "offset": 8, "bytes": 8, "access": "write"}), "is not aligned"),
         (_set(f"{FIRST}/arguments/0/access", "write"), "writes to images"),
         (_set(f"{FIRST}/arguments/2/value", 2**31), "is no int32"),
         (_set(f"{FIRST}/arguments/2/value", 1.5), "is no int32"),
@@ -201,7 +202,7 @@ def test_activations_share_memory_only_at_other_times(
     plan["programs"][0].update(arena_bytes=1024)
     plan["programs"][0]["buffers"].append({**plan["programs"][0]["buffers"][3], "name": "more"})
     with pytest.raises(BadPlan, match="buffers values and more share memory"):
-        pack(Plan.model_validate_json(json.dumps(plan)), WEIGHTS, CUBINS)
+        pack(LaunchPlan.model_validate_json(json.dumps(plan)), WEIGHTS, CUBINS)
 
 
 def test_unreadable_file_is_that_error_too(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ from itertools import combinations
 from models.runtime.cuda_engine.plan import (
     ALIGNMENT,
     ELEMENT_BYTES,
+    INTERPRETER,
     Argument,
     Buffer,
     Launch,
+    LaunchPlan,
     MapArgument,
     Parameter,
-    Plan,
     Pointer,
     Program,
     Region,
@@ -27,7 +28,9 @@ MAX_SHARED_BYTES = 232_448
 _MAX_GRID = (2**31 - 1, 65_535, 65_535)
 _MAX_BYTES = 2**40
 _MAX_BOX = 256
-_MAP_ALIGNMENT = 16
+POINTER_ALIGNMENT = 16
+"""Alignment in bytes of every pointer and of the rows of tensor maps."""
+
 _RANKS = range(1, 6)
 _LIMITS = {"int32": range(-(2**31), 2**31), "int64": range(-(2**63), 2**63), "scratch": range(1)}
 _FLOAT32_MAX = 3.4028235e38
@@ -37,7 +40,7 @@ class BadPlan(ValueError):
     """A plan breaks a rule; the message names the place."""
 
 
-def check(plan: Plan, data_bytes: int) -> None:
+def check(plan: LaunchPlan, data_bytes: int) -> None:
     """Check a plan, whose data section has this many bytes.
 
     Raises:
@@ -70,7 +73,7 @@ def overlaps(buffers: Sequence[Buffer]) -> Iterator[tuple[Buffer, Buffer]]:
             yield one, other
 
 
-def _check_program(plan: Plan, program: Program) -> None:
+def _check_program(plan: LaunchPlan, program: Program) -> None:
     _require(len(program.launches) > 0, "no launch")
     for buffer in program.buffers:
         _check_buffer(plan, program, buffer)
@@ -80,7 +83,7 @@ def _check_program(plan: Plan, program: Program) -> None:
     for one, other in overlaps(program.buffers):
         raise BadPlan(f"buffers {one.name} and {other.name} share memory")
     for number, tensor_map in enumerate(program.tensor_maps):
-        _check_map(program, tensor_map, f"tensor map {number}")
+        _check_map(program, tensor_map, f"tensor map {number}", plan.architecture == INTERPRETER)
     written = set()
     for number, launch in enumerate(program.launches):
         _check_launch(plan, program, launch, number)
@@ -89,7 +92,7 @@ def _check_program(plan: Plan, program: Program) -> None:
         _require(buffer.kind != "output" or index in written, f"output {buffer.name} is not written")
 
 
-def _check_buffer(plan: Plan, program: Program, buffer: Buffer) -> None:
+def _check_buffer(plan: LaunchPlan, program: Program, buffer: Buffer) -> None:
     where = f"buffer {buffer.name}"
     rows = {output.name: output.row for output in plan.outputs}
     _require(buffer.bytes <= _MAX_BYTES, f"{where}: too large")
@@ -109,27 +112,29 @@ def _check_buffer(plan: Plan, program: Program, buffer: Buffer) -> None:
     _require(buffer.bytes == expected, f"{where}: has {buffer.bytes} bytes, not {expected}")
 
 
-def _check_map(program: Program, tensor_map: TensorMap, where: str) -> None:
+def _check_map(program: Program, tensor_map: TensorMap, where: str, interpreted: bool) -> None:
     rank = len(tensor_map.shape)
     _require(rank in _RANKS, f"{where}: rank {rank}")
     _require(len(tensor_map.box) == rank == len(tensor_map.strides) + 1, f"{where}: ranks differ")
     size = ELEMENT_BYTES[tensor_map.element]
-    _require(all(each <= _MAX_BOX for each in tensor_map.box), f"{where}: box is too large")
+    # The interpreter has no tensor maps, and takes boxes of any size.
+    _require(interpreted or all(each <= _MAX_BOX for each in tensor_map.box), f"{where}: box is too large")
     _require(all(each < 2**32 for each in tensor_map.shape), f"{where}: shape is too large")
-    _require(all(each % _MAP_ALIGNMENT == 0 and each < 2**40 for each in tensor_map.strides), f"{where}: strides")
+    _require(all(each % POINTER_ALIGNMENT == 0 and each < 2**40 for each in tensor_map.strides), f"{where}: strides")
     inner = tensor_map.box[0] * size
-    _require(inner % _MAP_ALIGNMENT == 0, f"{where}: rows of the box are no multiple of {_MAP_ALIGNMENT} bytes")
-    _require(tensor_map.swizzle == 0 or inner <= tensor_map.swizzle, f"{where}: box is wider than the swizzle")
+    _require(inner % POINTER_ALIGNMENT == 0, f"{where}: rows of the box are no multiple of {POINTER_ALIGNMENT} bytes")
+    _require(
+        interpreted or tensor_map.swizzle == 0 or inner <= tensor_map.swizzle, f"{where}: box is wider than the swizzle"
+    )
     _check_pointer(program, tensor_map.address, where)
     _require(tensor_map.address.access == "read", f"{where}: writes")
-    _require(tensor_map.address.offset % _MAP_ALIGNMENT == 0, f"{where}: address is not aligned")
     extent = tensor_map.shape[0] * size
     for length, stride in zip(tensor_map.shape[1:], tensor_map.strides, strict=True):
         extent += (length - 1) * stride
     _require(extent <= tensor_map.address.bytes, f"{where}: {extent} bytes of {tensor_map.address.bytes}")
 
 
-def _check_launch(plan: Plan, program: Program, launch: Launch, number: int) -> None:
+def _check_launch(plan: LaunchPlan, program: Program, launch: Launch, number: int) -> None:
     where = f"launch {number}"
     _require(launch.kernel < len(plan.kernels), f"{where}: there is no such kernel")
     _require(launch.layer < len(plan.layers), f"{where}: there is no such layer")
@@ -172,6 +177,8 @@ def _check_pointer(program: Program, pointer: Pointer, where: str) -> None:
     _require(pointer.buffer < len(program.buffers), f"{where}: there is no such buffer")
     buffer = program.buffers[pointer.buffer]
     _require(pointer.offset + pointer.bytes <= buffer.bytes, f"{where}: outside the buffer {buffer.name}")
+    # Kernels are compiled for aligned pointers.
+    _require(pointer.offset % POINTER_ALIGNMENT == 0, f"{where}: address is not aligned")
 
 
 def _pointers(program: Program, launch: Launch) -> Iterator[Pointer]:

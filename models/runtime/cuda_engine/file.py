@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from models.runtime.cuda_engine import plan as plans
 from models.runtime.cuda_engine.check import BadPlan, check
-from models.runtime.cuda_engine.plan import ALIGNMENT, Plan, Region
+from models.runtime.cuda_engine.plan import ALIGNMENT, LaunchPlan, Region
 from models.validation import first_error
 
 MAGIC = b"RNCUDAEN"
@@ -44,7 +44,7 @@ class CudaEngineOutdated(CudaEngineError):
 class CudaEngine:
     """A plan with the code of its kernels and the weights."""
 
-    plan: Plan
+    plan: LaunchPlan
     data: memoryview
     """The data section; `weights` and `cubin` are parts of it."""
 
@@ -61,7 +61,7 @@ class CudaEngine:
         return self.data[region.offset : region.offset + region.bytes]
 
 
-def pack(plan: Plan, weights: bytes, cubins: list[bytes]) -> CudaEngine:
+def pack(plan: LaunchPlan, weights: bytes, cubins: list[bytes]) -> CudaEngine:
     """Join a plan with its weights and cubins, whose places it then names.
 
     Raises:
@@ -141,7 +141,7 @@ def _decode(content: bytes) -> CudaEngine:
     hashed.update(memoryview(content)[_HEADER.size :])
     if hashed.digest() != digest:
         raise CudaEngineError("its content is not what was built")
-    plan = Plan.model_validate_json(content[_HEADER.size : _HEADER.size + plan_bytes])
+    plan = LaunchPlan.model_validate_json(content[_HEADER.size : _HEADER.size + plan_bytes])
     check(plan, data_bytes)
     if any(kernel.binary is None for kernel in plan.kernels):
         raise CudaEngineError("a kernel is not compiled")

@@ -22,6 +22,9 @@ ALIGNMENT = 256
 TENSOR_MAP_BYTES = 128
 """Size of an encoded tensor map, a `CUtensorMap`."""
 
+INTERPRETER = "interpreter"
+"""Architecture of plans that Triton's interpreter runs, in tests."""
+
 Precision = Literal["float16", "bfloat16", "int8"]
 BufferKind = Literal["images", "output", "weights", "activation"]
 ParameterKind = Literal["pointer", "int32", "int64", "float32", "tensor_map", "scratch"]
@@ -61,13 +64,15 @@ class Parameter(_Part):
     name: SmallText
     """Name in the source. The shape and the strides behind a tensor map are `x.shape.0`, `x.stride.0`, …"""
     kind: ParameterKind
+    type: SmallText
+    """Type in the compiler's notation, such as `*fp16`, `i32` or `tensordesc<i8[128, 64]>`."""
 
 
 class Binary(_Part):
     """The compiled form of a kernel."""
 
     cubin: Index
-    """Number in `Plan.cubins`."""
+    """Number in `LaunchPlan.cubins`."""
     function: SmallText
     """Name of the function in the cubin."""
     shared_bytes: NonNegativeInt
@@ -85,8 +90,8 @@ class Kernel(_Part):
     """Name for people, such as `convolution_tma 128x64x64`."""
     source: SmallText
     """Name of the function in the sources."""
-    constants: dict[str, int | str]
-    """Compile-time constants by name."""
+    constants: dict[str, int | str | None]
+    """Compile-time constants by name; None for an argument that the kernel is compiled without."""
     warps: Annotated[int, Field(ge=1, le=32)]
     """The block has 32 threads per warp."""
     stages: Annotated[int, Field(ge=1, le=8)]
@@ -161,9 +166,9 @@ class Launch(_Part):
     """One kernel of a program."""
 
     kernel: Index
-    """Number in `Plan.kernels`."""
+    """Number in `LaunchPlan.kernels`."""
     layer: Index
-    """Number in `Plan.layers`."""
+    """Number in `LaunchPlan.layers`."""
     grid: tuple[PositiveInt, PositiveInt, PositiveInt]
     arguments: tuple[Argument, ...]
     """One per parameter of the kernel."""
@@ -206,7 +211,7 @@ class Layer(_Part):
     """Per image."""
 
 
-class Plan(_Part):
+class LaunchPlan(_Part):
     """Everything but the kernels' code and the weights."""
 
     architecture: Annotated[str, Field(pattern=r"^(sm_[1-9][0-9]{1,2}|interpreter)$")]
