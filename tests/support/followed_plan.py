@@ -23,7 +23,7 @@ from tests.support.fake_cuda import RUBBISH, FakeRuntime
 
 @dataclass(eq=False)
 class _Run:
-    """One pass over a program on a stream, and the bases of its buffers as far as launches have shown them."""
+    """One pass over a program on a stream, and the bases of its buffers that launches have shown."""
 
     candidates: list[tuple[Program, dict[int, int]]]
     position: int = 0
