@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, cast, get_args
 
 from models.artifact.manifest import INPUT, Precision
@@ -68,9 +69,10 @@ class CudaEngineExecutor(CudaExecutor):
             engine = _find(source, device.index)
             _check_signature(engine.plan, source)
             super().__init__(device, engine.plan.batches)
+            self.plan = engine.plan
             loaded = _LoadedEngine(device, engine)
             self._open_streams(
-                source.manifest.preprocess.shape, lambda stream: _CudaProgram(device, stream, engine.plan, loaded)
+                source.manifest.preprocess.shape, lambda stream: CudaProgram(device, stream, engine.plan, loaded)
             )
 
 
@@ -83,7 +85,7 @@ class _LoadedEngine:
         self.weights = device.upload(engine.weights, device.make_stream())
 
 
-class _CudaProgram:
+class CudaProgram:
     """The launches of each batch size on one stream.
 
     Each batch size has an arena of its own: parts of it hold zeros that no kernel overwrites, at other places for
@@ -98,6 +100,8 @@ class _CudaProgram:
         self._plan = plan
         self._loaded = loaded
         self.outputs: Mapping[str, tuple[int, ...]] = {output.name: output.row for output in plan.outputs}
+        self.launches: dict[int, list[Callable[[], None]]] = {}
+        """Functions that enqueue one kernel each, in the order of the plan, by batch size."""
 
     def bind(self, rows: int, addresses: Mapping[str, int]) -> Callable[[], None]:
         from service.executors.gpu.kernels import Arguments
@@ -105,19 +109,19 @@ class _CudaProgram:
         program = next(program for program in self._plan.programs if program.batch == rows)
         bases = self._place(program, addresses)
         maps = _encode_maps(program, bases)
-        launches = [
-            (
-                self._loaded.kernels[launch.kernel],
+        launches = self.launches[rows] = [
+            partial(
+                self._loaded.kernels[launch.kernel].launch,
                 launch.grid,
                 Arguments(_values(self._plan.kernels[launch.kernel], launch.arguments, bases, maps)),
+                self._stream,
             )
             for launch in program.launches
         ]
-        stream = self._stream
 
         def enqueue() -> None:
-            for kernel, grid, arguments in launches:
-                kernel.launch(grid, arguments, stream)
+            for launch in launches:
+                launch()
 
         return enqueue
 

@@ -1,7 +1,8 @@
 """A driver that loads cubins without a GPU, and refuses what the real one refuses.
 
-Its cubins are texts that say for which GPU and driver they are, and which parameters their functions have. A function
-computes what a Python function of its name does, on the memory of `tests.support.fake_cuda`.
+Its cubins are texts that say for which GPU and driver they are, and which parameters their functions have; it reads the
+parameters of real cubins, too. A function computes what a Python function of its name does, on the memory of
+`tests.support.fake_cuda`; without one it does nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from cuda.bindings import driver as real
 
 from models.imaging.preprocess import UInt8Array
+from models.runtime.cuda_engine.cubin import BadCubin, read_function
 from models.runtime.cuda_engine.plan import TENSOR_MAP_BYTES
 from tests.support.fake_cuda import OK, FakeRuntime, Work
 from tests.support.fake_kernels import FakeDriver
@@ -26,6 +28,9 @@ INVALID = real.CUresult.CUDA_ERROR_INVALID_VALUE
 LOST = real.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
 
 _ELF = b"\x7fELF"
+_REAL = b"\x7fELF\x02"
+_ELF_FLAGS = 48
+"""Place of the flags in an ELF file of 64 bits; they have the architecture."""
 _SHARED_BYTES = {(8, 0): 163 * 1024, (8, 6): 99 * 1024, (8, 9): 99 * 1024, (9, 0): 227 * 1024}
 """Dynamic shared memory that a block can have, by compute capability."""
 _DEFAULT_SHARED_BYTES = 48 * 1024
@@ -128,6 +133,24 @@ class _Library:
     loaded: bool = True
 
 
+class _RealFunctions(dict[str, Sequence[int]]):
+    """Bytes of each parameter of the functions of a real cubin, by name."""
+
+    def __init__(self, code: bytes) -> None:
+        super().__init__()
+        self._code = code
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            read_function(self._code, str(name))
+        except BadCubin:
+            return False
+        return True
+
+    def __getitem__(self, name: str) -> Sequence[int]:
+        return [size for _, size in read_function(self._code, name).parameters]
+
+
 @dataclass(eq=False)
 class _Function:
     library: _Library
@@ -169,6 +192,8 @@ class CubinDriver(FakeDriver):
         assert options == ([], [], 0, [], [], 0)
         if not code.startswith(_ELF):
             return real.CUresult.CUDA_ERROR_INVALID_IMAGE, None
+        if code.startswith(_REAL):
+            return self._load_real(code)
         try:
             described = json.loads(code[len(_ELF) :])
         except ValueError:
@@ -178,6 +203,14 @@ class CubinDriver(FakeDriver):
             return real.CUresult.CUDA_ERROR_NO_BINARY_FOR_GPU, None
         self.loaded += 1
         return self._status(), _Library(described["functions"])
+
+    def _load_real(self, code: bytes) -> Any:
+        major, minor = self._runtime.capability
+        (flags,) = struct.unpack_from("<I", code, _ELF_FLAGS)
+        if 10 * major + minor not in (flags & 0xFF, flags >> 8 & 0xFF):  # by version of the format
+            return real.CUresult.CUDA_ERROR_NO_BINARY_FOR_GPU, None
+        self.loaded += 1
+        return self._status(), _Library(_RealFunctions(code))
 
     def cuLibraryUnload(self, library: Any) -> Any:
         assert library.loaded
@@ -230,7 +263,7 @@ class CubinDriver(FakeDriver):
 
         def work() -> None:
             assert f.library.loaded, "the kernel was unloaded before it ran"
-            compute(self.functions[f.name])
+            compute(self.functions.get(f.name, _nothing))
 
         self._runtime.enqueue(stream, Work("compute", work))
         return (self._status(),)
@@ -270,6 +303,10 @@ _ENCODE_TILED = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_uint64,
     *[ctypes.c_void_p] * 4, *[ctypes.c_int] * 4,
 )  # fmt: skip
+
+
+def _nothing(launched: Launched) -> None:
+    """A kernel that nobody computes here."""
 
 
 def _read_arguments(address: int, sizes: Sequence[int]) -> tuple[bytes, ...]:

@@ -214,12 +214,21 @@ class FakeRuntime:
         return (self._status(),)
 
     def cudaMemcpyAsync(self, dst: Any, src: Any, count: Any, kind: Any, stream: Any) -> Any:
+        if kind == real.cudaMemcpyKind.cudaMemcpyDeviceToDevice:
+            return self._copy_on_device(dst, src, count, stream)
         inwards = kind == real.cudaMemcpyKind.cudaMemcpyHostToDevice
         target, source = self._find(dst, count, not inwards), self._find(src, count, inwards)
         if target is None or source is None:
             return (INVALID,)
         self.calls.append("cudaMemcpyAsync")
         self.enqueue(stream, Work("in" if inwards else "out", lambda: np.copyto(target, source)))
+        return (self._status(),)
+
+    def _copy_on_device(self, dst: Any, src: Any, count: Any, stream: Any) -> Any:
+        target, source = self._find(dst, count, pinned=False), self._find(src, count, pinned=False)
+        if target is None or source is None:
+            return (INVALID,)
+        self.enqueue(stream, Work("compute", lambda: np.copyto(target, source)))
         return (self._status(),)
 
     def cudaMemsetAsync(self, devPtr: Any, value: Any, count: Any, stream: Any) -> Any:

@@ -99,6 +99,10 @@ class Device:
         kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         call(runtime.cudaMemcpyAsync, target.ctypes.data, source, target.nbytes, kind, stream)
 
+    def copy(self, target: int, source: int, size: int, stream: int) -> None:
+        """Enqueue a copy of bytes on the device."""
+        call(runtime.cudaMemcpyAsync, target, source, size, runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice, stream)
+
     def fill(self, target: int, value: int, size: int, stream: int) -> None:
         """Enqueue setting bytes on the device."""
         call(runtime.cudaMemsetAsync, target, value, size, stream)
