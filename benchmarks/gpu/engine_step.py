@@ -21,9 +21,9 @@ from benchmarks.gpu.engine import Measured
 from benchmarks.gpu.executors import Kind, in_own_process
 from benchmarks.gpu.report import GpuReport, NotDone, describe
 from models.artifact import manifest
-from models.artifact.manifest import Precision
 from models.runtime import cuda_driver
 from models.runtime.cuda_engine import cache as engine_files
+from models.runtime.cuda_engine.plan import Precision
 from models.runtime.engine_cache import default_folder
 from service import executors
 from service.executors.base import ExecutorError
@@ -73,7 +73,7 @@ def _build(version: Path, report: GpuReport) -> Iterator[str]:
         except ExecutorError as error:
             report.missing.append(str(error))
             continue
-        if not engine_files.engine_file(default_folder(), artifact.sha256, precision, capability).exists():  # type: ignore[arg-type]
+        if not engine_files.engine_file(default_folder(), artifact.sha256, precision, capability).exists():
             missing.append(precision)
     for precision in missing:
         command = [sys.executable, "-m", "export", "engines", str(version), "--runtime", "cuda"]
@@ -95,7 +95,7 @@ def _measure_all(version: Path, report: GpuReport) -> Iterator[Measured]:
     if result := _try(_BASELINE, report, engine.measure_baseline, version):
         yield result
     for precision in ("float16", "float32"):
-        kind = Kind(version, "onnxruntime-cuda", precision)  # type: ignore[arg-type]
+        kind = Kind(version, "onnxruntime-cuda", precision)
         if result := _try(str(kind), report, engine.measure_kind, kind):
             yield result
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from models.artifact import golden, manifest
+from models.artifact.manifest import Precision
 from service.core.settings import Settings
 from tests.acceptance.cuda_engine.suites import pytest_counts
 from tests.support import fake_gpu, tiny
@@ -33,7 +34,8 @@ def check() -> tuple[bool, str]:
 def _serve(name: str, spoil: Spoil) -> bool:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         gpu = fake_gpu.install(patch)
-        repository, cache = tiny.copy_repository(Path(folder) / "repository", ("float32",)), Path(folder) / "cache"
+        cache = Path(folder) / "cache"
+        repository = tiny.copy_repository(Path(folder) / "repository", PRECISIONS)
         version = repository / "tiny" / "1"
         spoil(gpu, version, cache)
         lines = _Lines()
@@ -94,6 +96,8 @@ def _wrong(gpu: FakeGpu, version: Path, cache: Path) -> None:
 
     gpu.driver.functions.update(functions(network=network))
 
+
+PRECISIONS: tuple[Precision, ...] = ("float32",)
 
 CASES: dict[str, Spoil] = {
     "damaged": _damaged,
