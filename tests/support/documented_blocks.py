@@ -144,6 +144,7 @@ DEPLOYMENT: Blocks = (
     NotRun("docker compose run --rm -T --no-deps", CONTAINERS),
     NotRun("docker compose --profile gpu up", GPU),
     NotRun("docker compose --profile gpu run", GPU),
+    NotRun("COMPUTE_CAPABILITY=8.9 docker compose --profile engines up", CONTAINERS),
     NotRun("1,000,000 images/s x 16.5 ms", "arithmetic"),
     NotRun("1,000,000 / 72,976", "arithmetic"),
     NotRun("1,000,000 images/s x 2.1 ms", "arithmetic"),

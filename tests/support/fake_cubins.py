@@ -306,7 +306,7 @@ _ENCODE_TILED = ctypes.CFUNCTYPE(
 
 
 def _nothing(launched: Launched) -> None:
-    """A kernel that nobody computes here."""
+    """Compute nothing, as a kernel without a Python function."""
 
 
 def _read_arguments(address: int, sizes: Sequence[int]) -> tuple[bytes, ...]:
