@@ -90,7 +90,7 @@ def test_equal_constants_are_stored_once() -> None:
 @pytest.mark.parametrize("step", [None, 0.0187, 0.0079])
 def test_pixels_have_the_integers_of_the_graph(step: float | None) -> None:
     byte = np.arange(256, dtype=np.float32)[:, None]
-    values = (byte - np.float32([123.675, 116.28])) * np.float32([0.017124754, 0.017507])
+    values = (byte - np.array([123.675, 116.28], np.float32)) * np.array([0.017124754, 0.017507], np.float32)
     pixels = Pixels(values, Form("images.0", Shape(8, 8, 2), step), ())
     mean, scale = mean_and_scale(pixels)
     found = (byte - mean) * scale
@@ -139,7 +139,7 @@ def test_padding_is_what_taps_read() -> None:
 
 def plans() -> Iterator[tuple[str, LaunchPlan]]:
     for file, precision in (("model.onnx", "float16"), ("model.onnx", "bfloat16"), ("model.int8.onnx", "int8")):
-        for architecture in ("sm_80", "sm_86", "sm_89", "sm_90"):
+        for architecture in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"):
             made = draft(read(VERSION / file), precision, target(architecture), (8, 1), "ab" * 32, "none")  # type: ignore[arg-type]
             yield f"{precision} {architecture}", pack(made.plan, made.weights, []).plan
 

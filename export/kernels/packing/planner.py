@@ -198,7 +198,7 @@ def _tensor_map(ref: MapRef, numbers: dict[str, int]) -> TensorMap:
         shape=(ref.columns, ref.rows),
         strides=(ref.columns * size,),
         box=(ref.box[1], ref.box[0]),
-        swizzle=next((each for each in (32, 64, 128) if each == inner), 128 if inner > 128 else 0),  # type: ignore[arg-type]
+        swizzle=next((each for each in (32, 64, 128) if each == inner), 128 if inner > 128 else 0),
     )
 
 
@@ -211,7 +211,8 @@ def _buffers(context: Context, calls: list[Call], weight_bytes: int) -> tuple[li
             if isinstance(ref, Ref):
                 uses.setdefault(ref.tensor, []).append(number)
     rows = dict(context.network.outputs)
-    buffers, numbers = [], {}
+    buffers: list[Buffer] = []
+    numbers: dict[str, int] = {}
     for name, used in uses.items():
         fixed = _fixed(context, name, rows, weight_bytes)
         if fixed is not None:

@@ -118,4 +118,5 @@ class Head:
         return self._classifier
 
     def _source(self, node: NodeProto) -> str:
-        return self._aliases.get(node.input[0], node.input[0])
+        name = str(node.input[0])
+        return self._aliases.get(name, name)

@@ -141,9 +141,9 @@ class _Reader:
     _cast = _identity
 
     def _batchnormalization(self, place: int, node: NodeProto) -> None:
-        constants = (self._graph.constant(node, number) for number in range(1, 5))
+        scale, shift, mean, variance = (self._graph.constant(node, number) for number in range(1, 5))
         epsilon = float(attributes(node).get("epsilon", 1e-5))
-        step = normalisation(*constants, epsilon, node.name)
+        step = normalisation(scale, shift, mean, variance, epsilon, node.name)
         self._values[node.output[0]] = self._value(node).then(step)
 
     def _quantizelinear(self, place: int, node: NodeProto) -> None:
@@ -193,7 +193,8 @@ class _Reader:
         bias = self._graph.constant(node, 2) if has_bias else np.zeros(out, np.float32)
         if bias.dtype != np.float32:
             raise refused(node, "its bias is not float32")
-        shape = Shape(*(output_size(size, kernel, stride, padding) for size in (before.height, before.width)), out)
+        rows, columns = (output_size(size, kernel, stride, padding) for size in (before.height, before.width))
+        shape = Shape(rows, columns, out)
 
         def make(draft: Draft, own: tuple[Form, ...], name_of: Callable[[Value], str]) -> Convolution:
             residual = None if draft.residual is None else name_of(draft.residual)
@@ -241,7 +242,7 @@ class _Reader:
         found = attributes(node)
         kernel, stride, padding = window(node, tuple(found["kernel_shape"]))
         before, ceil = self._shape(source), bool(found.get("ceil_mode", 0))
-        sizes = (output_size(size, kernel, stride, padding, ceil) for size in (before.height, before.width))
+        rows, columns = (output_size(size, kernel, stride, padding, ceil) for size in (before.height, before.width))
         counts = bool(found.get("count_include_pad", 0))
         if source.layer == _PIXELS or (counts and ceil and not is_max):
             raise refused(node, "a pool of this kind, or of the images themselves")
@@ -249,7 +250,9 @@ class _Reader:
         def make(draft: Draft, own: tuple[Form, ...], name_of: Callable[[Value], str]) -> Window:
             return Window(draft.name, name_of(source), is_max, kernel, stride, padding, counts, own, tuple(draft.nodes))
 
-        self._add_layer(Draft(node.name, Shape(*sizes, before.channels), [node.name], make, place), node.output[0])
+        self._add_layer(
+            Draft(node.name, Shape(rows, columns, before.channels), [node.name], make, place), node.output[0]
+        )
 
     # ---- the head
 

@@ -68,7 +68,7 @@ def run(engine: CudaEngine, images: UInt8Array, after: After | None = None) -> d
     """
     corrections.apply()
     program = next(program for program in engine.plan.programs if program.batch == len(images))
-    functions = {}
+    functions: dict[str, Any] = {}
     for name in _MODULES:
         functions |= vars(importlib.import_module(f"export.kernels.language.{name}"))
     memory = Memory(engine, program, images)
