@@ -22,7 +22,7 @@ BATCHES = (1, 8, 64)
 
 @dataclass(frozen=True)
 class Resources:
-    """What the kernels of an engine need."""
+    """Registers and memory of the kernels of an engine."""
 
     kernels: int
     most_registers: int

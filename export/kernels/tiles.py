@@ -107,7 +107,7 @@ def target(architecture: str) -> KernelTarget:
     return KernelTarget(architecture, architecture in _TENSOR_MAPS)
 
 
-def choose(problem: Problem, wanted: KernelTarget) -> Tile:
+def select_tile(problem: Problem, wanted: KernelTarget) -> Tile:
     """The configuration of a convolution."""
     if wanted.is_interpreter:
         return _interpreted(problem, wanted)

@@ -31,8 +31,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "some layers in float": {"arch": "resnet20", "size": 16, "keep_float": (0, 1, 8)},
 }
 BOUNDS = {"float16": 1e-2, "bfloat16": 2e-1, "int8": 1e-1}
-"""Largest error of an output, root mean square as a share of its spread. In int8, a value that ONNX Runtime rounds to the other
-side of a half is a whole step away, and random weights amplify that: the integer reference is exact."""
+"""Largest error of an output: root mean square, as a share of its spread. In int8, a value that ONNX Runtime rounds to
+the other side of a half is a whole step away, and random weights amplify that: the integer reference is exact."""
 
 
 def spread_error(found: np.ndarray, expected: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from export.errors import UnsupportedNetwork
 from export.kernels.network import Classifier, Convolution, FeatureMap, Mean, Network, Window
 from export.kernels.packing import others
-from export.kernels.packing.arena import Need, Place, arrange
+from export.kernels.packing.arena import Need, Place, place_tensors
 from export.kernels.packing.context import PIXELS, Context
 from export.kernels.packing.convolutions import convolution
 from export.kernels.packing.launches import ELEMENTS, IMAGES, WEIGHTS, Call, KernelKey, MapRef, Number, Ref
@@ -220,7 +220,7 @@ def _buffers(context: Context, calls: list[Call], weight_bytes: int) -> tuple[li
             numbers[name] = len(buffers)
             buffers.append(Buffer(name=name, kind=kind, bytes=size, offset=0, first=used[0], last=used[-1]))
     needs = [_need(context, name, used, len(calls)) for name, used in uses.items() if name not in numbers]
-    for place in arrange(needs)[0]:
+    for place in place_tensors(needs)[0]:
         numbers |= {need.name: len(buffers) for need in place.tensors}
         buffers.append(_activation(place, len(calls)))
     return buffers, numbers

@@ -72,7 +72,7 @@ class IntegerCheck:
         if "xd" in given:
             return self._read(memory, conv.source, given["xd"])
         layout_of = self._layouts[conv.source]
-        return self._read(memory, conv.source, given["x"], layout_of.guard * layout_of.channels)
+        return self._read(memory, conv.source, given["x"], layout_of.margin * layout_of.channels)
 
     def _read(self, memory: Memory, name: str, pointer: Pointer, start: int = 0) -> Array:
         """A form as [n, height, width, channels], whose first element is at a place behind a pointer."""

@@ -27,7 +27,7 @@ Outputs = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Interpreted:
-    """What the interpreter computed."""
+    """Outputs of the interpreter, and the comparison with integers."""
 
     outputs: Outputs
     compared: set[str]
