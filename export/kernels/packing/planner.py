@@ -42,7 +42,7 @@ _HIDDEN = ("global scratch", "profile scratch")
 
 
 @dataclass
-class Draft:
+class PlanDraft:
     """A plan that is not compiled, with its constants."""
 
     plan: LaunchPlan
@@ -68,7 +68,7 @@ def draft(
     batches: Sequence[int],
     onnx_sha256: str,
     compiler: str,
-) -> Draft:
+) -> PlanDraft:
     """LaunchPlan the launches of a network.
 
     Args:
@@ -104,7 +104,7 @@ def draft(
         layers=layer_table(next(iter(drafted.values()))[0]),
         programs=programs,
     )
-    return Draft(plan, content, list(kernels.keys))
+    return PlanDraft(plan, content, list(kernels.keys))
 
 
 def _calls(context: Context) -> list[Call]:

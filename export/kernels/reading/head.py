@@ -26,7 +26,7 @@ class _Logits:
     nodes: tuple[str, ...]
 
 
-class Head:
+class HeadReader:
     """Means over images, and one classifier."""
 
     def __init__(self, graph: Graph) -> None:
