@@ -8,7 +8,7 @@ from pathlib import Path
 
 from export.errors import EngineError
 from export.kernels.compile import TRITON, Compiled, check_parameters, compile_all
-from export.kernels.packing.planner import Draft, draft
+from export.kernels.packing.planner import PlanDraft, draft
 from export.kernels.reading.reader import read
 from export.kernels.tiles import target
 from models.artifact import manifest
@@ -22,7 +22,7 @@ BATCHES = (1, 8, 64)
 
 @dataclass(frozen=True)
 class Resources:
-    """What the kernels of an engine need."""
+    """Registers and memory of the kernels of an engine."""
 
     kernels: int
     most_registers: int
@@ -70,7 +70,7 @@ def fusion(plan: LaunchPlan) -> FusionReport:
     return FusionReport(residual_adds=count, fused=count)
 
 
-def _with_binaries(planned: Draft, compiled: list[Compiled]) -> tuple[LaunchPlan, list[bytes]]:
+def _with_binaries(planned: PlanDraft, compiled: list[Compiled]) -> tuple[LaunchPlan, list[bytes]]:
     """The plan with what the compiler made; equal cubins are stored once."""
     cubins: dict[bytes, int] = {}
     kernels = []

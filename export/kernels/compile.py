@@ -11,6 +11,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -77,13 +78,18 @@ def compile_all(keys: Sequence[KernelKey], architecture: str, processes: int | N
         EngineError: a kernel cannot be compiled.
     """
     require_triton()
-    count = min(processes or os.cpu_count() or 1, len(keys))
-    if count <= 1:
-        return [compile_kernel(key, architecture) for key in keys]
-    # Compiled kernels of a forked process would share its threads.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(count, mp_context=context) as pool:
+    count = max(1, min(processes or os.cpu_count() or 1, len(keys)))
+    context = multiprocessing.get_context("spawn")  # a forked process would have locks of this one's threads
+    with (
+        tempfile.TemporaryDirectory(prefix="kernels-") as folder,
+        concurrent.futures.ProcessPoolExecutor(count, context, _use_cache, (folder,)) as pool,
+    ):
         return list(pool.map(compile_kernel, keys, [architecture] * len(keys)))
+
+
+def _use_cache(folder: str) -> None:
+    """Let Triton write its files to a folder, unless the user names one: the home folder may be read-only."""
+    os.environ.setdefault("TRITON_CACHE_DIR", folder)
 
 
 def compile_kernel(key: KernelKey, architecture: str) -> Compiled:

@@ -15,10 +15,17 @@ from export.errors import UnsupportedDevice
 
 TABLE = Path(__file__).with_name("tiles.json")
 
-_SHARED_BYTES = {"sm_80": 163 * 1024, "sm_86": 99 * 1024, "sm_89": 99 * 1024, "sm_90": 227 * 1024}
+_SHARED_BYTES = {
+    "sm_80": 163 * 1024,
+    "sm_86": 99 * 1024,
+    "sm_89": 99 * 1024,
+    "sm_90": 227 * 1024,
+    "sm_100": 227 * 1024,
+    "sm_120": 99 * 1024,
+}
 """Shared memory per block."""
-_MULTIPROCESSORS = {"sm_80": 108, "sm_86": 72, "sm_89": 58, "sm_90": 132}
-"""Of the A100, A10, L4 and H100. A launch with fewer blocks leaves some of them idle."""
+_MULTIPROCESSORS = {"sm_80": 108, "sm_86": 72, "sm_89": 58, "sm_90": 132, "sm_100": 148, "sm_120": 170}
+"""Of the A100, A10, L4, H100, B200 and GeForce RTX 5090. A launch with fewer blocks leaves some of them idle."""
 _RESERVE = 8 * 1024
 """Shared memory for the epilogue and barriers."""
 _TENSOR_MAPS = ("sm_90",)
@@ -100,7 +107,7 @@ def target(architecture: str) -> KernelTarget:
     return KernelTarget(architecture, architecture in _TENSOR_MAPS)
 
 
-def choose(problem: Problem, wanted: KernelTarget) -> Tile:
+def select_tile(problem: Problem, wanted: KernelTarget) -> Tile:
     """The configuration of a convolution."""
     if wanted.is_interpreter:
         return _interpreted(problem, wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -42,7 +43,7 @@ def write_network(
     classes: int = 10,
     layers: bool = False,
     keep_float: tuple[int, ...] = (),
-    **options: object,
+    **options: Any,
 ) -> NetworkFiles:
     """Write the files of an architecture.
 

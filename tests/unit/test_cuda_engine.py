@@ -1,4 +1,4 @@
-"""The file of a CUDA engine: what is written is read, and nothing else is."""
+"""The file of a CUDA engine: a reader returns the written engine or an error, and nothing else."""
 
 from __future__ import annotations
 

@@ -11,13 +11,13 @@ import pytest
 
 from export.errors import UnsupportedDevice, UnsupportedNetwork
 from export.kernels.network import Convolution, Form, Pixels, Shape
-from export.kernels.packing.arena import Need, arrange
+from export.kernels.packing.arena import Need, place_tensors
 from export.kernels.packing.layout import Layout
 from export.kernels.packing.pixels import mean_and_scale
 from export.kernels.packing.planner import draft
 from export.kernels.packing.weights import WeightStore, as_bytes, matrix, pixel_matrix, span
 from export.kernels.reading.reader import read
-from export.kernels.tiles import TABLE, KernelTarget, Problem, choose, target
+from export.kernels.tiles import TABLE, KernelTarget, Problem, select_tile, target
 from models.runtime.cuda_engine.check import check
 from models.runtime.cuda_engine.file import pack
 from models.runtime.cuda_engine.plan import LaunchPlan, MapArgument, Pointer
@@ -90,7 +90,7 @@ def test_equal_constants_are_stored_once() -> None:
 @pytest.mark.parametrize("step", [None, 0.0187, 0.0079])
 def test_pixels_have_the_integers_of_the_graph(step: float | None) -> None:
     byte = np.arange(256, dtype=np.float32)[:, None]
-    values = (byte - np.float32([123.675, 116.28])) * np.float32([0.017124754, 0.017507])
+    values = (byte - np.array([123.675, 116.28], np.float32)) * np.array([0.017124754, 0.017507], np.float32)
     pixels = Pixels(values, Form("images.0", Shape(8, 8, 2), step), ())
     mean, scale = mean_and_scale(pixels)
     found = (byte - mean) * scale
@@ -115,7 +115,7 @@ def test_tensors_share_memory_only_at_other_times() -> None:
         pattern = (int(random.integers(0, 3)),) if number % 3 == 0 else None
         size = 512 if pattern else int(random.integers(1, 5000))
         needs.append(Need(str(number), size, pattern, first, first + int(random.integers(0, 6))))
-    places, size = arrange(needs)
+    places, size = place_tensors(needs)
     assert sorted(need.name for place in places for need in place.tensors) == sorted(need.name for need in needs)
     for one, other in combinations(places, 2):
         apart = one.offset + one.bytes <= other.offset or other.offset + other.bytes <= one.offset
@@ -131,7 +131,7 @@ def test_tensors_share_memory_only_at_other_times() -> None:
 
 def test_padding_is_what_taps_read() -> None:
     layout = Layout(Shape(5, 7, 40), 1, "i8")
-    assert (layout.channels, layout.pitch, layout.plane, layout.guard) == (64, 8, 48, 9)
+    assert (layout.channels, layout.pitch, layout.plane, layout.margin) == (64, 8, 48, 9)
     # The first tap of the first pixel, and the last tap of the last one.
     assert layout.start() == 9 * 64
     assert layout.bytes(2) == (2 * 48 + 18) * 64
@@ -139,7 +139,7 @@ def test_padding_is_what_taps_read() -> None:
 
 def plans() -> Iterator[tuple[str, LaunchPlan]]:
     for file, precision in (("model.onnx", "float16"), ("model.onnx", "bfloat16"), ("model.int8.onnx", "int8")):
-        for architecture in ("sm_80", "sm_86", "sm_89", "sm_90"):
+        for architecture in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"):
             made = draft(read(VERSION / file), precision, target(architecture), (8, 1), "ab" * 32, "none")  # type: ignore[arg-type]
             yield f"{precision} {architecture}", pack(made.plan, made.weights, []).plan
 
@@ -193,11 +193,11 @@ def test_measured_blocks_are_used_near_their_batch_size() -> None:
         if (row["precision"], row["inside"], row["size"], row["stride"], row["batch"], row["kernel"])
         == ("int8", 256, 14, 1, 128, 3)
     )
-    tile = choose(_problem(), target("sm_90"))
+    tile = select_tile(_problem(), target("sm_90"))
     expected = (row["loads"] == "tensor maps", *(row[key] for key in ("rows", "columns", "depth", "warps", "stages")))
     assert (tile.tensor_maps, tile.rows, tile.columns, tile.depth, tile.warps, tile.stages) == expected
     # One image has too few pixels for such blocks.
-    single = choose(_problem(batch=1, rows=196), target("sm_90"))
+    single = select_tile(_problem(batch=1, rows=196), target("sm_90"))
     assert single.rows * single.columns < tile.rows * tile.columns
 
 
@@ -208,7 +208,7 @@ def test_blocks_fit_the_shape_and_the_shared_memory(architecture: str) -> None:
         for out in (32, 64, 96, 128, 512):
             for rows in (49, 3136, 200_704):
                 problem = _problem(precision=precision, out=out, rows=rows, inside=96, span=96, batch=1)
-                tile = choose(problem, target(architecture))
+                tile = select_tile(problem, target(architecture))
                 assert out % tile.columns == 0 and 96 % tile.depth == 0
                 loads = (tile.rows + tile.columns) * tile.depth * problem.element_bytes * tile.stages
                 assert loads <= limit
@@ -216,5 +216,5 @@ def test_blocks_fit_the_shape_and_the_shared_memory(architecture: str) -> None:
 
 
 def test_the_interpreter_gets_few_large_blocks() -> None:
-    tile = choose(_problem(batch=3, rows=588), KernelTarget("interpreter", tensor_maps=True))
+    tile = select_tile(_problem(batch=3, rows=588), KernelTarget("interpreter", tensor_maps=True))
     assert tile.rows >= 588 and (tile.columns, tile.depth) == (256, 256)

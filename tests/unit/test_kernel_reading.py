@@ -67,7 +67,8 @@ def test_outputs_are_those_of_the_graph(file: Path) -> None:
 
 
 def _node(model: ModelProto, kind: str, place: int = 0) -> onnx.NodeProto:
-    return [node for node in model.graph.node if node.op_type == kind][place]
+    found: list[onnx.NodeProto] = [node for node in model.graph.node if node.op_type == kind]
+    return found[place]
 
 
 def _attribute(kind: str, name: str, value: object) -> Callable[[ModelProto], None]:

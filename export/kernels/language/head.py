@@ -6,22 +6,9 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["M", "N", "F", "KC", "NB"])
 def classify(
-    features,
-    w,
-    bias,
-    logits,
-    probabilities,
-    done,
-    temperature,
-    M,
-    N,
-    F,
-    KC,
-    NB,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-):
+    features, w, bias, logits, probabilities, done, temperature, M, N, F, KC, NB,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
     """features [M, F] times w [N, F] plus bias, and softmax(logits / temperature), all float32.
 
     The last block of a row of blocks computes the softmax of its images. `done` counts blocks per row; it is zero

@@ -8,35 +8,10 @@ from export.kernels.language.storing import store_forms
 
 @triton.jit(do_not_specialize=["M", "PQ", "Q", "H", "W", "C", "xI", "xW", "yI", "yW", "zI", "zW"])
 def pool_windows(
-    x,
-    y,
-    z,
-    zscale,
-    zshift,
-    factor,
-    M,
-    PQ,
-    Q,
-    H,
-    W,
-    C,
-    xI,
-    xW,
-    yI,
-    yW,
-    zI,
-    zW,
-    SIZE: tl.constexpr,
-    STRIDE: tl.constexpr,
-    PAD: tl.constexpr,
-    IS_MAX: tl.constexpr,
-    COUNTS_PAD: tl.constexpr,
-    RELU_Y: tl.constexpr,
-    RELU_Z: tl.constexpr,
-    FROM_Y: tl.constexpr,
-    BM: tl.constexpr,
-    BC: tl.constexpr,
-):
+    x, y, z, zscale, zshift, factor, M, PQ, Q, H, W, C, xI, xW, yI, yW, zI, zW,
+    SIZE: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, IS_MAX: tl.constexpr, COUNTS_PAD: tl.constexpr,
+    RELU_Y: tl.constexpr, RELU_Z: tl.constexpr, FROM_Y: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
     """factor times the maximum or the mean of SIZE x SIZE pixels; pixels outside the image do not exist."""
     offs_m = tl.program_id(0) * BM + tl.arange(0, BM)
     offs_c = tl.program_id(1) * BC + tl.arange(0, BC)

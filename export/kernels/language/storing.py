@@ -1,4 +1,4 @@
-"""What all kernels do with their values: convert and store them, once or twice."""
+"""The end of all kernels: values are converted and stored, once or twice."""
 
 import triton
 import triton.language as tl

@@ -38,7 +38,7 @@ class Place:
         return max(need.last for need in self.tensors)
 
 
-def arrange(needs: list[Need]) -> tuple[list[Place], int]:
+def place_tensors(needs: list[Need]) -> tuple[list[Place], int]:
     """Give each tensor a buffer.
 
     Tensors with zeros share a buffer as a whole, which keeps its zeros. Others share parts of the arena.

@@ -1,4 +1,4 @@
-"""What the launches of all layers need to know."""
+"""The network and the layout of its tensors, for the launches of all layers."""
 
 from __future__ import annotations
 

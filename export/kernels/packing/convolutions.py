@@ -12,7 +12,7 @@ from export.kernels.packing.context import PIXELS, Context, Stored, stored
 from export.kernels.packing.launches import Call, Given, MapRef, Number, Ref, call
 from export.kernels.packing.layout import CHANNEL_MULTIPLE, round_up, run_length
 from export.kernels.packing.weights import matrix, padded_vector, pixel_matrix, span
-from export.kernels.tiles import Problem, Tile, blocks_of_columns, choose
+from export.kernels.tiles import Problem, Tile, blocks_of_columns, select_tile
 
 _FULL_REGISTERS = 2048
 """Elements of a block per warp at which 128 registers per thread allow twice as many blocks on a multiprocessor."""
@@ -26,7 +26,7 @@ def convolution(context: Context, conv: Convolution, layer: int) -> Call:
     """
     of_pixels = conv.source == context.network.pixels.form.name
     problem = _problem(context, conv, of_pixels)
-    tile = choose(problem, context.target)
+    tile = select_tile(problem, context.target)
     columns = blocks_of_columns(problem) if conv.groups > 1 else tile.columns
     if conv.groups > 1:  # the weights of a group are packed for these blocks
         depth = min(tile.depth, span(conv, columns))
@@ -170,7 +170,7 @@ def _with_pointers(
     rows = context.batch * shape.height * shape.width
     blocks = round_up(shape.channels, CHANNEL_MULTIPLE) // tile.columns
     width = span(conv, tile.columns)
-    first = source.guard - conv.padding * (source.pitch + 1)
+    first = source.margin - conv.padding * (source.pitch + 1)
     gather = conv.kernel > 1 or conv.stride > 1 or source.padding > 0
     numbers = {
         "M": rows,

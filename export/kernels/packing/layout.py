@@ -45,7 +45,7 @@ class Layout:
         return (self.shape.height + self.padding) * self.pitch
 
     @property
-    def guard(self) -> int:
+    def margin(self) -> int:
         """Pixels of zeros before the first image, and after the last one, that taps may read."""
         return self.padding * (self.pitch + 1)
 
@@ -55,11 +55,11 @@ class Layout:
 
     def start(self) -> int:
         """Bytes before the first image."""
-        return self.guard * self.pixel_bytes
+        return self.margin * self.pixel_bytes
 
     def bytes(self, batch: int) -> int:
         """Size of the tensor with its guards."""
-        return (batch * self.plane + 2 * self.guard) * self.pixel_bytes
+        return (batch * self.plane + 2 * self.margin) * self.pixel_bytes
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from export.kernels.packing.weights import padded_vector
 COUNTERS = "counters of the head"
 
 _HEAD_ROWS, _HEAD_COLUMNS, _HEAD_DEPTH = 16, 32, 64
+_WINDOW_ELEMENTS = 1024
+"""Of a block of a pool. With more, the loads of a 3x3 window that are in flight at once do not fit the registers."""
 _INTERPRETED_ELEMENTS = 2**19
 
 
@@ -47,7 +49,7 @@ def window(context: Context, step: Window, layer: int) -> Call:
     result = stored(context, step.forms)
     pixels = context.batch * shape.height * shape.width
     columns = next(size for size in (128, 64, 32) if source.channels % size == 0)
-    rows = _rows(context, pixels, 4096 // columns, columns)
+    rows = _rows(context, pixels, _WINDOW_ELEMENTS // columns, columns)
     before = context.form(step.source).shape
     numbers = {
         "M": pixels,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from export.errors import UnsupportedNetwork
 from export.kernels.network import Classifier, Convolution, FeatureMap, Mean, Network, Window
 from export.kernels.packing import others
-from export.kernels.packing.arena import Need, Place, arrange
+from export.kernels.packing.arena import Need, Place, place_tensors
 from export.kernels.packing.context import PIXELS, Context
 from export.kernels.packing.convolutions import convolution
 from export.kernels.packing.launches import ELEMENTS, IMAGES, WEIGHTS, Call, KernelKey, MapRef, Number, Ref
@@ -42,7 +42,7 @@ _HIDDEN = ("global scratch", "profile scratch")
 
 
 @dataclass
-class Draft:
+class PlanDraft:
     """A plan that is not compiled, with its constants."""
 
     plan: LaunchPlan
@@ -68,7 +68,7 @@ def draft(
     batches: Sequence[int],
     onnx_sha256: str,
     compiler: str,
-) -> Draft:
+) -> PlanDraft:
     """LaunchPlan the launches of a network.
 
     Args:
@@ -104,7 +104,7 @@ def draft(
         layers=layer_table(next(iter(drafted.values()))[0]),
         programs=programs,
     )
-    return Draft(plan, content, list(kernels.keys))
+    return PlanDraft(plan, content, list(kernels.keys))
 
 
 def _calls(context: Context) -> list[Call]:
@@ -198,7 +198,7 @@ def _tensor_map(ref: MapRef, numbers: dict[str, int]) -> TensorMap:
         shape=(ref.columns, ref.rows),
         strides=(ref.columns * size,),
         box=(ref.box[1], ref.box[0]),
-        swizzle=next((each for each in (32, 64, 128) if each == inner), 128 if inner > 128 else 0),  # type: ignore[arg-type]
+        swizzle=next((each for each in (32, 64, 128) if each == inner), 128 if inner > 128 else 0),
     )
 
 
@@ -211,7 +211,8 @@ def _buffers(context: Context, calls: list[Call], weight_bytes: int) -> tuple[li
             if isinstance(ref, Ref):
                 uses.setdefault(ref.tensor, []).append(number)
     rows = dict(context.network.outputs)
-    buffers, numbers = [], {}
+    buffers: list[Buffer] = []
+    numbers: dict[str, int] = {}
     for name, used in uses.items():
         fixed = _fixed(context, name, rows, weight_bytes)
         if fixed is not None:
@@ -219,7 +220,7 @@ def _buffers(context: Context, calls: list[Call], weight_bytes: int) -> tuple[li
             numbers[name] = len(buffers)
             buffers.append(Buffer(name=name, kind=kind, bytes=size, offset=0, first=used[0], last=used[-1]))
     needs = [_need(context, name, used, len(calls)) for name, used in uses.items() if name not in numbers]
-    for place in arrange(needs)[0]:
+    for place in place_tensors(needs)[0]:
         numbers |= {need.name: len(buffers) for need in place.tensors}
         buffers.append(_activation(place, len(calls)))
     return buffers, numbers

@@ -11,13 +11,13 @@ from export.kernels.reading.values import Steps, Value
 
 
 @dataclass
-class Draft:
+class LayerDraft:
     """A layer whose forms are not known yet. `make` gets its forms, and the name of a value's form."""
 
     name: str
     shape: Shape
     nodes: list[str]
-    make: Callable[[Draft, tuple[Form, ...], Callable[[Value], str]], Step]
+    make: Callable[[LayerDraft, tuple[Form, ...], Callable[[Value], str]], Step]
     order: int
     """Place of its last node."""
     is_convolution: bool = False

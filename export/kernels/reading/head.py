@@ -26,7 +26,7 @@ class _Logits:
     nodes: tuple[str, ...]
 
 
-class Head:
+class HeadReader:
     """Means over images, and one classifier."""
 
     def __init__(self, graph: Graph) -> None:
@@ -118,4 +118,5 @@ class Head:
         return self._classifier
 
     def _source(self, node: NodeProto) -> str:
-        return self._aliases.get(node.input[0], node.input[0])
+        name = str(node.input[0])
+        return self._aliases.get(name, name)

@@ -24,9 +24,9 @@ from export.kernels.network import (
     Step,
     Window,
 )
-from export.kernels.reading.drafts import Draft, output_size
+from export.kernels.reading.drafts import LayerDraft, output_size
 from export.kernels.reading.graph import Graph, Weight, attributes, refused, scalar_scale, window
-from export.kernels.reading.head import Head
+from export.kernels.reading.head import HeadReader
 from export.kernels.reading.pixels import PixelTable
 from export.kernels.reading.values import Relu, Round, Steps, Value, forms, normalisation
 
@@ -66,8 +66,8 @@ class _Reader:
             name: Weight(value, None) for name, value in graph.constants.items() if value.ndim > 0
         }
         self._values: dict[str, Value] = {}
-        self._drafts: list[Draft] = []
-        self._head = Head(graph)
+        self._drafts: list[LayerDraft] = []
+        self._head = HeadReader(graph)
 
     def network(self) -> Network:
         for place, node in enumerate(self._graph.nodes):
@@ -141,9 +141,9 @@ class _Reader:
     _cast = _identity
 
     def _batchnormalization(self, place: int, node: NodeProto) -> None:
-        constants = (self._graph.constant(node, number) for number in range(1, 5))
+        scale, shift, mean, variance = (self._graph.constant(node, number) for number in range(1, 5))
         epsilon = float(attributes(node).get("epsilon", 1e-5))
-        step = normalisation(*constants, epsilon, node.name)
+        step = normalisation(scale, shift, mean, variance, epsilon, node.name)
         self._values[node.output[0]] = self._value(node).then(step)
 
     def _quantizelinear(self, place: int, node: NodeProto) -> None:
@@ -174,7 +174,7 @@ class _Reader:
     def _shape(self, value: Value) -> Shape:
         return self._graph.image if value.layer == _PIXELS else self._drafts[value.layer].shape
 
-    def _add_layer(self, draft: Draft, output: str) -> None:
+    def _add_layer(self, draft: LayerDraft, output: str) -> None:
         self._values[output] = Value(len(self._drafts))
         self._drafts.append(draft)
 
@@ -193,9 +193,10 @@ class _Reader:
         bias = self._graph.constant(node, 2) if has_bias else np.zeros(out, np.float32)
         if bias.dtype != np.float32:
             raise refused(node, "its bias is not float32")
-        shape = Shape(*(output_size(size, kernel, stride, padding) for size in (before.height, before.width)), out)
+        rows, columns = (output_size(size, kernel, stride, padding) for size in (before.height, before.width))
+        shape = Shape(rows, columns, out)
 
-        def make(draft: Draft, own: tuple[Form, ...], name_of: Callable[[Value], str]) -> Convolution:
+        def make(draft: LayerDraft, own: tuple[Form, ...], name_of: Callable[[Value], str]) -> Convolution:
             residual = None if draft.residual is None else name_of(draft.residual)
             return Convolution(
                 draft.name,
@@ -212,7 +213,7 @@ class _Reader:
                 tuple(draft.additions),
             )
 
-        self._add_layer(Draft(node.name, shape, [node.name], make, place, is_convolution=True), node.output[0])
+        self._add_layer(LayerDraft(node.name, shape, [node.name], make, place, is_convolution=True), node.output[0])
 
     def _add(self, place: int, node: NodeProto) -> None:
         pair = [self._value(node, 0), self._value(node, 1)]
@@ -241,15 +242,17 @@ class _Reader:
         found = attributes(node)
         kernel, stride, padding = window(node, tuple(found["kernel_shape"]))
         before, ceil = self._shape(source), bool(found.get("ceil_mode", 0))
-        sizes = (output_size(size, kernel, stride, padding, ceil) for size in (before.height, before.width))
+        rows, columns = (output_size(size, kernel, stride, padding, ceil) for size in (before.height, before.width))
         counts = bool(found.get("count_include_pad", 0))
         if source.layer == _PIXELS or (counts and ceil and not is_max):
             raise refused(node, "a pool of this kind, or of the images themselves")
 
-        def make(draft: Draft, own: tuple[Form, ...], name_of: Callable[[Value], str]) -> Window:
+        def make(draft: LayerDraft, own: tuple[Form, ...], name_of: Callable[[Value], str]) -> Window:
             return Window(draft.name, name_of(source), is_max, kernel, stride, padding, counts, own, tuple(draft.nodes))
 
-        self._add_layer(Draft(node.name, Shape(*sizes, before.channels), [node.name], make, place), node.output[0])
+        self._add_layer(
+            LayerDraft(node.name, Shape(rows, columns, before.channels), [node.name], make, place), node.output[0]
+        )
 
     # ---- the head
 

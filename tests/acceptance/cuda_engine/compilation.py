@@ -79,7 +79,6 @@ def _command(folder: str, *arguments: str) -> str:
     environment = {
         **os.environ,
         "PYTHONPATH": f"{blocked}:{Path.cwd()}",
-        "TRITON_CACHE_DIR": f"{folder}/triton",
         "COLUMNS": "200",
     }
     command = [sys.executable, "-m", "export", *arguments]

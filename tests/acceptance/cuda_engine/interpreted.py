@@ -31,8 +31,8 @@ def check() -> tuple[bool, str]:
                 found = interpret(files.of(precision), precision, "maps", images, Path(folder))
                 expected = by_onnxruntime(files.of(precision), images)
                 try:
-                    compared = parity.check(found.outputs["logits"], expected["logits"], precision)  # type: ignore[arg-type]
-                    error = bounded_error(compared, precision)  # type: ignore[arg-type]
+                    compared = parity.check(found.outputs["logits"], expected["logits"], precision)
+                    error = bounded_error(compared, precision)
                 except ParityError as problem:
                     holds, error = False, float("inf")
                     print(f"{arch} {precision}: {problem}", flush=True)

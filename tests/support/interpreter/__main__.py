@@ -31,6 +31,7 @@ def main() -> None:
     outputs = run(engine, images, check)
     np.savez(
         outputs_file,
+        allow_pickle=False,
         **outputs,
         compared=np.array(sorted(check.compared)),
         different=np.array([name for name, count in check.different.items() if count]),

@@ -1,4 +1,4 @@
-"""Compares each int8 convolution of a running program with the integer reference, on the inputs that it had."""
+"""Compares each convolution and pool of int8 values with the integer reference, on the inputs that it had."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.kernels.network import Convolution, Network
+from export.kernels.network import Convolution, Network, Window
 from export.kernels.packing.layout import Layout, layouts, pixel_layout
 from models.runtime.cuda_engine.plan import LaunchPlan, MapArgument, Pointer
 from tests.support.interpreter.launcher import Memory
-from tests.support.interpreter.reference import expected_forms
+from tests.support.interpreter.reference import expected_forms, expected_windows
 
 Array = NDArray[Any]
 _DTYPES = {"i8": torch.int8, "fp16": torch.float16}
@@ -34,7 +34,7 @@ class IntegerCheck:
         launch = memory.program.launches[number]
         layer = launch.layer - 1  # the first row of the table is the pixels
         step = self._network.steps[layer] if layer >= 0 else None
-        if not isinstance(step, Convolution) or not step.is_int8:
+        if not isinstance(step, Convolution | Window) or self._scales[step.source] is None:
             return
         names = [parameter.name for parameter in self._plan.kernels[launch.kernel].parameters]
         given: dict[str, Pointer] = {}
@@ -43,20 +43,22 @@ class IntegerCheck:
                 given[name] = argument
             elif isinstance(argument, MapArgument):
                 given[name] = memory.program.tensor_maps[argument.tensor_map].address
-        residual = None if step.residual is None else self._read(memory, step.residual, given["res"])
-        expected = expected_forms(
-            step,
-            self._input(memory, step, given),
-            self._scales[step.source] or 1.0,
-            residual,
-            self._scales.get(step.residual or "", None) or 1.0,
-        )
+        expected = self._expected(memory, step, given)
         first = step.forms[0]
         for form in step.forms:
             pointer = given["y" if form is first and form.affine is None else "z"]
             found = self._read(memory, form.name, pointer)
             self.different[form.name] = int((found != expected[form.name]).sum())
-            self.compared[step.name] = found.size
+            if isinstance(step, Convolution):
+                self.compared[step.name] = found.size
+
+    def _expected(self, memory: Memory, step: Convolution | Window, given: dict[str, Pointer]) -> dict[str, Array]:
+        scale = self._scales[step.source] or 1.0
+        if isinstance(step, Window):
+            return expected_windows(step, self._read(memory, step.source, given["x"]), scale)
+        residual = None if step.residual is None else self._read(memory, step.residual, given["res"])
+        residual_scale = self._scales.get(step.residual or "", None) or 1.0
+        return expected_forms(step, self._input(memory, step, given), scale, residual, residual_scale)
 
     def _input(self, memory: Memory, conv: Convolution, given: dict[str, Pointer]) -> Array:
         batch = memory.program.batch
@@ -70,7 +72,7 @@ class IntegerCheck:
         if "xd" in given:
             return self._read(memory, conv.source, given["xd"])
         layout_of = self._layouts[conv.source]
-        return self._read(memory, conv.source, given["x"], layout_of.guard * layout_of.channels)
+        return self._read(memory, conv.source, given["x"], layout_of.margin * layout_of.channels)
 
     def _read(self, memory: Memory, name: str, pointer: Pointer, start: int = 0) -> Array:
         """A form as [n, height, width, channels], whose first element is at a place behind a pointer."""

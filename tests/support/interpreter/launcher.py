@@ -13,7 +13,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from models.imaging.preprocess import UInt8Array
 from models.runtime.cuda_engine.file import CudaEngine
 from models.runtime.cuda_engine.plan import Launch, Pointer, Program
-from tests.support.interpreter import numpy_patch
+from tests.support.interpreter import corrections
 
 _DTYPES = {
     "*u8": torch.uint8,
@@ -66,9 +66,9 @@ def run(engine: CudaEngine, images: UInt8Array, after: After | None = None) -> d
         images: uint8 [batch, height, width, channels].
         after: called after each launch.
     """
-    numpy_patch.apply()
+    corrections.apply()
     program = next(program for program in engine.plan.programs if program.batch == len(images))
-    functions = {}
+    functions: dict[str, Any] = {}
     for name in _MODULES:
         functions |= vars(importlib.import_module(f"export.kernels.language.{name}"))
     memory = Memory(engine, program, images)

@@ -27,13 +27,13 @@ Outputs = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Interpreted:
-    """What the interpreter computed."""
+    """Outputs of the interpreter, and the comparison with integers."""
 
     outputs: Outputs
     compared: set[str]
     """Names of the int8 convolutions that were compared with the integer reference."""
     different: list[str]
-    """Names of forms with an element that differs from it."""
+    """Names of forms of convolutions and pools with an element that differs from it."""
 
 
 def interpret(network: Path, precision: str, loads: str, images: UInt8Array, folder: Path) -> Interpreted:

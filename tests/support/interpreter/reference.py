@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from export.kernels.network import Convolution, Form
+from export.kernels.network import Convolution, Form, Window
 
 Array = NDArray[Any]
 
@@ -49,6 +49,27 @@ def expected_forms(
         return {first.name: _second(first, values, values, 1.0)}
     stored = _stored(first, values)
     return {first.name: stored, **{form.name: _second(form, values, stored, step) for form in others}}
+
+
+def expected_windows(step: Window, x: Array, x_scale: float) -> dict[str, Array]:
+    """The values of each form of a pool of int8 values, as its kernel must store them; x as above."""
+    values = torch.from_numpy(x.astype(np.float64)).permute(0, 3, 1, 2)
+    shape, size = step.forms[0].shape, (step.kernel, step.stride)
+    last = [(pixels - 1) * step.stride + step.kernel for pixels in (shape.height, shape.width)]
+    missing = [end - pixels - step.padding for end, pixels in zip(last, values.shape[2:], strict=True)]
+    edges = (step.padding, max(missing[1], 0), step.padding, max(missing[0], 0))
+    if step.is_max:
+        found = F.max_pool2d(F.pad(values, edges, value=-torch.inf), *size)
+        counts = torch.ones_like(found)
+    else:
+        found = F.avg_pool2d(F.pad(values, edges), *size) * step.kernel**2
+        counts = F.avg_pool2d(F.pad(torch.ones_like(values), edges), *size) * step.kernel**2
+    first, others = step.forms[0], step.forms[1:]
+    unit = first.scale or 1.0
+    sums = found.round().permute(0, 2, 3, 1).numpy().astype(np.float32)
+    scaled = sums * np.float32(x_scale / unit) / counts.round().permute(0, 2, 3, 1).numpy().astype(np.float32)
+    stored = _stored(first, scaled)
+    return {first.name: stored, **{form.name: _second(form, scaled, stored, unit) for form in others}}
 
 
 def _second(form: Form, values: Array, stored: Array, step: float) -> Array:
