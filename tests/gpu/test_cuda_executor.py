@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cuda.bindings import driver
 
 from models.artifact import manifest
 from models.artifact.manifest import Precision
@@ -18,7 +20,7 @@ from models.runtime.engine_plan import ComputeCapability
 from service import executors
 from service.executors.base import DeviceLost, Executor, ExecutorError, compute
 from tests.support import fake_gpu
-from tests.support.fake_cubins import cubin
+from tests.support.fake_cubins import CubinDriver, cubin
 from tests.support.fake_gpu import FakeGpu
 from tests.support.followed_plan import FollowedPlan
 from tests.support.onnx_engine import BATCHES, build_engine, functions, write_engine
@@ -46,6 +48,18 @@ def load(version: Path, cache: Path, precision: Precision = "float16", name: str
 def golden(version: Path) -> tuple[Any, Any]:
     with np.load(version / "golden.npz") as arrays:
         return arrays["images"], arrays["logits"]
+
+
+def test_fake_has_the_signatures_of_the_real_driver() -> None:
+    names = [name for name in vars(CubinDriver) if name.startswith("cu")]
+    assert {"cuLaunchKernel", "cuLibraryLoadData", "cuKernelGetParamInfo"} <= set(names)
+    for name in names:
+        mine = [
+            each for each in inspect.signature(getattr(CubinDriver, name)).parameters.values() if each.name != "self"
+        ]
+        theirs = list(inspect.signature(getattr(driver, name)).parameters)
+        named = [each.name for each in mine if each.kind is not inspect.Parameter.VAR_POSITIONAL]
+        assert named == theirs[: len(named)] and len(named) in (len(theirs), len(mine) - 1), name
 
 
 def test_answers_are_right_in_every_batch_size(gpu: FakeGpu, version: Path, tmp_path: Path) -> None:
