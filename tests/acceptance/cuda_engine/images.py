@@ -1,4 +1,4 @@
-"""Line 4: the container images `engines` and `gpu-slim`, without a GPU. Needs podman, as `tests.acceptance.compose`."""
+"""Line 4: the Compose profile `engines` and the image `gpu-slim`, without a GPU. Needs podman: see compose.py above."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 import httpx
 
+from tests.acceptance.compose import BASE, PROJECT, URL, Compose
+
 ROOT = Path(__file__).parents[3]
-BASE = "docker.io/library/python:3.11-slim"
 LIMIT_MEGABYTES = 700
-NAME = "resnet-serve-cuda-acceptance"
-URL = "http://127.0.0.1:8000"
 IMAGE = (ROOT / "models" / "pretrained" / "examples" / "ankle-boot.png").read_bytes()
+TARGETS = ("gpu-slim", "engines")
 ABSENT = ("torch", "tensorrt", "tensorrt_rtx", "triton", "nvidia.cudnn")
 _IMPORTS = f"""
 import importlib.util, json
@@ -30,56 +30,44 @@ print(json.dumps([name for name in {ABSENT!r} if found(name)]))
 
 
 def check() -> tuple[bool, str]:
-    """Build both images; build engines into a volume, then serve from it without a GPU."""
+    """Build engines into the volume, then serve from it without a GPU."""
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "resnet-serve"
         subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
-        for target in ("gpu-slim", "engines"):
-            # Where layers are whole copies (the storage driver vfs), one for each step would fill the disk.
-            build = ["podman", "build", "--layers=false", "--format", "docker", "--target", target]
-            subprocess.run([*build, "--tag", f"{NAME}:{target}", clone], check=True)
-    try:
-        added = (_size(f"{NAME}:gpu-slim") - _size(BASE)) / 1e6
-        present = json.loads(_podman(*_run("gpu-slim", "--entrypoint", "python"), "-c", _IMPORTS).splitlines()[-1])
-        build_arguments = ("/repository", "--runtime", "cuda", "--compute-capability", "9.0")
-        built = [_podman(*_run("engines"), *build_arguments).count(f"{word}: ") for word in ("built", "kept")]
-        label, model = _serve()
-    finally:
-        _podman("image", "rm", "--force", f"{NAME}:gpu-slim", f"{NAME}:engines")
-        _podman("volume", "rm", "--force", f"{NAME}-cache")
+        (clone / ".env").write_text("TARGET=gpu-slim\n")
+        compose = Compose(clone)
+        try:
+            compose.run("--profile engines up --build engines")
+            engines = _in_volume("engines", "find", "/cache", "-name", "*.engine").split()
+            compose.run("up --build --detach cpu")
+            model = _wait("/v1/models").json()["models"][0]
+            answer = httpx.post(f"{URL}/v1/classify?top_k=1", content=IMAGE).raise_for_status().json()
+            label = answer["results"][0]["predictions"][0]["label"]
+            seen = _in_volume("gpu-slim", "find", "/cache", "-name", "*.engine").split()
+        finally:
+            compose.shell("docker compose --profile engines down --volumes >/dev/null 2>&1")
+    added = {target: (_size(f"resnet-serve:{target}") - _size(BASE)) / 1e6 for target in TARGETS}
+    present = json.loads(_podman("run", "--rm", "--entrypoint", "python", "resnet-serve:gpu-slim", "-c", _IMPORTS))
     holds = (
-        added < LIMIT_MEGABYTES
+        added["gpu-slim"] < LIMIT_MEGABYTES
         and present == []
-        and built[0] > 0
-        and built[0] == built[1]
+        and len(engines) == 2
+        and seen == engines
         and (label, model["executor"], model["engine"]["state"]) == ("Ankle boot", "onnxruntime-cpu", "UNUSABLE")
     )
+    names = ", ".join(Path(engine).name for engine in engines)
     return holds, (
-        f"gpu-slim adds {added:.0f} MB (limit {LIMIT_MEGABYTES}), of {', '.join(ABSENT)} it has {present or 'none'}; "
-        f"engines built {built[0]} and kept {built[1]}; without a GPU it serves {label!r} by {model['executor']}: "
-        f"{model['engine']['reason']}; not run: a container on a GPU"
+        f"gpu-slim adds {added['gpu-slim']:.0f} MB (limit {LIMIT_MEGABYTES}), engines {added['engines']:.0f} MB; of "
+        f"{', '.join(ABSENT)} gpu-slim has {present or 'none'}; built into the cache: {names}; without a GPU it serves "
+        f"{label!r} by {model['executor']}: {model['engine']['reason']}; not run: a container on a GPU"
     )
 
 
-def _serve() -> tuple[str, dict[str, Any]]:
-    """How the image classifies, and what it says of its model."""
-    subcommand, *options = _run("gpu-slim")
-    options.remove("--rm")
-    try:
-        detached = ("--detach", "--name", NAME, "--publish", "127.0.0.1:8000:8000")
-        _podman(subcommand, *detached, *options)
-        model = _wait("/v1/models").json()["models"][0]
-        answer = httpx.post(f"{URL}/v1/classify?top_k=1", content=IMAGE).raise_for_status().json()
-        return str(answer["results"][0]["predictions"][0]["label"]), model
-    finally:
-        _podman("rm", "--force", NAME)
-
-
-def _run(target: str, *options: str) -> tuple[str, ...]:
-    """Arguments of podman that run an image as docker-compose.yml does, but for the GPU."""
-    limits = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
-    volume = ("--volume", f"{NAME}-cache:/cache")
-    return ("run", "--rm", *limits, "--no-healthcheck", *volume, *options, f"{NAME}:{target}")
+def _in_volume(target: str, *command: str) -> str:
+    """Output of a command in an image that has the cache of the services."""
+    name, *arguments = command
+    volume = ("--volume", f"{PROJECT}_cache:/cache:ro")
+    return _podman("run", "--rm", *volume, "--entrypoint", name, f"resnet-serve:{target}", *arguments)
 
 
 def _wait(path: str, seconds: float = 90.0) -> httpx.Response:
