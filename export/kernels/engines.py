@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from export.errors import BuildError
+from export.errors import BuildError, UnsupportedNetwork
 from export.kernels.build import build, fusion, resources
 from export.kernels.compile import require_triton
 from export.kernels.tiles import target
@@ -134,6 +134,8 @@ def _ensure(
         manifest.check_hash(version / artifact.file, artifact.sha256)
         engine = build(version / artifact.file, precision, _architecture(capability), batches)
         path = cuda_cache.write(cache, engine)
+    except UnsupportedNetwork as error:  # another runtime serves it
+        return "skipped", f"{artifact.file}: {error}"
     except BuildError as error:
         return "failed", f"{artifact.file}: {error}"
     except ManifestError as error:

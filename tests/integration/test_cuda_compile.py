@@ -10,11 +10,14 @@ import pytest
 from typer.testing import CliRunner
 
 from export.__main__ import app
-from export.errors import UnsupportedDevice
+from export.errors import EngineError, UnsupportedDevice, UnsupportedNetwork
 from export.kernels import compile as compiler
+from export.kernels import engines
 from export.kernels.build import build, fusion, resources
 from export.kernels.compile import NoTriton, require_triton
 from models.artifact import manifest
+from models.runtime import cuda_driver
+from models.runtime.cuda_driver import Device, NoDevice
 from models.runtime.cuda_engine import cache as cuda_cache
 from models.runtime.cuda_engine.cubin import BadCubin, read_function
 from models.runtime.cuda_engine.file import CudaEngine, decode, encode
@@ -134,6 +137,49 @@ def test_command_builds_keeps_and_shows(tmp_path: Path, monkeypatch: pytest.Monk
     shown = CliRunner().invoke(app, ["inspect", str(VERSION), "--cache", cache, "--kernels"])
     assert "int8-sm90-cuda1.engine for sm_90, batches 1, 8, 64: 2 of 2 residual additions fused" in shown.output
     assert "convolution_tma" in shown.output
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("error", "result", "code"),
+    [(UnsupportedNetwork("a dilation"), "skipped", 0), (EngineError("no memory"), "failed", 2)],
+)
+def test_network_without_kernels_is_skipped_and_a_failed_build_fails(
+    error: EngineError, result: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(engines, "build", refuse)
+    command = ["engines", str(VERSION), "--runtime", "cuda", "--compute-capability", "8.9", "--cache", str(tmp_path)]
+    done = CliRunner().invoke(app, [*command, "--precision", "int8"])
+    assert done.output == f"{result}: tiny version 1: model.int8.onnx: {error}\n"
+    assert done.exit_code == code
+
+
+@needs_triton
+def test_float32_stays_with_other_runtimes(tmp_path: Path) -> None:
+    command = ["engines", str(VERSION), "--runtime", "cuda", "--compute-capability", "8.9", "--cache", str(tmp_path)]
+    done = CliRunner().invoke(app, [*command, "--precision", "float32"])
+    assert done.output.startswith("skipped: ") and "not in float32" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_machine_without_a_gpu_is_told_to_name_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_driver() -> list[Device]:
+        raise NoDevice("no NVIDIA driver")
+
+    monkeypatch.setattr(cuda_driver, "devices", no_driver)
+    done = CliRunner().invoke(app, ["engines", str(VERSION), "--runtime", "cuda", "--cache", str(tmp_path)])
+    assert done.exit_code != 0
+    assert "--compute-capability builds for a GPU of another machine" in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize("text", ["1-8", "0", "", "1,,2", "12345678", "one"])
+def test_batch_sizes_are_plain_numbers(text: str) -> None:
+    with pytest.raises(ValueError, match="written as 1,8,64"):
+        engines.parse_batches(text)
+    assert engines.parse_batches("64,1,8,8") == (1, 8, 64)
 
 
 @needs_triton

@@ -13,7 +13,9 @@ from export.formats import onnx as onnx_format
 from export.graph import ServingGraph
 from export.quantization import qdq
 from export.quantization.calibrate import calibrate
+from export.quantization.search import Selection, search
 from export.samples import photographs
+from export.verify import OnnxRunner
 from models.artifact.manifest import LAYER_OUTPUTS, OUTPUTS
 from models.imaging.preprocess import UInt8Array
 from tests.support.networks import make_checkpoint
@@ -43,6 +45,7 @@ def write_network(
     classes: int = 10,
     layers: bool = False,
     keep_float: tuple[int, ...] = (),
+    select: bool = False,
     **options: Any,
 ) -> NetworkFiles:
     """Write the files of an architecture.
@@ -55,6 +58,7 @@ def write_network(
         classes: number of classes.
         layers: also write the pooled features of each stage.
         keep_float: numbers of the convolutions that the int8 file keeps in float.
+        select: choose the quantisation as `export` does, so that the int8 file is one that it would write.
         options: further options of the network.
     """
     checkpoint = make_checkpoint(arch, size=size, channels=channels, classes=classes, **options)
@@ -63,8 +67,13 @@ def write_network(
     float32, int8 = folder / "model.onnx", folder / "model.int8.onnx"
     onnx_format.write(ServingGraph(model, preprocess, TEMPERATURE, torch.float32, outputs), preprocess, float32)
     images, graph = photographs(preprocess), onnx.load(float32)
-    ranges = calibrate(float32, qdq.activations(graph), images)["minmax"]
-    names = qdq.layers(graph)
-    kept = frozenset(names[number] for number in keep_float)
-    onnx_format.save(qdq.quantize(graph, ranges, qdq.PORTABLE, kept), int8)
+    ranges = calibrate(float32, qdq.activations(graph), images)
+    if select:
+        selection = Selection(images, OnnxRunner(float32).logits(images), None)
+        quantized, _ = search(float32, qdq.PORTABLE, ranges, selection)
+    else:
+        names = qdq.layers(graph)
+        kept = frozenset(names[number] for number in keep_float)
+        quantized = qdq.quantize(graph, ranges["minmax"], qdq.PORTABLE, kept)
+    onnx_format.save(quantized, int8)
     return NetworkFiles(float32, int8, images)
