@@ -3,6 +3,8 @@
 #   cpu        ONNX Runtime on the CPU; the default
 #   openvino   OpenVINO on the CPU: faster for large networks in int8
 #   gpu        ONNX Runtime on CUDA, and TensorRT
+#   gpu-slim   CUDA engines of this project, and ONNX Runtime on the CPU
+#   engines    builds CUDA engines, without a GPU
 #   ray        ONNX Runtime on the CPU, and Ray: nodes of a cluster for deploy/ray
 #   export     training and export, with torch
 #
@@ -39,6 +41,12 @@ RUN python install.py gpu grpc tracing
 # Without TensorRT (--build-arg TENSORRT=) the image is half as large, and ONNX Runtime computes.
 ARG TENSORRT=tensorrt
 RUN test -z "$TENSORRT" || pip install "$TENSORRT"
+
+FROM build AS build-gpu-slim
+RUN python install.py gpu-slim grpc tracing
+
+FROM build AS build-engines
+RUN python install.py kernels
 
 FROM build AS build-ray
 RUN python install.py cpu tracing ray
@@ -78,6 +86,18 @@ FROM service AS gpu
 COPY --from=build-gpu /opt/resnet-serve /opt/resnet-serve
 COPY --from=project /opt/resnet-serve /opt/resnet-serve
 ENV RESNET_SERVE_EXECUTOR=tensorrt
+
+# Without an engine or a GPU, ONNX Runtime computes on the CPU, and the log states the reason.
+FROM service AS gpu-slim
+COPY --from=build-gpu-slim /opt/resnet-serve /opt/resnet-serve
+COPY --from=project /opt/resnet-serve /opt/resnet-serve
+ENV RESNET_SERVE_EXECUTOR=cuda
+
+FROM runtime AS engines
+COPY --from=build-engines /opt/resnet-serve /opt/resnet-serve
+COPY --from=project /opt/resnet-serve /opt/resnet-serve
+ENV RESNET_SERVE_CACHE=/cache
+ENTRYPOINT ["resnet-export", "engines"]
 
 # KubeRay gives the command. HOME and Ray's own files are below /tmp.
 FROM runtime AS ray

@@ -23,9 +23,12 @@ COMPOSE = """\
 # The port of gRPC.
 # GRPC_PORT=8001
 
-# The ports of the service on GPUs (--profile gpu).
+# The ports of the service on GPUs (--profile gpu or gpu-slim).
 # GPU_PORT=8010
 # GPU_GRPC_PORT=8011
+
+# GPUs to build CUDA engines for (--profile engines): 9.0 is an H100 or H200, 8.9 an L4, 8.6 an A10, 8.0 an A100.
+# COMPUTE_CAPABILITY=9.0
 
 # Runtime on the CPU: cpu is ONNX Runtime, openvino is faster for large networks in int8. After a change:
 # docker compose up --build
@@ -58,7 +61,7 @@ FIXED = {"repository": "/repository", "cache": "/cache", "host": "0.0.0.0", "por
 """Set by docker-compose.yml; a value in .env applies only without Compose."""
 
 
-IMAGES = {"executor": "In the images openvino and gpu it is openvino and tensorrt."}
+IMAGES = {"executor": "In the images openvino, gpu and gpu-slim it is openvino, tensorrt and cuda."}
 """Defaults that differ between images."""
 
 

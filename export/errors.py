@@ -3,10 +3,11 @@
 BuildError
 ├── ForeignWeights          a file of another project cannot be imported
 ├── FetchError              weights cannot be fetched by their name
-└── EngineError             TensorRT builds no engine
+└── EngineError             no engine is built
     ├── BadProfile          from these batch sizes
     ├── UnreadableModel     from this file: it is no ONNX, or not a graph of this project
     ├── UnsupportedOperator from this graph: it has a node that TensorRT does not support
+    ├── UnsupportedNetwork  from this graph: our kernels do not compute it
     └── UnsupportedDevice   for this GPU
 """
 
@@ -26,7 +27,7 @@ class FetchError(BuildError):
 
 
 class EngineError(BuildError):
-    """TensorRT builds no engine; the message is one line with the reason."""
+    """No engine is built; the message is one line with the reason."""
 
 
 class BadProfile(EngineError):
@@ -41,5 +42,9 @@ class UnsupportedOperator(EngineError):
     """TensorRT does not support a node of the graph."""
 
 
+class UnsupportedNetwork(EngineError):
+    """Our kernels do not compute the graph; the message names the node and the reason."""
+
+
 class UnsupportedDevice(EngineError):
-    """TensorRT does not build engines for this GPU."""
+    """No engine can be built for this GPU."""

@@ -20,8 +20,8 @@ from service.core.body_memory import BodyMemory
 from service.core.rate_limit import RateLimiter, Rates
 from service.core.settings import Settings
 from service.decoding.decoder import Decoder
-from service.executors.cuda.gpu_batcher import DecodeBatcher
-from service.executors.cuda.gpu_jpeg import open_decoder
+from service.executors.gpu.gpu_batcher import DecodeBatcher
+from service.executors.gpu.gpu_jpeg import open_decoder
 from service.http import compat, health, openapi, problem_details, v2, web_ui
 from service.http.access_log import AccessLogMiddleware
 from service.http.api_keys import ApiKeyCheck

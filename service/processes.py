@@ -15,8 +15,8 @@ from service.core import malloc
 from service.core.rate_limit import Rates
 from service.core.settings import Settings
 from service.executors.base import ExecutorError
-from service.executors.cuda import page_locked
-from service.executors.cuda.gpu_batcher import DecodeBatcher
+from service.executors.gpu import page_locked
+from service.executors.gpu.gpu_batcher import DecodeBatcher
 from service.grpc import prepare
 from service.http.connection.shared_server import SharedServer
 from service.registry.registry import Registry

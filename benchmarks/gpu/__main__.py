@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from benchmarks.gpu import steps as do
+from benchmarks.gpu.engine_step import measure_engine
 from benchmarks.gpu.report import GpuReport, NotDone, describe
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import NoDevice
 
-STEPS = ("tests", "resnet50", "tensorrt", "executors", "decoder", "service", "workers")
+STEPS = ("tests", "resnet50", "tensorrt", "engine", "executors", "decoder", "service", "workers")
 
 
 def main() -> None:
@@ -33,6 +34,7 @@ def main() -> None:
         "tests": ("Tests that need a GPU", lambda: do.run_tests(out)),
         "resnet50": ("A ResNet-50 to measure", lambda: do.export_resnet50(out, versions)),
         "tensorrt": ("TensorRT engines", lambda: do.build_engines(versions)),
+        "engine": ("The CUDA engine", lambda: measure_engine(_measured(out, versions), out, report)),
         "executors": ("Executors", lambda: do.examine_all(versions, out, report)),
         "decoder": ("Decoding on the GPU", do.examine_decoder),
         "service": ("The service over HTTP", lambda: do.serve_all(versions, report)),
@@ -52,6 +54,12 @@ def main() -> None:
             report.missing.append(f"{title}: {describe(error)}")
         report.write(out)
     print(f"{out / 'report.md'}: {len(report.sections)} of {len(steps)} steps", file=sys.stderr)
+
+
+def _measured(out: Path, versions: list[Path]) -> list[Path]:
+    """The versions, with the ResNet-50 that the step resnet50 has exported before, if none were given."""
+    exported = sorted((out / "resnet50" / "repository").glob("*/[0-9]*"))
+    return [*versions, *exported[:1]] if versions == [do.SHIPPED] else versions
 
 
 def _arguments() -> argparse.Namespace:

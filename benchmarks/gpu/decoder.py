@@ -13,7 +13,7 @@ import numpy as np
 from models.imaging.images import DEFAULT_MAX_PIXELS
 from models.imaging.preprocess import Preprocess
 from service.decoding.decoder import decode
-from service.executors.cuda.gpu_jpeg import JpegDecoder
+from service.executors.gpu.gpu_jpeg import JpegDecoder
 
 PREPROCESS = Preprocess(size=(224, 224), resize=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 _TOGETHER = (1, 8, 32)

@@ -45,8 +45,9 @@ def export_resnet50(out: Path, versions: list[Path]) -> Iterator[str]:
     folder = out / "resnet50"
     if not (folder / "repository").exists():
         folder.mkdir(exist_ok=True)
-        # On GPUs only TensorRT computes in int8, and choosing the layers that stay in float takes minutes.
-        precisions = ["--float16", *(["--int8"] if find_spec("tensorrt") else [])]
+        # On GPUs only engines compute in int8, and choosing the layers that stay in float takes minutes.
+        builds = any(find_spec(name) for name in ("tensorrt", "triton"))
+        precisions = ["--float16", *(["--int8"] if builds else [])]
         _run(sys.executable, "-m", "benchmarks.resnet50", str(folder), *precisions)
     (version,) = (folder / "repository" / resnet50.NAME).glob("[0-9]*")
     versions.append(version)

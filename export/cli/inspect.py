@@ -9,10 +9,12 @@ import typer
 from rich.console import Console
 
 from export.inspect import print_version
+from export.kernels.report import print_engines
 from models.artifact.card import model_card
 from models.artifact.manifest import ManifestError, find_versions
 from models.console import fail
 from models.files import atomic_write
+from models.runtime.engine_cache import ENVIRONMENT, default_folder
 
 
 def inspect_command(
@@ -23,8 +25,13 @@ def inspect_command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="With --card: file to write. Default: standard output.")
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(envvar=ENVIRONMENT, help="Folder of engines to show. Default: ~/.cache/resnet-serve."),
+    ] = None,
+    kernels: Annotated[bool, typer.Option("--kernels", help="Show the kernels of each layer of CUDA engines.")] = False,
 ) -> None:
-    """Show the content of a repository, a model or a version."""
+    """Show the content of a repository, a model or a version, and its CUDA engines."""
     if output is not None and not card:
         fail("--output is for --card")
     try:
@@ -34,6 +41,7 @@ def inspect_command(
             return
         for version in versions:
             print_version(version, Console())
+            print_engines(version, cache or default_folder(), Console(), kernels)
     except (ManifestError, OSError) as error:
         fail(error)
 

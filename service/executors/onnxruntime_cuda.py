@@ -12,10 +12,10 @@ import numpy as np
 from models.artifact.manifest import INPUT, Precision
 from models.runtime.onnxruntime import ort
 from service.executors.base import ExecutorError, Source
-from service.executors.cuda.streams import BUCKETS, CudaExecutor, opened
+from service.executors.gpu.streams import BUCKETS, CudaExecutor, opened
 
 if TYPE_CHECKING:
-    from service.executors.cuda.device import Device
+    from service.executors.gpu.device import Device
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ from models.runtime.engine_cache import EngineCacheError
 from models.runtime.engine_plan import BatchRange, Plan
 from models.runtime.tensorrt_runtime import NoTensorRT
 from service.executors.base import Source
-from service.executors.cuda.streams import CudaExecutor, opened
+from service.executors.gpu.streams import CudaExecutor, opened
 
 if TYPE_CHECKING:
-    from service.executors.cuda.device import Device
+    from service.executors.gpu.device import Device
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "float32": ("onnx", "float32"),

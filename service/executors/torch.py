@@ -12,7 +12,7 @@ from torch import Tensor
 from models.artifact.manifest import INPUT, Precision
 from models.imaging.preprocess import UInt8Array
 from service.executors.base import Executor, ExecutorError, Float32Array, HostExecutor, Source
-from service.executors.cuda.streams import BUCKETS, CudaExecutor, opened
+from service.executors.gpu.streams import BUCKETS, CudaExecutor, opened
 from service.executors.torch_graph.network import Network
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
@@ -73,7 +73,7 @@ class TorchCudaExecutor(CudaExecutor):
             network = Network(source, torch.device(device.name), fuse=True)
             torch.cuda.synchronize(device.name)  # the other streams do not wait for the one that made the weights
             image = source.manifest.preprocess.shape
-            self._open_streams(image, lambda stream: _TorchProgram(network, image, device.name, stream))
+            self._open_streams(image, lambda stream: TorchProgram(network, image, device.name, stream))
 
     def close(self) -> None:
         super().close()
@@ -81,7 +81,7 @@ class TorchCudaExecutor(CudaExecutor):
             torch.cuda.empty_cache()  # PyTorch would keep the memory for itself
 
 
-class _TorchProgram:
+class TorchProgram:
     """The network on one stream, with a CUDA graph per bucket."""
 
     capturable = False

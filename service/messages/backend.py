@@ -67,7 +67,7 @@ class Backend(Protocol):
         ...
 
     async def plan_status(self, key: int) -> PlanStatus | None:
-        """State of the TensorRT engine of a version; None if none is needed and none was built."""
+        """State of the engine of a version; None if none is needed and none was built."""
         ...
 
     async def versions(self, name: str) -> list[VersionStatus]:
@@ -91,7 +91,7 @@ class Backend(Protocol):
         ...
 
     async def degraded(self) -> list[str]:
-        """Limitations of models that are served: lost devices, and TensorRT engines that are missing or unusable."""
+        """Limitations of models that are served: lost devices, and engines that are missing or unusable."""
         ...
 
     async def demand(self, name: str, seconds: float) -> None:
@@ -109,7 +109,7 @@ class Backend(Protocol):
         ...
 
     async def load(self, name: str) -> None:
-        """Serve a model that was unloaded, and load again versions that failed or that have no TensorRT engine yet.
+        """Serve a model that was unloaded, and load again versions that failed or that have no engine yet.
 
         Raises:
             NotFound: the repository has no such model.

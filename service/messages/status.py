@@ -1,4 +1,4 @@
-"""States of models, versions and TensorRT engines."""
+"""States of models, versions and engines."""
 
 from __future__ import annotations
 
@@ -80,12 +80,12 @@ class DifferingImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanStatus:
-    """State of the TensorRT engine (plan) of a version in the engine cache.
+    """State of the engine of a version in the engine cache: TensorRT's (plan), or a CUDA engine.
 
-    READY: an engine fits this machine. MISSING: this machine can run TensorRT, and no engine fits it. UNUSABLE: this
-    machine cannot run TensorRT, or TensorRT does not load the engine.
+    READY: an engine fits this machine. MISSING: this machine can run engines, and none fits it. UNUSABLE: this machine
+    cannot run engines, or the engine cannot be loaded.
     """
 
     state: Literal["READY", "MISSING", "UNUSABLE"]
     reason: str | None = None
-    """Why TensorRT does not serve the version, and the command that builds a missing engine."""
+    """Why the engine does not serve the version, and the command that builds a missing engine."""

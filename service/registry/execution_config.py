@@ -1,6 +1,6 @@
 """The execution config of a version: from the settings, a tuned profile, or the default rule, in this order.
 
-By default a version is computed with ONNX Runtime on the CPU in float32, which works on every machine; the rule for
+The default executor is in `default_executor`: on a machine without a GPU, ONNX Runtime in float32. The rule for
 instances, threads and batches is in `engine.instance_group`.
 """
 
@@ -18,6 +18,7 @@ from service.core.cpus import available_cpus
 from service.core.settings import Settings
 from service.executors.base import ExecutorError
 from service.messages.model import ConfigProvenance, Origin
+from service.registry.default_executor import ENGINE, find_default, find_engine_precision
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +47,22 @@ def resolve_execution_config(settings: Settings, described: Manifest) -> Executi
     """Resolve the execution config of a version. Values that are set are used as they are, or loading fails."""
     names = _NAMES & settings.model_fields_set
     measured, reason = _find_measurement(settings, described, names)
+    executor, precision = settings.executor, settings.precision
+    if measured is not None:
+        executor, precision = measured.executor, measured.precision
+    elif "executor" not in names:
+        default = find_default(settings.cache, described, settings.precision if "precision" in names else None)
+        executor, precision = default.executor, default.precision
+        reason = reason if default.reason is None else f"{default.reason}; {reason}"
+    elif executor.partition(":")[0] == ENGINE and "precision" not in names:
+        precision = find_engine_precision(settings.cache, described)
 
     def origin(name: str) -> Origin:
         return "set" if name in names else "default rule" if measured is None else "tuned"
 
     return ExecutionConfig(
-        executor=settings.executor if measured is None else measured.executor,
-        precision=settings.precision if measured is None else measured.precision,
+        executor=executor,
+        precision=precision,
         threads=settings.threads if measured is None else measured.threads,
         instances=settings.instances or (None if measured is None else measured.instances),
         single_image_threads=settings.single_image_threads,

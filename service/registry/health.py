@@ -72,13 +72,13 @@ def failures(models: Mapping[str, ModelVersions]) -> list[str]:
 
 
 def limits(current: Mapping[str, Version]) -> list[str]:
-    """A sentence per device that is lost or does not finish its batch, and per TensorRT engine that is missing or
+    """A sentence per device that is lost or does not finish its batch, and per engine that is missing or
     unusable."""
     sentences = []
     for name, version in current.items():
         sentences += [f"{name}: {problem}" for problem in version.engine.problems]
         if version.loaded is not None and version.loaded.fallback_reason is not None:
-            sentences.append(f"{name}: TensorRT does not serve it: {version.loaded.fallback_reason}")
+            sentences.append(f"{name}: {version.loaded.fallback_reason}")
     return sentences
 
 

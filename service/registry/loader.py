@@ -25,7 +25,8 @@ from service.engine.progress import stall_seconds
 from service.executors.base import Executor, ExecutorError, Source, closed_on_error
 from service.messages.model import ServedModel
 from service.messages.status import PlanStatus
-from service.registry import tensorrt
+from service.registry.engines.fallback import cpu_config, fallback_config
+from service.registry.engines.status import find_state
 from service.registry.execution_config import ExecutionConfig, resolve_execution_config
 from service.registry.repository import LoadError
 from service.registry.verification import check_files, check_inside, load_verified, read_classifier
@@ -104,19 +105,37 @@ class Loader:
     def _load(self, version: Path) -> LoadedVersion:
         described = self._read_manifest(version)
         config = resolve_execution_config(self._settings, described)
-        plan_status = tensorrt.find_plan_status(self._settings.cache, version, described, config)
-        if plan_status is not None and plan_status.reason is not None:
-            log.warning("%s version %d: no TensorRT: %s", described.name, described.version, plan_status.reason)
-        if plan_status is None or not tensorrt.is_tensorrt(config.executor):
-            return self._load_with(version, described, config, plan_status)
-        if plan_status.state == "READY":
+        state = find_state(self._settings.cache, version, described, config)
+        if state is None:
+            return self._load_default(version, described, config, None)
+        status = state.status
+        if status.reason is not None:
+            log.warning("%s version %d: no %s: %s", described.name, described.version, state.kind, status.reason)
+        if not state.needed:
+            loaded = self._load_default(version, described, config, status)
+            return replace(loaded, awaits_engine=state.expected and status.state == "MISSING")
+        if status.state == "READY":
             try:
-                return self._load_with(version, described, config, plan_status)
+                return self._load_with(version, described, config, status)
             except (ExecutorError, LoadError) as error:
-                log.error("%s version %d: no TensorRT: %s", described.name, described.version, error)
-                plan_status = PlanStatus(state="UNUSABLE", reason=str(error))
-        loaded = self._load_with(version, described, tensorrt.fallback_config(described, config), plan_status)
-        return replace(loaded, fallback_reason=plan_status.reason)
+                log.error("%s version %d: no %s: %s", described.name, described.version, state.kind, error)
+                status = PlanStatus(state="UNUSABLE", reason=str(error))
+        loaded = self._load_default(version, described, fallback_config(described, config), status)
+        reason = f"{state.kind} does not serve it: {status.reason}"
+        return replace(loaded, fallback_reason=reason, awaits_engine=True)
+
+    def _load_default(
+        self, version: Path, described: Manifest, config: ExecutionConfig, plan_status: PlanStatus | None
+    ) -> LoadedVersion:
+        """As `_load_with`; with ONNX Runtime on the CPU if the default rule chose the GPU and it does not work."""
+        on_cpu = cpu_config(described, config)
+        try:
+            return self._load_with(version, described, config, plan_status)
+        except (ExecutorError, LoadError) as error:
+            if on_cpu is None:
+                raise
+            log.error("%s version %d: the CPU computes: %s", described.name, described.version, error)
+        return self._load_with(version, described, on_cpu, plan_status)
 
     def _read_manifest(self, version: Path) -> Manifest:
         name = self._settings.only_model

@@ -259,11 +259,11 @@ class ModelVersions:
         self._update()
 
     def retry(self) -> None:
-        """Have the next `reconcile` load versions again that failed, or that lack their TensorRT engine."""
+        """Have the next `reconcile` load versions again that failed, or that lack their engine."""
         self._settled.clear()
         for version in self._versions.values():
             version.failed = None
-            if version.loaded is not None and version.loaded.fallback_reason is not None:
+            if version.loaded is not None and version.loaded.awaits_engine:
                 version.directory = VersionDir(version.directory.folder, ())
 
     def _retire(self, version: Version) -> None:

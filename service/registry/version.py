@@ -30,9 +30,11 @@ class LoadedVersion:
     """The version as the answering side knows it."""
     engine: Engine
     plan_status: PlanStatus | None
-    """State of its TensorRT engine; None if none is needed and none was built."""
+    """State of its engine; None if none is needed and none was built."""
     fallback_reason: str | None = None
-    """Why another runtime serves a version for which TensorRT is configured."""
+    """Why another runtime serves a version whose executor needs an engine."""
+    awaits_engine: bool = False
+    """Whether an engine that is built later would serve the version."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from service import executors
 from service.core.cpus import available_cpus
 from service.core.settings import Settings
 from service.executors.base import ExecutorError
+from service.registry.default_executor import find_default_device
 from service.supervisor.child import start_child
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,11 @@ def decide_workers(settings: Settings) -> int:
     cpus = available_cpus()
     if settings.workers == 1 or (settings.workers is None and default_workers("gpu", cpus) == 1):
         return 1
-    return count_workers(settings.workers, find_device(settings.executor), cpus)
+    if "executor" in settings.model_fields_set:
+        device = find_device(settings.executor)
+    else:
+        device = ask_child(lambda: find_default_device(settings.cache), "the default executor")
+    return count_workers(settings.workers, device, cpus)
 
 
 def default_workers(device: str, cpus: int) -> int:

@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.gpu.__main__ import STEPS
 from service import executors
-from service.executors.cuda import device as cuda
+from service.executors.gpu import device as cuda
 from tests.acceptance.report import run
 from tests.support.fake_cuda import FakeRuntime, Kind
 from tests.support.fake_network import virtual_seconds

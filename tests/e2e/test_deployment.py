@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_example_names_every_variable_of_compose_with_its_default() -> None:
 def test_values_fixed_by_compose_agree_with_image_and_example() -> None:
     fixed = {PREFIX + name.upper(): value for name, value in FIXED.items()}
     image = dict(re.findall(rf"({PREFIX}[A-Z_]+)=(\S+)", (ROOT / "Dockerfile").read_text(encoding="utf-8")))
-    for service in ("cpu", "gpu"):
+    for service in ("cpu", "gpu", "gpu-slim"):
         assert COMPOSE["services"][service]["environment"] == fixed
     assert fixed.keys() - image.keys() == {PREFIX + "GRPC_PORT"}  # off in an image alone
     assert image.items() & fixed.items() == {item for item in fixed.items() if item[0] in image}
@@ -76,7 +77,7 @@ def test_containers_have_limits_and_few_privileges() -> None:
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
-        if name != "export":  # which runs once, with all there is
+        if name not in ("export", "engines"):  # which run once, with all there is
             assert service["restart"] == "unless-stopped", name
             assert service["deploy"]["resources"]["limits"]["memory"], name
         if "image" in service and "build" not in service:
@@ -86,6 +87,22 @@ def test_containers_have_limits_and_few_privileges() -> None:
 
 
 def test_stop_grace_period_exceeds_the_shutdown_time() -> None:
-    for service in ("cpu", "gpu"):
+    for service in ("cpu", "gpu", "gpu-slim"):
         grace = COMPOSE["services"][service]["stop_grace_period"]
         assert float(grace.removesuffix("s")) > Settings().shutdown_seconds
+
+
+def test_engines_are_built_into_the_cache_that_is_served() -> None:
+    """By a container that needs no GPU and cannot change the models; a service finds them where it looks."""
+    services = COMPOSE["services"]
+    mounted = {name: set(services[name]["volumes"]) for name in ("cpu", "gpu", "gpu-slim", "engines")}
+    assert mounted["engines"] == mounted["cpu"] == mounted["gpu"] == mounted["gpu-slim"]
+    assert "repository:/repository:ro" in mounted["engines"]
+    assert "deploy" not in services["engines"] and services["engines"]["restart"] == "no"
+    assert services["engines"]["command"][:3] == ["/repository", "--runtime", "cuda"]
+
+
+def test_small_image_for_gpus_has_no_large_library() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {re.split("[^a-z0-9-]", line)[0] for line in project["optional-dependencies"]["gpu-slim"]}
+    assert names == {"cuda-bindings", "onnxruntime"}

@@ -127,7 +127,7 @@ def test_signal_while_idle_exits_with_success(
     [
         (
             ["--executor", "abacus"],
-            "no executor is named 'abacus'; there are: onnxruntime-cpu, onnxruntime-cuda, openvino",
+            "no executor is named 'abacus'; there are: cuda, onnxruntime-cpu, onnxruntime-cuda",
         ),
         (["--repository", "/missing/repository"], "/missing/repository: there is no such folder"),
         (["--port", "99999"], "port: "),

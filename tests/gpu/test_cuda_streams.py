@@ -20,9 +20,9 @@ from cuda.bindings import runtime as real
 from models.imaging.preprocess import UInt8Array
 from models.runtime.onnxruntime import ort
 from service.executors.base import DeviceLost, ExecutorError
-from service.executors.cuda import CudaError, page_locked, streams
-from service.executors.cuda import device as cuda
-from service.executors.cuda.streams import CudaStreamContext
+from service.executors.gpu import CudaError, page_locked, streams
+from service.executors.gpu import device as cuda
+from service.executors.gpu.streams import CudaStreamContext
 from tests.support import fake_gpu
 from tests.support.fake_cuda import RUBBISH, FakeRuntime, Kind
 from tests.support.fake_gpu import FakeOnnxRuntime

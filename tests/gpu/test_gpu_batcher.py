@@ -15,7 +15,7 @@ import pytest
 
 from models.imaging.preprocess import Preprocess
 from service.core.priority import Priority
-from service.executors.cuda.gpu_batcher import DecodeBatcher
+from service.executors.gpu.gpu_batcher import DecodeBatcher
 from service.messages.decoding import DecodedImage
 from tests.support.geometry import preprocess_for
 from tests.support.service import TIMEOUT

@@ -23,9 +23,9 @@ from service.core.errors import ServiceError
 from service.core.priority import Priority
 from service.decoding.decoder import DecodedFile, Decoder
 from service.executors.base import ExecutorError
-from service.executors.cuda import gpu_jpeg
-from service.executors.cuda.gpu_batcher import DecodeBatcher
-from service.executors.cuda.gpu_jpeg import JpegDecoder, open_decoder
+from service.executors.gpu import gpu_jpeg
+from service.executors.gpu.gpu_batcher import DecodeBatcher
+from service.executors.gpu.gpu_jpeg import JpegDecoder, open_decoder
 from tests.support import fake_kernels
 from tests.support.fake_cuda import FakeRuntime
 from tests.support.fake_gpu import CAPABILITY, NAME
@@ -230,7 +230,7 @@ def test_missing_compiler_is_an_error_at_start(monkeypatch: pytest.MonkeyPatch) 
 
     fake_kernels.install(monkeypatch, FakeRuntime())
     monkeypatch.setattr(cuda_driver, "devices", lambda: [Device(NAME, CAPABILITY)])
-    monkeypatch.setattr("service.executors.cuda.device.nvrtc.nvrtcCreateProgram", missing)
+    monkeypatch.setattr("service.executors.gpu.device.nvrtc.nvrtcCreateProgram", missing)
     with pytest.raises(ExecutorError, match=r"decode_gpu: .* cannot be decoded on GPU 0: libnvrtc\.so is not there"):
         open_decoder(0, MAX_PIXELS)
 

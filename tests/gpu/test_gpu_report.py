@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import timing
+from benchmarks import cudnn_baseline, timing
 from benchmarks.gpu import decoder as gpu_decoder
+from benchmarks.gpu import engine, engine_step, steps
 from benchmarks.gpu import executors as gpu_executors
 from benchmarks.gpu import service as gpu_service
-from benchmarks.gpu import steps
 from benchmarks.gpu.__main__ import STEPS
 from benchmarks.gpu.executors import GpuRow, Kind
-from benchmarks.gpu.report import GpuReport
+from benchmarks.gpu.report import GpuReport, NotDone
 from benchmarks.serve.server import ServerFailed
 from models.artifact.manifest import Precision
 from models.runtime import cuda_driver
 from service.executors.base import ExecutorError
-from service.executors.cuda.gpu_jpeg import JpegDecoder
+from service.executors.gpu.gpu_jpeg import JpegDecoder
 from service.registry.repository import LoadError
 from tests.support import fake_gpu
 from tests.support.gpu import why_not
@@ -58,6 +58,61 @@ def versions(tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("service.executors.names", lambda: ["onnxruntime-cuda", "openvino", "tensorrt"])
     yield [version]
     assert fake.cuda.allocations == 0
+
+
+def test_step_engine_runs_to_its_end(full_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ceilings, both engines, cuDNN and ONNX Runtime, with a table of the layers, on a fake GPU."""
+    version = full_repository / "tiny" / "1"
+    fake = fake_gpu.install(monkeypatch)
+    fake.build_cuda_engines(version, tmp_path)
+    monkeypatch.setattr(gpu_executors, "default_folder", lambda: tmp_path)
+    monkeypatch.setattr(engine_step, "default_folder", lambda: tmp_path)
+    monkeypatch.setattr(engine_step, "in_own_process", lambda function, argument: function(argument))
+    monkeypatch.setattr(engine, "SECONDS", 0.0)
+    monkeypatch.setattr(engine, "SINGLE_IMAGES", 3)
+    monkeypatch.setattr(engine, "COPY_BYTES", 4096)
+    monkeypatch.setattr(cudnn_baseline, "torch", fake.torch)
+    monkeypatch.setattr(cudnn_baseline, "BATCHES", (1, 4))
+    monkeypatch.setattr(cudnn_baseline, "matrix_ceilings", lambda: {"float16": 1e15, "int8": 2e15})
+    report = GpuReport(cuda_driver.devices())
+    text = "\n".join(engine_step.measure_engine([version], tmp_path, report))
+    assert report.missing == []
+    assert "- copy on the device, read and written: " in text
+    measured = ("cuda | float16", "cuda | int8", "cuDNN baseline | float16", "onnxruntime-cuda | float16")
+    assert all(f"| {name} | 1 | 2 | " in text for name in measured)
+    assert text.count("| network | convolution | network | ") == 2  # a layer of each engine
+    content = json.loads((tmp_path / "engine.json").read_text())
+    layers = {each["precision"]: each["layers"] for each in content["results"] if each["executor"] == "cuda"}
+    assert {precision: [layer["name"] for layer in found] for precision, found in layers.items()} == {
+        "float16": ["prepare", "network"],
+        "int8": ["prepare", "network"],
+    }
+    assert all(layer["seconds"] > 0 for found in layers.values() for layer in found)
+    assert (fake.cuda.allocations, fake.driver.loaded) == (0, 0)
+
+
+def test_engine_that_is_missing_is_reported(
+    full_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_gpu.install(monkeypatch)
+    monkeypatch.setattr(gpu_executors, "default_folder", lambda: tmp_path)
+    monkeypatch.setattr(engine_step, "default_folder", lambda: tmp_path)
+    monkeypatch.setattr(engine_step, "in_own_process", lambda function, argument: function(argument))
+    monkeypatch.setattr(engine_step, "find_spec", lambda name: None)
+    monkeypatch.setattr(engine, "COPY_BYTES", 4096)
+    monkeypatch.setattr(engine, "SECONDS", 0.0)
+    monkeypatch.setattr(engine, "SINGLE_IMAGES", 3)
+    report = GpuReport(cuda_driver.devices())
+    with pytest.raises(NotDone, match="no CUDA engine could be measured"):
+        list(engine_step.measure_engine([full_repository / "tiny" / "1"], tmp_path, report))
+    assert any(line.startswith("cuda float16: no engine, and no compiler for one") for line in report.missing)
+
+
+def test_floor_is_the_slower_of_memory_and_arithmetic() -> None:
+    layer = engine.LayerTime("conv", "convolution 3x3", ("k",), 4e-6, traffic=2_000_000, operations=3_000_000_000)
+    assert layer.floor(1e12, 1e15) == pytest.approx(3e-6)
+    assert layer.floor(1e12, 2e15) == pytest.approx(2e-6)
+    assert layer.floor(1e12, None) == pytest.approx(2e-6)
 
 
 @pytest.mark.slow

@@ -17,9 +17,9 @@ from PIL import Image
 
 from models.imaging.preprocess import Geometry, UInt8Array
 from models.runtime.engine_plan import ComputeCapability
-from service.executors.cuda import CudaError, gpu_resize
-from service.executors.cuda import device as cuda
-from service.executors.cuda.gpu_resize import DeviceImage, Resizer
+from service.executors.gpu import CudaError, gpu_resize
+from service.executors.gpu import device as cuda
+from service.executors.gpu.gpu_resize import DeviceImage, Resizer
 from tests.support import fake_kernels
 from tests.support.fake_cuda import FakeRuntime
 from tests.support.fake_kernels import FakeDriver, FakeNvrtc

@@ -14,7 +14,7 @@ from models.artifact.golden import read as golden_of
 from models.artifact.manifest import GOLDEN_FILE
 from service import executors
 from service.executors.base import DeviceLost, Executor, ExecutorError, compute
-from service.executors.cuda import device as cuda
+from service.executors.gpu import device as cuda
 from tests.support import fake_gpu
 from tests.support.fake_cuda import FakeRuntime
 from tests.support.fake_gpu import FakeGpu

@@ -38,8 +38,8 @@ from tests.support.gpu import needs_gpu
 from tests.support.service import TIMEOUT
 from tests.support.tiny import Golden
 
-FAKED = ("onnxruntime-cuda", "tensorrt", "torch")
-NOT_HERE = ("needs the package", "is not installed", "this CPU does not compute in")
+FAKED = ("cuda", "onnxruntime-cuda", "tensorrt", "torch")
+NOT_HERE = ("needs the package", "is not installed", "this CPU does not compute in", "cuda: no CUDA engine in")
 """Errors of executors that cannot run on this machine."""
 LOGITS = frozenset({"logits"})
 ALL = frozenset(OUTPUTS)
@@ -112,6 +112,7 @@ def executor(
         fake = fake_gpu.install(patch)
         cache = tmp_path_factory.mktemp("fake")
         fake.build_engines(version, cache)
+        fake.build_cuda_engines(version, cache)
         made = load(kind, version, cache)
         yield made
         made.close()

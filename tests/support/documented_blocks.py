@@ -144,6 +144,7 @@ DEPLOYMENT: Blocks = (
     NotRun("docker compose run --rm -T --no-deps", CONTAINERS),
     NotRun("docker compose --profile gpu up", GPU),
     NotRun("docker compose --profile gpu run", GPU),
+    NotRun("COMPUTE_CAPABILITY=8.9 docker compose --profile engines up", CONTAINERS),
     NotRun("1,000,000 images/s x 16.5 ms", "arithmetic"),
     NotRun("1,000,000 / 72,976", "arithmetic"),
     NotRun("1,000,000 images/s x 2.1 ms", "arithmetic"),
@@ -171,6 +172,10 @@ BLOCKS: dict[str, Blocks] = {
     "docs/api.md": API,
     "docs/architecture.md": ARCHITECTURE,
     "docs/benchmarks.md": BENCHMARKS,
+    "docs/cuda-engine.md": (
+        NotRun("pip install 'resnet-serve[kernels]'", INSTALLS),
+        NotRun(" model.int8.onnx", DRAWING),
+    ),
     "docs/decisions/README.md": (NotRun("python -m benchmarks compare", "docs/performance.md has the same command"),),
     "docs/decisions/batching.md": (NotRun("python -m benchmarks serve", "docs/performance.md has the same command"),),
     "docs/clusters.md": CLUSTERS,

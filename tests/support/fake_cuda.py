@@ -29,6 +29,8 @@ GLOBAL = real.cudaStreamCaptureMode.cudaStreamCaptureModeGlobal
 
 Kind = Literal["in", "compute", "out"]
 RUBBISH = 0xA5
+ALIGNMENT = 256
+"""Alignment in bytes of what is allocated, as CUDA's."""
 TIMEOUT = 60
 """Seconds of real time after which threads that do not come are a mistake."""
 
@@ -146,6 +148,14 @@ class FakeRuntime:
         assert array is not None, "this is not memory of the device"
         return array
 
+    def has_stream(self, stream: int) -> bool:
+        """Whether a stream exists, and was not destroyed."""
+        return int(stream) in self._streams
+
+    def status(self) -> Any:
+        """The status that the selected device answers every call with: success, unless it is lost."""
+        return self._status()
+
     def cudaSetDevice(self, device: int) -> Any:
         if not 0 <= device < self.devices:
             return (real.cudaError_t.cudaErrorInvalidDevice,)
@@ -204,12 +214,21 @@ class FakeRuntime:
         return (self._status(),)
 
     def cudaMemcpyAsync(self, dst: Any, src: Any, count: Any, kind: Any, stream: Any) -> Any:
+        if kind == real.cudaMemcpyKind.cudaMemcpyDeviceToDevice:
+            return self._copy_on_device(dst, src, count, stream)
         inwards = kind == real.cudaMemcpyKind.cudaMemcpyHostToDevice
         target, source = self._find(dst, count, not inwards), self._find(src, count, inwards)
         if target is None or source is None:
             return (INVALID,)
         self.calls.append("cudaMemcpyAsync")
         self.enqueue(stream, Work("in" if inwards else "out", lambda: np.copyto(target, source)))
+        return (self._status(),)
+
+    def _copy_on_device(self, dst: Any, src: Any, count: Any, stream: Any) -> Any:
+        target, source = self._find(dst, count, pinned=False), self._find(src, count, pinned=False)
+        if target is None or source is None:
+            return (INVALID,)
+        self.enqueue(stream, Work("compute", lambda: np.copyto(target, source)))
         return (self._status(),)
 
     def cudaMemsetAsync(self, devPtr: Any, value: Any, count: Any, stream: Any) -> Any:
@@ -269,7 +288,9 @@ class FakeRuntime:
     def _allocate(self, size: int, pinned: bool) -> Any:
         if self.recorded_elsewhere and getattr(self._current, "mode", GLOBAL) == GLOBAL:
             return UNSUPPORTED, None
-        memory = np.full(size, RUBBISH, np.uint8)
+        room = np.full(size + ALIGNMENT, RUBBISH, np.uint8)
+        start = -room.ctypes.data % ALIGNMENT
+        memory = room[start : start + size]
         self._memory[memory.ctypes.data] = memory, pinned
         return self._status(), memory.ctypes.data
 

@@ -19,11 +19,13 @@ from models.runtime.engine_plan import BatchRange, ComputeCapability, Plan, Plat
 from models.runtime.onnxruntime import ort
 from service.executors import onnxruntime_cuda
 from service.executors import torch as torch_executor
-from service.executors.cuda import device as cuda
+from service.executors.gpu import device as cuda
 from service.executors.torch_graph import network, operators
+from tests.support.fake_cubins import CubinDriver
 from tests.support.fake_cuda import FakeRuntime, Work, as_array
 from tests.support.fake_tensorrt_runtime import FakeTensorRT
 from tests.support.fake_torch import FakeTorch
+from tests.support.onnx_engine import functions, write_engine
 
 NAME = "Fake GPU"
 CAPABILITY = ComputeCapability(9, 0)
@@ -36,6 +38,7 @@ class FakeGpu:
     tensorrt: FakeTensorRT
     onnxruntime: FakeOnnxRuntime
     torch: FakeTorch
+    driver: CubinDriver
 
     @property
     def machine(self) -> Platform:
@@ -58,13 +61,24 @@ class FakeGpu:
                 }
                 engine_cache.write(cache, Plan(**{**described, **changes}), content)
 
+    def build_cuda_engines(self, version: Path, cache: Path) -> None:
+        """Put a CUDA engine in each precision into a cache, for which the version has a file."""
+        write_engine(cache, version, "float16")
+        write_engine(cache, version, "bfloat16")
+        if any(
+            (artifact.format, artifact.precision) == ("onnx", "int8") for artifact in manifest.read(version).artifacts
+        ):
+            write_engine(cache, version, "int8")
+
 
 def install(patch: pytest.MonkeyPatch, devices: int = 1) -> FakeGpu:
     """Have this process find GPUs, a driver, TensorRT and ONNX Runtime for CUDA."""
     runtime = FakeRuntime(devices)
     trt = FakeTensorRT(runtime, tuple((batch.min, batch.max) for batch in BATCHES))
-    fake = FakeGpu(runtime, trt, FakeOnnxRuntime(runtime), FakeTorch(runtime))
+    driver = CubinDriver(runtime, functions())
+    fake = FakeGpu(runtime, trt, FakeOnnxRuntime(runtime), FakeTorch(runtime), driver)
     patch.setattr(cuda, "runtime", runtime)
+    patch.setattr(cuda, "driver", driver)
     patch.setattr("models.runtime.cuda_driver.devices", lambda: [Device(NAME, CAPABILITY)] * devices)
     patch.setattr("models.runtime.tensorrt_runtime.load", lambda flavour=None: trt)
     patch.setattr(onnxruntime_cuda, "ort", fake.onnxruntime)

@@ -8,8 +8,8 @@ from threading import Thread
 import numpy as np
 
 from models.imaging.preprocess import UInt8Array
-from service.executors.cuda import device as cuda
-from service.executors.cuda.streams import STREAMS, CudaExecutor
+from service.executors.gpu import device as cuda
+from service.executors.gpu.streams import STREAMS, CudaExecutor
 from tests.support.fake_cuda import FakeRuntime, Kind, Timeline, Work, as_array
 
 IMAGE = (2, 2, 1)

@@ -190,7 +190,7 @@ class ModelInfo(_V1Schema):
     """Blocks that `POST /v1/models/{model}/lesion` can delete, from the input to the output; absent without the file
     for it."""
     engine: PlanStatus | None = None
-    """State of the TensorRT engine; absent if none was built and none is needed."""
+    """State of the engine; absent if none was built and none is needed."""
     versions: list[VersionStatus]
     lone_threads: int = Field(deprecated="is now single_image_threads")  # words: allow
     lanes: int = Field(deprecated="is now concurrent_batches")  # words: allow

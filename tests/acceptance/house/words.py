@@ -38,7 +38,7 @@ PLANTED: tuple[tuple[str, str, str], ...] = (
     ("service/engine/batch_queue.py", CLASS, "A lone image is computed by all threads."),
     ("service/executors/base.py", ATTRIBUTE, "The buffer that is lent to a thread until it has run."),
     ("service/executors/openvino.py", COMMENT, "Two copies of the model share the weights."),
-    ("service/executors/cuda/resize.cu", "\n// {}\n", "Rows beside the region are computed in vain."),
+    ("service/executors/gpu/resize.cu", "\n// {}\n", "Rows beside the region are computed in vain."),
     ("service/inference/admission.py", DOCSTRING, "At most this many images are inside."),
     ("service/inference/pipeline.py", LOG, "the caller has gone, the images are not computed"),
     ("service/core/settings/__init__.py", ERROR, "more threads than there are processors in the machine"),

@@ -1,9 +1,4 @@
-"""TensorRT engines of served versions: whether this machine can run one, and the config that serves without one.
-
-The service builds no engines: a build takes minutes of a machine that serves. If no engine fits, ONNX Runtime serves
-the version, and the status states the command that builds an engine. The engine is used when the version is loaded
-again.
-"""
+"""TensorRT engines of served versions: whether this machine can run one."""
 
 from __future__ import annotations
 
@@ -12,18 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from models.artifact.manifest import Artifact, Manifest, Precision
-from models.runtime import cuda_driver, engine_cache, tensorrt_runtime
+from models.runtime import engine_cache, tensorrt_runtime
 from models.runtime.cuda_driver import NoDevice
 from models.runtime.engine_cache import EngineCacheError
 from models.runtime.engine_plan import Platform
 from models.runtime.tensorrt_runtime import NoTensorRT
-from service import executors
-from service.executors.base import ExecutorError
-from service.messages.model import ConfigProvenance
 from service.messages.status import PlanStatus
 from service.registry.execution_config import ExecutionConfig
-
-_CUDA, _CPU = "onnxruntime-cuda", "onnxruntime-cpu"
 
 
 def is_tensorrt(executor: str) -> bool:
@@ -59,40 +49,6 @@ def find_plan_status(cache: Path, version: Path, described: Manifest, config: Ex
     if None in unfit:
         return PlanStatus(state="READY")
     return PlanStatus(state="MISSING", reason=f"{unfit[-1]}; build it: {_command(version, cache, config.precision)}")
-
-
-def fallback_config(described: Manifest, config: ExecutionConfig) -> ExecutionConfig:
-    """The config that serves a version without TensorRT: ONNX Runtime on the same GPUs, otherwise on the CPU.
-
-    Values that were set or measured for TensorRT are not used, except for the precision if ONNX Runtime has it;
-    otherwise it is float32, which is slower and not less accurate.
-    """
-    executor = _fallback_executor(config.executor.partition(":")[2])
-    try:
-        executors.find(executor).select_artifact(described, config.precision)
-        precision: Precision = config.precision
-    except ExecutorError:  # if the executor cannot be used at all, loading reports the error
-        precision = "float32"
-    provenance = ConfigProvenance(
-        executor="default rule",
-        precision=config.provenance.precision if precision == config.precision else "default rule",
-        threads="default rule",
-        max_batch="default rule",
-        reason=f"{config.executor} cannot serve the version",
-    )
-    return ExecutionConfig(executor=executor, precision=precision, provenance=provenance)
-
-
-def _fallback_executor(gpus: str) -> str:
-    try:
-        cuda_driver.devices()
-    except NoDevice:
-        return _CPU
-    from models.runtime.onnxruntime import ort  # a service without TensorRT models need not have it
-
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        return _CPU
-    return f"{_CUDA}:{gpus}" if gpus else _CUDA
 
 
 def _find_artifact(described: Manifest, precision: Precision) -> Artifact | None:

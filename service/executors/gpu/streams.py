@@ -21,10 +21,10 @@ from models.imaging.preprocess import UInt8Array
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import NoDevice
 from service.executors.base import ExecutorError, Float32Array, copy_into, padded_size
-from service.executors.cuda import CudaError, page_locked
+from service.executors.gpu import CudaError, page_locked
 
 if TYPE_CHECKING:
-    from service.executors.cuda.device import Device
+    from service.executors.gpu.device import Device
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,7 @@ class CudaStreamContext:
         image: tuple[int, int, int],
         buckets: Sequence[int],
     ) -> None:
+        self.program = program
         self._device = device
         self._stream = stream
         self._buckets = buckets
@@ -136,6 +137,18 @@ class CudaStreamContext:
             raise
         return {name: self._outputs[name][:n].copy() for name in outputs}
 
+    def enqueue(self, bucket: int) -> None:
+        """Enqueue a batch of a bucket's size whose images are on the device, and do not wait for it."""
+        self._enqueue[bucket]()
+
+    def synchronise(self) -> None:
+        """Wait until all work on the stream is done."""
+        self._device.synchronise(self._stream)
+
+    def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
+        """Capture other work on the stream as a CUDA graph; returns a function that enqueues it."""
+        return self._device.capture(self._stream, enqueue)
+
     def _prepare(self, program: Program, bucket: int) -> Callable[[], None]:
         """A function that enqueues a bucket: a CUDA graph, or the single kernels if they cannot be captured."""
         enqueue = program.bind(bucket, self._addresses)
@@ -165,6 +178,8 @@ class CudaExecutor:
         self.device = device.name
         self.buckets = buckets
         self._cuda = device
+        self.contexts: Sequence[CudaStreamContext] = ()
+        """One per stream, for measurements on an executor that nothing else uses."""
         self._free: SimpleQueue[CudaStreamContext] = SimpleQueue()
         self._local = threading.local()
 
@@ -188,6 +203,7 @@ class CudaExecutor:
     def close(self) -> None:
         with contextlib.suppress(CudaError):  # raised on a lost device
             self._cuda.use()
+        self.contexts = ()
         while not self._free.empty():  # objects of the runtime are freed before the memory that they use
             self._free.get()
         self._cuda.close()
@@ -204,6 +220,7 @@ class CudaExecutor:
             contexts = [
                 CudaStreamContext(self._cuda, stream, make_program(stream), image, self.buckets) for stream in streams
             ]
+        self.contexts = contexts
         for context in contexts:
             self._free.put(context)
 
@@ -240,7 +257,7 @@ def _open(executor: str, argument: str) -> Device:
     index = int(argument or 0)
     try:
         cuda_driver.device(index)
-        from service.executors.cuda.device import Device  # its bindings need not be installed without a GPU
+        from service.executors.gpu.device import Device  # its bindings need not be installed without a GPU
 
         return Device(index)
     except ModuleNotFoundError as error:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from models.imaging.preprocess import Geometry, UInt8Array
-from service.executors.cuda.device import Device, Kernels
+from service.executors.gpu.device import Device, Kernels
 
 FILTERS = {"bilinear": (1, 1.0), "bicubic": (2, 2.0), "lanczos": (3, 3.0)}
 """Number of each filter in `resize.cu`, and its support in pixels. Nearest-neighbour resizing is left to the host."""
@@ -69,7 +69,7 @@ def load(device: Device) -> Kernels:
     Raises:
         CudaError: the compiler, NVRTC, is missing.
     """
-    source = resources.files("service.executors.cuda").joinpath("resize.cu").read_text(encoding="utf-8")
+    source = resources.files("service.executors.gpu").joinpath("resize.cu").read_text(encoding="utf-8")
     # With contraction, weights would be rounded in another way than by Pillow.
     return device.compile("resize.cu", source, _KERNELS, ("--fmad=false",))
 

@@ -19,11 +19,11 @@ from models.imaging.preprocess import Geometry, UInt8Array
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import NoDevice
 from service.executors.base import ExecutorError
-from service.executors.cuda import CudaError
+from service.executors.gpu import CudaError
 from service.messages.decoding import DecodedImage
 
 if TYPE_CHECKING:
-    from service.executors.cuda.device import Device, Kernels
+    from service.executors.gpu.device import Device, Kernels
 
 _END, _SCAN = b"\xff\xd9", b"\xff\xda"
 _JFIF = slice(6, 11), b"JFIF\0"
@@ -63,8 +63,8 @@ class JpegDecoder:
         self._kernels: Kernels | None = None
         try:
             if gpu is not None:
-                from service.executors.cuda import device as cuda
-                from service.executors.cuda import gpu_resize
+                from service.executors.gpu import device as cuda
+                from service.executors.gpu import gpu_resize
 
                 self._device = cuda.Device(gpu)
                 self._kernels = gpu_resize.load(self._device)
@@ -175,7 +175,7 @@ class _Backend(Protocol):
 
 class _GpuBackend:
     def __init__(self, codec: Any, device: Device, kernels: Kernels) -> None:
-        from service.executors.cuda import gpu_resize
+        from service.executors.gpu import gpu_resize
 
         device.use()
         self._image = gpu_resize.DeviceImage.of

@@ -21,7 +21,7 @@ from PIL import Image
 from models.imaging.preprocess import Preprocess
 from service.core.priority import BulkShare, Priority
 from service.core.threads import lower_priority
-from service.executors.cuda.gpu_jpeg import JpegDecoder
+from service.executors.gpu.gpu_jpeg import JpegDecoder
 from service.messages.decoding import DecodedImage
 
 log = logging.getLogger(__name__)

@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from cuda.bindings import driver, nvrtc, runtime
+from cuda.bindings import driver as driver  # also for kernels.py
+from cuda.bindings import nvrtc, runtime
 
 from models.imaging.preprocess import UInt8Array
 from models.runtime.engine_plan import ComputeCapability
 from service.executors.base import DeviceLost
-from service.executors.cuda import CudaError
+from service.executors.gpu import CudaError
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +43,14 @@ class Device:
 
     def use(self) -> None:
         """Select the device in the calling thread; the selection belongs to the thread."""
-        _call(runtime.cudaSetDevice, self.index)
+        call(runtime.cudaSetDevice, self.index)
         # The capture mode belongs to the thread, too. In this mode captures in other threads, for a model that is being
         # loaded, do not restrict this thread; the mode in which ONNX Runtime captures otherwise would.
-        _call(runtime.cudaThreadExchangeStreamCaptureMode, _THREAD_LOCAL)
+        call(runtime.cudaThreadExchangeStreamCaptureMode, _THREAD_LOCAL)
 
     def make_stream(self) -> int:
         """A stream that does not wait for the default stream."""
-        stream = int(_call(runtime.cudaStreamCreateWithFlags, runtime.cudaStreamNonBlocking))
+        stream = int(call(runtime.cudaStreamCreateWithFlags, runtime.cudaStreamNonBlocking))
         self._undo.append((runtime.cudaStreamDestroy, stream))
         return stream
 
@@ -59,34 +60,56 @@ class Device:
         Returns:
             Their address.
         """
-        address = int(_call(runtime.cudaMalloc, size))
+        address = int(call(runtime.cudaMalloc, size))
         self._undo.append((runtime.cudaFree, address))
         return address
 
     def allocate_pinned(self, size: int) -> UInt8Array:
         """Allocate bytes of the host that the device copies from and to without the CPU, uint8 [size]."""
         # cudaHostAllocPortable: pinned for every device.
-        address = int(_call(runtime.cudaHostAlloc, size, runtime.cudaHostAllocPortable))
+        address = int(call(runtime.cudaHostAlloc, size, runtime.cudaHostAllocPortable))
         self._undo.append((runtime.cudaFreeHost, address))
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+    def upload(self, content: memoryview, stream: int) -> int:
+        """Copy bytes of the host to new memory of the device, and wait for the copy.
+
+        Returns:
+            Their address.
+        """
+        address = self.allocate(len(content))
+        # A copy from other memory may still be under way when the function returns.
+        pinned = int(call(runtime.cudaHostAlloc, len(content), runtime.cudaHostAllocPortable))
+        try:
+            array = np.ctypeslib.as_array((ctypes.c_uint8 * len(content)).from_address(pinned))
+            array[:] = np.frombuffer(content, np.uint8)
+            self.copy_in(address, array, stream)
+            self.synchronise(stream)
+        finally:
+            call(runtime.cudaFreeHost, pinned)
+        return address
 
     def copy_in(self, target: int, source: np.ndarray[Any, Any], stream: int) -> None:
         """Enqueue a copy of contiguous pinned memory to the device."""
         kind = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-        _call(runtime.cudaMemcpyAsync, target, source.ctypes.data, source.nbytes, kind, stream)
+        call(runtime.cudaMemcpyAsync, target, source.ctypes.data, source.nbytes, kind, stream)
 
     def copy_out(self, target: np.ndarray[Any, Any], source: int, stream: int) -> None:
         """Enqueue a copy from the device to contiguous pinned memory."""
         kind = runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        _call(runtime.cudaMemcpyAsync, target.ctypes.data, source, target.nbytes, kind, stream)
+        call(runtime.cudaMemcpyAsync, target.ctypes.data, source, target.nbytes, kind, stream)
+
+    def copy(self, target: int, source: int, size: int, stream: int) -> None:
+        """Enqueue a copy of bytes on the device."""
+        call(runtime.cudaMemcpyAsync, target, source, size, runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice, stream)
 
     def fill(self, target: int, value: int, size: int, stream: int) -> None:
         """Enqueue setting bytes on the device."""
-        _call(runtime.cudaMemsetAsync, target, value, size, stream)
+        call(runtime.cudaMemsetAsync, target, value, size, stream)
 
     def synchronise(self, stream: int) -> None:
         """Wait until all work on a stream is done."""
-        _call(runtime.cudaStreamSynchronize, stream)
+        call(runtime.cudaStreamSynchronize, stream)
 
     def capture(self, stream: int, enqueue: Callable[[], None]) -> Callable[[], None]:
         """Capture the work that `enqueue` puts on a stream as a CUDA graph, without running it.
@@ -98,17 +121,17 @@ class Device:
             Exception: the work cannot be captured; the stream is unchanged.
         """
         # In the default mode other threads could not allocate meanwhile, as the JPEG decoder does.
-        _call(runtime.cudaStreamBeginCapture, stream, _THREAD_LOCAL)
+        call(runtime.cudaStreamBeginCapture, stream, _THREAD_LOCAL)
         try:
             enqueue()
         except BaseException:
             runtime.cudaStreamEndCapture(stream)  # otherwise the stream stays in capture mode
             raise
-        graph = _call(runtime.cudaStreamEndCapture, stream)
-        executable = _call(runtime.cudaGraphInstantiate, graph, 0)
-        _call(runtime.cudaGraphDestroy, graph)
+        graph = call(runtime.cudaStreamEndCapture, stream)
+        executable = call(runtime.cudaGraphInstantiate, graph, 0)
+        call(runtime.cudaGraphDestroy, graph)
         self._undo.append((runtime.cudaGraphExecDestroy, executable))
-        return lambda: _call(runtime.cudaGraphLaunch, executable, stream)
+        return lambda: call(runtime.cudaGraphLaunch, executable, stream)
 
     def compile(self, name: str, source: str, kernels: Sequence[str], options: Sequence[str] = ()) -> Kernels:
         """Compile CUDA C++ for this device, and load it.
@@ -123,17 +146,27 @@ class Device:
             CudaError: the source cannot be compiled; the message has the log of the compiler.
         """
         self.use()
-        library = _call(
-            driver.cuLibraryLoadData, _compile(name, source, self._capability(), options), [], [], 0, [], [], 0
-        )
+        library = self.load(_compile(name, source, self._capability(), options))
+        return Kernels({kernel: call(driver.cuLibraryGetKernel, library, kernel.encode()) for kernel in kernels})
+
+    def load(self, code: bytes) -> Any:
+        """Load machine code: a cubin.
+
+        Returns:
+            The library, a `CUlibrary`.
+
+        Raises:
+            CudaError: the code is damaged, or for other GPUs or another driver.
+        """
+        library = call(driver.cuLibraryLoadData, code, [], [], 0, [], [], 0)
         self._undo.append((driver.cuLibraryUnload, library))
-        return Kernels({kernel: _call(driver.cuLibraryGetKernel, library, kernel.encode()) for kernel in kernels})
+        return library
 
     def _capability(self) -> ComputeCapability:
         attribute = runtime.cudaDeviceAttr
         return ComputeCapability(
             *(
-                _call(runtime.cudaDeviceGetAttribute, name, self.index)
+                call(runtime.cudaDeviceGetAttribute, name, self.index)
                 for name in (attribute.cudaDevAttrComputeCapabilityMajor, attribute.cudaDevAttrComputeCapabilityMinor)
             )
         )
@@ -157,7 +190,7 @@ class Device:
             function, value = self._undo.pop()
             try:
                 self.use()
-                _call(function, value)
+                call(function, value)
             except CudaError as error:
                 failures.append(str(error))
         if failures:
@@ -181,7 +214,7 @@ class Kernels:
             stream: the stream.
         """
         parameters = (argument,), (ctypes.c_void_p,)
-        _call(driver.cuLaunchKernel, self._functions[name], *grid, 1, threads, 1, 1, 0, stream, parameters, 0)
+        call(driver.cuLaunchKernel, self._functions[name], *grid, 1, threads, 1, 1, 0, stream, parameters, 0)
 
 
 def lock_pages(address: int, size: int) -> None:
@@ -190,7 +223,7 @@ def lock_pages(address: int, size: int) -> None:
     Raises:
         CudaError: the pages cannot be locked.
     """
-    _call(runtime.cudaHostRegister, address, size, runtime.cudaHostRegisterPortable)
+    call(runtime.cudaHostRegister, address, size, runtime.cudaHostRegisterPortable)
 
 
 def unlock_pages(address: int) -> None:
@@ -199,27 +232,35 @@ def unlock_pages(address: int) -> None:
     Raises:
         CudaError: the device is lost.
     """
-    _call(runtime.cudaHostUnregister, address)
+    call(runtime.cudaHostUnregister, address)
 
 
 def _compile(name: str, source: str, capability: ComputeCapability, options: Sequence[str]) -> bytes:
     """Compile to machine code for one compute capability."""
-    program = _call(nvrtc.nvrtcCreateProgram, source.encode(), name.encode(), 0, [], [])
+    program = call(nvrtc.nvrtcCreateProgram, source.encode(), name.encode(), 0, [], [])
     try:
         flags = [f"--gpu-architecture=sm_{capability.major}{capability.minor}", *options]
         (status,) = nvrtc.nvrtcCompileProgram(program, len(flags), [flag.encode() for flag in flags])
         if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            log = bytearray(_call(nvrtc.nvrtcGetProgramLogSize, program))
-            _call(nvrtc.nvrtcGetProgramLog, program, log)
+            log = bytearray(call(nvrtc.nvrtcGetProgramLogSize, program))
+            call(nvrtc.nvrtcGetProgramLog, program, log)
             raise CudaError(f"{name} cannot be compiled: {log.decode(errors='replace')}")
-        code = bytearray(_call(nvrtc.nvrtcGetCUBINSize, program))
-        _call(nvrtc.nvrtcGetCUBIN, program, code)
+        code = bytearray(call(nvrtc.nvrtcGetCUBINSize, program))
+        call(nvrtc.nvrtcGetCUBIN, program, code)
         return bytes(code)
     finally:
         nvrtc.nvrtcDestroyProgram(program)
 
 
-def _call(function: Callable[..., Any], *arguments: object) -> Any:
+def call(function: Callable[..., Any], *arguments: object) -> Any:
+    """Call a function of `cuda.bindings`.
+
+    Returns:
+        The value behind the status, or None.
+
+    Raises:
+        CudaError: the status is an error.
+    """
     status, *values = function(*arguments)
     if status:
         raise CudaError(f"{function.__name__}: {_text(status)} ({int(status)})")

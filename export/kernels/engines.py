@@ -1,0 +1,165 @@
+"""Builds the CUDA engines of the versions of a repository into the engine cache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from export.errors import BuildError, UnsupportedNetwork
+from export.kernels.build import build, fusion, resources
+from export.kernels.compile import require_triton
+from export.kernels.tiles import target
+from models.artifact import manifest
+from models.artifact.manifest import Artifact, ManifestError
+from models.runtime import cuda_driver
+from models.runtime.cuda_driver import NoDevice
+from models.runtime.cuda_engine import cache as cuda_cache
+from models.runtime.cuda_engine.plan import LaunchPlan, Precision
+from models.runtime.engine_cache import EngineCacheError
+from models.runtime.engine_plan import ComputeCapability
+
+Result = Literal["built", "kept", "skipped", "failed"]
+
+SOURCES: dict[Precision, tuple[str, manifest.Precision]] = {
+    "float16": ("onnx", "float32"),
+    "bfloat16": ("onnx", "float32"),
+    "int8": ("onnx", "int8"),
+}
+"""Format and precision of the file that an engine is built from."""
+USUAL: tuple[Precision, ...] = ("float16", "int8")
+"""Precisions that are built by default."""
+
+
+@dataclass(frozen=True)
+class CudaEngineResult:
+    """Result of one engine."""
+
+    result: Result
+    text: str
+    """One line with the file, the result and its reason."""
+
+
+def capabilities(wanted: str | None) -> list[ComputeCapability]:
+    """The GPUs to build for: those of this machine, or the one of a compute capability.
+
+    Raises:
+        NoDevice: this machine has no GPU.
+        ValueError: the compute capability is malformed.
+    """
+    if wanted is not None:
+        return [ComputeCapability.parse(wanted)]
+    try:
+        return sorted({device.compute_capability for device in cuda_driver.devices()})
+    except NoDevice as error:
+        raise NoDevice(f"{error}: --compute-capability builds for a GPU of another machine, such as 9.0") from error
+
+
+def build_engines(
+    versions: Sequence[Path],
+    cache: Path,
+    wanted: Sequence[ComputeCapability],
+    batches: Sequence[int],
+    precision: manifest.Precision | None = None,
+    again: bool = False,
+) -> Iterator[CudaEngineResult]:
+    """Build the engines of versions.
+
+    Args:
+        versions: folders of versions.
+        cache: folder of the engine cache.
+        wanted: GPUs to build for.
+        batches: batch sizes.
+        precision: build this precision only.
+        again: build existing engines again.
+
+    Raises:
+        ManifestError: a version cannot be read.
+        NoTriton: the compiler is not installed.
+        UnsupportedDevice: there are no kernels for a GPU.
+    """
+    require_triton()
+    for capability in wanted:
+        target(_architecture(capability))
+    for version in versions:
+        described = manifest.read(version)
+        name = f"{described.name} version {described.version}"
+        for each in SOURCES if precision else USUAL:
+            if precision not in (None, each):
+                continue
+            artifact = next((one for one in described.artifacts if (one.format, one.precision) == SOURCES[each]), None)
+            if artifact is None:
+                text = f"{each}: the version has no file in format {SOURCES[each][0]} and precision {SOURCES[each][1]}"
+                yield CudaEngineResult("skipped", f"{name}: {text}")
+                continue
+            for capability in wanted:
+                result, text = _ensure(version, artifact, each, cache, capability, batches, again)
+                yield CudaEngineResult(result, f"{name}: {text}")
+        if precision == "float32":
+            yield CudaEngineResult("skipped", f"{name}: the kernels compute in half precision and int8, not in float32")
+
+
+def parse_batches(text: str) -> tuple[int, ...]:
+    """Parse batch sizes such as "1,8,64".
+
+    Raises:
+        ValueError: the text has another form.
+    """
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdecimal() and 0 < int(part) < 10_000 for part in parts):
+        raise ValueError(f"batch sizes of the CUDA engine are written as 1,8,64, not {text!r}")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+def _architecture(capability: ComputeCapability) -> str:
+    return f"sm_{capability.major}{capability.minor}"
+
+
+def _ensure(
+    version: Path,
+    artifact: Artifact,
+    precision: Precision,
+    cache: Path,
+    capability: ComputeCapability,
+    batches: Sequence[int],
+    again: bool,
+) -> tuple[Result, str]:
+    where = cuda_cache.engine_file(cache, artifact.sha256, precision, capability).name
+    if not again and _has(cache, artifact.sha256, precision, capability, batches):
+        return "kept", f"{artifact.file}: {where} exists already"
+    started = time.monotonic()
+    try:
+        manifest.check_hash(version / artifact.file, artifact.sha256)
+        engine = build(version / artifact.file, precision, _architecture(capability), batches)
+        path = cuda_cache.write(cache, engine)
+    except UnsupportedNetwork as error:  # another runtime serves it
+        return "skipped", f"{artifact.file}: {error}"
+    except BuildError as error:
+        return "failed", f"{artifact.file}: {error}"
+    except ManifestError as error:
+        return "failed", str(error)
+    except OSError as error:
+        return "failed", f"{cache}: cannot be written: {error.strerror}"
+    size, seconds = path.stat().st_size / 1e6, time.monotonic() - started
+    return "built", f"{artifact.file}: {where}, {size:.1f} MB in {seconds:.1f} s, {describe(engine.plan)}"
+
+
+def describe(plan: LaunchPlan) -> str:
+    """Fusion and resources of an engine in one line."""
+    fused, needs = fusion(plan), resources(plan)
+    spilling = f"{len(needs.spilling)} spill registers" if needs.spilling else "none spills registers"
+    return (
+        f"{fused.fused} of {fused.residual_adds} residual additions fused, {needs.kernels} kernels with at most "
+        f"{needs.most_registers} registers and {needs.most_shared_bytes / 1024:.0f} KB of shared memory, {spilling}"
+    )
+
+
+def _has(
+    cache: Path, onnx_sha256: str, precision: Precision, capability: ComputeCapability, batches: Sequence[int]
+) -> bool:
+    try:
+        return cuda_cache.find(cache, onnx_sha256, precision, capability).plan.batches == tuple(sorted(set(batches)))
+    except EngineCacheError:
+        return False

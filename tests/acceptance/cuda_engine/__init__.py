@@ -1,0 +1,1 @@
+"""The CUDA engine: kernels, compilation, speed on a GPU, images, damaged engines."""
