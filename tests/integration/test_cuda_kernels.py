@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import models
+from models.artifact import parity
+from models.artifact.manifest import Precision
 from tests.support.interpreter.process import AVAILABLE, WHY_NOT, by_onnxruntime, integer_convolutions, interpret
 from tests.support.kernel_networks import write_network
 
@@ -75,3 +78,14 @@ def test_any_batch_size_gives_each_image_the_same_values(tmp_path: Path) -> None
     for name, values in both.items():
         joined = np.concatenate([each[name] for each in single])
         np.testing.assert_allclose(values, joined, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(("file", "precision"), [("model.onnx", "float16"), ("model.int8.onnx", "int8")])
+def test_the_shipped_model_passes_its_golden_images(file: str, precision: Precision, tmp_path: Path) -> None:
+    """As a service compares them before a version takes traffic."""
+    version = Path(models.__path__[0]) / "pretrained" / "repository" / "fashion-mnist-resnet20" / "1"
+    with np.load(version / "golden.npz") as golden:
+        images, logits = golden["images"], golden["logits"]
+    found = interpret(version / file, precision, "maps", images, tmp_path)
+    assert parity.check(found.outputs["logits"], logits, precision).top1_agreement == 1.0
+    assert found.different == []
