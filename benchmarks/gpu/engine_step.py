@@ -94,8 +94,8 @@ def _measure_all(version: Path, report: GpuReport) -> Iterator[Measured]:
             yield result
     if result := _try(_BASELINE, report, engine.measure_baseline, version):
         yield result
-    for kind in (Kind(version, "onnxruntime-cuda", "float16"), Kind(version, "onnxruntime-cuda", "float32")):
-        if result := _try(str(kind), report, engine.measure_kind, kind):
+    for other in (Kind(version, "onnxruntime-cuda", "float16"), Kind(version, "onnxruntime-cuda", "float32")):
+        if result := _try(str(other), report, engine.measure_kind, other):
             yield result
 
 

@@ -26,9 +26,11 @@ from models.runtime.engine_cache import PlanDamaged, PlanForeign, PlanMissing
 from models.runtime.engine_plan import ComputeCapability
 from tests.support import tiny
 from tests.support.interpreter.process import AVAILABLE, WHY_NOT
+from tests.support.thorough import takes_minutes
 
 VERSION = tiny.FOLDER / tiny.REPOSITORY / "tiny" / "1"
-MAX_STACK_BYTES = 0
+QUICK = {("sm_90", "float16"), ("sm_80", "bfloat16"), ("sm_89", "int8")}
+"""GPUs and precisions that the suite builds for; `python -m tests.acceptance.cuda_engine 2` builds all."""
 
 needs_triton = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
@@ -43,11 +45,15 @@ def engine() -> CudaEngine:
 
 @needs_triton
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"])
 @pytest.mark.parametrize(
-    ("file", "precision"), [("model.onnx", "float16"), ("model.onnx", "bfloat16"), ("model.int8.onnx", "int8")]
+    ("architecture", "file", "precision"),
+    [
+        pytest.param(architecture, file, precision, marks=() if (architecture, precision) in QUICK else takes_minutes)
+        for architecture in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+        for file, precision in (("model.onnx", "float16"), ("model.onnx", "bfloat16"), ("model.int8.onnx", "int8"))
+    ],
 )
-def test_engines_are_built_for_each_gpu(file: str, precision: str, architecture: str) -> None:
+def test_engines_are_built_for_each_gpu(architecture: str, file: str, precision: str) -> None:
     engine = build(VERSION / file, precision, architecture, (1, 8))  # type: ignore[arg-type]
     plan = engine.plan
     assert (plan.architecture, plan.precision, plan.batches) == (architecture, precision, (1, 8))

@@ -1,6 +1,7 @@
 """The kernels of the CUDA engine in Triton's interpreter, against the ONNX file in ONNX Runtime.
 
 The interpreter runs the launch plan that a GPU runs: the same kernels, grids, pointers and buffers, with large blocks.
+It is slow, so the suite has the smallest networks only; `python -m tests.acceptance.cuda_engine 1` runs all.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from models.artifact import parity
 from models.artifact.manifest import Precision
 from tests.support.interpreter.process import AVAILABLE, WHY_NOT, by_onnxruntime, integer_convolutions, interpret
 from tests.support.kernel_networks import write_network
+from tests.support.thorough import takes_minutes
 
 pytestmark = [pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT), pytest.mark.slow]
 
@@ -43,7 +45,9 @@ def spread_error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.sqrt(np.mean((found.astype(np.float64) - expected) ** 2)) / np.std(expected))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [name if name.startswith("tiny") else pytest.param(name, marks=takes_minutes) for name in NETWORKS]
+)
 def test_networks_compute_what_their_files_say(name: str, tmp_path: Path) -> None:
     settings = dict(NETWORKS[name])
     files = write_network(settings.pop("arch"), tmp_path, **settings)
@@ -59,6 +63,7 @@ def test_networks_compute_what_their_files_say(name: str, tmp_path: Path) -> Non
             assert found.compared == integer_convolutions(files.int8) != set()
 
 
+@takes_minutes
 def test_bfloat16_keeps_its_bound(tmp_path: Path) -> None:
     files = write_network("resnet20", tmp_path, size=16)
     images = files.images[:3]
@@ -70,6 +75,7 @@ def test_bfloat16_keeps_its_bound(tmp_path: Path) -> None:
     assert errors["feature_map"] < 5e-2
 
 
+@takes_minutes
 def test_any_batch_size_gives_each_image_the_same_values(tmp_path: Path) -> None:
     """A block of pixels that ends in the middle of an image, and one that is larger than all of them."""
     files = write_network("tiny", tmp_path, size=13)

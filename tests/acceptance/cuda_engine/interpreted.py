@@ -10,6 +10,7 @@ import numpy as np
 
 from models.artifact.manifest import Precision
 from models.artifact.parity import MAX_LOGIT_ERROR
+from tests.acceptance.cuda_engine.suites import pytest_counts
 from tests.support.interpreter.process import Interpreted, by_onnxruntime, integer_convolutions, interpret
 from tests.support.kernel_networks import NetworkFiles, write_network
 
@@ -41,7 +42,9 @@ def check() -> tuple[bool, str]:
             seconds = time.monotonic() - started
             print(f"  {arch} at {size}, batch {batch}: {', '.join(figures)}, {seconds:.0f} s", flush=True)
     bounds = ", ".join(f"{key} {error:.1e} (bound {MAX_LOGIT_ERROR[key]:.0e})" for key, error in worst.items())
-    return holds, f"{len(cases)} networks, largest error of the logits {bounds}; {convolutions} int8 convolutions exact"
+    passed, counts = pytest_counts("tests/integration/test_cuda_kernels.py")
+    figures = f"{len(cases)} networks, largest error of the logits {bounds}; {convolutions} int8 convolutions exact"
+    return holds and passed, f"{figures}; small networks of each kind: {counts}"
 
 
 def _compare(files: NetworkFiles, precision: Precision, batch: int, folder: Path) -> tuple[float, Interpreted]:
