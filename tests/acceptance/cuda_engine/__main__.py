@@ -3,8 +3,8 @@
     python -m tests.acceptance.cuda_engine [LINE ...]
 
 Line 1 runs the kernels in Triton's interpreter, and line 2 compiles them; both need the extras `cpu`, `train`, `dev`
-and `kernels`. Line 3 measures a GPU of the H100 class where there is one, and otherwise runs the measuring script on a
-fake GPU. Line 4 builds container images where podman is set up. Line 5 serves damaged and foreign engines.
+and `kernels`. Line 3 measures the speed on an H100 or H200, and elsewhere runs the measuring script on a fake GPU.
+Line 4 builds container images where podman is set up. Line 5 serves damaged and foreign engines.
 """
 
 from tests.acceptance.cuda_engine import compilation, fallbacks, images, interpreted, speed

@@ -43,8 +43,8 @@ def check() -> tuple[bool, str]:
             print(f"  {arch} at {size}, batch {batch}: {', '.join(figures)}, {seconds:.0f} s", flush=True)
     bounds = ", ".join(f"{key} {error:.1e} (bound {MAX_LOGIT_ERROR[key]:.0e})" for key, error in worst.items())
     passed, counts = pytest_counts("tests/integration/test_cuda_kernels.py")
-    figures = f"{len(cases)} networks, largest error of the logits {bounds}; {convolutions} int8 convolutions exact"
-    return holds and passed, f"{figures}; small networks of each kind: {counts}"
+    large = f"{len(cases)} networks, largest error of the logits {bounds}; {convolutions} int8 convolutions exact"
+    return holds and passed, f"{large}; small networks of each kind: {counts}"
 
 
 def _compare(files: NetworkFiles, precision: Precision, batch: int, folder: Path) -> tuple[float, Interpreted]:
