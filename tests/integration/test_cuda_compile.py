@@ -28,7 +28,6 @@ from tests.support import tiny
 from tests.support.interpreter.process import AVAILABLE, WHY_NOT
 
 VERSION = tiny.FOLDER / tiny.REPOSITORY / "tiny" / "1"
-MAX_STACK_BYTES = 0
 
 needs_triton = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
@@ -52,7 +51,7 @@ def test_engines_are_built_for_each_gpu(file: str, precision: str, architecture:
     plan = engine.plan
     assert (plan.architecture, plan.precision, plan.batches) == (architecture, precision, (1, 8))
     assert plan.onnx_sha256 == manifest.sha256(VERSION / file)
-    assert resources(plan).spilling == ()
+    assert resources(plan).spilling == resources(plan).most_stack_bytes == 0
     report = fusion(plan)
     assert report.fused == report.residual_adds == 2
     assert decode(encode(engine)).plan == plan
