@@ -26,8 +26,10 @@ class Resources:
 
     kernels: int
     most_registers: int
-    spilling: tuple[str, ...]
-    """Kernels with a stack: registers that do not fit, in bytes per thread."""
+    spilling: int
+    """Kernels whose values do not all fit the registers."""
+    most_stack_bytes: int
+    """Local memory of these kernels, per thread."""
     most_shared_bytes: int
 
 
@@ -55,12 +57,13 @@ def build(path: Path, precision: Precision, architecture: str, batches: Sequence
 
 def resources(plan: LaunchPlan) -> Resources:
     """The resource report of a compiled plan."""
-    binaries = [(kernel.name, kernel.binary) for kernel in plan.kernels if kernel.binary is not None]
+    binaries = [kernel.binary for kernel in plan.kernels if kernel.binary is not None]
     return Resources(
         kernels=len(binaries),
-        most_registers=max(binary.registers for _, binary in binaries),
-        spilling=tuple(f"{name}: {binary.stack_bytes}" for name, binary in binaries if binary.stack_bytes),
-        most_shared_bytes=max(binary.shared_bytes for _, binary in binaries),
+        most_registers=max(binary.registers for binary in binaries),
+        spilling=sum(binary.stack_bytes > 0 for binary in binaries),
+        most_stack_bytes=max(binary.stack_bytes for binary in binaries),
+        most_shared_bytes=max(binary.shared_bytes for binary in binaries),
     )
 
 

@@ -149,7 +149,9 @@ def _ensure(
 def describe(plan: LaunchPlan) -> str:
     """Fusion and resources of an engine in one line."""
     fused, needs = fusion(plan), resources(plan)
-    spilling = f"{len(needs.spilling)} spill registers" if needs.spilling else "none spills registers"
+    spilling = "none spills registers"
+    if needs.spilling:
+        spilling = f"{needs.spilling} spill registers, at most {needs.most_stack_bytes} bytes per thread"
     return (
         f"{fused.fused} of {fused.residual_adds} residual additions fused, {needs.kernels} kernels with at most "
         f"{needs.most_registers} registers and {needs.most_shared_bytes / 1024:.0f} KB of shared memory, {spilling}"
