@@ -87,5 +87,5 @@ def _size(image: str) -> int:
 
 
 def _podman(*arguments: str) -> str:
-    done = subprocess.run(["podman", *arguments], capture_output=True, text=True)
-    return (done.stdout + done.stderr).strip()
+    # Errors beside the output are of health checks, which podman cannot run everywhere.
+    return subprocess.run(["podman", *arguments], capture_output=True, text=True, check=True).stdout.strip()
