@@ -158,7 +158,11 @@ def test_repository_that_cannot_be_read_is_reported_and_read_again(
 ) -> None:
     metrics = Metrics()
 
+    listdir = os.listdir
+
     def refuse(folder: Path) -> list[str]:
+        if repo not in (folder, *folder.parents):  # of a service that another test has left open
+            return listdir(folder)
         raise error
 
     def reads(outcome: str) -> float | None:
