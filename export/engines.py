@@ -103,12 +103,23 @@ def _ensure(
     try:
         manifest.check_hash(version / artifact.file, artifact.sha256)
         return "built", f"{artifact.file}: {_build(version / artifact.file, artifact, cache, trt, target, options)}"
-    except BuildError as error:
-        return "failed", f"{artifact.file}: {error}"
-    except ManifestError as error:
-        return "failed", str(error)
-    except OSError as error:
-        return "failed", f"{cache}: cannot be written: {error.strerror}"
+    except (BuildError, ManifestError, OSError) as error:
+        return "failed", describe_failure(error, artifact.file, cache)
+
+
+def describe_failure(error: Exception, file: str, cache: Path) -> str:
+    """One line that says why no engine was built.
+
+    Args:
+        error: BuildError, ManifestError or OSError of the build.
+        file: the file that the engine is built from.
+        cache: folder of the engine cache.
+    """
+    if isinstance(error, OSError):
+        return f"{cache}: cannot be written: {error.strerror}"
+    if isinstance(error, ManifestError):
+        return str(error)
+    return f"{file}: {error}"
 
 
 def _unsupported(artifact: Artifact, target: Platform) -> str | None:

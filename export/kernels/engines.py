@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from export.engines import EngineResult, Result, describe_failure
 from export.errors import BuildError, UnsupportedNetwork
 from export.kernels.build import build, fusion, resources
 from export.kernels.compile import require_triton
@@ -21,8 +20,6 @@ from models.runtime.cuda_engine.plan import LaunchPlan, Precision
 from models.runtime.engine_cache import EngineCacheError
 from models.runtime.engine_plan import ComputeCapability
 
-Result = Literal["built", "kept", "skipped", "failed"]
-
 SOURCES: dict[Precision, tuple[str, manifest.Precision]] = {
     "float16": ("onnx", "float32"),
     "bfloat16": ("onnx", "float32"),
@@ -31,15 +28,6 @@ SOURCES: dict[Precision, tuple[str, manifest.Precision]] = {
 """Format and precision of the file that an engine is built from."""
 USUAL: tuple[Precision, ...] = ("float16", "int8")
 """Precisions that are built by default."""
-
-
-@dataclass(frozen=True)
-class CudaEngineResult:
-    """Result of one engine."""
-
-    result: Result
-    text: str
-    """One line with the file, the result and its reason."""
 
 
 def capabilities(wanted: str | None) -> list[ComputeCapability]:
@@ -64,7 +52,7 @@ def build_engines(
     batches: Sequence[int],
     precision: manifest.Precision | None = None,
     again: bool = False,
-) -> Iterator[CudaEngineResult]:
+) -> Iterator[EngineResult]:
     """Build the engines of versions.
 
     Args:
@@ -92,13 +80,13 @@ def build_engines(
             artifact = next((one for one in described.artifacts if (one.format, one.precision) == SOURCES[each]), None)
             if artifact is None:
                 text = f"{each}: the version has no file in format {SOURCES[each][0]} and precision {SOURCES[each][1]}"
-                yield CudaEngineResult("skipped", f"{name}: {text}")
+                yield EngineResult("skipped", f"{name}: {text}")
                 continue
             for capability in wanted:
                 result, text = _ensure(version, artifact, each, cache, capability, batches, again)
-                yield CudaEngineResult(result, f"{name}: {text}")
+                yield EngineResult(result, f"{name}: {text}")
         if precision == "float32":
-            yield CudaEngineResult("skipped", f"{name}: the kernels compute in half precision and int8, not in float32")
+            yield EngineResult("skipped", f"{name}: the kernels compute in half precision and int8, not in float32")
 
 
 def parse_batches(text: str) -> tuple[int, ...]:
@@ -136,12 +124,8 @@ def _ensure(
         path = cuda_cache.write(cache, engine)
     except UnsupportedNetwork as error:  # another runtime serves it
         return "skipped", f"{artifact.file}: {error}"
-    except BuildError as error:
-        return "failed", f"{artifact.file}: {error}"
-    except ManifestError as error:
-        return "failed", str(error)
-    except OSError as error:
-        return "failed", f"{cache}: cannot be written: {error.strerror}"
+    except (BuildError, ManifestError, OSError) as error:
+        return "failed", describe_failure(error, artifact.file, cache)
     size, seconds = path.stat().st_size / 1e6, time.monotonic() - started
     return "built", f"{artifact.file}: {where}, {size:.1f} MB in {seconds:.1f} s, {describe(engine.plan)}"
 

@@ -115,9 +115,9 @@ def select_tile(problem: Problem, wanted: KernelTarget) -> Tile:
     return measured if measured is not None else _rule(problem, wanted)
 
 
-def blocks_of_columns(problem: Problem) -> int:
-    """The largest block of columns that a rule may choose; groups are packed for it."""
-    return next(size for size in (128, 64, 32) if problem.out % size == 0)
+def blocks_of_columns(channels: int) -> int:
+    """The largest block of columns that a rule may choose for an output; groups are packed for it."""
+    return next(size for size in (128, 64, 32) if channels % size == 0)
 
 
 @cache

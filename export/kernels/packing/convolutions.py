@@ -27,7 +27,7 @@ def convolution(context: Context, conv: Convolution, layer: int) -> Call:
     of_pixels = conv.source == context.network.pixels.form.name
     problem = _problem(context, conv, of_pixels)
     tile = select_tile(problem, context.target)
-    columns = blocks_of_columns(problem) if conv.groups > 1 else tile.columns
+    columns = blocks_of_columns(problem.out) if conv.groups > 1 else tile.columns
     if conv.groups > 1:  # the weights of a group are packed for these blocks
         depth = min(tile.depth, span(conv, columns))
         tile = replace(tile, columns=columns, depth=depth)
@@ -61,7 +61,7 @@ def _problem(context: Context, conv: Convolution, of_pixels: bool) -> Problem:
     if not width:
         width = round_up(inside.channels, CHANNEL_MULTIPLE)
         if conv.groups > 1:
-            width = span(conv, next(size for size in (128, 64, 32) if out % size == 0))
+            width = span(conv, blocks_of_columns(out))
     return Problem(
         precision="int8" if conv.is_int8 else "float16",
         kernel=conv.kernel,
@@ -154,7 +154,7 @@ def _of_pixels(
     }
     given = {"x": Ref(PIXELS, pixels.element, 0, size, "read"), "w": weight, **common, **_numbers(numbers)}
     constants = {"R": conv.kernel, "S": 1, "PIX": pixels.channels, "STRIDE": conv.stride, "GATHER": 1, **flags}
-    return _pointer_call(context, conv, layer, tile, given, constants, _grid(rows, tile, blocks))
+    return _call("convolution_pointer", context, conv, layer, tile, given, constants, _grid(rows, tile, blocks))
 
 
 def _with_pointers(
@@ -188,10 +188,11 @@ def _with_pointers(
     x = Ref(conv.source, source.element, 0, source.bytes(context.batch), "read")
     given = {"x": x, "w": weight, **common, **_numbers(numbers)}
     constants = {"R": conv.kernel, "S": conv.kernel, "PIX": 0, "STRIDE": 1, "GATHER": int(gather), **flags}
-    return _pointer_call(context, conv, layer, tile, given, constants, _grid(rows, tile, blocks))
+    return _call("convolution_pointer", context, conv, layer, tile, given, constants, _grid(rows, tile, blocks))
 
 
-def _pointer_call(
+def _call(
+    source: str,
     context: Context,
     conv: Convolution,
     layer: int,
@@ -201,7 +202,7 @@ def _pointer_call(
     grid: tuple[int, int, int],
 ) -> Call:
     return call(
-        "convolution_pointer",
+        source,
         given,
         constants,
         grid,
@@ -247,13 +248,4 @@ def _with_maps(
         **_numbers(numbers),
     }
     constants = {"R": conv.kernel, "S": conv.kernel, "INT8": int(conv.is_int8), "PADDED": int(padded), **flags}
-    return call(
-        "convolution_tma",
-        given,
-        constants,
-        _grid(pixels, tile, blocks),
-        layer=layer,
-        warps=tile.warps,
-        stages=tile.stages,
-        max_registers=_registers(context, conv, tile),
-    )
+    return _call("convolution_tma", context, conv, layer, tile, given, constants, _grid(pixels, tile, blocks))

@@ -15,6 +15,11 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def _element_bytes(element: str) -> int:
+    """Bytes of an element: i8, fp16 or bf16."""
+    return 1 if element == "i8" else 2
+
+
 @dataclass(frozen=True)
 class Layout:
     """Activations of a batch, [n, height + padding, width + padding, channels], with zeros before the first image."""
@@ -27,7 +32,7 @@ class Layout:
 
     @property
     def element_bytes(self) -> int:
-        return 1 if self.element == "i8" else 2
+        return _element_bytes(self.element)
 
     @property
     def channels(self) -> int:
@@ -76,7 +81,7 @@ class PixelLayout:
 
     @property
     def element_bytes(self) -> int:
-        return 1 if self.element == "i8" else 2
+        return _element_bytes(self.element)
 
     @property
     def channels(self) -> int:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from models.artifact import manifest
 from models.artifact.manifest import Artifact, Manifest
-from tests.acceptance.cuda_engine.suites import pytest_counts
+from tests.acceptance.suites import pytest_counts
 from tests.support.kernel_networks import write_network
 from tests.support.networks import make_checkpoint
+from tests.support.thorough import VARIABLE
 
 LIMIT_SECONDS = 600
 _BLOCKED = """
@@ -42,7 +43,7 @@ def check() -> tuple[bool, str]:
         fused = re.findall(r"16 of 16 residual additions fused", shown)
         engines = sorted(path.name for path in cache.rglob("*.engine"))
         holds = built.count("built: ") == 2 and len(fused) == 2 and seconds < LIMIT_SECONDS and len(engines) == 2
-    passed, counts = pytest_counts("tests/integration/test_cuda_compile.py")
+    passed, counts = pytest_counts("tests/integration/test_cuda_compile.py", **{VARIABLE: "1"})
     figures = f"{', '.join(engines)} in {seconds:.0f} s (limit {LIMIT_SECONDS}), {len(fused)} of 2 with 16 of 16"
     return holds and passed, f"{figures}; every precision for every architecture: {counts}"
 

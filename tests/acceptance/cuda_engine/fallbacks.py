@@ -13,7 +13,7 @@ import pytest
 from models.artifact import golden, manifest
 from models.artifact.manifest import Precision
 from service.core.settings import Settings
-from tests.acceptance.cuda_engine.suites import pytest_counts
+from tests.acceptance.suites import pytest_counts
 from tests.support import fake_gpu, tiny
 from tests.support.fake_gpu import FakeGpu
 from tests.support.onnx_engine import functions, write_engine

@@ -10,9 +10,10 @@ import numpy as np
 
 from models.artifact.manifest import Precision
 from models.artifact.parity import MAX_LOGIT_ERROR
-from tests.acceptance.cuda_engine.suites import pytest_counts
+from tests.acceptance.suites import pytest_counts
 from tests.support.interpreter.process import Interpreted, by_onnxruntime, integer_convolutions, interpret
 from tests.support.kernel_networks import NetworkFiles, write_network
+from tests.support.thorough import VARIABLE
 
 NETWORKS = ("resnet18", "resnet50", "resnet152", "resnet20", "resnet56", "preact-resnet56")
 SIZE, BATCH = 64, 3
@@ -42,7 +43,7 @@ def check() -> tuple[bool, str]:
             seconds = time.monotonic() - started
             print(f"  {arch} at {size}, batch {batch}: {', '.join(figures)}, {seconds:.0f} s", flush=True)
     bounds = ", ".join(f"{key} {error:.1e} (bound {MAX_LOGIT_ERROR[key]:.0e})" for key, error in worst.items())
-    passed, counts = pytest_counts("tests/integration/test_cuda_kernels.py")
+    passed, counts = pytest_counts("tests/integration/test_cuda_kernels.py", **{VARIABLE: "1"})
     large = f"{len(cases)} networks, largest error of the logits {bounds}; {convolutions} int8 convolutions exact"
     return holds and passed, f"{large}; small networks of each kind: {counts}"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.gpu.engine_step import MLPERF
 from models.runtime import cuda_driver
-from tests.acceptance.cuda_engine.suites import pytest_counts
+from tests.acceptance.suites import pytest_counts
 from tests.support.gpu import why_not
 
 ROOT = Path(__file__).parents[3]
