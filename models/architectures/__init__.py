@@ -104,6 +104,21 @@ def _cifar_family() -> dict[str, Variant]:
     }
 
 
+def _wide_cifar_family() -> dict[str, Variant]:
+    """Zagoruyko and Komodakis 2016, Table 1: "wrn-16-2" has 6n + 4 layers, projections included, of twice the width."""
+    return {
+        f"wrn-{layers}-{factor}": Variant(
+            ((layers - 4) // 6,) * 3,
+            tuple(factor * width for width in _CIFAR),
+            basic,
+            block=PreActivationBlock,
+            stem=(ConvShape(3, 16),),
+            input_size=32,
+        )
+        for layers, factor in ((16, 2), (40, 4), (28, 10))
+    }
+
+
 def _twins(family: dict[str, Variant], prefix: str, **changes: Any) -> dict[str, Variant]:
     return {name.replace("resnet", prefix): dataclasses.replace(variant, **changes) for name, variant in family.items()}
 
@@ -113,6 +128,7 @@ VARIANTS: dict[str, Variant] = {
     **_tweaked_family(),
     **_wide_family(),
     **_cifar_family(),
+    **_wide_cifar_family(),
     **_twins(_imagenet_family(), "plain", shortcut="none"),
     **_twins(_cifar_family(), "plain", shortcut="none"),
     **_twins(_cifar_family(), "preact-resnet", block=PreActivationBlock),

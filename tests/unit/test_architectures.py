@@ -13,7 +13,8 @@ from models.architectures import VARIANTS, UnknownArchitecture, build
 from models.architectures.blocks import PostActivationBlock
 from models.architectures.complexity import count_multiply_adds, count_parameters
 
-# He et al. 2016a, Table 6, and section 4.2; ResNet-1202 from the same.
+# He et al. 2016a, Table 6, and section 4.2; ResNet-1202 from the same. WRN-40-4 and WRN-28-10: Zagoruyko and Komodakis
+# 2016, Table 5. WRN-16-2: Zagoruyko and Komodakis 2017, "Paying more attention to attention", Table 1.
 PARAMETERS = {
     "resnet20": 0.27e6,
     "resnet32": 0.46e6,
@@ -21,6 +22,9 @@ PARAMETERS = {
     "resnet56": 0.85e6,
     "resnet110": 1.7e6,
     "resnet1202": 19.4e6,
+    "wrn-40-4": 8.9e6,
+    "wrn-28-10": 36.5e6,
+    "wrn-16-2": 0.7e6,
 }
 
 # He et al. 2016a, Table 1; with the stride in the 3x3, torchvision's published figures.
@@ -85,7 +89,10 @@ def test_multiply_adds_of_the_imagenet_family(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "tiny"])
 def test_name_says_the_number_of_layers(name: str) -> None:
-    """Weighted layers on the longest path: all convolutions but those on shortcuts, and the classifier."""
+    """Weighted layers on the longest path: all convolutions but those on shortcuts, and the classifier.
+
+    The paper of the wide ResNets counts the three projections and not the classifier.
+    """
     with torch.device("meta"):
         model = build(name, num_classes=10)
     on_shortcuts = {
@@ -99,7 +106,7 @@ def test_name_says_the_number_of_layers(name: str) -> None:
     layers -= len(VARIANTS[name].stem) - 1  # the three convolutions of a deep stem count as the one that they replace
     stated = re.search(r"\d+", name)
     assert stated is not None
-    assert layers == int(stated.group())
+    assert layers + (2 if name.startswith("wrn") else 0) == int(stated.group())
 
 
 @pytest.mark.slow
