@@ -28,7 +28,7 @@ from models.training.augmentation.sheet import write_sheet
 from models.training.cache import cache_images
 from models.training.checkpoint import Checkpoint
 from models.training.choice import best_epoch, is_best, stops_early
-from models.training.device import best_device
+from models.training.device import best_device, keep_freed_memory
 from models.training.distributed.processes import Processes
 from models.training.evaluate import evaluate
 from models.training.execution import DEFAULT, Execution
@@ -100,6 +100,7 @@ def _train(
     execution: Execution,
 ) -> Checkpoint:
     device, processes = best_device(), execution.processes
+    keep_freed_memory()
     training, held_out = split(data, recipe)
     validation = held_out if recipe.validation else validation
     check_recipe(recipe, len(training.labels), validation)
@@ -201,8 +202,7 @@ def run_epoch(
     set_trained(state.model, pipeline.recipe, state.epoch)
     plans = plan_epoch(pipeline.data.labels, pipeline.recipe, state.epoch)[state.step :]
     shares = [plan.share(pipeline.recipe.accumulate, processes.rank, processes.count) for plan in plans]
-    images_before = state.images_done
-    finished = state.epoch * len(pipeline.data.labels)
+    images_before, finished = state.images_done, state.epoch * len(pipeline.data.labels)
     started = read = time.perf_counter()
     loss, waited_before = None, loader.waited
     for batch in loader.batches(shares):
