@@ -2,9 +2,8 @@
 
 The file `some_runtime.py` is the executor `some-runtime`. It defines `EXECUTOR`, which makes an executor from a
 `Source`; `ARTIFACTS`, the artifact (format, precision) of a version that each precision is computed from; and
-`DEVICES`, the kinds of device (cpu, gpu, simulated) with the argument that selects each. If the default argument
-depends on the machine, it also defines `default_argument`. No other file lists the executor: the service, tests and
-benchmarks find it here.
+`DEVICES`, the kinds of device (cpu, gpu, simulated) with the argument that selects each. No other file lists the
+executor: the service, tests and benchmarks find it here.
 """
 
 from __future__ import annotations
@@ -103,8 +102,6 @@ def find(name: str) -> Runtime:
         raise ExecutorError(f"executor {name!r} needs the package {error.name!r}: install it") from error
     except ImportError as error:
         raise ExecutorError(f"the runtime of executor {name!r} is installed but cannot be loaded: {error}") from error
-    if not argument and hasattr(module, "default_argument"):
-        argument = module.default_argument()
     return Runtime(name, argument, module.EXECUTOR, module.ARTIFACTS, module.DEVICES)
 
 

@@ -38,7 +38,7 @@ from tests.support.gpu import needs_gpu
 from tests.support.service import TIMEOUT
 from tests.support.tiny import Golden
 
-FAKED = ("cuda", "onnxruntime-cuda", "tensorrt", "torch")
+FAKED = ("cuda", "onnxruntime-cuda", "tensorrt")
 NOT_HERE = ("needs the package", "is not installed", "this CPU does not compute in", "cuda: no CUDA engine in")
 """Errors of executors that cannot run on this machine."""
 LOGITS = frozenset({"logits"})
@@ -69,15 +69,10 @@ def parameters() -> Iterator[object]:
         for precision in runtime.artifacts:
             for place, argument in runtime.devices.items():
                 kind = Kind(name, precision, place, argument)
-                yield pytest.param(kind, marks=needs_gpu() if place == "gpu" else speed(kind), id=str(kind))
+                yield pytest.param(kind, marks=needs_gpu() if place == "gpu" else (), id=str(kind))
             if name in FAKED:
                 kind = Kind(name, precision, "fake", "0")
-                yield pytest.param(kind, marks=speed(kind), id=str(kind))
-
-
-def speed(kind: Kind) -> tuple[pytest.MarkDecorator, ...]:
-    """PyTorch computes narrow precisions on a CPU without vector instructions for them."""
-    return (pytest.mark.slow,) if kind.name == "torch" and kind.precision != "float32" else ()
+                yield pytest.param(kind, id=str(kind))
 
 
 @pytest.fixture(scope="module", params=parameters())
