@@ -82,6 +82,7 @@ def test_the_fake_has_the_signatures_of_the_real_one() -> None:
         assert mine_too[1:] == [argument.name for argument in schema.arguments][1 : len(mine_too)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ADDITIONS)
 def test_network_gives_the_logits_of_its_file(arch: str, pytorch: FakeTorch, tmp_path: Path) -> None:
     """Those of ONNX Runtime, with every addition and ReLU behind a convolution in its kernel."""
