@@ -47,7 +47,7 @@ ALL = frozenset(OUTPUTS)
 
 @dataclass(frozen=True)
 class Kind:
-    """An executor in a precision, and where it computes: cpu, gpu or fake."""
+    """An executor in a precision, and where it computes: cpu, gpu, simulated or fake."""
 
     name: str
     precision: Precision
@@ -67,9 +67,8 @@ def parameters() -> Iterator[object]:
             yield pytest.param(kind, marks=pytest.mark.skip(reason=str(error)), id=str(kind))
             continue
         for precision in runtime.artifacts:
-            for place, argument in runtime.devices.items():
-                kind = Kind(name, precision, place, argument)
-                yield pytest.param(kind, marks=needs_gpu() if place == "gpu" else (), id=str(kind))
+            kind = Kind(name, precision, runtime.device, "" if runtime.device == "cpu" else "0")
+            yield pytest.param(kind, marks=needs_gpu() if kind.place == "gpu" else (), id=str(kind))
             if name in FAKED:
                 kind = Kind(name, precision, "fake", "0")
                 yield pytest.param(kind, id=str(kind))
