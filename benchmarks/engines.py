@@ -58,10 +58,10 @@ def _load(version: Path, described: Manifest, threads: int) -> Iterator[tuple[st
             runtime = executors.find(name)
         except ExecutorError:
             continue
-        for precision in runtime.artifacts if "cpu" in runtime.devices else ():
+        for precision in runtime.artifacts if runtime.device == "cpu" else ():
             try:
                 artifact = runtime.select_artifact(described, precision)
-                source = Source(version, described, artifact, precision, threads, runtime.devices["cpu"])
+                source = Source(version, described, artifact, precision, threads)
                 engine = runtime.make(source)
             except ExecutorError:
                 continue

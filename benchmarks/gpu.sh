@@ -9,7 +9,7 @@
 # OUT is a folder (build/gpu), VERSION a folder in a model repository (the shipped model, and a ResNet-50 of random
 # weights where torch can export one), STEP one of tests, resnet50, tensorrt, engine, executors, decoder, service, workers (all of them).
 # The step engine takes under four minutes, after the engines that are missing were built: ceilings, CUDA engines, cuDNN
-# and ONNX Runtime, with a table of the layers.
+# and ONNX Runtime, with a table of the layers. cuDNN is called by PyTorch, in a build for CUDA.
 # With --simulated a machine without a GPU does the step workers, with an executor of MS milliseconds per batch.
 # Needs this project installed (`pip install -e .`), and of executors those whose packages are there; the tests need
 # pytest, hypothesis, httpx and the extra `train`, which the ResNet-50 needs, too.

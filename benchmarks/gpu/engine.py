@@ -89,9 +89,9 @@ def measure_kind(kind: Kind) -> Measured:
 
 def measure_baseline(version: Path) -> Measured:
     """As `measure_kind`, for cuDNN."""
-    from benchmarks import cudnn_baseline
+    from benchmarks.cudnn_baseline.executor import CudnnExecutor
 
-    with closing(cudnn_baseline.load(version)) as executor:
+    with closing(CudnnExecutor(version)) as executor:
         return measure(executor, Kind(version, "cuDNN baseline", "float16"))
 
 

@@ -100,9 +100,9 @@ def _measure_all(version: Path, report: GpuReport) -> Iterator[Measured]:
 
 
 def _matrix_ceilings(_: None) -> dict[str, float]:
-    from benchmarks import cudnn_baseline
+    from benchmarks.cudnn_baseline import ceilings
 
-    return cudnn_baseline.matrix_ceilings()
+    return ceilings.matrix_ceilings()
 
 
 def _try(what: str, report: GpuReport, function: Callable[[A], T], argument: A) -> T | None:

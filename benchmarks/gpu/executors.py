@@ -64,8 +64,7 @@ def load(kind: Kind) -> Executor:
     """Load an executor on the first GPU."""
     runtime, described = executors.find(kind.executor), manifest.read(kind.version)
     artifact = runtime.select_artifact(described, kind.precision)
-    gpu, cache = runtime.devices["gpu"], default_folder()
-    return runtime.make(Source(kind.version, described, artifact, kind.precision, 1, gpu, cache))
+    return runtime.make(Source(kind.version, described, artifact, kind.precision, 1, cache=default_folder()))
 
 
 def examine(kind: Kind) -> list[GpuRow]:

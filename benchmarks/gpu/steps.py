@@ -70,7 +70,7 @@ def find_kinds(versions: Sequence[Path], report: GpuReport) -> Iterator[Kind]:
             except ExecutorError as error:
                 report.missing.append(f"{name}: {error}")
                 continue
-            for precision in runtime.artifacts if "gpu" in runtime.devices else ():
+            for precision in runtime.artifacts if runtime.device == "gpu" else ():
                 kind = Kind(version, name, precision)
                 try:
                     runtime.select_artifact(described, precision)

@@ -31,11 +31,7 @@ from models.runtime.engine_cache import tuning_file
 from models.validation import first_error
 
 _RUNTIMES = ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu13")
-"""Packages whose versions decide how fast a model is computed. Without torch: a service may lack it."""
-
-ONLY_IF_REQUESTED = frozenset({"torch"})
-"""Executors that are neither measured nor chosen unless they are requested: torch takes a gigabyte of memory, and a
-service on another machine may not have it."""
+"""Packages whose versions decide how fast a model is computed."""
 
 _WORTHWHILE = 0.95
 """Share of the best throughput from which on a larger batch is not worth its latency."""
@@ -134,8 +130,6 @@ class TuningProfile(_ProfilePart):
     host: Host
     created: datetime
     bounds: Bounds
-    requested: tuple[str, ...] = ()
-    """Executors that were requested by name."""
     measurements: Annotated[tuple[Measurement, ...], Field(min_length=1)]
 
     def best(
@@ -157,7 +151,6 @@ class TuningProfile(_ProfilePart):
             measured
             for measured in self.measurements
             if self.bounds.allow(measured)
-            and (measured.executor not in ONLY_IF_REQUESTED or measured.executor in (executor, *self.requested))
             and executor in (None, measured.executor)
             and precision in (None, measured.precision)
             and threads in (None, measured.threads)

@@ -41,7 +41,7 @@ def tune_command(
     ] = 0.01,
     executor: Annotated[
         list[str] | None,
-        typer.Option(help="Measure only this executor; repeatable. Default: all that are installed but torch."),
+        typer.Option(help="Measure only this executor; repeatable. Default: all that are installed."),
     ] = None,
     threads: Annotated[
         str | None, typer.Option(help="Numbers of threads to try, such as 1,4. Default: powers of two, and all CPUs.")

@@ -96,7 +96,7 @@ def tune(
         bounds: limits of the best measurement; candidates beyond them are measured too.
         seconds: approximate time to measure, after all candidates are loaded.
         threads: numbers of threads to try. Default: powers of two up to the number of CPUs, and that number.
-        requested: executors to try. Default: all that are installed, without those of `tuning.ONLY_IF_REQUESTED`.
+        requested: executors to try. Default: all that are installed.
 
     Raises:
         ManifestError: the version cannot be read.
@@ -105,7 +105,7 @@ def tune(
     """
     described = manifest.read(version)
     images, logits = golden.read(version / manifest.GOLDEN_FILE)
-    names = list(requested) or [name for name in executors.names() if name not in tuning.ONLY_IF_REQUESTED]
+    names = list(requested) or executors.names()
     runtimes = list(_find_runtimes(names, required=bool(requested)))
     candidates = list(load_candidates(version, described, images, logits, threads or _thread_counts(), cache, runtimes))
     if not candidates:
@@ -124,7 +124,6 @@ def tune(
         host=Host.here(available_cpus()),
         created=datetime.now(UTC).replace(microsecond=0),
         bounds=bounds,
-        requested=tuple(requested),
         measurements=tuple(measurements),
     )
     tuning.write(cache, described, profile)

@@ -1,9 +1,8 @@
 """Executors compute batches. There is one file per runtime; it is imported only if its executor is chosen.
 
 The file `some_runtime.py` is the executor `some-runtime`. It defines `EXECUTOR`, which makes an executor from a
-`Source`; `ARTIFACTS`, the artifact (format, precision) of a version that each precision is computed from; and
-`DEVICES`, the kinds of device (cpu, gpu, simulated) with the argument that selects each. If the default argument
-depends on the machine, it also defines `default_argument`. No other file lists the executor: the service, tests and
+`Source`; `ARTIFACTS`, the artifact (format, precision) of a version that each precision is computed from; and `DEVICE`,
+the kind of device that it computes on: cpu, gpu or simulated. No other file lists the executor: the service, tests and
 benchmarks find it here.
 """
 
@@ -33,16 +32,8 @@ class Runtime:
     artifacts: Mapping[Precision, tuple[str, Precision]]
     """The artifact (format, precision) that each precision is computed from. Several runtimes share a format, and some
     compute with less precision than the file has."""
-    devices: Mapping[DeviceKind, str]
-    """Kinds of device that the runtime supports, each with the argument that selects it."""
-
-    @property
-    def device(self) -> DeviceKind:
-        """Kind of device that the argument selects."""
-        for kind, argument in self.devices.items():
-            if len(self.devices) == 1 or argument == self.argument:
-                return kind
-        return "gpu"  # another number than that of the first GPU
+    device: DeviceKind
+    """Kind of device that the runtime computes on."""
 
     def select_artifact(self, manifest: Manifest, precision: Precision) -> Artifact:
         """The artifact of a version that a precision is computed from.
@@ -103,9 +94,7 @@ def find(name: str) -> Runtime:
         raise ExecutorError(f"executor {name!r} needs the package {error.name!r}: install it") from error
     except ImportError as error:
         raise ExecutorError(f"the runtime of executor {name!r} is installed but cannot be loaded: {error}") from error
-    if not argument and hasattr(module, "default_argument"):
-        argument = module.default_argument()
-    return Runtime(name, argument, module.EXECUTOR, module.ARTIFACTS, module.DEVICES)
+    return Runtime(name, argument, module.EXECUTOR, module.ARTIFACTS, module.DEVICE)
 
 
 def _name(module: str) -> str:

@@ -44,7 +44,7 @@ ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "bfloat16": ("onnx", "float32"),
     "int8": ("onnx", "int8"),
 }
-DEVICES: Mapping[str, str] = {"gpu": "0"}
+DEVICE = "gpu"
 
 _WARP = 32
 _FORMATS: Mapping[ParameterKind, str] = {

@@ -15,7 +15,7 @@ ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "float32": ("onnx", "float32"),
     "int8": ("onnx-onnxruntime", "int8"),
 }
-DEVICES: Mapping[str, str] = {"cpu": ""}
+DEVICE = "cpu"
 
 _FATAL = 4
 

@@ -23,7 +23,7 @@ ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "float32": ("onnx", "float32"),
     "float16": ("onnx", "float16"),
 }
-DEVICES: Mapping[str, str] = {"gpu": "0"}
+DEVICE = "gpu"
 
 _PROVIDER = "CUDAExecutionProvider"
 _FATAL = 4

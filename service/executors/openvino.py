@@ -15,7 +15,7 @@ ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "bfloat16": ("onnx", "float32"),
     "int8": ("onnx", "int8"),
 }
-DEVICES: Mapping[str, str] = {"cpu": ""}
+DEVICE = "cpu"
 
 # Arithmetic of the layers in floating point. Without a hint OpenVINO computes "float32" in bfloat16 on CPUs that
 # support it. In an int8 graph the error of bfloat16 is far below that of the rounding to eight bits, and it is a few

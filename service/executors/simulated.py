@@ -15,7 +15,7 @@ from models.imaging.preprocess import UInt8Array
 from service.executors.base import ExecutorError, Float32Array, HostExecutor, Source
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {"float32": ("onnx", "float32")}
-DEVICES: Mapping[str, str] = {"simulated": "0"}
+DEVICE = "simulated"
 
 
 class SimulatedExecutor(HostExecutor):

@@ -28,7 +28,7 @@ ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "float16": ("onnx", "float16"),
     "int8": ("onnx", "int8"),
 }
-DEVICES: Mapping[str, str] = {"gpu": "0"}
+DEVICE = "gpu"
 
 
 class TensorRTError(Exception):

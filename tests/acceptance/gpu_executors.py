@@ -44,7 +44,6 @@ def line_1() -> tuple[bool, str]:
         "tests/gpu/test_devices.py",
         "tests/gpu/test_tensorrt_executor.py",
         "tests/gpu/test_onnxruntime_cuda.py",
-        "tests/gpu/test_torch_executor.py",
         "tests/gpu/test_gpu_jpeg.py",
         "tests/gpu/test_gpu_resize.py",
         "tests/gpu/test_gpu_batcher.py",
@@ -95,20 +94,19 @@ def _not_done(report: str) -> list[str]:
 
 
 def line_5() -> tuple[bool, str]:
-    """Files of the service, of the table of engines and of the packaging that name an executor."""
-    named = {}
-    for name in ("openvino", "torch"):  # of whom one computes on GPUs as well
-        pattern = re.compile(rf"executors[./]{name}|\"{name}\"|'{name}'")
-        files = [*(ROOT / "service").rglob("*.py"), ROOT / "benchmarks" / "engines.py", ROOT / "pyproject.toml"]
-        named[name] = [
-            str(path.relative_to(ROOT))
-            for path in files
-            if path.stem == name or pattern.search(path.read_text(encoding="utf-8"))
-        ]
+    """Files of the service, of the table of engines and of the packaging that name an executor that is no default."""
+    name = "openvino"
+    pattern = re.compile(rf"executors[./]{name}|\"{name}\"|'{name}'")
+    files = [*(ROOT / "service").rglob("*.py"), ROOT / "benchmarks" / "engines.py", ROOT / "pyproject.toml"]
+    named = [
+        str(path.relative_to(ROOT))
+        for path in files
+        if path.stem == name or pattern.search(path.read_text(encoding="utf-8"))
+    ]
     with TemporaryDirectory() as folder:
         found = _with_another(Path(folder))
-    few = all(set(files) <= {f"service/executors/{name}.py", "pyproject.toml"} for name, files in named.items())
-    return few and found, f"{named}; a new file alone is found, chosen and computed with: {found}"
+    few = set(named) <= {f"service/executors/{name}.py", "pyproject.toml"}
+    return few and found, f"{name}: {', '.join(named)}; a new file alone is found, chosen and computed with: {found}"
 
 
 def _with_another(folder: Path) -> bool:

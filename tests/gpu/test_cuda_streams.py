@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import weakref
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -164,6 +165,23 @@ def test_closing_frees_everything(fake: FakeRuntime) -> None:
     _, _, device = make_context(fake)
     assert fake.allocations > 0
     device.close()
+    assert fake.allocations == 0
+
+
+def test_programs_are_freed_before_their_memory(fake: FakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = Executor(fake)
+    executor.run(executor.gather(list(images(2))), LOGITS)
+    programs = [weakref.ref(context.program) for context in executor.contexts]
+    left: list[int] = []
+    close = cuda.Device.close
+
+    def count_and_close(device: cuda.Device) -> None:
+        left.append(sum(program() is not None for program in programs))
+        close(device)
+
+    monkeypatch.setattr(cuda.Device, "close", count_and_close)
+    executor.close()
+    assert left == [0]
     assert fake.allocations == 0
 
 

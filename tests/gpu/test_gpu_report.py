@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cudnn_baseline, timing
+from benchmarks import timing
+from benchmarks.cudnn_baseline import ceilings
+from benchmarks.cudnn_baseline import executor as cudnn_baseline
 from benchmarks.gpu import decoder as gpu_decoder
 from benchmarks.gpu import engine, engine_step, steps
 from benchmarks.gpu import executors as gpu_executors
@@ -25,7 +27,7 @@ from models.runtime import cuda_driver
 from service.executors.base import ExecutorError
 from service.executors.gpu.gpu_jpeg import JpegDecoder
 from service.registry.repository import LoadError
-from tests.support import fake_gpu
+from tests.support import fake_gpu, fake_torch
 from tests.support.gpu import why_not
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "bfloat16")
@@ -71,9 +73,9 @@ def test_step_engine_runs_to_its_end(full_repository: Path, tmp_path: Path, monk
     monkeypatch.setattr(engine, "SECONDS", 0.0)
     monkeypatch.setattr(engine, "SINGLE_IMAGES", 3)
     monkeypatch.setattr(engine, "COPY_BYTES", 4096)
-    monkeypatch.setattr(cudnn_baseline, "torch", fake.torch)
+    fake_torch.install(monkeypatch, fake.cuda)
     monkeypatch.setattr(cudnn_baseline, "BATCHES", (1, 4))
-    monkeypatch.setattr(cudnn_baseline, "matrix_ceilings", lambda: {"float16": 1e15, "int8": 2e15})
+    monkeypatch.setattr(ceilings, "matrix_ceilings", lambda: {"float16": 1e15, "int8": 2e15})
     report = GpuReport(cuda_driver.devices())
     text = "\n".join(engine_step.measure_engine([version], tmp_path, report))
     assert report.missing == []
@@ -164,8 +166,8 @@ def test_other_runtimes_are_measured_after_a_crash(
 @pytest.mark.slow
 @pytest.mark.skipif(why_not() is None, reason="this machine has a GPU")
 def test_result_of_another_process_is_returned(tiny_repository: Path) -> None:
-    with pytest.raises(ExecutorError, match="torch needs an NVIDIA GPU: no NVIDIA driver"):
-        gpu_executors.in_own_process(gpu_executors.load, Kind(tiny_repository / "tiny" / "1", "torch", "float32"))
+    with pytest.raises(ExecutorError, match="tensorrt needs an NVIDIA GPU: no NVIDIA driver"):
+        gpu_executors.in_own_process(gpu_executors.load, Kind(tiny_repository / "tiny" / "1", "tensorrt", "float32"))
 
 
 @pytest.mark.slow
@@ -192,14 +194,14 @@ def test_service_with_another_executor_is_not_measured(monkeypatch: pytest.Monke
 
 def test_fastest_precision_is_served(tmp_path: Path) -> None:
     version = tmp_path / "model" / "1"
-    kinds = [Kind(version, name, precision) for name in ("torch", "tensorrt") for precision in PRECISIONS]
+    kinds = [Kind(version, name, precision) for name in ("cuda", "tensorrt") for precision in PRECISIONS]
     rates: dict[Precision, float] = {"float32": 10.0, "float16": 30.0, "bfloat16": 20.0}
     rows = [
-        GpuRow("model", "torch", precision, batch, 1.0, 1.0, rate * batch)
+        GpuRow("model", "cuda", precision, batch, 1.0, 1.0, rate * batch)
         for precision, rate in rates.items()
         for batch in (1, 8)
     ]
-    assert steps._fastest(kinds, rows) == [Kind(version, "torch", "float16")]
+    assert steps._fastest(kinds, rows) == [Kind(version, "cuda", "float16")]
     assert steps._fastest(kinds, []) == kinds
 
 

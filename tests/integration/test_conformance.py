@@ -38,7 +38,7 @@ from tests.support.gpu import needs_gpu
 from tests.support.service import TIMEOUT
 from tests.support.tiny import Golden
 
-FAKED = ("cuda", "onnxruntime-cuda", "tensorrt", "torch")
+FAKED = ("cuda", "onnxruntime-cuda", "tensorrt")
 NOT_HERE = ("needs the package", "is not installed", "this CPU does not compute in", "cuda: no CUDA engine in")
 """Errors of executors that cannot run on this machine."""
 LOGITS = frozenset({"logits"})
@@ -47,7 +47,7 @@ ALL = frozenset(OUTPUTS)
 
 @dataclass(frozen=True)
 class Kind:
-    """An executor in a precision, and where it computes: cpu, gpu or fake."""
+    """An executor in a precision, and where it computes: cpu, gpu, simulated or fake."""
 
     name: str
     precision: Precision
@@ -67,17 +67,11 @@ def parameters() -> Iterator[object]:
             yield pytest.param(kind, marks=pytest.mark.skip(reason=str(error)), id=str(kind))
             continue
         for precision in runtime.artifacts:
-            for place, argument in runtime.devices.items():
-                kind = Kind(name, precision, place, argument)
-                yield pytest.param(kind, marks=needs_gpu() if place == "gpu" else speed(kind), id=str(kind))
+            kind = Kind(name, precision, runtime.device, "" if runtime.device == "cpu" else "0")
+            yield pytest.param(kind, marks=needs_gpu() if kind.place == "gpu" else (), id=str(kind))
             if name in FAKED:
                 kind = Kind(name, precision, "fake", "0")
-                yield pytest.param(kind, marks=speed(kind), id=str(kind))
-
-
-def speed(kind: Kind) -> tuple[pytest.MarkDecorator, ...]:
-    """PyTorch computes narrow precisions on a CPU without vector instructions for them."""
-    return (pytest.mark.slow,) if kind.name == "torch" and kind.precision != "float32" else ()
+                yield pytest.param(kind, id=str(kind))
 
 
 @pytest.fixture(scope="module", params=parameters())

@@ -48,7 +48,6 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("onnxruntime-cpu", "float32", 1e-5),
         ("openvino", "float32", 1e-5),
-        ("torch:cpu", "float32", 1e-5),
         ("onnxruntime-cpu", "int8", 0.03),
         ("openvino", "int8", 0.03),
     ],

@@ -129,8 +129,8 @@ def test_device_is_found_in_another_process(monkeypatch: pytest.MonkeyPatch) -> 
     def find(name: str) -> executors.Runtime:
         if name == "crash":
             os.kill(os.getpid(), signal.SIGKILL)
-        device = "gpu" if os.getpid() != parent else "cpu"
-        return executors.Runtime(name, "", lambda source: pytest.fail("loaded"), {}, {device: ""})  # type: ignore[dict-item]
+        device: executors.DeviceKind = "gpu" if os.getpid() != parent else "cpu"
+        return executors.Runtime(name, "", lambda source: pytest.fail("loaded"), {}, device)
 
     with pytest.raises(ExecutorError, match="no executor is named 'abacus'"):
         find_device("abacus")

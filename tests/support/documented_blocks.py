@@ -74,7 +74,7 @@ README: Blocks = (
         "one second and one thread instead of three minutes",
         {"--max-latency": "--seconds 1 --threads 1 --max-latency"},
     ),
-    NotRun(".venv/bin/resnet-serve --repository repository --executor torch", GPU),
+    NotRun(".venv/bin/resnet-serve --repository repository --executor onnxruntime-cuda", GPU),
     NotRun(".venv/bin/resnet-export engines", GPU),
     NotRun("docker compose up", CONTAINERS),
     Printed(".venv/bin/resnet-classify"),

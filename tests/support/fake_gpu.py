@@ -18,13 +18,10 @@ from models.runtime.cuda_driver import Device
 from models.runtime.engine_plan import BatchRange, ComputeCapability, Plan, Platform
 from models.runtime.onnxruntime import ort
 from service.executors import onnxruntime_cuda
-from service.executors import torch as torch_executor
 from service.executors.gpu import device as cuda
-from service.executors.torch_graph import network, operators
 from tests.support.fake_cubins import CubinDriver
 from tests.support.fake_cuda import FakeRuntime, Work, as_array
 from tests.support.fake_tensorrt_runtime import FakeTensorRT
-from tests.support.fake_torch import FakeTorch
 from tests.support.onnx_engine import functions, write_engine
 
 NAME = "Fake GPU"
@@ -37,7 +34,6 @@ class FakeGpu:
     cuda: FakeRuntime
     tensorrt: FakeTensorRT
     onnxruntime: FakeOnnxRuntime
-    torch: FakeTorch
     driver: CubinDriver
 
     @property
@@ -76,14 +72,12 @@ def install(patch: pytest.MonkeyPatch, devices: int = 1) -> FakeGpu:
     runtime = FakeRuntime(devices)
     trt = FakeTensorRT(runtime, tuple((batch.min, batch.max) for batch in BATCHES))
     driver = CubinDriver(runtime, functions())
-    fake = FakeGpu(runtime, trt, FakeOnnxRuntime(runtime), FakeTorch(runtime), driver)
+    fake = FakeGpu(runtime, trt, FakeOnnxRuntime(runtime), driver)
     patch.setattr(cuda, "runtime", runtime)
     patch.setattr(cuda, "driver", driver)
     patch.setattr("models.runtime.cuda_driver.devices", lambda: [Device(NAME, CAPABILITY)] * devices)
     patch.setattr("models.runtime.tensorrt_runtime.load", lambda flavour=None: trt)
     patch.setattr(onnxruntime_cuda, "ort", fake.onnxruntime)
-    for module in (torch_executor, network, operators):
-        patch.setattr(module, "torch", fake.torch)
     patch.setattr(ort, "get_available_providers", fake.onnxruntime.get_available_providers)
     return fake
 

@@ -1,4 +1,4 @@
-"""PyTorch with CUDA on a machine without: its kernels compute on the CPU, its streams and graphs on `fake_cuda`.
+"""PyTorch with CUDA for the cuDNN baseline: its kernels compute on the CPU, its streams and graphs on `fake_cuda`.
 
 Only what needs the device is replaced. As on a GPU, recorded work is not computed, a graph goes to the stream that
 is current in the calling thread, and it computes when that stream is waited for.
@@ -15,10 +15,12 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.cudnn_baseline import executor, operators
 from tests.support.fake_cuda import FakeRuntime, Work, as_array
 
 _TYPES = {"|u1": "uint8", "<f4": "float32"}
@@ -33,15 +35,12 @@ class FakeTorch:
 
     def __init__(self, cuda: FakeRuntime) -> None:
         self.version = SimpleNamespace(cuda="13.0")
-        self.emptied = False
-        """Whether memory that PyTorch keeps was given back."""
         self.fuses = True
         """Whether cuDNN has kernels for convolutions with what follows them."""
         self.fused: Counter[str] = Counter()
         """Calls of these, by what follows."""
         self.graphs: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.backends = SimpleNamespace(cudnn=SimpleNamespace(allow_tf32=True))
-        self.cuda = _cuda(cuda, self.graphs, lambda: setattr(self, "emptied", True))
+        self.cuda = _cuda(cuda, self.graphs)
         self._runtime = cuda
 
     def __getattr__(self, name: str) -> Any:
@@ -80,7 +79,15 @@ class FakeTorch:
         return torch.from_numpy(array)
 
 
-def _cuda(runtime: FakeRuntime, graphs: weakref.WeakSet[Any], empty_cache: Callable[[], None]) -> SimpleNamespace:
+def install(patch: pytest.MonkeyPatch, cuda: FakeRuntime) -> FakeTorch:
+    """Have the cuDNN baseline compute with this PyTorch."""
+    fake = FakeTorch(cuda)
+    for module in (executor, operators):
+        patch.setattr(module, "torch", fake)
+    return fake
+
+
+def _cuda(runtime: FakeRuntime, graphs: weakref.WeakSet[Any]) -> SimpleNamespace:
     """The module `torch.cuda`."""
     current = threading.local()
 
@@ -120,8 +127,6 @@ def _cuda(runtime: FakeRuntime, graphs: weakref.WeakSet[Any], empty_cache: Calla
         graph=graph,
         graph_pool_handle=lambda: object(),
         synchronize=lambda device=None: None,
-        empty_cache=empty_cache,
-        is_available=lambda: True,
     )
     return torch_cuda
 

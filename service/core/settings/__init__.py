@@ -148,11 +148,11 @@ class Settings(BaseSettings):
     Default: none. With vertex and sagemaker, AIP_HTTP_PORT and SAGEMAKER_BIND_TO_PORT are used instead of port."""
 
     executor: str = "onnxruntime-cpu"
-    """Runtime that computes: onnxruntime-cpu, or if installed openvino and torch; on NVIDIA GPUs cuda, tensorrt,
-    onnxruntime-cuda and torch, with GPU numbers as in cuda:0,1. `simulated:MS` answers after MS milliseconds per batch,
-    to try out a deployment. On a GPU the default is cuda if an engine of the model is in the cache, otherwise
-    onnxruntime-cuda if it is installed. If resnet-serve tune has written a profile, it gives the default of this
-    setting, of precision, threads, instances and max_batch."""
+    """Runtime that computes: onnxruntime-cpu or, if installed, openvino; on NVIDIA GPUs cuda, tensorrt and
+    onnxruntime-cuda, with GPU numbers as in cuda:0,1. `simulated:MS` answers after MS milliseconds per batch, to try
+    out a deployment. On a GPU the default is cuda if an engine of the model is in the cache, otherwise onnxruntime-cuda
+    if it is installed. If resnet-serve tune has written a profile, it gives the default of this setting, of precision,
+    threads, instances and max_batch."""
 
     precision: Precision = "float32"
     """Precision of the computation: float32, or with less accuracy and more speed float16, bfloat16 or int8, if the

@@ -37,7 +37,7 @@ ResNet-50 no higher throughput, and the float32 kernels that cuDNN selected for 
 
 _CAPTURE_LOCK = threading.Lock()
 """Held while graphs are captured. Runtimes wait for the whole device before they capture, which fails while another
-thread captures; PyTorch captures one graph at a time per process."""
+thread captures."""
 
 _NAN = 0xFF
 """A float32 of these bytes is not a number: an element that a kernel leaves unwritten fails the golden images."""

@@ -279,7 +279,7 @@ def concurrent_builds(folder: Path) -> str:
     return f"versions {', '.join(names)}"
 
 
-@check(25, "tune marks a winner of a disturbed machine, fits 80 columns, does not choose torch")
+@check(25, "tune marks a winner of a disturbed machine, and fits 80 columns")
 def tune(folder: Path) -> str:
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
     try:
@@ -288,7 +288,6 @@ def tune(folder: Path) -> str:
         for process in busy:
             process.kill()
             process.wait()
-    expect("torch" not in done.stdout, "torch was measured")
     wide = [line for line in done.stdout.splitlines() if len(line) > 80 and not line.startswith("written: ")]
     expect(not wide, f"wider than 80 columns: {wide[:1]}")
     expect("images/s*" in done.stdout and "quiet machine" in done.stderr, f"not marked: {done.stdout[-400:]}")

@@ -32,7 +32,6 @@ SHIPPED = Path(__file__).parents[3] / "models" / "pretrained" / "fashion-mnist-r
 EXECUTORS: tuple[tuple[str, Precision], ...] = (
     ("onnxruntime-cpu", "float32"),
     ("openvino", "float32"),
-    ("torch:cpu", "float32"),
     ("onnxruntime-cpu", "int8"),
     ("openvino", "int8"),
 )

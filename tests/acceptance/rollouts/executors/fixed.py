@@ -15,9 +15,9 @@ from threading import Lock
 
 from models.imaging.preprocess import UInt8Array
 from service.executors.base import DeviceLost, Float32Array, Source
-from service.executors.simulated import ARTIFACTS, DEVICES, SimulatedExecutor
+from service.executors.simulated import ARTIFACTS, DEVICE, SimulatedExecutor
 
-__all__ = ["ARTIFACTS", "DEVICES", "EXECUTOR"]
+__all__ = ["ARTIFACTS", "DEVICE", "EXECUTOR"]
 
 _DEVICES: dict[str, Lock] = defaultdict(Lock)
 LOG, FAULT = "FIXED_LOG", "FIXED_FAULT"

@@ -1,8 +1,4 @@
-"""An exported graph, computed node by node with PyTorch's kernels.
-
-A version has no checkpoint. Its graph has the weights of the checkpoint, folded, and a dozen operators, so the graph is
-interpreted: every version that can be exported can be computed.
-"""
+"""A float16 ONNX file of this project, computed node by node by PyTorch; convolutions are kernels of cuDNN."""
 
 from __future__ import annotations
 
@@ -17,9 +13,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
+from benchmarks.cudnn_baseline.operators import OPERATORS, ConvRelu, conv
 from models.artifact.manifest import INPUT
-from service.executors.base import ExecutorError, Source
-from service.executors.torch_graph.operators import OPERATORS, ConvRelu, conv
 
 _WITH_BIAS = 3
 """Number of inputs of a convolution with a bias."""
@@ -36,34 +31,26 @@ class _Step:
 
 
 class Network:
-    """An exported graph with its weights on a device. Called with images, uint8 [n, H, W, C], it returns all outputs.
+    """A graph with its weights on a device. Called with images, uint8 [n, H, W, C], it returns the outputs by name.
+
+    A convolution, the addition after it and the ReLU after that are one kernel where cuDNN has one.
 
     Args:
-        source: the version with the graph.
+        path: the ONNX file.
+        outputs: names of the outputs, float32.
         device: device to compute on.
-        fuse: compute a convolution, the addition after it and the ReLU after that as one cuDNN kernel.
 
     Raises:
-        ExecutorError: the file cannot be read, or has an operator that exported graphs do not have.
+        ValueError: the file has an operator that the baseline does not compute.
     """
 
-    def __init__(self, source: Source, device: torch.device, fuse: bool = False) -> None:
-        graph = _read(source.path)
-        self._outputs = source.manifest.outputs
-        narrow = torch.bfloat16 if source.precision == "bfloat16" else None
-        convolved = {name for node in graph.node if node.op_type == "Conv" for name in node.input[1:]}
-        self._weights = {
-            tensor.name: _weight(tensor, device, narrow if tensor.name in convolved else None)
-            for tensor in graph.initializer
-        }
-        for node in graph.node:
-            if node.op_type not in OPERATORS:
-                raise ExecutorError(f"{source.path.name}: torch does not compute the operator {node.op_type}")
-        self._steps = [_step(node) for node in graph.node]
-        if fuse:
-            self._steps = _fused(self._steps, self._outputs)
+    def __init__(self, path: Path, outputs: Collection[str], device: torch.device) -> None:
+        graph = onnx.load(path).graph
+        self._outputs = outputs
+        self._weights = {tensor.name: _weight(tensor, device) for tensor in graph.initializer}
+        self._steps = _fused([_step(node) for node in graph.node], outputs)
         last = {name: index for index, step in enumerate(self._steps) for name in step.inputs}
-        kept = self._weights.keys() | set(self._outputs)
+        kept = self._weights.keys() | set(outputs)
         self._done = [
             [name for name in dict.fromkeys(step.inputs) if last[name] == index and name not in kept]
             for index, step in enumerate(self._steps)
@@ -77,10 +64,12 @@ class Network:
             values[step.output] = step.compute(*(values[name] for name in step.inputs), **step.attributes)
             for name in done:
                 del values[name]
-        return {name: values[name].float().contiguous() for name in self._outputs}
+        return {name: values[name] for name in self._outputs}
 
 
 def _step(node: onnx.NodeProto) -> _Step:
+    if node.op_type not in OPERATORS:
+        raise ValueError(f"the cuDNN baseline does not compute the operator {node.op_type}")
     attributes = {item.name: onnx.helper.get_attribute_value(item) for item in node.attribute}
     return _Step(OPERATORS[node.op_type], tuple(node.input), node.output[0], attributes)
 
@@ -116,17 +105,10 @@ def _fused(steps: Sequence[_Step], outputs: Collection[str]) -> list[_Step]:
     return [step for step in fused if step is not None]
 
 
-def _read(path: Path) -> onnx.GraphProto:
-    try:
-        return onnx.load(path).graph
-    except Exception as error:  # the exceptions of protobuf have no common base with OSError
-        raise ExecutorError(f"{path.name}: cannot be read as ONNX: {error}") from error
-
-
-def _weight(tensor: onnx.TensorProto, device: torch.device, dtype: torch.dtype | None) -> Tensor:
+def _weight(tensor: onnx.TensorProto, device: torch.device) -> Tensor:
     weight = torch.from_numpy(numpy_helper.to_array(tensor).copy())
     if not weight.is_floating_point():
         return weight  # axes, which the host reads: a wait for the device cannot be captured
-    weight = weight.to(device, dtype)
+    weight = weight.to(device)
     # Images are [n, H, W, C], and the fast kernels take that layout.
     return weight.contiguous(memory_format=torch.channels_last) if weight.ndim == 4 else weight
