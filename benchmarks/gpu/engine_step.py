@@ -30,6 +30,8 @@ from service.executors.base import ExecutorError
 
 BATCHES = "1,8,64,128,256"
 LIMIT_SECONDS = 240
+_PROCESS_SECONDS = 60.0
+"""Time limit of each of the measurements, which take a few seconds."""
 PRECISIONS: tuple[Precision, ...] = ("float16", "int8")
 MLPERF = {"H100": 88_714, "H200": 94_620}
 """Images per second of a ResNet-50 in int8, MLPerf Inference, Offline, one GPU."""
@@ -88,14 +90,13 @@ def _build(version: Path, report: GpuReport) -> Iterator[str]:
 
 
 def _measure_all(version: Path, report: GpuReport) -> Iterator[Measured]:
-    for precision in PRECISIONS:
-        kind = Kind(version, "cuda", precision)
-        if result := _try(str(kind), report, engine.measure_kind, kind):
-            yield result
+    """The baseline comes first: an engine that hangs until its time limit does not take its time."""
     if result := _try(_BASELINE, report, engine.measure_baseline, version):
         yield result
-    for other in (Kind(version, "onnxruntime-cuda", "float16"), Kind(version, "onnxruntime-cuda", "float32")):
-        if result := _try(str(other), report, engine.measure_kind, other):
+    engines = [Kind(version, "cuda", precision) for precision in PRECISIONS]
+    others = [Kind(version, "onnxruntime-cuda", precision) for precision in ("float16", "float32")]
+    for kind in (*engines, *others):
+        if result := _try(str(kind), report, engine.measure_kind, kind):
             yield result
 
 
@@ -108,7 +109,7 @@ def _matrix_ceilings(_: None) -> dict[str, float]:
 def _try(what: str, report: GpuReport, function: Callable[[A], T], argument: A) -> T | None:
     """Call a function in a process of its own; None if it fails, with the reason in the report."""
     try:
-        return in_own_process(function, argument)
+        return in_own_process(function, argument, _PROCESS_SECONDS)
     except Exception as error:  # native runtimes raise errors of any class; the next one may work
         report.missing.append(f"{what}: {describe(error)}")
         return None

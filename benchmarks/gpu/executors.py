@@ -1,17 +1,18 @@
 """Executors on a GPU, one after the other, each in a process of its own.
 
-If one crashes or loses the device, the others are still measured: a lost device stays lost for its process only.
+If one crashes, hangs or loses the device, the others are still measured: a lost device stays lost for its process only.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,10 +28,16 @@ from service.executors.base import Executor, Source, compute
 from service.registry.verification import check_golden
 
 BATCHES = (1, 8, 32, 64)
+LIMIT_SECONDS = 120.0
+"""Time limit of a process: a kernel that hangs would otherwise end the run without a report."""
 _ANSWER = frozenset({"probabilities"})
 
 A = TypeVar("A")
 T = TypeVar("T")
+
+
+class ProcessFailed(Exception):
+    """A process crashed or hung."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +87,46 @@ def examine(kind: Kind) -> list[GpuRow]:
         return [measure(executor, images[np.arange(size) % len(images)], kind) for size in sizes]
 
 
-def in_own_process(function: Callable[[A], T], argument: A) -> T:
-    """Call a function in a new process, which shares no state with this one."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        return pool.submit(function, argument).result()
+def in_own_process(function: Callable[[A], T], argument: A, seconds: float = LIMIT_SECONDS) -> T:
+    """Call a function in a new process, which shares no state with this one.
+
+    Args:
+        function: what to call; it, its argument and its result are pickled.
+        argument: its argument.
+        seconds: time limit, after which the process is killed.
+
+    Raises:
+        ProcessFailed: the process ended without a result, or not in time.
+        Exception: the one that the function raised.
+    """
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_outcome, args=(function, argument, sender))
+    process.start()
+    sender.close()
+    try:
+        if not receiver.poll(seconds):
+            raise ProcessFailed(f"no result within {seconds:g} s: the process was killed")
+        raised, outcome = receiver.recv()
+    except EOFError:
+        process.join()
+        raise ProcessFailed(f"the process ended without a result, with exit code {process.exitcode}") from None
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
+    if raised:
+        raise outcome
+    return outcome  # type: ignore[no-any-return]
+
+
+def _send_outcome(function: Callable[[A], T], argument: A, sender: Connection) -> None:
+    outcome: tuple[bool, object]
+    try:
+        outcome = False, function(argument)
+    except Exception as error:
+        outcome = True, error
+    sender.send(outcome)
 
 
 def measure(executor: Executor, pixels: UInt8Array, kind: Kind) -> GpuRow:

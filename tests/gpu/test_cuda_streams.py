@@ -292,6 +292,19 @@ def test_missing_gpu_is_an_error(argument: str, message: str, monkeypatch: pytes
         assert device.name == "cuda:0"
 
 
+def test_bindings_without_their_driver_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuda-bindings 12.8 raise a RuntimeError for each function that the driver lacks."""
+    fake_gpu.install(monkeypatch)
+
+    def fail(_: int) -> None:
+        raise RuntimeError("Function cuStreamCreate not found")
+
+    monkeypatch.setattr(cuda, "Device", fail)
+    expected = pytest.raises(ExecutorError, match="needs an NVIDIA GPU: Function cuStreamCreate not found")
+    with expected, streams.opened("cuda", "0"):
+        pass
+
+
 @pytest.mark.parametrize(
     ("error", "raised"),
     [

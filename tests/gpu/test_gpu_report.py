@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def test_step_engine_runs_to_its_end(full_repository: Path, tmp_path: Path, monk
     fake.build_cuda_engines(version, tmp_path)
     monkeypatch.setattr(gpu_executors, "default_folder", lambda: tmp_path)
     monkeypatch.setattr(engine_step, "default_folder", lambda: tmp_path)
-    monkeypatch.setattr(engine_step, "in_own_process", lambda function, argument: function(argument))
+    monkeypatch.setattr(engine_step, "in_own_process", lambda function, argument, *_: function(argument))
     monkeypatch.setattr(engine, "SECONDS", 0.0)
     monkeypatch.setattr(engine, "SINGLE_IMAGES", 3)
     monkeypatch.setattr(engine, "COPY_BYTES", 4096)
@@ -99,7 +100,7 @@ def test_engine_that_is_missing_is_reported(
     fake_gpu.install(monkeypatch)
     monkeypatch.setattr(gpu_executors, "default_folder", lambda: tmp_path)
     monkeypatch.setattr(engine_step, "default_folder", lambda: tmp_path)
-    monkeypatch.setattr(engine_step, "in_own_process", lambda function, argument: function(argument))
+    monkeypatch.setattr(engine_step, "in_own_process", lambda function, argument, *_: function(argument))
     monkeypatch.setattr(engine_step, "find_spec", lambda name: None)
     monkeypatch.setattr(engine, "COPY_BYTES", 4096)
     monkeypatch.setattr(engine, "SECONDS", 0.0)
@@ -160,7 +161,17 @@ def test_other_runtimes_are_measured_after_a_crash(
     report = GpuReport([])
     text = "\n".join(steps.examine_all(versions, tmp_path, report))
     assert "- tiny, tensorrt float32: golden images within" in text
-    assert "- tiny, onnxruntime-cuda float32: BrokenProcessPool: " in report.text()
+    assert "- tiny, onnxruntime-cuda float32: ProcessFailed: the process ended without a result" in report.text()
+
+
+@pytest.mark.slow
+def test_hanging_process_is_killed() -> None:
+    with pytest.raises(gpu_executors.ProcessFailed, match="no result within"):
+        gpu_executors.in_own_process(wait_for_ever, None, 0.2)
+
+
+def wait_for_ever(_: None) -> None:
+    threading.Event().wait()
 
 
 @pytest.mark.slow
@@ -211,7 +222,7 @@ def test_decoders_are_compared_and_timed(photographs: list[tuple[str, bytes]], m
     pytest.importorskip("nvidia.nvimgcodec", reason="nvidia-nvimgcodec-cu13 is not installed")
     monkeypatch.setattr(gpu_decoder, "JpegDecoder", lambda gpu, most: JpegDecoder(None, most))
     monkeypatch.setattr(gpu_decoder, "_SECONDS", 0.01)
-    monkeypatch.setattr(steps, "in_own_process", lambda function, argument: function(argument))
+    monkeypatch.setattr(steps, "in_own_process", lambda function, argument, *_: function(argument))
     lines = list(steps.examine_decoder())
     count = len(photographs)
     assert lines[0].startswith(

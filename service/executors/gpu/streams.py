@@ -262,7 +262,7 @@ def _open(executor: str, argument: str) -> Device:
         return Device(index)
     except ModuleNotFoundError as error:
         raise ExecutorError(f"{executor} needs the package cuda-bindings: install it") from error
-    except (NoDevice, CudaError) as error:
+    except (NoDevice, CudaError, RuntimeError) as error:  # cuda-bindings raise it if the driver lacks a function
         raise ExecutorError(f"{executor} needs an NVIDIA GPU: {error}") from error
 
 
