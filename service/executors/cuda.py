@@ -36,8 +36,8 @@ from service.executors.base import ExecutorError, Source
 from service.executors.gpu.streams import CudaExecutor, opened
 
 if TYPE_CHECKING:
-    from service.executors.gpu.device import Device
-    from service.executors.gpu.kernels import Kernel
+    from models.runtime.cuda.device import CudaDevice
+    from models.runtime.cuda.kernels import LoadedKernel
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "float16": ("onnx", "float32"),
@@ -79,7 +79,7 @@ class CudaEngineExecutor(CudaExecutor):
 class _LoadedEngine:
     """Kernels and weights on a device, which all streams share."""
 
-    def __init__(self, device: Device, engine: CudaEngine) -> None:
+    def __init__(self, device: CudaDevice, engine: CudaEngine) -> None:
         libraries = [device.load(bytes(engine.cubin(number))) for number in range(len(engine.plan.cubins))]
         self.kernels = [_load_kernel(libraries, kernel) for kernel in engine.plan.kernels]
         self.weights = device.upload(engine.weights, device.make_stream())
@@ -94,7 +94,7 @@ class CudaProgram:
 
     capturable = True
 
-    def __init__(self, device: Device, stream: int, plan: LaunchPlan, loaded: _LoadedEngine) -> None:
+    def __init__(self, device: CudaDevice, stream: int, plan: LaunchPlan, loaded: _LoadedEngine) -> None:
         self._device = device
         self._stream = stream
         self._plan = plan
@@ -104,7 +104,7 @@ class CudaProgram:
         """Functions that enqueue one kernel each, in the order of the plan, by batch size."""
 
     def bind(self, rows: int, addresses: Mapping[str, int]) -> Callable[[], None]:
-        from service.executors.gpu.kernels import Arguments
+        from models.runtime.cuda.kernels import Arguments
 
         program = next(program for program in self._plan.programs if program.batch == rows)
         bases = self._place(program, addresses)
@@ -142,18 +142,18 @@ class CudaProgram:
         return addresses[INPUT if buffer.kind == "images" else buffer.name]
 
 
-def _load_kernel(libraries: Sequence[object], planned: PlannedKernel) -> Kernel:
-    from service.executors.gpu.kernels import Kernel  # its bindings need not be installed without a GPU
+def _load_kernel(libraries: Sequence[object], planned: PlannedKernel) -> LoadedKernel:
+    from models.runtime.cuda.kernels import LoadedKernel  # its bindings need not be installed without a GPU
 
     binary = planned.binary
     if binary is None:
         raise PlanDamaged(f"the kernel {planned.name} is not compiled: build the engine again")
     sizes = [PARAMETER_BYTES[parameter.kind] for parameter in planned.parameters]
-    return Kernel(libraries[binary.cubin], binary.function, sizes, _WARP * planned.warps, binary.shared_bytes)
+    return LoadedKernel(libraries[binary.cubin], binary.function, sizes, _WARP * planned.warps, binary.shared_bytes)
 
 
 def _encode_maps(program: Program, bases: Sequence[int]) -> list[bytes]:
-    from service.executors.gpu.kernels import encode_tensor_map
+    from models.runtime.cuda.kernels import encode_tensor_map
 
     return [
         encode_tensor_map(tensor_map, bases[tensor_map.address.buffer] + tensor_map.address.offset)

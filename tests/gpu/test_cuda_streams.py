@@ -18,10 +18,11 @@ import pytest
 from cuda.bindings import runtime as real
 
 from models.imaging.preprocess import UInt8Array
+from models.runtime.cuda import CudaError
+from models.runtime.cuda import device as cuda
 from models.runtime.onnxruntime import ort
 from service.executors.base import DeviceLost, ExecutorError
-from service.executors.gpu import CudaError, page_locked, streams
-from service.executors.gpu import device as cuda
+from service.executors.gpu import page_locked, streams
 from service.executors.gpu.streams import CudaStreamContext
 from tests.support import fake_gpu
 from tests.support.fake_cuda import RUBBISH, FakeRuntime, Kind
@@ -39,8 +40,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
     return runtime
 
 
-def make_context(fake: FakeRuntime, **options: bool) -> tuple[CudaStreamContext, Doubling, cuda.Device]:
-    device = cuda.Device(0)
+def make_context(fake: FakeRuntime, **options: bool) -> tuple[CudaStreamContext, Doubling, cuda.CudaDevice]:
+    device = cuda.CudaDevice(0)
     stream = device.make_stream()
     program = Doubling(fake, stream)
     for name, value in options.items():
@@ -151,7 +152,7 @@ def test_unwritten_outputs_are_not_numbers(fake: FakeRuntime) -> None:
 
 def test_fake_checks_the_bounds_of_copies(fake: FakeRuntime) -> None:
     """Or a mistake in an address would go unnoticed in every other test."""
-    device = cuda.Device(0)
+    device = cuda.CudaDevice(0)
     stream, memory, pinned = device.make_stream(), device.allocate(8), device.allocate_pinned(8)
     with pytest.raises(CudaError, match=r"cudaMemcpyAsync: invalid argument \(1\)"):
         device.copy_in(memory + 1, pinned, stream)

@@ -12,9 +12,9 @@ from export.build import build
 from models.artifact import parity
 from models.artifact.golden import read as golden_of
 from models.artifact.manifest import GOLDEN_FILE
+from models.runtime.cuda import device as cuda
 from service import executors
 from service.executors.base import DeviceLost, Executor, ExecutorError, compute
-from service.executors.gpu import device as cuda
 from tests.support import fake_gpu
 from tests.support.fake_cuda import FakeRuntime
 from tests.support.fake_gpu import FakeGpu
@@ -110,13 +110,13 @@ def test_graphs_are_freed_before_their_memory(
     executor = load(tiny_repository)
     compute(executor, golden[0], LOGITS)
     left: list[int] = []
-    close = cuda.Device.close
+    close = cuda.CudaDevice.close
 
-    def count_and_close(device: cuda.Device) -> None:
+    def count_and_close(device: cuda.CudaDevice) -> None:
         left.append(len(gpu.torch.graphs))
         close(device)
 
-    monkeypatch.setattr(cuda.Device, "close", count_and_close)
+    monkeypatch.setattr(cuda.CudaDevice, "close", count_and_close)
     executor.close()
     assert left == [0]
     assert gpu.torch.emptied

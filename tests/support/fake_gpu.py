@@ -14,12 +14,12 @@ import pytest
 
 from models.artifact import manifest
 from models.runtime import engine_cache
+from models.runtime.cuda import device as cuda
 from models.runtime.cuda_driver import Device
 from models.runtime.engine_plan import BatchRange, ComputeCapability, Plan, Platform
 from models.runtime.onnxruntime import ort
 from service.executors import onnxruntime_cuda
 from service.executors import torch as torch_executor
-from service.executors.gpu import device as cuda
 from service.executors.torch_graph import network, operators
 from tests.support.fake_cubins import CubinDriver
 from tests.support.fake_cuda import FakeRuntime, Work, as_array
