@@ -109,7 +109,6 @@ def draft(
 
 def _calls(context: Context) -> list[Call]:
     calls = [others.prepare(context, 0)]
-    head = next(step for step in context.network.steps if isinstance(step, Classifier))
     for layer, step in enumerate(context.network.steps, 1):
         if isinstance(step, Convolution):
             calls.append(convolution(context, step, layer))
@@ -118,7 +117,7 @@ def _calls(context: Context) -> list[Call]:
         elif isinstance(step, FeatureMap):
             calls.append(others.feature_map(context, step, layer))
         elif isinstance(step, Mean):
-            calls.append(others.mean(context, step, layer, () if step.output == head.source else (step.output,)))
+            calls.append(others.mean(context, step, layer))
         else:
             calls.append(others.classifier(context, step, layer))
     return calls
@@ -172,7 +171,6 @@ def _program(context: Context, calls: list[Call], kernels: _Kernels, weight_byte
                 layer=call.layer,
                 grid=call.grid,
                 arguments=tuple(arguments),
-                only_for=call.only_for,
             )
         )
     return Program(

@@ -115,9 +115,7 @@ def _load_kernel(libraries: Sequence[object], planned: Kernel) -> LoadedKernel:
     return LoadedKernel(libraries[binary.cubin], binary.function, sizes, _WARP * planned.warps, binary.shared_bytes)
 
 
-def _values(
-    kernel: Kernel, arguments: Sequence[Argument], bases: Sequence[int], maps: Sequence[bytes]
-) -> list[bytes]:
+def _values(kernel: Kernel, arguments: Sequence[Argument], bases: Sequence[int], maps: Sequence[bytes]) -> list[bytes]:
     """The bytes of each argument of a launch."""
     values = []
     for parameter, argument in zip(kernel.parameters, arguments, strict=True):

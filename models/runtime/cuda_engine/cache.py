@@ -1,6 +1,6 @@
 """CUDA engines in the engine cache, beside TensorRT's plans.
 
-    cache/<SHA-256 of the ONNX file>/<precision>-sm90-cuda1.engine
+    cache/<SHA-256 of the ONNX file>/<precision>-sm90-cuda2.engine
 
 The file describes itself. The number behind `cuda` is the version of the format, so a reader of another version finds
 no file.
