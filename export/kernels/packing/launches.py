@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from models.runtime.cuda_engine.plan import ElementType
+from models.runtime.cuda_engine.plan import Choice, ElementType
 
 IMAGES = "images"
 WEIGHTS = "weights"
@@ -75,6 +75,8 @@ class Call:
     arguments: tuple[Ref | MapRef | Number, ...]
     """Those that the kernel has, in the source's order."""
     layer: int
+    choice: Choice | None = None
+    """Where the configuration of a convolution comes from."""
 
 
 def call(
