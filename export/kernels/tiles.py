@@ -125,7 +125,7 @@ class Selection:
 
 Measured = Mapping[ProblemKey, TimedTile]
 """The fastest configurations on a GPU of the architecture."""
-NOT_MEASURED: Measured = MappingProxyType({})
+NONE_MEASURED: Measured = MappingProxyType({})
 
 
 def target(architecture: str) -> KernelTarget:
@@ -140,7 +140,7 @@ def target(architecture: str) -> KernelTarget:
     return KernelTarget(architecture, architecture in _TENSOR_MAPS)
 
 
-def select_tile(problem: Problem, wanted: KernelTarget, measured: Measured = NOT_MEASURED) -> Selection:
+def select_tile(problem: Problem, wanted: KernelTarget, measured: Measured = NONE_MEASURED) -> Selection:
     """The configuration of a convolution."""
     if wanted.is_interpreter:
         return Selection(_interpreted(problem, wanted), "rule")

@@ -15,7 +15,7 @@ from export.kernels.packing.launches import ELEMENTS, IMAGES, WEIGHTS, Call, Ker
 from export.kernels.packing.layout import layouts, pixel_layout
 from export.kernels.packing.report import layer_table
 from export.kernels.packing.weights import WeightStore
-from export.kernels.tiles import NOT_MEASURED, KernelTarget, Measured
+from export.kernels.tiles import NONE_MEASURED, KernelTarget, Measured
 from models.runtime.cuda_engine.plan import (
     Argument,
     Buffer,
@@ -68,7 +68,7 @@ def draft(
     batches: Sequence[int],
     onnx_sha256: str,
     compiler: str,
-    measured: Measured = NOT_MEASURED,
+    measured: Measured = NONE_MEASURED,
 ) -> PlanDraft:
     """Plan the launches of a network.
 
@@ -95,7 +95,7 @@ def make_context(
     target: KernelTarget,
     batch: int,
     weights: WeightStore,
-    measured: Measured = NOT_MEASURED,
+    measured: Measured = NONE_MEASURED,
 ) -> Context:
     """A network with the layout of its tensors, for one batch size."""
     half = "bf16" if precision == "bfloat16" else "fp16"

@@ -132,6 +132,20 @@ class CudaDevice:
         self._undo.append((runtime.cudaGraphExecDestroy, executable))
         return lambda: call(runtime.cudaGraphLaunch, executable, stream)
 
+    def make_event(self) -> Any:
+        """An event that records the time at which a stream reaches it."""
+        event = call(runtime.cudaEventCreate)
+        self._undo.append((runtime.cudaEventDestroy, event))
+        return event
+
+    def record(self, event: Any, stream: int) -> None:
+        """Enqueue an event."""
+        call(runtime.cudaEventRecord, event, stream)
+
+    def milliseconds(self, start: Any, end: Any) -> float:
+        """Time between two events that a stream has passed."""
+        return float(call(runtime.cudaEventElapsedTime, start, end))
+
     def compile(self, name: str, source: str, kernels: Sequence[str], options: Sequence[str] = ()) -> Kernels:
         """Compile CUDA C++ for this device, and load it.
 
