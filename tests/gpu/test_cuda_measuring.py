@@ -83,6 +83,8 @@ def test_candidates_begin_with_what_is_used_without_a_measurement() -> None:
                         assert all(fits(tile, problem, wanted) for tile in tiles)
                         assert all(load_bytes(tile, problem) <= shared_bytes(wanted) for tile in tiles)
                         assert any(tile.tensor_maps for tile in tiles) == (architecture == "sm_90" and stride == 1)
+                        blocks = {(tile.rows, tile.columns) for tile in tiles}
+                        assert len(blocks) >= 4 or blocks >= {(128, 32), (64, 32), (32, 32)}
                         seen += 1
     assert seen == 6 * 2 * 3 * 3 * 3
 

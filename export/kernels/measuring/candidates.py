@@ -1,7 +1,7 @@
 """The configurations to measure for a convolution: at most `MAX_CANDIDATES`.
 
 The first one is what the table or its rule selects. Of the block sizes below, the five largest follow of those that
-give at least half of the multiprocessors a block; if they are fewer, the next smaller ones complete them. Each block
+give at least half of the multiprocessors a block; if they are fewer, the next larger ones complete them. Each block
 size comes in two forms: with loads by tensor maps and by pointers where both can be used, otherwise with two depths of
 the pipeline. Groups of channels are packed for one block size, so a grouped convolution has one candidate.
 """
@@ -56,8 +56,7 @@ def _blocks(problem: Problem, wanted: KernelTarget) -> list[_Block]:
     enough = MULTIPROCESSORS[wanted.architecture] // 2
     filling = [block for block in divide if _count(problem, block) >= enough][:_BLOCKS]
     too_large = [block for block in divide if _count(problem, block) < enough]
-    missing = _BLOCKS - len(filling)
-    return filling + too_large[len(too_large) - missing :] if missing else filling
+    return filling + too_large[::-1][: _BLOCKS - len(filling)]
 
 
 def _count(problem: Problem, block: _Block) -> int:
