@@ -152,8 +152,8 @@ def describe(plan: LaunchPlan) -> str:
 
 def _describe_origins(plan: LaunchPlan) -> str:
     """Where the configurations of convolutions come from, such as `10 measured, 4 by the rule`."""
-    choices = [launch.choice for program in plan.programs for launch in program.launches if launch.choice is not None]
-    counts = Counter(choice.origin for choice in choices)
+    launches = [launch for program in plan.programs for launch in program.launches]
+    counts = Counter(launch.tile_origin.origin for launch in launches if launch.tile_origin is not None)
     return ", ".join(f"{counts[origin]} {text}" for origin, text in _ORIGINS.items() if counts[origin])
 
 

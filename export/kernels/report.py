@@ -49,12 +49,12 @@ def _kernels(plan: LaunchPlan, program: Program, layer: int) -> str:
 
 
 def _kernel(plan: LaunchPlan, launch: Launch) -> str:
-    kernel, choice = plan.kernels[launch.kernel], launch.choice
+    kernel, origin = plan.kernels[launch.kernel], launch.tile_origin
     parts = [kernel.name]
-    if choice is not None:
+    if origin is not None:
         parts += [f"{kernel.warps} warps", f"{kernel.stages} stages"]
     if kernel.binary is not None:
         parts.append(f"{kernel.binary.registers} registers")
-    if choice is not None:
-        parts.append(choice.origin + (f" {choice.microseconds:.1f} µs" if choice.microseconds is not None else ""))
+    if origin is not None:
+        parts.append(origin.origin + (f" {origin.microseconds:.1f} µs" if origin.microseconds is not None else ""))
     return ", ".join(parts)

@@ -66,7 +66,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class ProblemKey:
-    """What a row of the table, or a measurement, is for."""
+    """The convolutions that a row of the table, or a measurement, is for."""
 
     precision: str
     """int8, or float16 for both half precisions."""
@@ -115,7 +115,7 @@ class TimedTile:
 
 
 @dataclass(frozen=True)
-class Selection:
+class SelectedTile:
     """The configuration of a convolution, and where it comes from."""
 
     tile: Tile
@@ -140,15 +140,15 @@ def target(architecture: str) -> KernelTarget:
     return KernelTarget(architecture, architecture in _TENSOR_MAPS)
 
 
-def select_tile(problem: Problem, wanted: KernelTarget, measured: Measured = NONE_MEASURED) -> Selection:
+def select_tile(problem: Problem, wanted: KernelTarget, measured: Measured = NONE_MEASURED) -> SelectedTile:
     """The configuration of a convolution."""
     if wanted.is_interpreter:
-        return Selection(_interpreted(problem, wanted), "rule")
+        return SelectedTile(_interpreted(problem, wanted), "rule")
     timed = measured.get(problem.key)
     if timed is not None and fits(timed.tile, problem, wanted):
-        return Selection(timed.tile, "measured", timed.microseconds)
+        return SelectedTile(timed.tile, "measured", timed.microseconds)
     listed = _listed(problem, wanted)
-    return Selection(_rule(problem, wanted), "rule") if listed is None else Selection(listed, "table")
+    return SelectedTile(_rule(problem, wanted), "rule") if listed is None else SelectedTile(listed, "table")
 
 
 def fits(tile: Tile, problem: Problem, wanted: KernelTarget) -> bool:

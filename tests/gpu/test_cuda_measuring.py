@@ -50,9 +50,9 @@ def build_tiny(cache: Path, precision: Precision = "int8", enabled: bool = True)
 
 
 def convolutions(engine: CudaEngine) -> list[tuple[int, Kernel, Any]]:
-    """Batch size, kernel and choice of each convolution."""
+    """Batch size, kernel and origin of each convolution."""
     return [
-        (program.batch, engine.plan.kernels[launch.kernel], launch.choice)
+        (program.batch, engine.plan.kernels[launch.kernel], launch.tile_origin)
         for program in engine.plan.programs
         for launch in program.launches
         if engine.plan.kernels[launch.kernel].source.startswith("convolution")
@@ -64,7 +64,7 @@ def configurations(engine: CudaEngine) -> list[Configuration]:
 
 
 def origins(engine: CudaEngine) -> set[str]:
-    return {choice.origin for _, _, choice in convolutions(engine)}
+    return {made.origin for _, _, made in convolutions(engine)}
 
 
 def test_candidates_begin_with_what_is_used_without_a_measurement() -> None:
@@ -101,11 +101,11 @@ def test_fastest_candidate_is_built(compiler: FakeCompiler, tmp_path: Path, prec
     before = build(VERSION / FILES[precision], precision, "sm_90", BATCHES)
     engine = build_tiny(tmp_path, precision)
     assert origins(before) <= {"table", "rule"} and origins(engine) == {"measured"}
-    for used, usual, (_, _, choice) in zip(
+    for used, usual, (_, _, made) in zip(
         configurations(engine), configurations(before), convolutions(engine), strict=True
     ):
         assert compiler.milliseconds(used, 1) <= compiler.milliseconds(usual, 1)
-        assert choice.microseconds == pytest.approx(1000 * compiler.milliseconds(used, 1), abs=1e-3)
+        assert made.microseconds == pytest.approx(1000 * compiler.milliseconds(used, 1), abs=1e-3)
     assert configurations(engine) != configurations(before)
     assert decode(encode(engine)).plan == engine.plan
 
@@ -184,9 +184,9 @@ def test_stored_choices_are_used_by_the_next_build(compiler: FakeCompiler, tmp_p
     for enabled in (True, False):
         again = build_tiny(tmp_path, enabled=enabled)
         assert configurations(again) == configurations(first) and origins(again) == {"measured"}
-        assert [choice for _, _, choice in convolutions(again)] == [
-            choice.model_copy(update={"microseconds": pytest.approx(choice.microseconds, abs=1e-3)})
-            for _, _, choice in convolutions(first)
+        assert [made for _, _, made in convolutions(again)] == [
+            made.model_copy(update={"microseconds": pytest.approx(made.microseconds, abs=1e-3)})
+            for _, _, made in convolutions(first)
         ]
     assert compiler.launched == []
     assert len(compiler.compiled) == 2 * len(first.plan.kernels)

@@ -87,10 +87,10 @@ def test_compiled_candidates_are_measured(
     arguments = VERSION / FILES[precision], precision, "sm_90", BATCHES
     engine = build(*arguments, measuring.Measuring(tmp_path))  # type: ignore[arg-type]
     measured = [
-        (launch.choice.microseconds, launch.grid[0])
+        (launch.tile_origin.microseconds, launch.grid[0])
         for program in engine.plan.programs
         for launch in program.launches
-        if launch.choice is not None
+        if launch.tile_origin is not None
     ]
     assert len(measured) == len(BATCHES) * sum(layer.kind.startswith("convolution") for layer in engine.plan.layers)
     assert all(microseconds == pytest.approx(blocks) for microseconds, blocks in measured)

@@ -25,7 +25,7 @@ _HALVES = {"*fp16": 0x3E00, "*bf16": 0x3FC0}
 
 @dataclass(frozen=True)
 class Configuration:
-    """What tests tell kernels apart by."""
+    """The parts of a kernel by which tests tell kernels apart."""
 
     source: str
     rows: int

@@ -142,7 +142,7 @@ MAP = "programs/0/tensor_maps/0"
         (_set(f"{FIRST}/grid", [1, 70_000, 1]), "grid"),
         (_set(f"{FIRST}/grid", [0, 1, 1]), "grid"),
         (_set(f"{FIRST}/only_for", ["logits"]), "Extra inputs are not permitted"),
-        (_set(f"{FIRST}/choice", {"origin": "guessed"}), "origin"),
+        (_set(f"{FIRST}/tile_origin", {"origin": "guessed"}), "origin"),
         (_set(f"{FIRST}/arguments/0/buffer", 4), "no such buffer"),
         (_set(f"{FIRST}/arguments/0/bytes", 97), "outside the buffer images"),
         (_set(f"{FIRST}/arguments/0/offset", 1), "outside the buffer images"),

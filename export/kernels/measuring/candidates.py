@@ -8,7 +8,7 @@ the pipeline. Groups of channels are packed for one block size, so a grouped con
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 
 from export.kernels.tiles import (
     MULTIPROCESSORS,
@@ -52,10 +52,10 @@ def candidates(problem: Problem, wanted: KernelTarget) -> tuple[Tile, ...]:
 def _blocks(problem: Problem, wanted: KernelTarget) -> list[_Block]:
     int8 = _INT8_HOPPER if wanted.architecture == "sm_90" else _INT8
     large = int8 if problem.key.precision == "int8" else _HALF
-    divide = [block for block in (*large, *_SMALLER) if problem.key.out % block[1] == 0]
+    usable = [block for block in (*large, *_SMALLER) if _forms(problem, wanted, block)]
     enough = MULTIPROCESSORS[wanted.architecture] // 2
-    filling = [block for block in divide if _count(problem, block) >= enough][:_BLOCKS]
-    too_large = [block for block in divide if _count(problem, block) < enough]
+    filling = [block for block in usable if _count(problem, block) >= enough][:_BLOCKS]
+    too_large = [block for block in usable if _count(problem, block) < enough]
     return filling + too_large[::-1][: _BLOCKS - len(filling)]
 
 
@@ -64,11 +64,14 @@ def _count(problem: Problem, block: _Block) -> int:
     return -(-problem.rows // block[0]) * (problem.key.out // block[1])
 
 
-def _forms(problem: Problem, wanted: KernelTarget, block: _Block) -> Iterator[Tile]:
+def _forms(problem: Problem, wanted: KernelTarget, block: _Block) -> list[Tile]:
+    """A block size by tensor maps and by pointers, or with two depths of the pipeline; none if it does not fit."""
     rows, columns, warps = block
     depths = _STAGES_OF_SMALL if rows * columns <= _SMALL else _STAGES
-    both = wanted.tensor_maps and problem.may_use_maps
-    for maps, stages in ((True, depths[0]), (False, depths[0])) if both else ((False, each) for each in depths):
-        tile = Tile(maps, rows, columns, largest_depth(problem), warps, stages)
-        if fits(tile, problem, wanted) and load_bytes(tile, problem) <= shared_bytes(wanted):
-            yield tile
+    tiles = [Tile(False, rows, columns, largest_depth(problem), warps, stages) for stages in depths]
+    fitting = [
+        tile for tile in tiles if fits(tile, problem, wanted) and load_bytes(tile, problem) <= shared_bytes(wanted)
+    ]
+    if fitting and wanted.tensor_maps and problem.may_use_maps:
+        return [replace(fitting[0], tensor_maps=True), fitting[0]]
+    return fitting

@@ -69,7 +69,7 @@ class Measuring:
 
     Args:
         cache: folder of the engine cache, for the stored configurations.
-        enabled: whether to measure; otherwise only what is stored is used.
+        enabled: whether to measure; otherwise the stored configurations alone are used.
     """
 
     def __init__(self, cache: Path, enabled: bool = True) -> None:

@@ -14,7 +14,7 @@ from models.runtime.cuda_engine.plan import Buffer, LaunchPlan
 REPEATS = 20
 """Launches behind each other in one CUDA graph: between them the GPU does not wait for the CPU."""
 ROUNDS = 9
-"""Graphs of a launch between two events each. All launches take turns, so a change of the clock rate affects all."""
+"""Graphs of a launch between two events each. Launches alternate, so a change of the clock rate affects all."""
 
 Outputs = Mapping[str, UInt8Array]
 

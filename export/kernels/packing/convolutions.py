@@ -13,7 +13,7 @@ from export.kernels.packing.launches import Call, Given, MapRef, Number, Ref, ca
 from export.kernels.packing.layout import CHANNEL_MULTIPLE, round_up, run_length
 from export.kernels.packing.weights import matrix, padded_vector, pixel_matrix, span
 from export.kernels.tiles import Problem, ProblemKey, Tile, blocks_of_columns, select_tile
-from models.runtime.cuda_engine.plan import Choice
+from models.runtime.cuda_engine.plan import TileOrigin
 
 _FULL_REGISTERS = 2048
 """Elements of a block per warp at which 128 registers per thread allow twice as many blocks on a multiprocessor."""
@@ -26,8 +26,8 @@ def convolution(context: Context, conv: Convolution, layer: int) -> Call:
         UnsupportedNetwork: no kernel computes it.
     """
     selected = select_tile(problem_of(context, conv), context.target, context.measured)
-    choice = Choice(origin=selected.origin, microseconds=selected.microseconds)
-    return replace(convolution_with(context, conv, layer, selected.tile), choice=choice)
+    origin = TileOrigin(origin=selected.origin, microseconds=selected.microseconds)
+    return replace(convolution_with(context, conv, layer, selected.tile), tile_origin=origin)
 
 
 def convolution_with(context: Context, conv: Convolution, layer: int, tile: Tile) -> Call:
@@ -70,7 +70,7 @@ def reads_pixels(context: Context, conv: Convolution) -> bool:
 
 
 def problem_of(context: Context, conv: Convolution) -> Problem:
-    """What the configuration of a convolution depends on."""
+    """The problem that a configuration is selected for."""
     of_pixels = reads_pixels(context, conv)
     shape = conv.forms[0].shape
     inside = context.network.image if of_pixels else context.layouts[conv.source].shape

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from models.runtime.cuda_engine.plan import Choice, ElementType
+from models.runtime.cuda_engine.plan import ElementType, TileOrigin
 
 IMAGES = "images"
 WEIGHTS = "weights"
@@ -75,7 +75,7 @@ class Call:
     arguments: tuple[Ref | MapRef | Number, ...]
     """Those that the kernel has, in the source's order."""
     layer: int
-    choice: Choice | None = None
+    tile_origin: TileOrigin | None = None
     """Where the configuration of a convolution comes from."""
 
 

@@ -190,7 +190,7 @@ def _program(context: Context, calls: list[Call], kernels: _Kernels, weight_byte
                 layer=call.layer,
                 grid=call.grid,
                 arguments=tuple(arguments),
-                choice=call.choice,
+                tile_origin=call.tile_origin,
             )
         )
     return Program(

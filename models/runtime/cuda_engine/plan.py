@@ -164,7 +164,7 @@ class TensorMap(_Part):
     """In bytes; 0 for none."""
 
 
-class Choice(_Part):
+class TileOrigin(_Part):
     """Where the configuration of a convolution's kernel comes from, for the report."""
 
     origin: Origin
@@ -182,8 +182,8 @@ class Launch(_Part):
     grid: tuple[PositiveInt, PositiveInt, PositiveInt]
     arguments: tuple[Argument, ...]
     """One per parameter of the kernel."""
-    choice: Choice | None = None
-    """None for a kernel without a choice."""
+    tile_origin: TileOrigin | None = None
+    """None for kernels of other layers."""
 
 
 class Program(_Part):
