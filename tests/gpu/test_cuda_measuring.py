@@ -150,6 +150,14 @@ def test_wrong_candidate_is_discarded(
     assert lines and all(line.startswith("left out, because its output is wrong: int8, ") for line in lines)
 
 
+def test_candidate_that_writes_nothing_is_discarded(compiler: FakeCompiler, tmp_path: Path) -> None:
+    """The values of the candidate before it are not there any more."""
+    usual = set(configurations(build(VERSION / FILES["int8"], "int8", "sm_90", BATCHES)))
+    compiler.milliseconds = lambda each, _: 1.0 if each in usual else 0.5
+    compiler.is_idle = lambda each: each not in usual
+    assert set(configurations(build_tiny(tmp_path))) == usual
+
+
 @pytest.mark.parametrize(("steps", "accepted"), [(2, True), (40, False)])
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_sums_in_half_precision_may_differ_by_rounding(

@@ -128,6 +128,7 @@ def test_command_builds_keeps_and_shows(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("COLUMNS", "200")
     cache = str(tmp_path / "cache")
     command = ["engines", str(VERSION), "--runtime", "cuda", "--compute-capability", "9.0", "--cache", cache]
+    command.append("--no-measure")
     first = CliRunner().invoke(app, [*command, "--batches", "1,4"])
     assert first.exit_code == 0, first.output
     assert re.findall(
