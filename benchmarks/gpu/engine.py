@@ -174,9 +174,9 @@ def layer_times(executor: CudaExecutor, batch: int) -> tuple[LayerTime, ...]:
 
 def copy_ceiling(_: object = None) -> float:
     """Bytes per second of a copy from the device to itself, read and written."""
-    from service.executors.gpu import device as cuda
+    from models.runtime.cuda import device as cuda
 
-    with closing(cuda.Device(0)) as device:
+    with closing(cuda.CudaDevice(0)) as device:
         stream = device.make_stream()
         source, target = device.allocate(COPY_BYTES), device.allocate(COPY_BYTES)
         device.fill(source, 1, COPY_BYTES, stream)

@@ -51,6 +51,14 @@ def engines_command(
     ] = False,
     hardware: Annotated[Hardware, typer.Option(help="GPUs that can run the engines. More GPUs cost speed.")] = "device",
     again: Annotated[bool, typer.Option("--again", help="Build existing engines again.")] = False,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure/--no-measure",
+            help="cuda, with a GPU to build for in this machine: measure the configurations of kernels that have not "
+            "been measured, which takes minutes, and store the fastest. Otherwise a table and its rule choose them.",
+        ),
+    ] = True,
 ) -> None:
     """Build engines for GPUs: TensorRT's, or those of this project. Needs no torch."""
     folder = cache or default_folder()
@@ -58,11 +66,12 @@ def engines_command(
     try:
         versions = find_versions(path)
         if (runtime or _installed()) == "cuda":
-            outcomes = _cuda_engines(versions, folder, compute_capability, batches or _CUDA_BATCHES, precision, again)
+            options = batches or _CUDA_BATCHES, again, measure
+            outcomes = _cuda_engines(versions, folder, compute_capability, precision, options)
         else:
             flavour = cast(Flavour | None, runtime)
-            options = (batches or _TENSORRT_BATCHES, version_compatible, hardware)
-            outcomes = _tensorrt_engines(versions, folder, flavour, compute_capability, options, precision, again)
+            build_options = (batches or _TENSORRT_BATCHES, version_compatible, hardware)
+            outcomes = _tensorrt_engines(versions, folder, flavour, compute_capability, build_options, precision, again)
         for result, text in outcomes:
             failed = failed or result == "failed"
             typer.echo(f"{result}: {text}")
@@ -103,14 +112,14 @@ def _cuda_engines(
     versions: list[Path],
     folder: Path,
     compute_capability: str | None,
-    batches: str,
     precision: Precision | None,
-    again: bool,
+    options: tuple[str, bool, bool],
 ) -> Iterator[tuple[str, str]]:
     from export.kernels import engines
 
+    batches, again, measure = options
     sizes = engines.parse_batches(batches)
     wanted = engines.capabilities(compute_capability)
     require_writable(folder)
-    for outcome in engines.build_engines(versions, folder, wanted, sizes, precision, again):
+    for outcome in engines.build_engines(versions, folder, wanted, sizes, precision, again, measure):
         yield outcome.result, outcome.text

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.errors import EngineError
-from export.kernels.compile import TRITON, Compiled, check_parameters, compile_all
-from export.kernels.packing.planner import PlanDraft, draft
+from export.kernels.compile import COMPILER, Compiled, compile_all
+from export.kernels.linking import link
+from export.kernels.measuring.measuring import Measuring
+from export.kernels.packing.launches import KernelKey
+from export.kernels.packing.planner import draft
 from export.kernels.reading.reader import read
 from export.kernels.tiles import target
 from models.artifact import manifest
 from models.artifact.manifest import FusionReport
 from models.runtime.cuda_engine.file import CudaEngine, pack
-from models.runtime.cuda_engine.plan import Binary, LaunchPlan, MapArgument, Precision, Program
+from models.runtime.cuda_engine.plan import LaunchPlan, Precision
 
 BATCHES = (1, 8, 64)
 """Batch sizes of an engine; a service fills the smallest one that is large enough."""
@@ -33,7 +35,13 @@ class Resources:
     most_shared_bytes: int
 
 
-def build(path: Path, precision: Precision, architecture: str, batches: Sequence[int] = BATCHES) -> CudaEngine:
+def build(
+    path: Path,
+    precision: Precision,
+    architecture: str,
+    batches: Sequence[int] = BATCHES,
+    measuring: Measuring | None = None,
+) -> CudaEngine:
     """Compile a network. Needs no GPU and no torch.
 
     Args:
@@ -41,6 +49,7 @@ def build(path: Path, precision: Precision, architecture: str, batches: Sequence
         precision: precision of the convolutions.
         architecture: such as sm_90.
         batches: batch sizes.
+        measuring: chooses the configurations on a GPU; without it, the table and its rule do.
 
     Raises:
         UnsupportedNetwork: no kernels compute the network.
@@ -48,10 +57,15 @@ def build(path: Path, precision: Precision, architecture: str, batches: Sequence
         NoTriton: the compiler is not installed.
         EngineError: a kernel cannot be compiled.
     """
-    wanted = target(architecture)
-    planned = draft(read(path), precision, wanted, batches, manifest.sha256(path), f"triton {TRITON}")
-    compiled = compile_all(planned.keys, architecture)
-    plan, cubins = _with_binaries(planned, compiled)
+    wanted, network, sha256 = target(architecture), read(path), manifest.sha256(path)
+    planned = draft(network, precision, wanted, batches, sha256, COMPILER)
+    compiled: dict[KernelKey, Compiled] = {}
+    if measuring is not None:  # with a network that has a plan
+        measured, compiled = measuring.measure(network, precision, wanted, batches)
+        planned = draft(network, precision, wanted, batches, sha256, COMPILER, measured)
+    missing = [key for key in planned.keys if key not in compiled]
+    compiled |= zip(missing, compile_all(missing, architecture), strict=True)
+    plan, cubins = link(planned, [compiled[key] for key in planned.keys])
     return pack(plan, planned.weights, cubins)
 
 
@@ -71,39 +85,3 @@ def fusion(plan: LaunchPlan) -> FusionReport:
     """The fusion report: all residual additions are inside convolution kernels, or the network is refused."""
     count = sum(len(layer.additions) for layer in plan.layers)
     return FusionReport(residual_adds=count, fused=count)
-
-
-def _with_binaries(planned: PlanDraft, compiled: list[Compiled]) -> tuple[LaunchPlan, list[bytes]]:
-    """The plan with what the compiler made; equal cubins are stored once."""
-    cubins: dict[bytes, int] = {}
-    kernels = []
-    for kernel, each in zip(planned.plan.kernels, compiled, strict=True):
-        check_parameters(kernel, each)
-        binary = Binary(
-            cubin=cubins.setdefault(each.cubin, len(cubins)),
-            function=each.function.name,
-            shared_bytes=each.shared_bytes,
-            registers=each.function.registers,
-            stack_bytes=each.function.stack_bytes,
-        )
-        kernels.append(kernel.model_copy(update={"binary": binary}))
-    programs = tuple(_with_maps(planned.plan, program, compiled) for program in planned.plan.programs)
-    return planned.plan.model_copy(update={"kernels": tuple(kernels), "programs": programs}), list(cubins)
-
-
-def _with_maps(plan: LaunchPlan, program: Program, compiled: list[Compiled]) -> Program:
-    """A program whose tensor maps have the box and the swizzle that the compiler chose.
-
-    A map is used with one pair of them: its box is a part of its key in the planner, and the swizzle follows from it.
-    """
-    maps = list(program.tensor_maps)
-    chosen: dict[int, tuple[tuple[int, ...], int]] = {}
-    for launch in program.launches:
-        made = compiled[launch.kernel]
-        used = [argument.tensor_map for argument in launch.arguments if isinstance(argument, MapArgument)]
-        for number, box, swizzle in zip(used, made.boxes, made.swizzles, strict=True):
-            setting = (box[::-1], swizzle)
-            if chosen.setdefault(number, setting) != setting:
-                raise EngineError(f"{plan.kernels[launch.kernel].name}: two kernels read one tensor map differently")
-            maps[number] = maps[number].model_copy(update={"box": setting[0], "swizzle": swizzle})
-    return program.model_copy(update={"tensor_maps": tuple(maps)})

@@ -12,7 +12,8 @@ import json
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -25,6 +26,9 @@ from models.runtime.cuda_engine.plan import PARAMETER_BYTES, Kernel
 
 TRITON = "3.6.0"
 """The version of `triton` whose kernels were measured; other versions compile other code."""
+
+COMPILER = f"triton {TRITON}"
+"""Name and version of the compiler, for plans and stored measurements."""
 
 _MODULES = ("convolution", "head", "pixels", "pooling")
 _ALIGNED = [["tt.divisibility", 16]]
@@ -77,6 +81,23 @@ def compile_all(keys: Sequence[KernelKey], architecture: str, processes: int | N
         NoTriton: the compiler is not installed.
         EngineError: a kernel cannot be compiled.
     """
+    compiled = []
+    for result in attempt_all(keys, architecture, processes):
+        if isinstance(result, EngineError):
+            raise result
+        compiled.append(result)
+    return compiled
+
+
+def attempt_all(
+    keys: Sequence[KernelKey], architecture: str, processes: int | None = None
+) -> Iterator[Compiled | EngineError]:
+    """Compile kernels in parallel, as `compile_all`; the error of a kernel takes its place.
+
+    Raises:
+        NoTriton: the compiler is not installed.
+        EngineError: the compiler ends one of its processes.
+    """
     require_triton()
     count = max(1, min(processes or os.cpu_count() or 1, len(keys)))
     context = multiprocessing.get_context("spawn")  # a forked process would have locks of this one's threads
@@ -84,7 +105,17 @@ def compile_all(keys: Sequence[KernelKey], architecture: str, processes: int | N
         tempfile.TemporaryDirectory(prefix="kernels-") as folder,
         concurrent.futures.ProcessPoolExecutor(count, context, _use_cache, (folder,)) as pool,
     ):
-        return list(pool.map(compile_kernel, keys, [architecture] * len(keys)))
+        try:
+            yield from pool.map(_attempt, keys, [architecture] * len(keys))
+        except BrokenProcessPool as error:
+            raise EngineError("a process of the compiler has ended: too little memory?") from error
+
+
+def _attempt(key: KernelKey, architecture: str) -> Compiled | EngineError:
+    try:
+        return compile_kernel(key, architecture)
+    except EngineError as error:
+        return error
 
 
 def _use_cache(folder: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,13 +11,14 @@ from export.engines import EngineResult, Result, describe_failure
 from export.errors import BuildError, UnsupportedNetwork
 from export.kernels.build import build, fusion, resources
 from export.kernels.compile import require_triton
+from export.kernels.measuring.measuring import Measuring
 from export.kernels.tiles import target
 from models.artifact import manifest
 from models.artifact.manifest import Artifact, ManifestError
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import NoDevice
 from models.runtime.cuda_engine import cache as cuda_cache
-from models.runtime.cuda_engine.plan import LaunchPlan, Precision
+from models.runtime.cuda_engine.plan import LaunchPlan, Origin, Precision
 from models.runtime.engine_cache import EngineCacheError
 from models.runtime.engine_plan import ComputeCapability
 
@@ -28,6 +30,7 @@ SOURCES: dict[Precision, tuple[str, manifest.Precision]] = {
 """Format and precision of the file that an engine is built from."""
 USUAL: tuple[Precision, ...] = ("float16", "int8")
 """Precisions that are built by default."""
+_ORIGINS: dict[Origin, str] = {"measured": "measured", "table": "from the table", "rule": "by the rule"}
 
 
 def capabilities(wanted: str | None) -> list[ComputeCapability]:
@@ -52,6 +55,7 @@ def build_engines(
     batches: Sequence[int],
     precision: manifest.Precision | None = None,
     again: bool = False,
+    measure: bool = True,
 ) -> Iterator[EngineResult]:
     """Build the engines of versions.
 
@@ -62,6 +66,7 @@ def build_engines(
         batches: batch sizes.
         precision: build this precision only.
         again: build existing engines again.
+        measure: with a GPU to build for in this machine, measure configurations that have not been measured.
 
     Raises:
         ManifestError: a version cannot be read.
@@ -69,6 +74,7 @@ def build_engines(
         UnsupportedDevice: there are no kernels for a GPU.
     """
     require_triton()
+    measuring = Measuring(cache, measure)
     for capability in wanted:
         target(_architecture(capability))
     for version in versions:
@@ -83,7 +89,7 @@ def build_engines(
                 yield EngineResult("skipped", f"{name}: {text}")
                 continue
             for capability in wanted:
-                result, text = _ensure(version, artifact, each, cache, capability, batches, again)
+                result, text = _ensure(version, artifact, each, cache, capability, batches, again, measuring)
                 yield EngineResult(result, f"{name}: {text}")
         if precision == "float32":
             yield EngineResult("skipped", f"{name}: the kernels compute in half precision and int8, not in float32")
@@ -113,6 +119,7 @@ def _ensure(
     capability: ComputeCapability,
     batches: Sequence[int],
     again: bool,
+    measuring: Measuring,
 ) -> tuple[Result, str]:
     where = cuda_cache.engine_file(cache, artifact.sha256, precision, capability).name
     if not again and _has(cache, artifact.sha256, precision, capability, batches):
@@ -120,7 +127,7 @@ def _ensure(
     started = time.monotonic()
     try:
         manifest.check_hash(version / artifact.file, artifact.sha256)
-        engine = build(version / artifact.file, precision, _architecture(capability), batches)
+        engine = build(version / artifact.file, precision, _architecture(capability), batches, measuring)
         path = cuda_cache.write(cache, engine)
     except UnsupportedNetwork as error:  # another runtime serves it
         return "skipped", f"{artifact.file}: {error}"
@@ -138,8 +145,16 @@ def describe(plan: LaunchPlan) -> str:
         spilling = f"{needs.spilling} spill registers, at most {needs.most_stack_bytes} bytes per thread"
     return (
         f"{fused.fused} of {fused.residual_adds} residual additions fused, {needs.kernels} kernels with at most "
-        f"{needs.most_registers} registers and {needs.most_shared_bytes / 1024:.0f} KB of shared memory, {spilling}"
+        f"{needs.most_registers} registers and {needs.most_shared_bytes / 1024:.0f} KB of shared memory, {spilling}; "
+        f"configurations: {_describe_origins(plan)}"
     )
+
+
+def _describe_origins(plan: LaunchPlan) -> str:
+    """Where the configurations of convolutions come from, such as `10 measured, 4 by the rule`."""
+    launches = [launch for program in plan.programs for launch in program.launches]
+    counts = Counter(launch.tile_origin.origin for launch in launches if launch.tile_origin is not None)
+    return ", ".join(f"{counts[origin]} {text}" for origin, text in _ORIGINS.items() if counts[origin])
 
 
 def _has(

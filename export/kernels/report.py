@@ -11,7 +11,7 @@ from export.kernels.engines import describe
 from models.artifact import manifest
 from models.runtime.cuda_engine import cache as cuda_cache
 from models.runtime.cuda_engine.file import CudaEngineError, read
-from models.runtime.cuda_engine.plan import LaunchPlan, Program
+from models.runtime.cuda_engine.plan import Launch, LaunchPlan, Program
 
 
 def print_engines(version: Path, cache: Path, console: Console, kernels: bool = False) -> None:
@@ -44,8 +44,17 @@ def _table(plan: LaunchPlan) -> Table:
 
 
 def _kernels(plan: LaunchPlan, program: Program, layer: int) -> str:
-    """The kernels of a layer: name, block, and registers."""
-    used = [plan.kernels[launch.kernel] for launch in program.launches if launch.layer == layer]
-    return ", ".join(
-        kernel.name + (f", {kernel.binary.registers} registers" if kernel.binary is not None else "") for kernel in used
-    )
+    """The kernels of a layer: name, block, registers, and where the configuration comes from."""
+    return ", ".join(_kernel(plan, launch) for launch in program.launches if launch.layer == layer)
+
+
+def _kernel(plan: LaunchPlan, launch: Launch) -> str:
+    kernel, origin = plan.kernels[launch.kernel], launch.tile_origin
+    parts = [kernel.name]
+    if origin is not None:
+        parts += [f"{kernel.warps} warps", f"{kernel.stages} stages"]
+    if kernel.binary is not None:
+        parts.append(f"{kernel.binary.registers} registers")
+    if origin is not None:
+        parts.append(origin.origin + (f" {origin.microseconds:.1f} µs" if origin.microseconds is not None else ""))
+    return ", ".join(parts)

@@ -9,35 +9,23 @@ touch memory that the plan does not give it.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, cast, get_args
 
-from models.artifact.manifest import INPUT, Precision
+from models.artifact.manifest import Precision
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import NoDevice
 from models.runtime.cuda_engine import cache
 from models.runtime.cuda_engine.file import CudaEngine
-from models.runtime.cuda_engine.plan import (
-    PARAMETER_BYTES,
-    Argument,
-    Buffer,
-    LaunchPlan,
-    MapArgument,
-    ParameterKind,
-    Pointer,
-    Program,
-)
-from models.runtime.cuda_engine.plan import Kernel as PlannedKernel
+from models.runtime.cuda_engine.plan import LaunchPlan
 from models.runtime.cuda_engine.plan import Precision as EnginePrecision
 from models.runtime.engine_cache import EngineCacheError, PlanDamaged
 from service.executors.base import ExecutorError, Source
 from service.executors.gpu.streams import CudaExecutor, opened
 
 if TYPE_CHECKING:
-    from service.executors.gpu.device import Device
-    from service.executors.gpu.kernels import Kernel
+    from models.runtime.cuda.device import CudaDevice
+    from models.runtime.cuda.program import LoadedEngine
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "float16": ("onnx", "float32"),
@@ -45,15 +33,6 @@ ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "int8": ("onnx", "int8"),
 }
 DEVICE = "gpu"
-
-_WARP = 32
-_FORMATS: Mapping[ParameterKind, str] = {
-    "pointer": "<Q",
-    "int32": "<i",
-    "int64": "<q",
-    "float32": "<f",
-    "scratch": "<Q",
-}
 
 
 class CudaEngineExecutor(CudaExecutor):
@@ -70,110 +49,42 @@ class CudaEngineExecutor(CudaExecutor):
             _check_signature(engine.plan, source)
             super().__init__(device, engine.plan.batches)
             self.plan = engine.plan
-            loaded = _LoadedEngine(device, engine)
-            self._open_streams(
-                source.manifest.preprocess.shape, lambda stream: CudaProgram(device, stream, engine.plan, loaded)
-            )
-
-
-class _LoadedEngine:
-    """Kernels and weights on a device, which all streams share."""
-
-    def __init__(self, device: Device, engine: CudaEngine) -> None:
-        libraries = [device.load(bytes(engine.cubin(number))) for number in range(len(engine.plan.cubins))]
-        self.kernels = [_load_kernel(libraries, kernel) for kernel in engine.plan.kernels]
-        self.weights = device.upload(engine.weights, device.make_stream())
+            loaded = _load(device, engine)
+            self._open_streams(source.manifest.preprocess.shape, lambda stream: CudaProgram(device, stream, loaded))
 
 
 class CudaProgram:
-    """The launches of each batch size on one stream.
-
-    Each batch size has an arena of its own: parts of it hold zeros that no kernel overwrites, at other places for
-    another batch size.
-    """
+    """The launches of each batch size on one stream."""
 
     capturable = True
 
-    def __init__(self, device: Device, stream: int, plan: LaunchPlan, loaded: _LoadedEngine) -> None:
+    def __init__(self, device: CudaDevice, stream: int, engine: LoadedEngine) -> None:
         self._device = device
         self._stream = stream
-        self._plan = plan
-        self._loaded = loaded
-        self.outputs: Mapping[str, tuple[int, ...]] = {output.name: output.row for output in plan.outputs}
-        self.launches: dict[int, list[Callable[[], None]]] = {}
+        self._engine = engine
+        self.outputs: Mapping[str, tuple[int, ...]] = {output.name: output.row for output in engine.plan.outputs}
+        self.launches: dict[int, Sequence[Callable[[], None]]] = {}
         """Functions that enqueue one kernel each, in the order of the plan, by batch size."""
 
     def bind(self, rows: int, addresses: Mapping[str, int]) -> Callable[[], None]:
-        from service.executors.gpu.kernels import Arguments
+        from models.runtime.cuda.program import PlacedProgram  # its bindings need not be installed without a GPU
 
-        program = next(program for program in self._plan.programs if program.batch == rows)
-        bases = self._place(program, addresses)
-        maps = _encode_maps(program, bases)
-        launches = self.launches[rows] = [
-            partial(
-                self._loaded.kernels[launch.kernel].launch,
-                launch.grid,
-                Arguments(_values(self._plan.kernels[launch.kernel], launch.arguments, bases, maps)),
-                self._stream,
-            )
-            for launch in program.launches
-        ]
+        program = next(program for program in self._engine.plan.programs if program.batch == rows)
+        placed = PlacedProgram(self._device, self._stream, self._engine, program, addresses)
+        self.launches[rows] = placed.launches
 
         def enqueue() -> None:
-            for launch in launches:
+            for launch in placed.launches:
                 launch()
 
         return enqueue
 
-    def _place(self, program: Program, addresses: Mapping[str, int]) -> list[int]:
-        """The address of each buffer of a program; those that need zeros are filled."""
-        arena = self._device.allocate(max(1, program.arena_bytes))
-        bases = [self._base(buffer, arena, addresses) for buffer in program.buffers]
-        for buffer, base in zip(program.buffers, bases, strict=True):
-            if buffer.zeroed:
-                self._device.fill(base, 0, buffer.bytes, self._stream)
-        return bases
 
-    def _base(self, buffer: Buffer, arena: int, addresses: Mapping[str, int]) -> int:
-        if buffer.kind == "activation":
-            return arena + buffer.offset
-        if buffer.kind == "weights":
-            return self._loaded.weights
-        return addresses[INPUT if buffer.kind == "images" else buffer.name]
+def _load(device: CudaDevice, engine: CudaEngine) -> LoadedEngine:
+    from models.runtime.cuda.program import LoadedEngine
 
-
-def _load_kernel(libraries: Sequence[object], planned: PlannedKernel) -> Kernel:
-    from service.executors.gpu.kernels import Kernel  # its bindings need not be installed without a GPU
-
-    binary = planned.binary
-    if binary is None:
-        raise PlanDamaged(f"the kernel {planned.name} is not compiled: build the engine again")
-    sizes = [PARAMETER_BYTES[parameter.kind] for parameter in planned.parameters]
-    return Kernel(libraries[binary.cubin], binary.function, sizes, _WARP * planned.warps, binary.shared_bytes)
-
-
-def _encode_maps(program: Program, bases: Sequence[int]) -> list[bytes]:
-    from service.executors.gpu.kernels import encode_tensor_map
-
-    return [
-        encode_tensor_map(tensor_map, bases[tensor_map.address.buffer] + tensor_map.address.offset)
-        for tensor_map in program.tensor_maps
-    ]
-
-
-def _values(
-    kernel: PlannedKernel, arguments: Sequence[Argument], bases: Sequence[int], maps: Sequence[bytes]
-) -> list[bytes]:
-    """The bytes of each argument of a launch."""
-    values = []
-    for parameter, argument in zip(kernel.parameters, arguments, strict=True):
-        if isinstance(argument, MapArgument):
-            values.append(maps[argument.tensor_map])
-        elif isinstance(argument, Pointer):
-            values.append(struct.pack(_FORMATS[parameter.kind], bases[argument.buffer] + argument.offset))
-        else:
-            values.append(struct.pack(_FORMATS[parameter.kind], argument.value))
-    return values
+    cubins = [engine.cubin(number) for number in range(len(engine.plan.cubins))]
+    return LoadedEngine(device, engine.plan, cubins, engine.weights)
 
 
 def _find(source: Source, index: int) -> CudaEngine:

@@ -15,7 +15,7 @@ from service.executors.base import ExecutorError, Source
 from service.executors.gpu.streams import BUCKETS, CudaExecutor, opened
 
 if TYPE_CHECKING:
-    from service.executors.gpu.device import Device
+    from models.runtime.cuda.device import CudaDevice
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class _OnnxRuntimeProgram:
     capturable = False
     """The runtime captures itself: it knows when its memory has settled."""
 
-    def __init__(self, source: Source, device: Device, stream: int, graphs: bool) -> None:
+    def __init__(self, source: Source, device: CudaDevice, stream: int, graphs: bool) -> None:
         self._index = device.index
         self._image = source.manifest.preprocess.shape
         # A session has separate graphs for each thread. Graphs that the loading thread captured would be captured

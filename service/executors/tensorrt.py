@@ -21,7 +21,7 @@ from service.executors.base import Source
 from service.executors.gpu.streams import CudaExecutor, opened
 
 if TYPE_CHECKING:
-    from service.executors.gpu.device import Device
+    from models.runtime.cuda.device import CudaDevice
 
 ARTIFACTS: Mapping[Precision, tuple[str, Precision]] = {
     "float32": ("onnx", "float32"),
@@ -79,7 +79,7 @@ class _TensorRtProgram:
         log: Any,
         engine: Any,
         plan: Plan,
-        device: Device,
+        device: CudaDevice,
         stream: int,
         image: tuple[int, ...],
         outputs: Sequence[str],

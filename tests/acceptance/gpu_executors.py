@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from benchmarks.gpu.__main__ import STEPS
+from models.runtime.cuda import device as cuda
 from service import executors
-from service.executors.gpu import device as cuda
 from tests.acceptance.report import run
 from tests.support.fake_cuda import FakeRuntime, Kind
 from tests.support.fake_network import virtual_seconds

@@ -135,7 +135,7 @@ def test_missing_engine_is_an_error(gpu: FakeGpu, version: Path, tmp_path: Path)
 
 def test_engine_of_another_architecture_is_not_loaded(gpu: FakeGpu, version: Path, tmp_path: Path) -> None:
     write_engine(tmp_path, version, architecture="sm_80")
-    with pytest.raises(ExecutorError, match=r"float16-sm80-cuda1\.engine: built for other GPUs, this one has 9\.0"):
+    with pytest.raises(ExecutorError, match=r"float16-sm80-cuda2\.engine: built for other GPUs, this one has 9\.0"):
         load(version, tmp_path)
     assert gpu.driver.loaded == 0
 
@@ -151,7 +151,7 @@ def test_engine_of_another_version_of_the_format_is_not_loaded(
         patch.setattr(plans, "VERSION", 7)
         path.write_bytes(encode(build_engine(version)))  # under the name of this version
     other.unlink()
-    with pytest.raises(ExecutorError, match=r"has version 7 of the format, not 1: build it again"):
+    with pytest.raises(ExecutorError, match=r"has version 7 of the format, not 2: build it again"):
         load(version, tmp_path)
 
 
@@ -168,7 +168,7 @@ def test_damaged_engine_is_not_loaded(gpu: FakeGpu, version: Path, tmp_path: Pat
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ExecutorError, match=r"float16-sm90-cuda1\.engine: damaged: .*: build it again"):
+    with pytest.raises(ExecutorError, match=r"float16-sm90-cuda2\.engine: damaged: .*: build it again"):
         load(version, tmp_path)
     assert (gpu.cuda.allocations, gpu.driver.loaded) == (0, 0)
 

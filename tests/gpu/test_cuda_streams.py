@@ -19,10 +19,11 @@ import pytest
 from cuda.bindings import runtime as real
 
 from models.imaging.preprocess import UInt8Array
+from models.runtime.cuda import CudaError
+from models.runtime.cuda import device as cuda
 from models.runtime.onnxruntime import ort
 from service.executors.base import DeviceLost, ExecutorError
-from service.executors.gpu import CudaError, page_locked, streams
-from service.executors.gpu import device as cuda
+from service.executors.gpu import page_locked, streams
 from service.executors.gpu.streams import CudaStreamContext
 from tests.support import fake_gpu
 from tests.support.fake_cuda import RUBBISH, FakeRuntime, Kind
@@ -40,8 +41,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRuntime:
     return runtime
 
 
-def make_context(fake: FakeRuntime, **options: bool) -> tuple[CudaStreamContext, Doubling, cuda.Device]:
-    device = cuda.Device(0)
+def make_context(fake: FakeRuntime, **options: bool) -> tuple[CudaStreamContext, Doubling, cuda.CudaDevice]:
+    device = cuda.CudaDevice(0)
     stream = device.make_stream()
     program = Doubling(fake, stream)
     for name, value in options.items():
@@ -152,7 +153,7 @@ def test_unwritten_outputs_are_not_numbers(fake: FakeRuntime) -> None:
 
 def test_fake_checks_the_bounds_of_copies(fake: FakeRuntime) -> None:
     """Or a mistake in an address would go unnoticed in every other test."""
-    device = cuda.Device(0)
+    device = cuda.CudaDevice(0)
     stream, memory, pinned = device.make_stream(), device.allocate(8), device.allocate_pinned(8)
     with pytest.raises(CudaError, match=r"cudaMemcpyAsync: invalid argument \(1\)"):
         device.copy_in(memory + 1, pinned, stream)
@@ -173,13 +174,13 @@ def test_programs_are_freed_before_their_memory(fake: FakeRuntime, monkeypatch: 
     executor.run(executor.gather(list(images(2))), LOGITS)
     programs = [weakref.ref(context.program) for context in executor.contexts]
     left: list[int] = []
-    close = cuda.Device.close
+    close = cuda.CudaDevice.close
 
-    def count_and_close(device: cuda.Device) -> None:
+    def count_and_close(device: cuda.CudaDevice) -> None:
         left.append(sum(program() is not None for program in programs))
         close(device)
 
-    monkeypatch.setattr(cuda.Device, "close", count_and_close)
+    monkeypatch.setattr(cuda.CudaDevice, "close", count_and_close)
     executor.close()
     assert left == [0]
     assert fake.allocations == 0
@@ -299,7 +300,7 @@ def test_bindings_without_their_driver_are_an_error(monkeypatch: pytest.MonkeyPa
     def fail(_: int) -> None:
         raise RuntimeError("Function cuStreamCreate not found")
 
-    monkeypatch.setattr(cuda, "Device", fail)
+    monkeypatch.setattr(cuda, "CudaDevice", fail)
     expected = pytest.raises(ExecutorError, match="needs an NVIDIA GPU: Function cuStreamCreate not found")
     with expected, streams.opened("cuda", "0"):
         pass

@@ -230,7 +230,7 @@ def test_missing_compiler_is_an_error_at_start(monkeypatch: pytest.MonkeyPatch) 
 
     fake_kernels.install(monkeypatch, FakeRuntime())
     monkeypatch.setattr(cuda_driver, "devices", lambda: [Device(NAME, CAPABILITY)])
-    monkeypatch.setattr("service.executors.gpu.device.nvrtc.nvrtcCreateProgram", missing)
+    monkeypatch.setattr("models.runtime.cuda.device.nvrtc.nvrtcCreateProgram", missing)
     with pytest.raises(ExecutorError, match=r"decode_gpu: .* cannot be decoded on GPU 0: libnvrtc\.so is not there"):
         open_decoder(0, MAX_PIXELS)
 

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from models.imaging.preprocess import Geometry, UInt8Array
+from models.runtime.cuda import CudaError
+from models.runtime.cuda import device as cuda
 from models.runtime.engine_plan import ComputeCapability
-from service.executors.gpu import CudaError, gpu_resize
-from service.executors.gpu import device as cuda
+from service.executors.gpu import gpu_resize
 from service.executors.gpu.gpu_resize import DeviceImage, Resizer
 from tests.support import fake_kernels
 from tests.support.fake_cuda import FakeRuntime
@@ -28,18 +29,18 @@ SIDES = st.integers(1, 300)
 
 
 @pytest.fixture(scope="module")
-def device() -> Iterator[cuda.Device]:
+def device() -> Iterator[cuda.CudaDevice]:
     with pytest.MonkeyPatch.context() as patch:
         runtime = FakeRuntime()
         driver = fake_kernels.install(patch, runtime)
-        device = cuda.Device(0)
+        device = cuda.CudaDevice(0)
         yield device
         device.close()
         assert runtime.allocations == driver.loaded == 0
 
 
 @pytest.fixture(scope="module")
-def resizer(device: cuda.Device) -> Resizer:
+def resizer(device: cuda.CudaDevice) -> Resizer:
     return Resizer(device, gpu_resize.load(device))
 
 
@@ -47,7 +48,7 @@ def noise(width: int, height: int) -> UInt8Array:
     return np.random.default_rng(width + 1000 * height).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def on_device(device: cuda.Device, image: UInt8Array, padding: int = 0) -> DeviceImage:
+def on_device(device: cuda.CudaDevice, image: UInt8Array, padding: int = 0) -> DeviceImage:
     """Its rows may end in bytes that do not belong to it."""
     rows = np.full((len(image), image.shape[1] * 3 + padding), 0x5A, np.uint8)
     rows[:, : image.shape[1] * 3] = image.reshape(len(image), -1)
@@ -67,7 +68,7 @@ def on_device(device: cuda.Device, image: UInt8Array, padding: int = 0) -> Devic
     padding=st.integers(0, 9),
 )
 def test_pixels_equal_those_of_pillow(
-    device: cuda.Device,
+    device: cuda.CudaDevice,
     resizer: Resizer,
     sizes: list[tuple[int, int]],
     crop: tuple[int, int],
@@ -100,7 +101,7 @@ def test_other_images_are_left_to_the_host() -> None:
 def test_kernels_are_compiled_without_contraction(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or weights differ in the last of their 22 bits, now and then."""
     fake_kernels.install(monkeypatch, FakeRuntime())
-    device = cuda.Device(0)
+    device = cuda.CudaDevice(0)
     gpu_resize.load(device)
     nvrtc: FakeNvrtc = vars(cuda)["nvrtc"]
     assert b"--fmad=false" in nvrtc.options
@@ -120,7 +121,7 @@ def test_real_compiler_accepts_the_kernels(capability: tuple[int, int], monkeypa
 
 def test_compile_error_has_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_kernels.install(monkeypatch, FakeRuntime())
-    device = cuda.Device(0)
+    device = cuda.CudaDevice(0)
     with pytest.raises(CudaError, match=r"nothing\.cu cannot be compiled: .*error"):
         device.compile("nothing.cu", "int f( {", ())
     with pytest.raises(CudaError, match="cuLibraryGetKernel: CUDA_ERROR_NOT_FOUND"):

@@ -177,7 +177,7 @@ async def ask():
 if pretend:
     cuda_driver.devices = lambda: [Device("GPU", ComputeCapability(8, 9))]
 if pretend == "cuda":  # so that the runtime itself is reached, without a driver
-    from service.executors.gpu import device as cuda
+    from models.runtime.cuda import device as cuda
     from tests.support.fake_cuda import FakeRuntime
     cuda.runtime = FakeRuntime()
 asyncio.run(ask())

@@ -107,10 +107,10 @@ def test_damaged_cubins_are_refused(engine: CudaEngine) -> None:
 def test_cache_has_an_engine_per_kind_of_gpu(engine: CudaEngine, tmp_path: Path) -> None:
     path = cuda_cache.write(tmp_path, engine)
     sha256 = engine.plan.onnx_sha256
-    assert path == tmp_path / sha256 / "int8-sm90-cuda1.engine"
+    assert path == tmp_path / sha256 / "int8-sm90-cuda2.engine"
     hopper, ampere = ComputeCapability(9, 0), ComputeCapability(8, 0)
     assert cuda_cache.find(tmp_path, sha256, "int8", hopper).plan == engine.plan
-    with pytest.raises(PlanForeign, match=r"int8-sm90-cuda1\.engine: built for other GPUs, this one has 8\.0"):
+    with pytest.raises(PlanForeign, match=r"int8-sm90-cuda2\.engine: built for other GPUs, this one has 8\.0"):
         cuda_cache.find(tmp_path, sha256, "int8", ampere)
     with pytest.raises(PlanMissing, match="no CUDA engine in float16"):
         cuda_cache.find(tmp_path, sha256, "float16", hopper)
@@ -128,20 +128,21 @@ def test_command_builds_keeps_and_shows(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("COLUMNS", "200")
     cache = str(tmp_path / "cache")
     command = ["engines", str(VERSION), "--runtime", "cuda", "--compute-capability", "9.0", "--cache", cache]
+    command.append("--no-measure")
     first = CliRunner().invoke(app, [*command, "--batches", "1,4"])
     assert first.exit_code == 0, first.output
     assert re.findall(
         r"^built: tiny version 1: \S+: (\S+), .* 2 of 2 residual additions fused", first.output, re.M
     ) == [
-        "float16-sm90-cuda1.engine",
-        "int8-sm90-cuda1.engine",
+        "float16-sm90-cuda2.engine",
+        "int8-sm90-cuda2.engine",
     ]
     again = CliRunner().invoke(app, [*command, "--batches", "4,1"])
     assert again.output.count("kept: ") == 2
     other = CliRunner().invoke(app, [*command, "--precision", "int8"])
     assert other.output.startswith("built: ") and other.output.count("\n") == 1
     shown = CliRunner().invoke(app, ["inspect", str(VERSION), "--cache", cache, "--kernels"])
-    assert "int8-sm90-cuda1.engine for sm_90, batches 1, 8, 64: 2 of 2 residual additions fused" in shown.output
+    assert "int8-sm90-cuda2.engine for sm_90, batches 1, 8, 64: 2 of 2 residual additions fused" in shown.output
     assert "convolution_tma" in shown.output
 
 

@@ -55,7 +55,7 @@ def test_engine_is_the_default_on_its_gpu(
         assert (served["executor"], served["precision"], served["max_batch"]) == ("cuda", "float16", max(BATCHES))
         assert served["engine"] == {"state": "READY", "reason": None}
         assert served["config"]["executor"] == "default rule"
-        assert served["config"]["reason"].startswith("float16-sm90-cuda1.engine is in the engine cache")
+        assert served["config"]["reason"].startswith("float16-sm90-cuda2.engine is in the engine cache")
         check_served(client, photographs, eager)
         assert "degraded" not in client.get("/readyz").json()
     assert gpu.driver.launches
@@ -174,7 +174,7 @@ def test_engine_of_another_gpu_is_not_used(
     with serve(Settings(repository=tiny_repository, cache=tmp_path)) as client:
         assert model(client)["executor"] == "onnxruntime-cuda"
         check_served(client, photographs, eager)
-    assert len([line for line in caplog.messages if "float16-sm80-cuda1.engine: built for other GPUs" in line]) == 1
+    assert len([line for line in caplog.messages if "float16-sm80-cuda2.engine: built for other GPUs" in line]) == 1
 
 
 @pytest.mark.parametrize(

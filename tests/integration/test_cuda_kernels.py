@@ -15,7 +15,15 @@ import pytest
 import models
 from models.artifact import parity
 from models.artifact.manifest import Precision
-from tests.support.interpreter.process import AVAILABLE, WHY_NOT, by_onnxruntime, integer_convolutions, interpret
+from tests.support import tiny
+from tests.support.interpreter.process import (
+    AVAILABLE,
+    WHY_NOT,
+    by_onnxruntime,
+    compare_candidates,
+    integer_convolutions,
+    interpret,
+)
 from tests.support.kernel_networks import write_network
 from tests.support.thorough import takes_minutes
 
@@ -95,3 +103,12 @@ def test_the_shipped_model_passes_its_golden_images(file: str, precision: Precis
     found = interpret(version / file, precision, "maps", images, tmp_path)
     assert parity.check(found.outputs["logits"], logits, precision).top1_agreement == 1.0
     assert found.different == []
+
+
+@pytest.mark.parametrize(("file", "precision"), [("model.onnx", "float16"), ("model.int8.onnx", "int8")])
+def test_all_configurations_of_a_convolution_agree(file: str, precision: str) -> None:
+    """With tensor maps and with pointers, on the inputs with which they are measured."""
+    convolutions = compare_candidates(tiny.FOLDER / tiny.REPOSITORY / "tiny" / "1" / file, precision)
+    assert {len(outputs) for outputs in convolutions} == {2, 3}
+    for outputs in convolutions:
+        assert all(agrees and values > 1000 for agrees, values in outputs), outputs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from models.runtime.cuda_engine.file import CudaEngine
 from service import executors
 from service.executors.base import compute
 from tests.support import fake_gpu, tiny
+from tests.support.fake_cubins import Compute, Launched, Observer
+from tests.support.fake_gpu import FakeGpu
 from tests.support.followed_plan import FollowedPlan
 from tests.support.interpreter.process import AVAILABLE, WHY_NOT
 from tests.support.tiny import source_of
@@ -51,6 +53,53 @@ def test_executor_launches_compiled_engines(
     assert len(gpu.driver.launches) == 2 * executor.concurrent_batches * launches  # run once, and captured
     answer = compute(executor, np.zeros((3, *engine.plan.image), np.uint8), frozenset({"logits"}))
     assert answer["logits"].shape == (3, 5)
+    executor.close()
+    assert (gpu.cuda.allocations, gpu.driver.loaded) == (0, 0)
+
+
+class _Clock(Observer):
+    """A launch takes a microsecond per block."""
+
+    def __init__(self, gpu: FakeGpu) -> None:
+        self._gpu = gpu
+
+    def enqueued(self, launched: Launched) -> Callable[[Compute], None]:
+        def run(compute: Compute) -> None:
+            self._gpu.cuda.clock += 0.001 * launched.grid[0]
+
+        return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", FILES)
+def test_compiled_candidates_are_measured(
+    precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver reads the parameters of their cubins, and encodes their tensor maps."""
+    from export.kernels.build import build
+    from export.kernels.measuring import measuring
+    from export.kernels.measuring.candidates import candidates
+
+    gpu = fake_gpu.install(monkeypatch)
+    gpu.driver.observer = _Clock(gpu)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+    monkeypatch.setattr(measuring, "candidates", lambda problem, wanted: candidates(problem, wanted)[:4])
+    arguments = VERSION / FILES[precision], precision, "sm_90", BATCHES
+    engine = build(*arguments, measuring.Measuring(tmp_path))  # type: ignore[arg-type]
+    measured = [
+        (launch.tile_origin.microseconds, launch.grid[0])
+        for program in engine.plan.programs
+        for launch in program.launches
+        if launch.tile_origin is not None
+    ]
+    assert len(measured) == len(BATCHES) * sum(layer.kind.startswith("convolution") for layer in engine.plan.layers)
+    assert all(microseconds == pytest.approx(blocks) for microseconds, blocks in measured)
+    assert any(launched.name == "convolution_tma" for launched in gpu.driver.launches)
+    cuda_cache.write(tmp_path, engine)
+    gpu.driver.observer = followed = FollowedPlan(gpu.cuda, engine)
+    runtime = executors.find("cuda:0")
+    (executor,) = runtime.load(source_of(VERSION, runtime, precision, tmp_path))
+    assert {batch for _, batch in followed.passes} == set(BATCHES)
     executor.close()
     assert (gpu.cuda.allocations, gpu.driver.loaded) == (0, 0)
 

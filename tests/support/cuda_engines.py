@@ -78,7 +78,7 @@ def _program(batch: int) -> Program:
         ),
         launches=(
             Launch(kernel=0, layer=0, grid=(batch, 1, 1), arguments=first),
-            Launch(kernel=1, layer=1, grid=(1, 2, 1), arguments=second, only_for=("logits",)),
+            Launch(kernel=1, layer=1, grid=(1, 2, 1), arguments=second),
         ),
     )
 

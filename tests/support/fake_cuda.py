@@ -88,6 +88,12 @@ class Timeline:
 
 
 @dataclass(eq=False)
+class Event:
+    time: float | None = None
+    """Time of the clock at which a stream reached it."""
+
+
+@dataclass(eq=False)
 class Graph:
     work: list[Work]
 
@@ -117,9 +123,12 @@ class FakeRuntime:
         """Whether another thread records in CUDA's default mode: who keeps to that, too, may not allocate meanwhile."""
         self.can_lock = True
         """Whether memory of the host can be page-locked."""
+        self.clock = 0.0
+        """Milliseconds of work that is done; only what stands in for kernels lets it run."""
         self.calls: list[str] = []
         self._memory: dict[int, tuple[UInt8Array, bool]] = {}
         self._streams: dict[int, Stream] = {}
+        self._events: list[Event] = []
         self._current = threading.local()
         self._lock = threading.Lock()
 
@@ -131,8 +140,8 @@ class FakeRuntime:
 
     @property
     def allocations(self) -> int:
-        """Number of blocks of memory and streams that are not freed."""
-        return len(self._memory) + len(self._streams)
+        """Number of blocks of memory, streams and events that are not freed."""
+        return len(self._memory) + len(self._streams) + len(self._events)
 
     def enqueue(self, stream: int, work: Work) -> None:
         """Begin work on a stream, as the kernels of a runtime do."""
@@ -237,6 +246,29 @@ class FakeRuntime:
             return (INVALID,)
         self.enqueue(stream, Work("in", lambda: target.fill(value)))
         return (self._status(),)
+
+    def cudaEventCreate(self) -> Any:
+        self._events.append(Event())
+        return self._status(), self._events[-1]
+
+    def cudaEventDestroy(self, event: Any) -> Any:
+        self._events.remove(event)
+        return (self._status(),)
+
+    def cudaEventRecord(self, event: Any, stream: Any) -> Any:
+        assert event in self._events
+        event.time = None
+
+        def reach() -> None:
+            event.time = self.clock
+
+        self.enqueue(stream, Work("compute", reach))
+        return (self._status(),)
+
+    def cudaEventElapsedTime(self, start: Any, end: Any) -> Any:
+        if start.time is None or end.time is None:
+            return real.cudaError_t.cudaErrorNotReady, 0.0
+        return self._status(), end.time - start.time
 
     def cudaStreamSynchronize(self, stream: Any) -> Any:
         waited = self._streams[int(stream)]

@@ -14,11 +14,11 @@ import pytest
 
 from models.artifact import manifest
 from models.runtime import engine_cache
+from models.runtime.cuda import device as cuda
 from models.runtime.cuda_driver import Device
 from models.runtime.engine_plan import BatchRange, ComputeCapability, Plan, Platform
 from models.runtime.onnxruntime import ort
 from service.executors import onnxruntime_cuda
-from service.executors.gpu import device as cuda
 from tests.support.fake_cubins import CubinDriver
 from tests.support.fake_cuda import FakeRuntime, Work, as_array
 from tests.support.fake_tensorrt_runtime import FakeTensorRT

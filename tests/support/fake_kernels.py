@@ -18,7 +18,7 @@ import pytest
 from cuda.bindings import driver as real_driver
 from cuda.bindings import nvrtc as real_nvrtc
 
-from service.executors.gpu import device as cuda
+from models.runtime.cuda import device as cuda
 from tests.support.fake_cuda import FakeRuntime, Work
 
 COMPILER = shutil.which("c++")

@@ -8,7 +8,7 @@ from threading import Thread
 import numpy as np
 
 from models.imaging.preprocess import UInt8Array
-from service.executors.gpu import device as cuda
+from models.runtime.cuda import device as cuda
 from service.executors.gpu.streams import STREAMS, CudaExecutor
 from tests.support.fake_cuda import FakeRuntime, Kind, Timeline, Work, as_array
 
@@ -51,7 +51,7 @@ def images(n: int, first: int = 0) -> UInt8Array:
 
 class Executor(CudaExecutor):
     def __init__(self, fake: FakeRuntime, count: int = STREAMS) -> None:
-        super().__init__(cuda.Device(0), BUCKETS)
+        super().__init__(cuda.CudaDevice(0), BUCKETS)
         self.concurrent_batches = count
         self._open_streams(IMAGE, lambda stream: Doubling(fake, stream))
 

@@ -48,7 +48,7 @@ def test_file_has_what_was_written(tmp_path: Path) -> None:
 
 def test_header_is_as_documented() -> None:
     content = encode(small_engine())
-    assert content[:16] == b"RNCUDAEN" + struct.pack("<II", 1, 0)
+    assert content[:16] == b"RNCUDAEN" + struct.pack("<II", 2, 0)
     plan_bytes, data_bytes = struct.unpack_from("<QQ", content, 16)
     assert json.loads(content[64 : 64 + plan_bytes])["architecture"] == "sm_90"
     assert len(content) == 64 + -(-plan_bytes // 256) * 256 + data_bytes
@@ -94,8 +94,8 @@ def test_damage_behind_a_correct_hash_gives_that_error_or_a_plan_that_keeps_the_
 
 def test_another_version_of_the_format_is_outdated() -> None:
     content = bytearray(encode(small_engine()))
-    content[8] = 2
-    with pytest.raises(CudaEngineOutdated, match=r"some\.engine: has version 2 of the format, not 1: build it again"):
+    content[8] = 7
+    with pytest.raises(CudaEngineOutdated, match=r"some\.engine: has version 7 of the format, not 2: build it again"):
         decode(bytes(content), "some.engine")
 
 
@@ -141,7 +141,8 @@ MAP = "programs/0/tensor_maps/0"
         (_set(f"{FIRST}/kernel", 1), "is no tensor map|has 6 arguments|is no pointer"),
         (_set(f"{FIRST}/grid", [1, 70_000, 1]), "grid"),
         (_set(f"{FIRST}/grid", [0, 1, 1]), "grid"),
-        (_set(f"{FIRST}/only_for", ["embedding"]), "unknown output"),
+        (_set(f"{FIRST}/only_for", ["logits"]), "Extra inputs are not permitted"),
+        (_set(f"{FIRST}/tile_origin", {"origin": "guessed"}), "origin"),
         (_set(f"{FIRST}/arguments/0/buffer", 4), "no such buffer"),
         (_set(f"{FIRST}/arguments/0/bytes", 97), "outside the buffer images"),
         (_set(f"{FIRST}/arguments/0/offset", 1), "outside the buffer images"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from itertools import combinations, pairwise
@@ -17,7 +18,7 @@ from export.kernels.packing.pixels import mean_and_scale
 from export.kernels.packing.planner import draft
 from export.kernels.packing.weights import WeightStore, as_bytes, matrix, pixel_matrix, span
 from export.kernels.reading.reader import read
-from export.kernels.tiles import TABLE, KernelTarget, Problem, select_tile, target
+from export.kernels.tiles import TABLE, KernelTarget, Problem, ProblemKey, select_tile, target
 from models.runtime.cuda_engine.check import check
 from models.runtime.cuda_engine.file import pack
 from models.runtime.cuda_engine.plan import LaunchPlan, MapArgument, Pointer
@@ -179,10 +180,12 @@ def test_only_known_gpus_have_kernels() -> None:
 
 def _problem(**changes: object) -> Problem:
     fields = {
-        "precision": "int8", "kernel": 3, "stride": 1, "inside": 256, "out": 256, "size": 14, "batch": 128,
-        "rows": 128 * 196, "span": 256, "taps": 9, "residual": False, "grouped": False, "pixels": False,
+        "precision": "int8", "kernel": 3, "stride": 1, "inside": 256, "out": 256, "size": 14, "residual": False,
+        "batch": 128, "rows": 128 * 196, "span": 256, "taps": 9, "grouped": False, "pixels": False,
     }  # fmt: skip
-    return Problem(**{**fields, **changes})  # type: ignore[arg-type]
+    fields |= changes
+    key = {field.name: fields.pop(field.name) for field in dataclasses.fields(ProblemKey)}
+    return Problem(ProblemKey(**key), **fields)  # type: ignore[arg-type]
 
 
 def test_measured_blocks_are_used_near_their_batch_size() -> None:
@@ -193,11 +196,11 @@ def test_measured_blocks_are_used_near_their_batch_size() -> None:
         if (row["precision"], row["inside"], row["size"], row["stride"], row["batch"], row["kernel"])
         == ("int8", 256, 14, 1, 128, 3)
     )
-    tile = select_tile(_problem(), target("sm_90"))
+    tile = select_tile(_problem(), target("sm_90")).tile
     expected = (row["loads"] == "tensor maps", *(row[key] for key in ("rows", "columns", "depth", "warps", "stages")))
     assert (tile.tensor_maps, tile.rows, tile.columns, tile.depth, tile.warps, tile.stages) == expected
     # One image has too few pixels for such blocks.
-    single = select_tile(_problem(batch=1, rows=196), target("sm_90"))
+    single = select_tile(_problem(batch=1, rows=196), target("sm_90")).tile
     assert single.rows * single.columns < tile.rows * tile.columns
 
 
@@ -208,7 +211,7 @@ def test_blocks_fit_the_shape_and_the_shared_memory(architecture: str) -> None:
         for out in (32, 64, 96, 128, 512):
             for rows in (49, 3136, 200_704):
                 problem = _problem(precision=precision, out=out, rows=rows, inside=96, span=96, batch=1)
-                tile = select_tile(problem, target(architecture))
+                tile = select_tile(problem, target(architecture)).tile
                 assert out % tile.columns == 0 and 96 % tile.depth == 0
                 loads = (tile.rows + tile.columns) * tile.depth * problem.element_bytes * tile.stages
                 assert loads <= limit
@@ -216,5 +219,5 @@ def test_blocks_fit_the_shape_and_the_shared_memory(architecture: str) -> None:
 
 
 def test_the_interpreter_gets_few_large_blocks() -> None:
-    tile = select_tile(_problem(batch=3, rows=588), KernelTarget("interpreter", tensor_maps=True))
+    tile = select_tile(_problem(batch=3, rows=588), KernelTarget("interpreter", tensor_maps=True)).tile
     assert tile.rows >= 588 and (tile.columns, tile.depth) == (256, 256)

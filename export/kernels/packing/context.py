@@ -11,7 +11,7 @@ from export.kernels.network import Array, Form, Network
 from export.kernels.packing.launches import WEIGHTS, Ref
 from export.kernels.packing.layout import Layout, PixelLayout
 from export.kernels.packing.weights import WeightStore, as_bytes
-from export.kernels.tiles import KernelTarget
+from export.kernels.tiles import KernelTarget, Measured
 
 PIXELS = "prepared pixels"
 
@@ -28,6 +28,7 @@ class Context:
     """fp16 or bf16."""
     target: KernelTarget
     batch: int
+    measured: Measured
 
     def constant(self, values: Array, element: str = "fp32") -> Ref:
         """Store a constant; returns a pointer to it."""

@@ -12,7 +12,8 @@ from export.kernels.packing.context import PIXELS, Context, Stored, stored
 from export.kernels.packing.launches import Call, Given, MapRef, Number, Ref, call
 from export.kernels.packing.layout import CHANNEL_MULTIPLE, round_up, run_length
 from export.kernels.packing.weights import matrix, padded_vector, pixel_matrix, span
-from export.kernels.tiles import Problem, Tile, blocks_of_columns, select_tile
+from export.kernels.tiles import Problem, ProblemKey, Tile, blocks_of_columns, select_tile
+from models.runtime.cuda_engine.plan import TileOrigin
 
 _FULL_REGISTERS = 2048
 """Elements of a block per warp at which 128 registers per thread allow twice as many blocks on a multiprocessor."""
@@ -24,10 +25,20 @@ def convolution(context: Context, conv: Convolution, layer: int) -> Call:
     Raises:
         UnsupportedNetwork: no kernel computes it.
     """
-    of_pixels = conv.source == context.network.pixels.form.name
-    problem = _problem(context, conv, of_pixels)
-    tile = select_tile(problem, context.target)
-    columns = blocks_of_columns(problem.out) if conv.groups > 1 else tile.columns
+    selected = select_tile(problem_of(context, conv), context.target, context.measured)
+    origin = TileOrigin(origin=selected.origin, microseconds=selected.microseconds)
+    return replace(convolution_with(context, conv, layer, selected.tile), tile_origin=origin)
+
+
+def convolution_with(context: Context, conv: Convolution, layer: int, tile: Tile) -> Call:
+    """The launch of a convolution in a configuration.
+
+    Raises:
+        UnsupportedNetwork: no kernel computes it.
+    """
+    of_pixels = reads_pixels(context, conv)
+    columns = blocks_of_columns(round_up(conv.forms[0].shape.channels, CHANNEL_MULTIPLE))
+    columns = columns if conv.groups > 1 else tile.columns
     if conv.groups > 1:  # the weights of a group are packed for these blocks
         depth = min(tile.depth, span(conv, columns))
         tile = replace(tile, columns=columns, depth=depth)
@@ -53,7 +64,14 @@ def convolution(context: Context, conv: Convolution, layer: int) -> Call:
     return _with_pointers(context, conv, layer, tile, weight, common, flags)
 
 
-def _problem(context: Context, conv: Convolution, of_pixels: bool) -> Problem:
+def reads_pixels(context: Context, conv: Convolution) -> bool:
+    """Whether the input of a convolution is prepared pixels."""
+    return conv.source == context.network.pixels.form.name
+
+
+def problem_of(context: Context, conv: Convolution) -> Problem:
+    """The problem that a configuration is selected for."""
+    of_pixels = reads_pixels(context, conv)
     shape = conv.forms[0].shape
     inside = context.network.image if of_pixels else context.layouts[conv.source].shape
     out = round_up(shape.channels, CHANNEL_MULTIPLE)
@@ -62,18 +80,21 @@ def _problem(context: Context, conv: Convolution, of_pixels: bool) -> Problem:
         width = round_up(inside.channels, CHANNEL_MULTIPLE)
         if conv.groups > 1:
             width = span(conv, blocks_of_columns(out))
-    return Problem(
+    key = ProblemKey(
         precision="int8" if conv.is_int8 else "float16",
         kernel=conv.kernel,
         stride=conv.stride,
         inside=inside.channels,
         out=out,
         size=inside.height,
+        residual=conv.residual is not None,
         batch=context.batch,
+    )
+    return Problem(
+        key=key,
         rows=context.batch * shape.height * shape.width,
         span=width,
         taps=conv.kernel if of_pixels else conv.kernel**2,
-        residual=conv.residual is not None,
         grouped=conv.groups > 1,
         pixels=of_pixels,
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from models.runtime.cuda_engine.plan import ElementType
+from models.runtime.cuda_engine.plan import ElementType, TileOrigin
 
 IMAGES = "images"
 WEIGHTS = "weights"
@@ -75,7 +75,8 @@ class Call:
     arguments: tuple[Ref | MapRef | Number, ...]
     """Those that the kernel has, in the source's order."""
     layer: int
-    only_for: tuple[str, ...] = ()
+    tile_origin: TileOrigin | None = None
+    """Where the configuration of a convolution comes from."""
 
 
 def call(
@@ -88,14 +89,13 @@ def call(
     warps: int,
     stages: int = 2,
     max_registers: int | None = None,
-    only_for: tuple[str, ...] = (),
 ) -> Call:
     """A launch of a function with all of its arguments, in the source's order."""
     types = tuple((name, type_of(value)) for name, value in given.items() if value is not None)
     absent: dict[str, int | str | None] = {name: None for name, value in given.items() if value is None}
     key = KernelKey(source, types, tuple((absent | dict(constants)).items()), warps, stages, max_registers)
     arguments = tuple(value for value in given.values() if value is not None)
-    return Call(key, grid, arguments, layer, only_for)
+    return Call(key, grid, arguments, layer)
 
 
 def type_of(value: Ref | MapRef | Number) -> str:

@@ -82,7 +82,7 @@ def window(context: Context, step: Window, layer: int) -> Call:
     return call("pool_windows", given, constants, grid, layer=layer, warps=4)
 
 
-def mean(context: Context, step: Mean, layer: int, only_for: tuple[str, ...]) -> Call:
+def mean(context: Context, step: Mean, layer: int) -> Call:
     """The launch of the mean over all pixels."""
     source = context.layouts[step.source]
     shape = source.shape
@@ -97,7 +97,7 @@ def mean(context: Context, step: Mean, layer: int, only_for: tuple[str, ...]) ->
     }
     constants = {"BR": min(64, _power_of_two(pixels)), "BC": columns}
     grid = (context.batch, source.channels // columns, 1)
-    return call("pool_images", given, constants, grid, layer=layer, warps=4, only_for=only_for)
+    return call("pool_images", given, constants, grid, layer=layer, warps=4)
 
 
 def feature_map(context: Context, step: FeatureMap, layer: int) -> Call:
@@ -114,7 +114,7 @@ def feature_map(context: Context, step: FeatureMap, layer: int) -> Call:
     }
     grid = (context.batch, -(-pixels // rows), source.channels // columns)
     constants = {"BR": rows, "BC": columns}
-    return call("write_feature_map", given, constants, grid, layer=layer, warps=4, only_for=(step.output,))
+    return call("write_feature_map", given, constants, grid, layer=layer, warps=4)
 
 
 def classifier(context: Context, step: Classifier, layer: int) -> Call:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from export.errors import UnsupportedNetwork
-from export.kernels.network import Classifier, Convolution, FeatureMap, Mean, Network, Window
+from export.kernels.network import Convolution, FeatureMap, Mean, Network, Window
 from export.kernels.packing import others
 from export.kernels.packing.arena import Need, Place, place_tensors
 from export.kernels.packing.context import PIXELS, Context
@@ -15,7 +15,7 @@ from export.kernels.packing.launches import ELEMENTS, IMAGES, WEIGHTS, Call, Ker
 from export.kernels.packing.layout import layouts, pixel_layout
 from export.kernels.packing.report import layer_table
 from export.kernels.packing.weights import WeightStore
-from export.kernels.tiles import KernelTarget
+from export.kernels.tiles import NONE_MEASURED, KernelTarget, Measured
 from models.runtime.cuda_engine.plan import (
     Argument,
     Buffer,
@@ -68,8 +68,9 @@ def draft(
     batches: Sequence[int],
     onnx_sha256: str,
     compiler: str,
+    measured: Measured = NONE_MEASURED,
 ) -> PlanDraft:
-    """LaunchPlan the launches of a network.
+    """Plan the launches of a network.
 
     Args:
         network: the layers.
@@ -78,21 +79,39 @@ def draft(
         batches: batch sizes.
         onnx_sha256: hash of the network's file.
         compiler: name and version of the compiler.
+        measured: configurations that were measured.
 
     Raises:
         UnsupportedNetwork: no kernel computes a layer.
     """
+    weights = WeightStore()
+    contexts = [make_context(network, precision, target, each, weights, measured) for each in sorted(set(batches))]
+    return assemble([(context, _calls(context)) for context in contexts], precision, onnx_sha256, compiler)
+
+
+def make_context(
+    network: Network,
+    precision: Precision,
+    target: KernelTarget,
+    batch: int,
+    weights: WeightStore,
+    measured: Measured = NONE_MEASURED,
+) -> Context:
+    """A network with the layout of its tensors, for one batch size."""
     half = "bf16" if precision == "bfloat16" else "fp16"
-    weights, kernels = WeightStore(), _Kernels()
     pixels = pixel_layout(network, "i8" if network.pixels.form.scale is not None else half)
-    drafted = {}
-    for batch in sorted(set(batches)):
-        context = Context(network, layouts(network, half), pixels, weights, half, target, batch)
-        drafted[batch] = (context, _calls(context))
-    content = weights.content()
-    programs = tuple(_program(context, calls, kernels, len(content)) for context, calls in drafted.values())
+    return Context(network, layouts(network, half), pixels, weights, half, target, batch, measured)
+
+
+def assemble(
+    drafted: Sequence[tuple[Context, list[Call]]], precision: Precision, onnx_sha256: str, compiler: str
+) -> PlanDraft:
+    """A plan of launches, with memory for their tensors; all contexts have one network and one store of weights."""
+    context = drafted[0][0]
+    network, kernels, content = context.network, _Kernels(), context.weights.content()
+    programs = tuple(_program(context, calls, kernels, len(content)) for context, calls in drafted)
     plan = LaunchPlan(
-        architecture=target.architecture,
+        architecture=context.target.architecture,
         precision=precision,
         compiler=compiler,
         onnx_sha256=onnx_sha256,
@@ -101,7 +120,7 @@ def draft(
         weights=Region(offset=0, bytes=len(content)),
         cubins=(),
         kernels=tuple(_kernel(key) for key in kernels.keys),
-        layers=layer_table(next(iter(drafted.values()))[0]),
+        layers=layer_table(context),
         programs=programs,
     )
     return PlanDraft(plan, content, list(kernels.keys))
@@ -109,7 +128,6 @@ def draft(
 
 def _calls(context: Context) -> list[Call]:
     calls = [others.prepare(context, 0)]
-    head = next(step for step in context.network.steps if isinstance(step, Classifier))
     for layer, step in enumerate(context.network.steps, 1):
         if isinstance(step, Convolution):
             calls.append(convolution(context, step, layer))
@@ -118,7 +136,7 @@ def _calls(context: Context) -> list[Call]:
         elif isinstance(step, FeatureMap):
             calls.append(others.feature_map(context, step, layer))
         elif isinstance(step, Mean):
-            calls.append(others.mean(context, step, layer, () if step.output == head.source else (step.output,)))
+            calls.append(others.mean(context, step, layer))
         else:
             calls.append(others.classifier(context, step, layer))
     return calls
@@ -172,7 +190,7 @@ def _program(context: Context, calls: list[Call], kernels: _Kernels, weight_byte
                 layer=call.layer,
                 grid=call.grid,
                 arguments=tuple(arguments),
-                only_for=call.only_for,
+                tile_origin=call.tile_origin,
             )
         )
     return Program(

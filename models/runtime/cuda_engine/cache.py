@@ -1,8 +1,9 @@
 """CUDA engines in the engine cache, beside TensorRT's plans.
 
-    cache/<SHA-256 of the ONNX file>/<precision>-sm90-cuda1.engine
+    cache/<SHA-256 of the ONNX file>/<precision>-sm90-cuda2.engine
+    cache/tiles-sm90-cuda2.json                configurations of kernels that were measured, for engines of all files
 
-The file describes itself. The number behind `cuda` is the version of the format, so a reader of another version finds
+An engine describes itself. The number behind `cuda` is the version of the format, so a reader of another version finds
 no file.
 """
 
@@ -20,6 +21,11 @@ from models.runtime.engine_plan import ComputeCapability
 def engine_file(cache: Path, onnx_sha256: str, precision: Precision, capability: ComputeCapability) -> Path:
     """The file of an engine, which may not exist."""
     return cache / onnx_sha256 / f"{precision}-{capability.sm}-cuda{VERSION}.engine"
+
+
+def tiles_file(cache: Path, capability: ComputeCapability) -> Path:
+    """The file of measured configurations for a kind of GPU, which may not exist. `export` reads and writes it."""
+    return cache / f"tiles-{capability.sm}-cuda{VERSION}.json"
 
 
 def built(cache: Path, onnx_sha256: str) -> list[Path]:

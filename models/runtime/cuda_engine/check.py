@@ -139,8 +139,6 @@ def _check_launch(plan: LaunchPlan, program: Program, launch: Launch, number: in
     _require(launch.kernel < len(plan.kernels), f"{where}: there is no such kernel")
     _require(launch.layer < len(plan.layers), f"{where}: there is no such layer")
     _require(all(size <= most for size, most in zip(launch.grid, _MAX_GRID, strict=True)), f"{where}: grid")
-    names = {output.name for output in plan.outputs}
-    _require(names.issuperset(launch.only_for), f"{where}: is for an unknown output")
     parameters = plan.kernels[launch.kernel].parameters
     _require(len(parameters) == len(launch.arguments), f"{where}: has {len(launch.arguments)} arguments")
     for parameter, argument in zip(parameters, launch.arguments, strict=True):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, 
 
 from models.artifact.manifest import SHA256
 
-VERSION = 1
+VERSION = 2
 """Version of the format. An engine of another version is built again."""
 
 ALIGNMENT = 256
@@ -29,6 +29,8 @@ Precision = Literal["float16", "bfloat16", "int8"]
 BufferKind = Literal["images", "output", "weights", "activation"]
 ParameterKind = Literal["pointer", "int32", "int64", "float32", "tensor_map", "scratch"]
 """`scratch` is a pointer that the compiler appends and the kernel does not use: its argument is the value 0."""
+Origin = Literal["table", "rule", "measured"]
+"""The table that ships with the project, its rule for other shapes, or a measurement on a GPU of the architecture."""
 ElementType = Literal["uint8", "float16", "bfloat16", "float32"]
 """Element types of tensor maps; int8 is copied as uint8."""
 
@@ -162,6 +164,14 @@ class TensorMap(_Part):
     """In bytes; 0 for none."""
 
 
+class TileOrigin(_Part):
+    """Where the configuration of a convolution's kernel comes from, for the report."""
+
+    origin: Origin
+    microseconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Measured time of the launch alone."""
+
+
 class Launch(_Part):
     """One kernel of a program."""
 
@@ -172,8 +182,8 @@ class Launch(_Part):
     grid: tuple[PositiveInt, PositiveInt, PositiveInt]
     arguments: tuple[Argument, ...]
     """One per parameter of the kernel."""
-    only_for: tuple[str, ...] = ()
-    """Outputs that need the launch. If none of them is wanted, a runtime may leave it out; empty: always needed."""
+    tile_origin: TileOrigin | None = None
+    """None for kernels of other layers."""
 
 
 class Program(_Part):

@@ -17,13 +17,13 @@ from PIL import Image
 from models.imaging.formats import jpeg
 from models.imaging.preprocess import Geometry, UInt8Array
 from models.runtime import cuda_driver
+from models.runtime.cuda import CudaError
 from models.runtime.cuda_driver import NoDevice
 from service.executors.base import ExecutorError
-from service.executors.gpu import CudaError
 from service.messages.decoding import DecodedImage
 
 if TYPE_CHECKING:
-    from service.executors.gpu.device import Device, Kernels
+    from models.runtime.cuda.device import CudaDevice, Kernels
 
 _END, _SCAN = b"\xff\xd9", b"\xff\xda"
 _JFIF = slice(6, 11), b"JFIF\0"
@@ -59,14 +59,14 @@ class JpegDecoder:
         self._codec: Any = nvimgcodec
         self._max_pixels = max_pixels
         self._local = threading.local()
-        self._device: Device | None = None
+        self._device: CudaDevice | None = None
         self._kernels: Kernels | None = None
         try:
             if gpu is not None:
-                from service.executors.gpu import device as cuda
+                from models.runtime.cuda import device as cuda
                 from service.executors.gpu import gpu_resize
 
-                self._device = cuda.Device(gpu)
+                self._device = cuda.CudaDevice(gpu)
                 self._kernels = gpu_resize.load(self._device)
             self._backend()  # fails now, not at the first image
         except (CudaError, ImportError, RuntimeError) as error:
@@ -174,7 +174,7 @@ class _Backend(Protocol):
 
 
 class _GpuBackend:
-    def __init__(self, codec: Any, device: Device, kernels: Kernels) -> None:
+    def __init__(self, codec: Any, device: CudaDevice, kernels: Kernels) -> None:
         from service.executors.gpu import gpu_resize
 
         device.use()

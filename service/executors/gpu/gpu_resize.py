@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from models.imaging.preprocess import Geometry, UInt8Array
-from service.executors.gpu.device import Device, Kernels
+from models.runtime.cuda.device import CudaDevice, Kernels
 
 FILTERS = {"bilinear": (1, 1.0), "bicubic": (2, 2.0), "lanczos": (3, 3.0)}
 """Number of each filter in `resize.cu`, and its support in pixels. Nearest-neighbour resizing is left to the host."""
@@ -63,7 +63,7 @@ def takes(width: int, height: int, geometry: Geometry) -> bool:
     return geometry.interpolation in FILTERS and (height <= high or height - high <= 2 * (width - wide))
 
 
-def load(device: Device) -> Kernels:
+def load(device: CudaDevice) -> Kernels:
     """The kernels, compiled for a device.
 
     Raises:
@@ -82,7 +82,7 @@ class Resizer:
         kernels: kernels of `load`.
     """
 
-    def __init__(self, device: Device, kernels: Kernels) -> None:
+    def __init__(self, device: CudaDevice, kernels: Kernels) -> None:
         self._device = device
         self._kernels = kernels
         self.stream = device.make_stream()

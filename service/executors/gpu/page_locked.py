@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from threading import RLock
 
 from models.imaging.preprocess import UInt8Array
-from service.executors.gpu import CudaError
+from models.runtime.cuda import CudaError
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def _is_locked(image: UInt8Array) -> bool:
 
 
 def _lock_pages(block: _Block) -> bool:
-    from service.executors.gpu import device  # its bindings need not be installed without a GPU
+    from models.runtime.cuda import device  # its bindings need not be installed without a GPU
 
     size = block.end - block.start
     try:
@@ -77,7 +77,7 @@ def _withdraw(block: _Block) -> None:
     with _lock:
         _blocks.remove(block)
     if block.locked:
-        from service.executors.gpu import device
+        from models.runtime.cuda import device
 
         try:
             device.unlock_pages(block.start)

@@ -19,12 +19,13 @@ import numpy as np
 from models.artifact.manifest import INPUT
 from models.imaging.preprocess import UInt8Array
 from models.runtime import cuda_driver
+from models.runtime.cuda import CudaError
 from models.runtime.cuda_driver import NoDevice
-from service.executors.base import ExecutorError, Float32Array, copy_into, padded_size
-from service.executors.gpu import CudaError, page_locked
+from service.executors.base import DeviceLost, ExecutorError, Float32Array, copy_into, padded_size
+from service.executors.gpu import page_locked
 
 if TYPE_CHECKING:
-    from service.executors.gpu.device import Device
+    from models.runtime.cuda.device import CudaDevice
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class CudaStreamContext:
 
     def __init__(
         self,
-        device: Device,
+        device: CudaDevice,
         stream: int,
         program: Program,
         image: tuple[int, int, int],
@@ -116,7 +117,7 @@ class CudaStreamContext:
                 copy_into(self._images, images)
                 self._device.copy_in(target, self._images[: len(images)], self._stream)
         except Exception as error:
-            self._device.check(error, self._stream)
+            _check(self._device, error, self._stream)
             raise
         return self._images[: len(images)]
 
@@ -133,7 +134,7 @@ class CudaStreamContext:
                 self._device.copy_out(self._outputs[name][:n], self._addresses[name], self._stream)
             self._device.synchronise(self._stream)
         except Exception as error:
-            self._device.check(error, self._stream)
+            _check(self._device, error, self._stream)
             raise
         return {name: self._outputs[name][:n].copy() for name in outputs}
 
@@ -174,7 +175,7 @@ class CudaExecutor:
     computes = True
     concurrent_batches = STREAMS
 
-    def __init__(self, device: Device, buckets: Sequence[int]) -> None:
+    def __init__(self, device: CudaDevice, buckets: Sequence[int]) -> None:
         self.device = device.name
         self.buckets = buckets
         self._cuda = device
@@ -226,7 +227,7 @@ class CudaExecutor:
 
 
 @contextlib.contextmanager
-def opened(executor: str, argument: str, *refusals: type[Exception]) -> Iterator[Device]:
+def opened(executor: str, argument: str, *refusals: type[Exception]) -> Iterator[CudaDevice]:
     """A GPU to load a network on, which is closed again if loading fails.
 
     Args:
@@ -250,23 +251,36 @@ def opened(executor: str, argument: str, *refusals: type[Exception]) -> Iterator
         stack.pop_all()
 
 
-def _open(executor: str, argument: str) -> Device:
+def _open(executor: str, argument: str) -> CudaDevice:
     """Open a device, after the driver has listed it."""
     if not re.fullmatch("[0-9]{0,3}", argument):
         raise ExecutorError(f"{executor}:N takes the number of a GPU, or several with commas, not {argument!r}")
     index = int(argument or 0)
     try:
         cuda_driver.device(index)
-        from service.executors.gpu.device import Device  # its bindings need not be installed without a GPU
+        from models.runtime.cuda.device import CudaDevice  # its bindings need not be installed without a GPU
 
-        return Device(index)
+        return CudaDevice(index)
     except ModuleNotFoundError as error:
         raise ExecutorError(f"{executor} needs the package cuda-bindings: install it") from error
     except (NoDevice, CudaError, RuntimeError) as error:  # cuda-bindings raise it if the driver lacks a function
         raise ExecutorError(f"{executor} needs an NVIDIA GPU: {error}") from error
 
 
-def _pinned(device: Device, shape: tuple[int, ...], dtype: Any) -> Any:
+def _pinned(device: CudaDevice, shape: tuple[int, ...], dtype: Any) -> Any:
     """An array in pinned memory."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     return device.allocate_pinned(size).view(dtype).reshape(shape)
+
+
+def _check(device: CudaDevice, error: Exception, stream: int) -> None:
+    """Check, after an error of work on a stream, whether the device still works.
+
+    Raises:
+        DeviceLost: every later call fails too, for example after an illegal address.
+    """
+    try:
+        # Not the whole device: synchronising it fails while another thread captures.
+        device.synchronise(stream)
+    except CudaError as lost:
+        raise DeviceLost(str(lost)) from error

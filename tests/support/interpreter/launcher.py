@@ -68,13 +68,9 @@ def run(engine: CudaEngine, images: UInt8Array, after: After | None = None) -> d
     """
     corrections.apply()
     program = next(program for program in engine.plan.programs if program.batch == len(images))
-    functions: dict[str, Any] = {}
-    for name in _MODULES:
-        functions |= vars(importlib.import_module(f"export.kernels.language.{name}"))
     memory = Memory(engine, program, images)
     for number, launch in enumerate(program.launches):
-        kernel = engine.plan.kernels[launch.kernel]
-        functions[kernel.source][launch.grid](**_arguments(engine, memory, launch), **kernel.constants)
+        interpret(engine, memory, launch)
         if after is not None:
             after(number, memory)
     rows = {output.name: output.row for output in engine.plan.outputs}
@@ -83,6 +79,15 @@ def run(engine: CudaEngine, images: UInt8Array, after: After | None = None) -> d
         for place, buffer in enumerate(program.buffers)
         if buffer.kind == "output"
     }
+
+
+def interpret(engine: CudaEngine, memory: Memory, launch: Launch) -> None:
+    """Run one launch, after `corrections.apply`."""
+    kernel = engine.plan.kernels[launch.kernel]
+    for name in _MODULES:
+        function = getattr(importlib.import_module(f"export.kernels.language.{name}"), kernel.source, None)
+        if function is not None:
+            function[launch.grid](**_arguments(engine, memory, launch), **kernel.constants)
 
 
 def _arguments(engine: CudaEngine, memory: Memory, launch: Launch) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -48,6 +49,22 @@ def interpret(network: Path, precision: str, loads: str, images: UInt8Array, fol
     with np.load(made) as found:
         outputs = {name: found[name] for name in found.files if name not in ("compared", "different")}
         return Interpreted(outputs, set(found["compared"].tolist()), found["different"].tolist())
+
+
+def compare_candidates(network: Path, precision: str) -> list[list[tuple[bool, int]]]:
+    """Run the convolutions of a network in several configurations, on the inputs that are used to measure them.
+
+    Returns:
+        For each convolution and configuration, whether the output agrees with that of the first one, and how many of
+        its values are not zero.
+    """
+    command = [sys.executable, "-m", "tests.support.interpreter.candidates", str(network), precision]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(_ROOT)}
+    done = subprocess.run(command, cwd=_ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-4000:])
+    found: list[list[tuple[bool, int]]] = json.loads(done.stdout)
+    return found
 
 
 def by_onnxruntime(network: Path, images: UInt8Array) -> Outputs:

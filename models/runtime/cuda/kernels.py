@@ -10,9 +10,9 @@ import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from models.runtime.cuda import CudaError
+from models.runtime.cuda import device as cuda
 from models.runtime.cuda_engine.plan import TENSOR_MAP_BYTES, TensorMap
-from service.executors.gpu import CudaError
-from service.executors.gpu import device as cuda
 
 _MAP_ALIGNMENT = 128
 """Alignment of a tensor map in host memory: CUDA 12 needs 64 bytes, CUDA 13 declares 128. Objects of the class
@@ -52,11 +52,11 @@ class Arguments:
         """Of an array with a pointer to each value. Valid as long as this object exists."""
 
 
-class Kernel:
+class LoadedKernel:
     """A kernel of a library on the selected device.
 
     Args:
-        library: as `Device.load` returns it.
+        library: as `CudaDevice.load` returns it.
         name: name of the function.
         parameters: bytes of each parameter.
         threads: threads per block.

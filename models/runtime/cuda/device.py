@@ -1,4 +1,4 @@
-"""The part of CUDA that the executors use: memory, streams, graphs and kernels, through cuda-python.
+"""The part of CUDA that the project uses: memory, streams, events, graphs and kernels, through cuda-bindings.
 
 Every function of `cuda.bindings` returns a tuple whose first member is a status. Here an error status becomes an
 exception, and all allocations are freed together.
@@ -16,16 +16,15 @@ from cuda.bindings import driver as driver  # also for kernels.py
 from cuda.bindings import nvrtc, runtime
 
 from models.imaging.preprocess import UInt8Array
+from models.runtime.cuda import CudaError
 from models.runtime.engine_plan import ComputeCapability
-from service.executors.base import DeviceLost
-from service.executors.gpu import CudaError
 
 log = logging.getLogger(__name__)
 
 _THREAD_LOCAL = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
 
 
-class Device:
+class CudaDevice:
     """One GPU, and every object that was made on it; `close` frees them.
 
     Args:
@@ -133,6 +132,20 @@ class Device:
         self._undo.append((runtime.cudaGraphExecDestroy, executable))
         return lambda: call(runtime.cudaGraphLaunch, executable, stream)
 
+    def make_event(self) -> Any:
+        """An event that records the time at which a stream reaches it."""
+        event = call(runtime.cudaEventCreate)
+        self._undo.append((runtime.cudaEventDestroy, event))
+        return event
+
+    def record(self, event: Any, stream: int) -> None:
+        """Enqueue an event."""
+        call(runtime.cudaEventRecord, event, stream)
+
+    def milliseconds(self, start: Any, end: Any) -> float:
+        """Time between two events that a stream has passed."""
+        return float(call(runtime.cudaEventElapsedTime, start, end))
+
     def compile(self, name: str, source: str, kernels: Sequence[str], options: Sequence[str] = ()) -> Kernels:
         """Compile CUDA C++ for this device, and load it.
 
@@ -170,18 +183,6 @@ class Device:
                 for name in (attribute.cudaDevAttrComputeCapabilityMajor, attribute.cudaDevAttrComputeCapabilityMinor)
             )
         )
-
-    def check(self, error: Exception, stream: int) -> None:
-        """Check, after an error of work on a stream, whether the device still works.
-
-        Raises:
-            DeviceLost: every later call fails too, for example after an illegal address.
-        """
-        try:
-            # Not the whole device: synchronising it fails while another thread captures.
-            self.synchronise(stream)
-        except CudaError as lost:
-            raise DeviceLost(str(lost)) from error
 
     def close(self) -> None:
         """Free all objects, the last first. On a lost device this fails, and is not needed."""
