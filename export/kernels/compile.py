@@ -20,7 +20,7 @@ from typing import Any
 
 from export.errors import EngineError
 from export.kernels.packing.launches import KernelKey
-from models.runtime.cuda_engine.check import MAX_SHARED_BYTES
+from export.kernels.tiles import SHARED_BYTES
 from models.runtime.cuda_engine.cubin import BadCubin, Function, read_function
 from models.runtime.cuda_engine.plan import PARAMETER_BYTES, Kernel
 
@@ -192,8 +192,8 @@ def _checked(key: KernelKey, architecture: str, found: Any, cubin: bytes) -> Com
     }
     if unexpected:
         raise EngineError(f"{name}: needs a launch that the plan does not describe: {json.dumps(unexpected)}")
-    if found.shared > MAX_SHARED_BYTES:
-        raise EngineError(f"{name}: needs {found.shared} bytes of shared memory")
+    if found.shared > SHARED_BYTES[architecture]:
+        raise EngineError(f"{name}: needs {found.shared} bytes of shared memory, and has {SHARED_BYTES[architecture]}")
     maps = found.tensordesc_meta or ()
     if len(maps) != sum(type.startswith("tensordesc") for _, type in key.types):
         raise EngineError(f"{name}: the compiler did not use its tensor maps")

@@ -172,13 +172,11 @@ def test_sums_in_half_precision_may_differ_by_rounding(
 def test_candidates_that_cannot_be_compiled_are_left_out(
     compiler: FakeCompiler, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Or those that need more shared memory than a block of the GPU has. Nothing is printed."""
+    """Nothing is printed."""
     compiler.milliseconds = lambda each, _: float(each.stages)
     compiler.is_refused = lambda each: each.source == "convolution_pointer" and each.stages == 2
-    compiler.shared_bytes = lambda each: 228 * 1024 if each.rows == 32 else 1024
     refused = build_tiny(tmp_path)
-    for each in compiler.launched:
-        assert not compiler.is_refused(each) and each.rows > 32
+    assert not any(compiler.is_refused(each) for each in compiler.launched)
     assert origins(refused) == {"measured"}
     assert capsys.readouterr().err == ""
 

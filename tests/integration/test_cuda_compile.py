@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 from pathlib import Path
@@ -15,6 +16,9 @@ from export.kernels import compile as compiler
 from export.kernels import engines
 from export.kernels.build import build, fusion, resources
 from export.kernels.compile import NoTriton, require_triton
+from export.kernels.packing.planner import draft
+from export.kernels.reading.reader import read
+from export.kernels.tiles import target
 from models.artifact import manifest
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import Device, NoDevice
@@ -26,6 +30,7 @@ from models.runtime.engine_cache import PlanDamaged, PlanForeign, PlanMissing
 from models.runtime.engine_plan import ComputeCapability
 from tests.support import tiny
 from tests.support.interpreter.process import AVAILABLE, WHY_NOT
+from tests.support.kernel_networks import write_network
 from tests.support.thorough import takes_minutes
 
 VERSION = tiny.FOLDER / tiny.REPOSITORY / "tiny" / "1"
@@ -83,6 +88,35 @@ def test_parameters_and_resources_are_those_of_nvidias_tool(engine: CudaEngine, 
         }
         expected = [PARAMETER_BYTES[parameter.kind] for parameter in kernel.parameters]
         assert [sizes[place] for place in range(len(sizes))] == expected
+
+
+@needs_triton
+@pytest.mark.slow
+def test_a_kernel_that_needs_more_shared_memory_than_its_gpu_has_is_refused() -> None:
+    drafted = draft(read(VERSION / "model.onnx"), "float16", target("sm_86"), (8,), "0" * 64, "none")
+    key = next(key for key in drafted.keys if key.source == "convolution_pointer")
+    deep = dataclasses.replace(key, stages=20)
+    needed = compiler.compile_kernel(deep, "sm_80").shared_bytes
+    assert 99 * 1024 < needed < 163 * 1024
+    with pytest.raises(EngineError, match=f"needs {needed} bytes of shared memory, and has 101376"):
+        compiler.compile_kernel(deep, "sm_86")
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_a_max_pool_loads_and_stores_16_bytes_at_once(precision: str, tmp_path: Path) -> None:
+    import triton
+
+    files = write_network("resnet18", tmp_path, size=33)
+    drafted = draft(read(files.of(precision)), precision, target("sm_90"), (8,), "0" * 64, "none")  # type: ignore[arg-type]
+    (key,) = [key for key in drafted.keys if key.source == "pool_windows"]
+    path = tmp_path / "kernel.cubin"
+    path.write_bytes(compiler.compile_kernel(key, "sm_90").cubin)
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    code = subprocess.run([tool, "-sass", path], capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"\bLDG\.\S+", code) == ["LDG.E.128"] * 9
+    assert re.findall(r"\bSTG\.\S+", code) == ["STG.E.128"]
 
 
 def test_tensor_maps_have_the_box_that_the_kernel_reads(engine: CudaEngine) -> None:

@@ -62,7 +62,6 @@ class FakeCompiler:
     """Difference of the values that a kernel writes, in steps of rounding."""
     is_idle: Callable[[Configuration], bool] = _never
     """Whether a kernel writes nothing."""
-    shared_bytes: Callable[[Configuration], int] = lambda configuration: 1024
     before_launch: Callable[[Configuration], None] = lambda configuration: None
     compiled: list[KernelKey] = field(default_factory=list)
     launched: list[Configuration] = field(default_factory=list)
@@ -98,7 +97,7 @@ class FakeCompiler:
         return Compiled(
             cubin=cubin(architecture, {name: sizes}),
             function=Function(name, tuple((8 * place, size) for place, size in enumerate(sizes)), 32, 0),
-            shared_bytes=self.shared_bytes(Configuration.of(key)),
+            shared_bytes=1024,
             swizzles=tuple(min(128, columns * element) for _, columns in boxes),
             boxes=boxes,
         )

@@ -7,12 +7,12 @@ import triton.language as tl
 @triton.jit(do_not_specialize=["M", "N", "F", "KC", "NB"])
 def classify(
     features, w, bias, logits, probabilities, done, temperature, M, N, F, KC, NB,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, BW: tl.constexpr,
 ):  # fmt: skip
     """features [M, F] times w [N, F] plus bias, and softmax(logits / temperature), all float32.
 
-    The last block of a row of blocks computes the softmax of its images. `done` counts blocks per row; it is zero
-    before and after the kernel.
+    The last block of a row of blocks computes the softmax of its images, BW classes at a time. `done` counts blocks per
+    row; it is zero before and after the kernel.
     """
     pid = tl.program_id(0)
     pid_m = pid // NB
@@ -33,21 +33,21 @@ def classify(
     before = tl.atomic_add(done + pid_m, 1, sem="acq_rel", scope="gpu")
     if before == NB - 1:
         top = tl.full((BM,), float("-inf"), dtype=tl.float32)
-        for block in range(NB):
-            c = block * BN + tl.arange(0, BN)
+        for first in range(0, N, BW):
+            c = first + tl.arange(0, BW)
             ok = live & (c < N)[None, :]
             # From L2, where the stores of the other blocks are.
             v = tl.load(logits + offs_m[:, None] * N + c[None, :], mask=ok, other=float("-inf"), cache_modifier=".cg")
             top = tl.maximum(top, tl.max(v, axis=1))
         top = tl.where(offs_m < M, top, 0.0)
         total = tl.zeros((BM,), dtype=tl.float32)
-        for block in range(NB):
-            c = block * BN + tl.arange(0, BN)
+        for first in range(0, N, BW):
+            c = first + tl.arange(0, BW)
             ok = live & (c < N)[None, :]
             v = tl.load(logits + offs_m[:, None] * N + c[None, :], mask=ok, other=float("-inf"), cache_modifier=".cg")
             total += tl.sum(tl.exp((v - top[:, None]) / temperature), axis=1)
-        for block in range(NB):
-            c = block * BN + tl.arange(0, BN)
+        for first in range(0, N, BW):
+            c = first + tl.arange(0, BW)
             ok = live & (c < N)[None, :]
             v = tl.load(logits + offs_m[:, None] * N + c[None, :], mask=ok, other=float("-inf"), cache_modifier=".cg")
             share = tl.exp((v - top[:, None]) / temperature) / total[:, None]

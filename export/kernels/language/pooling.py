@@ -1,4 +1,8 @@
-"""Pooling over windows and over whole images, and the feature map as an output."""
+"""Pooling over windows and over whole images, and the feature map as an output.
+
+Channels are given as `CB` blocks of `BC`: the compiler then knows that rows begin at a multiple of BC, and loads
+several channels at once.
+"""
 
 import triton
 import triton.language as tl
@@ -6,13 +10,14 @@ import triton.language as tl
 from export.kernels.language.storing import store_forms
 
 
-@triton.jit(do_not_specialize=["M", "PQ", "Q", "H", "W", "C", "xI", "xW", "yI", "yW", "zI", "zW"])
+@triton.jit(do_not_specialize=["M", "PQ", "Q", "H", "W", "CB", "xI", "xW", "yI", "yW", "zI", "zW"])
 def pool_windows(
-    x, y, z, zscale, zshift, factor, M, PQ, Q, H, W, C, xI, xW, yI, yW, zI, zW,
+    x, y, z, zscale, zshift, factor, M, PQ, Q, H, W, CB, xI, xW, yI, yW, zI, zW,
     SIZE: tl.constexpr, STRIDE: tl.constexpr, PAD: tl.constexpr, IS_MAX: tl.constexpr, COUNTS_PAD: tl.constexpr,
     RELU_Y: tl.constexpr, RELU_Z: tl.constexpr, FROM_Y: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """factor times the maximum or the mean of SIZE x SIZE pixels; pixels outside the image do not exist."""
+    C = CB * BC
     offs_m = tl.program_id(0) * BM + tl.arange(0, BM)
     offs_c = tl.program_id(1) * BC + tl.arange(0, BC)
     live = offs_m < M
@@ -54,9 +59,10 @@ def pool_windows(
     store_forms(v, y, z, zscale, zshift, offs_c, offs_y, offs_z, live[:, None], RELU_Y, RELU_Z, FROM_Y)
 
 
-@triton.jit(do_not_specialize=["HW", "W", "C", "F", "xI", "xW"])
-def pool_images(x, y, factor, HW, W, C, F, xI, xW, BR: tl.constexpr, BC: tl.constexpr):
+@triton.jit(do_not_specialize=["HW", "W", "CB", "F", "xI", "xW"])
+def pool_images(x, y, factor, HW, W, CB, F, xI, xW, BR: tl.constexpr, BC: tl.constexpr):
     """factor times the sum over all pixels of an image, float32 [n, F]."""
+    C = CB * BC
     n = tl.program_id(0)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     total = tl.zeros((BC,), dtype=tl.float32)
@@ -69,9 +75,10 @@ def pool_images(x, y, factor, HW, W, C, F, xI, xW, BR: tl.constexpr, BC: tl.cons
     tl.store(y + n * F + c, total * factor, mask=c < F)
 
 
-@triton.jit(do_not_specialize=["HW", "W", "C", "F", "xI", "xW"])
-def write_feature_map(x, y, factor, HW, W, C, F, xI, xW, BR: tl.constexpr, BC: tl.constexpr):
+@triton.jit(do_not_specialize=["HW", "W", "CB", "F", "xI", "xW"])
+def write_feature_map(x, y, factor, HW, W, CB, F, xI, xW, BR: tl.constexpr, BC: tl.constexpr):
     """factor times x as float32 [n, F, HW]."""
+    C = CB * BC
     n = tl.program_id(0)
     r = tl.program_id(1) * BR + tl.arange(0, BR)
     c = tl.program_id(2) * BC + tl.arange(0, BC)

@@ -26,7 +26,7 @@ from export.kernels.packing.convolutions import problem_of
 from export.kernels.packing.launches import KernelKey
 from export.kernels.packing.planner import make_context
 from export.kernels.packing.weights import WeightStore
-from export.kernels.tiles import NONE_MEASURED, SHARED_BYTES, KernelTarget, Measured, ProblemKey, Tile, TimedTile
+from export.kernels.tiles import NONE_MEASURED, KernelTarget, Measured, ProblemKey, Tile, TimedTile
 from models.console import console
 from models.progress import ProgressBar, progress_bar
 from models.runtime import cuda_driver
@@ -184,8 +184,6 @@ def _compile(
                 bar.update(done)
                 if isinstance(result, EngineError):
                     log.debug("left out: %s", result)
-                elif result.shared_bytes > SHARED_BYTES[wanted.architecture]:
-                    log.debug("left out: %s %s: %d bytes of shared memory", key.source, key.block, result.shared_bytes)
                 else:
                     compiled[key] = result
         except EngineError as error:

@@ -7,15 +7,16 @@ import numpy as np
 from export.kernels.network import Classifier, FeatureMap, Mean, Window
 from export.kernels.packing.context import PIXELS, Context, stored
 from export.kernels.packing.launches import IMAGES, Call, Given, Number, Ref, call
-from export.kernels.packing.layout import round_up
 from export.kernels.packing.pixels import mean_and_scale
 from export.kernels.packing.weights import padded_vector
 
 COUNTERS = "counters of the head"
 
 _HEAD_ROWS, _HEAD_COLUMNS, _HEAD_DEPTH = 16, 32, 64
-_WINDOW_ELEMENTS = 1024
-"""Of a block of a pool. With more, the loads of a 3x3 window that are in flight at once do not fit the registers."""
+_SOFTMAX_COLUMNS = 256
+"""Classes that the softmax reads at once, at most."""
+_WINDOW_BYTES = 2048
+"""Of the pixels of a block of a pool: 16 bytes, the largest load, for each of 128 threads."""
 _INTERPRETED_ELEMENTS = 2**19
 
 
@@ -49,7 +50,7 @@ def window(context: Context, step: Window, layer: int) -> Call:
     result = stored(context, step.forms)
     pixels = context.batch * shape.height * shape.width
     columns = next(size for size in (128, 64, 32) if source.channels % size == 0)
-    rows = _rows(context, pixels, _WINDOW_ELEMENTS // columns, columns)
+    rows = _rows(context, pixels, _WINDOW_BYTES // source.element_bytes // columns, columns)
     before = context.form(step.source).shape
     numbers = {
         "M": pixels,
@@ -57,7 +58,7 @@ def window(context: Context, step: Window, layer: int) -> Call:
         "Q": shape.width,
         "H": before.height,
         "W": before.width,
-        "C": source.channels,
+        "CB": source.channels // columns,
         "xI": source.plane,
         "xW": source.pitch,
         **result.strides(),
@@ -93,7 +94,7 @@ def mean(context: Context, step: Mean, layer: int) -> Call:
         "x": context.tensor(step.source, "read"),
         "y": Ref(step.output, "fp32", 0, size, "write"),
         "factor": Number(float(context.scale(step.source) / pixels)),
-        **_places(context, step.source),
+        **_places(context, step.source, columns),
     }
     constants = {"BR": min(64, _power_of_two(pixels)), "BC": columns}
     grid = (context.batch, source.channels // columns, 1)
@@ -110,7 +111,7 @@ def feature_map(context: Context, step: FeatureMap, layer: int) -> Call:
         "x": context.tensor(step.source, "read"),
         "y": Ref(step.output, "fp32", 0, context.batch * shape.size * 4, "write"),
         "factor": Number(float(context.scale(step.source))),
-        **_places(context, step.source),
+        **_places(context, step.source, columns),
     }
     grid = (context.batch, -(-pixels // rows), source.channels // columns)
     constants = {"BR": rows, "BC": columns}
@@ -140,7 +141,8 @@ def classifier(context: Context, step: Classifier, layer: int) -> Call:
         "KC": Number(chunks),
         "NB": Number(blocks),
     }
-    constants = {"BM": rows, "BN": columns, "BK": depth}
+    wide = min(_SOFTMAX_COLUMNS, _power_of_two(classes))
+    constants = {"BM": rows, "BN": columns, "BK": depth, "BW": wide}
     return call("classify", given, constants, (groups * blocks, 1, 1), layer=layer, warps=4)
 
 
@@ -149,12 +151,12 @@ def counter_bytes(batch: int) -> int:
     return -(-batch // _HEAD_ROWS) * 4
 
 
-def _places(context: Context, source: str) -> dict[str, Given]:
+def _places(context: Context, source: str, columns: int) -> dict[str, Given]:
     layout = context.layouts[source]
     numbers = {
         "HW": layout.shape.height * layout.shape.width,
         "W": layout.shape.width,
-        "C": round_up(layout.shape.channels, 32),
+        "CB": layout.channels // columns,
         "F": layout.shape.channels,
         "xI": layout.plane,
         "xW": layout.pitch,
