@@ -26,16 +26,24 @@ class Device:
     compute_capability: ComputeCapability
 
 
+def version(library: str = _LIBRARY) -> str:
+    """The version of CUDA that the driver supports, such as 13.0.
+
+    Raises:
+        NoDevice: there is no driver, or it fails.
+    """
+    driver, number = _load(library), ctypes.c_int()
+    _check(driver, driver.cuDriverGetVersion(ctypes.byref(number)), "cuDriverGetVersion")
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
 def devices(library: str = _LIBRARY) -> list[Device]:
     """The GPUs that this process may use, in the driver's order.
 
     Raises:
         NoDevice: there is no driver, no GPU, or the driver fails.
     """
-    try:
-        driver = ctypes.CDLL(library)
-    except OSError:
-        raise NoDevice(f"no NVIDIA driver: {library} is not installed") from None
+    driver = _load(library)
     _check(driver, driver.cuInit(0), "cuInit")
     count = ctypes.c_int()
     _check(driver, driver.cuDeviceGetCount(ctypes.byref(count)), "cuDeviceGetCount")
@@ -54,6 +62,13 @@ def device(index: int) -> Device:
     if index >= len(found):
         raise NoDevice(f"there is no GPU {index}, only {', '.join(map(str, range(len(found))))}")
     return found[index]
+
+
+def _load(library: str) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(library)
+    except OSError:
+        raise NoDevice(f"no NVIDIA driver: {library} is not installed") from None
 
 
 def _device(driver: ctypes.CDLL, index: int) -> Device:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from models.artifact import manifest
 from models.artifact.card import make_card
 from models.artifact.manifest import Artifact, LesionBlock, Manifest, ManifestError
+from models.runtime.cuda_driver import NoDevice
 from service import executors
 from service.core.cpus import available_cpus
 from service.core.naming import ENCODED
@@ -25,6 +26,8 @@ from service.engine.progress import stall_seconds
 from service.executors.base import Executor, ExecutorError, Source, closed_on_error
 from service.messages.model import ServedModel
 from service.messages.status import PlanStatus
+from service.registry.engines import trial
+from service.registry.engines.cuda import is_cuda
 from service.registry.engines.fallback import cpu_config, fallback_config
 from service.registry.engines.status import find_state
 from service.registry.execution_config import ExecutionConfig, resolve_execution_config
@@ -116,8 +119,10 @@ class Loader:
             return replace(loaded, awaits_engine=state.expected and status.state == "MISSING")
         if status.state == "READY":
             try:
+                if is_cuda(config.executor):
+                    trial.ensure_tried(self._settings.cache, version, described, config)
                 return self._load_with(version, described, config, status)
-            except (ExecutorError, LoadError) as error:
+            except (ExecutorError, LoadError, NoDevice) as error:
                 log.error("%s version %d: no %s: %s", described.name, described.version, state.kind, error)
                 status = PlanStatus(state="UNUSABLE", reason=str(error))
         loaded = self._load_default(version, described, fallback_config(described, config), status)

@@ -76,6 +76,8 @@ def install(patch: pytest.MonkeyPatch, devices: int = 1) -> FakeGpu:
     patch.setattr(cuda, "runtime", runtime)
     patch.setattr(cuda, "driver", driver)
     patch.setattr("models.runtime.cuda_driver.devices", lambda: [Device(NAME, CAPABILITY)] * devices)
+    patch.setattr("models.runtime.cuda_driver.version", lambda: "13.0")
+    patch.setattr("service.registry.engines.trial.ensure_tried", lambda *_: None)  # another process has no fake GPU
     patch.setattr("models.runtime.tensorrt_runtime.load", lambda flavour=None: trt)
     patch.setattr(onnxruntime_cuda, "ort", fake.onnxruntime)
     patch.setattr(ort, "get_available_providers", fake.onnxruntime.get_available_providers)

@@ -46,23 +46,27 @@ def find_plan_status(cache: Path, version: Path, described: Manifest, config: Ex
     elif config.precision in engine_precisions(None):
         precision = config.precision
     try:
-        devices = _devices(config.executor)
+        found = devices(config.executor)
     except NoDevice as error:
         return PlanStatus(state="UNUSABLE", reason=str(error))
     if not has_bindings():
         return PlanStatus(state="UNUSABLE", reason="the package cuda-bindings is not installed")
-    for device in devices:
+    for device in found:
         if device.compute_capability < _OLDEST:
             reason = f"{device.name} has compute capability {device.compute_capability}, CUDA engines need {_OLDEST}"
             return PlanStatus(state="UNUSABLE", reason=reason)
-    for device in devices:
+    for device in found:
         if (unfit := _find_unfit_reason(cache, described, precision, device)) is not None:
             return PlanStatus(state="MISSING", reason=f"{unfit}; build it: {_command(version, cache, precision)}")
     return PlanStatus(state="READY")
 
 
-def _devices(executor: str) -> list[Device]:
-    """The GPUs that an executor names; for another executor, the first one."""
+def devices(executor: str) -> list[Device]:
+    """The GPUs that an executor names; for another executor, the first one.
+
+    Raises:
+        NoDevice: there is no such GPU.
+    """
     argument = executor.partition(":")[2] if is_cuda(executor) else ""
     numbers = [int(number) for number in argument.split(",") if number.isdecimal()]
     return [cuda_driver.device(number) for number in numbers or [0]]
