@@ -132,16 +132,16 @@ def line_3() -> tuple[bool, str]:
 
 def line_4() -> tuple[bool, str]:
     """The screenshots are there, of the right size, and shown."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    pages = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/architecture.md")]
     found = []
     for size, (width, _, scale) in SIZES.items():
         for scheme in ("light", "dark"):
             path = DOCS / f"page-{size}-{scheme}.png"
             with Image.open(path) as image:
                 found.append(image.width == width * scale)
-    shown = set(re.findall(r"docs/(page-\w+-\w+\.png)", readme))
+    shown = {name for page in pages for name in re.findall(r"page-\w+-\w+\.png", page)}
     holds = all(found) and len(found) == len(shown) == 4
-    return holds, f"{len(found)} screenshots, in the README: {sorted(shown)}"
+    return holds, f"{len(found)} screenshots, shown: {sorted(shown)}"
 
 
 if __name__ == "__main__":
