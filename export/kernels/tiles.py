@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -209,11 +209,12 @@ def _rule(problem: Problem, wanted: KernelTarget) -> Tile:
     depth = largest_depth(problem)
     iterations = problem.taps * problem.span // depth
     stages = 2 if iterations <= 2 else 3
-    while (rows + columns) * depth * problem.element_bytes * stages > shared_bytes(wanted):
-        stages -= 1
     large = rows * columns >= 128 * 128
     warps = 8 if large and (problem.key.precision != "int8" or wanted.architecture != "sm_90") else 4
-    return Tile(wanted.tensor_maps and problem.may_use_maps, rows, columns, depth, warps, max(stages, 1))
+    tile = Tile(wanted.tensor_maps and problem.may_use_maps, rows, columns, depth, warps, stages)
+    while tile.stages > 1 and load_bytes(tile, problem) > shared_bytes(wanted):
+        tile = replace(tile, stages=tile.stages - 1)
+    return tile
 
 
 def largest_depth(problem: Problem) -> int:
