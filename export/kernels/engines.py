@@ -76,7 +76,7 @@ def build_engines(
     require_triton()
     measuring = Measuring(cache, measure)
     for capability in wanted:
-        target(_architecture(capability))
+        target(capability.architecture)
     for version in versions:
         described = manifest.read(version)
         name = f"{described.name} version {described.version}"
@@ -107,10 +107,6 @@ def parse_batches(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(part) for part in parts}))
 
 
-def _architecture(capability: ComputeCapability) -> str:
-    return f"sm_{capability.major}{capability.minor}"
-
-
 def _ensure(
     version: Path,
     artifact: Artifact,
@@ -127,7 +123,7 @@ def _ensure(
     started = time.monotonic()
     try:
         manifest.check_hash(version / artifact.file, artifact.sha256)
-        engine = build(version / artifact.file, precision, _architecture(capability), batches, measuring)
+        engine = build(version / artifact.file, precision, capability.architecture, batches, measuring)
         path = cuda_cache.write(cache, engine)
     except UnsupportedNetwork as error:  # another runtime serves it
         return "skipped", f"{artifact.file}: {error}"

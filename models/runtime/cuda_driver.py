@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from models.runtime.engine_plan import ComputeCapability
 
@@ -62,6 +63,14 @@ def device(index: int) -> Device:
     if index >= len(found):
         raise NoDevice(f"there is no GPU {index}, only {', '.join(map(str, range(len(found))))}")
     return found[index]
+
+
+def has_bindings() -> bool:
+    """Whether the package cuda-bindings is installed, which computing on a GPU needs."""
+    try:
+        return find_spec("cuda.bindings") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _load(library: str) -> ctypes.CDLL:

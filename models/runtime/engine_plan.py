@@ -39,6 +39,17 @@ class ComputeCapability(NamedTuple):
     def sm(self) -> str:
         return f"sm{self.major}{self.minor}"
 
+    @property
+    def architecture(self) -> str:
+        """The name that compilers give it, such as sm_90."""
+        return f"sm_{self.major}{self.minor}"
+
+    @classmethod
+    def of_architecture(cls, name: str) -> ComputeCapability:
+        """The compute capability of an architecture such as sm_90."""
+        number = name.removeprefix("sm_")
+        return cls(int(number[:-1]), int(number[-1]))
+
     @classmethod
     def parse(cls, text: str) -> ComputeCapability:
         """Parse text such as "9.0".

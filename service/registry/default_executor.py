@@ -6,7 +6,6 @@ the driver's list of GPUs and names of files, never measured time, so two replic
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -74,15 +73,7 @@ def has_gpu() -> bool:
         cuda_driver.devices()
     except NoDevice:
         return False
-    return has_bindings()
-
-
-def has_bindings() -> bool:
-    """Whether the package cuda-bindings is installed."""
-    try:
-        return find_spec("cuda.bindings") is not None
-    except ModuleNotFoundError:
-        return False
+    return cuda_driver.has_bindings()
 
 
 def engine_precisions(precision: Precision | None) -> tuple[EnginePrecision, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from models.artifact import manifest
+from models.runtime import cuda_driver
 from models.runtime.cuda_driver import Device, NoDevice
 from models.runtime.engine_plan import ComputeCapability
 from service.core.settings import Settings
@@ -275,7 +276,7 @@ def test_without_the_bindings_nothing_is_said(
     gpu: FakeGpu, tiny_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A machine with a GPU where the service is installed for the CPU."""
-    monkeypatch.setattr(default_executor, "has_bindings", lambda: False)
+    monkeypatch.setattr(cuda_driver, "has_bindings", lambda: False)
     with serve(Settings(repository=tiny_repository, cache=tmp_path)) as client:
         assert (model(client)["executor"], model(client)["engine"]) == ("onnxruntime-cpu", None)
 

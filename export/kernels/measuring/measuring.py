@@ -11,7 +11,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 from export.errors import EngineError
@@ -98,7 +97,7 @@ class Measuring:
             NoTriton: the compiler is not installed.
             OSError: the configurations cannot be stored.
         """
-        capability = _capability(wanted)
+        capability = ComputeCapability.of_architecture(wanted.architecture)
         path = cuda_cache.tiles_file(self._cache, capability)
         known = self._read(path, wanted)
         tasks = _tasks(network, precision, wanted, batches, known)
@@ -129,11 +128,6 @@ class Measuring:
             console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _capability(wanted: KernelTarget) -> ComputeCapability:
-    number = wanted.architecture.removeprefix("sm_")
-    return ComputeCapability(int(number[:-1]), int(number[-1]))
-
-
 def _find_gpu(capability: ComputeCapability) -> int:
     """Number of the first GPU of a compute capability."""
     try:
@@ -144,7 +138,7 @@ def _find_gpu(capability: ComputeCapability) -> int:
     if not same:
         names = ", ".join(f"{device.name} ({device.compute_capability})" for device in found)
         raise NotMeasured(f"this machine has no GPU of compute capability {capability}, only {names}")
-    if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
+    if not cuda_driver.has_bindings():
         raise NotMeasured("the package cuda-bindings is not installed")
     return same[0]
 

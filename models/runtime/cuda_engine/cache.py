@@ -40,8 +40,7 @@ def write(cache: Path, engine: CudaEngine) -> Path:
         OSError: the file cannot be written.
     """
     plan = engine.plan
-    number = plan.architecture.removeprefix("sm_")
-    capability = ComputeCapability(int(number[:-1]), int(number[-1]))
+    capability = ComputeCapability.of_architecture(plan.architecture)
     path = engine_file(cache, plan.onnx_sha256, plan.precision, capability)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, encode(engine))
@@ -66,7 +65,7 @@ def find(cache: Path, onnx_sha256: str, precision: Precision, capability: Comput
         engine = read(path)
     except CudaEngineError as error:
         raise PlanDamaged(str(error)) from error
-    expected = (onnx_sha256, precision, f"sm_{capability.major}{capability.minor}")
+    expected = (onnx_sha256, precision, capability.architecture)
     if (engine.plan.onnx_sha256, engine.plan.precision, engine.plan.architecture) != expected:
         raise PlanDamaged(f"{path.name}: is the engine of another file, precision or GPU: build it again")
     return engine

@@ -15,7 +15,7 @@ from models.runtime.engine_plan import ComputeCapability
 from service import executors
 from service.executors.base import ExecutorError
 from service.messages.status import PlanStatus
-from service.registry.default_executor import ENGINE, engine_precisions, has_bindings, has_gpu
+from service.registry.default_executor import ENGINE, engine_precisions, has_gpu
 from service.registry.execution_config import ExecutionConfig
 
 _OLDEST = ComputeCapability(8, 0)
@@ -49,7 +49,7 @@ def find_plan_status(cache: Path, version: Path, described: Manifest, config: Ex
         found = devices(config.executor)
     except NoDevice as error:
         return PlanStatus(state="UNUSABLE", reason=str(error))
-    if not has_bindings():
+    if not cuda_driver.has_bindings():
         return PlanStatus(state="UNUSABLE", reason="the package cuda-bindings is not installed")
     for device in found:
         if device.compute_capability < _OLDEST:
