@@ -11,7 +11,10 @@ from models.studies import STUDIES
 from models.studies.live import COMPUTE
 
 ROOT = Path(__file__).parents[2]
-ROW = re.compile(r"^\| \[(.+?)\]\((.+?)\.md\) \| (.+?) \| (.+?) \(\[picture\]\(\2\.png\)\) \| (.+?) \|$", re.MULTILINE)
+ROW = re.compile(
+    r"^\| \[(.+?)\]\((.+?)\.md\) \| (.+?) \| (.+?) \(\[picture\]\((?:full-strength/)?\2\.png\)\) \| (.+?) \|$",
+    re.MULTILINE,
+)
 SLIDE = re.compile(
     r'<li data-study="(.+?)">\s*<h3>(.+?)</h3>\s*<p class="claim">(.+?)</p>\s*<p class="figure">(.+?)</p>\s*'
     r'<p class="more">(?:<a class="try" href="(.+?)">try it</a>|<code>(.+?)</code>)</p>'
