@@ -114,7 +114,8 @@ def _check_served() -> tuple[bool, float]:
             networks[arch] = make_checkpoint(arch, channels=channels, seed=SEED)
             networks[arch].save(Path(folder) / "checkpoint.safetensors")
             command = [sys.executable, "-m", "export", "build", f"{folder}/checkpoint.safetensors", "--lesions"]
-            options = ["--repository", str(repository), "--name", arch]
+            # TensorRT for RTX, if it is installed, leaves two additions of the pre-activation network unfused.
+            options = ["--repository", str(repository), "--name", arch, "--allow-unfused"]
             subprocess.run([*command, *options], cwd=ROOT, check=True, capture_output=True)
         for workers in (1, 2):
             with running("--repository", repository, "--workers", workers) as server:
