@@ -99,13 +99,14 @@ COPY --from=project /opt/resnet-serve /opt/resnet-serve
 ENV RESNET_SERVE_CACHE=/cache
 ENTRYPOINT ["resnet-export", "engines"]
 
-# KubeRay gives the command. HOME and Ray's own files are below /tmp.
+# KubeRay gives the command, so huge pages are set here (docs/decisions/huge-pages.md). HOME and Ray's own files are below /tmp.
 FROM runtime AS ray
 COPY --from=build-ray /opt/resnet-serve /opt/resnet-serve
 COPY --from=project /opt/resnet-serve /opt/resnet-serve
 ENV RESNET_SERVE_REPOSITORY=/repository \
     RESNET_SERVE_CACHE=/cache \
-    RAY_USAGE_STATS_ENABLED=0
+    RAY_USAGE_STATS_ENABLED=0 \
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 EXPOSE 8000
 ENTRYPOINT []
 CMD ["bash"]

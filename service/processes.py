@@ -10,8 +10,8 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
+from models import malloc
 from service.app import create_app, make_pipeline, make_rates, open_gpu_decoder
-from service.core import malloc
 from service.core.rate_limit import Rates
 from service.core.settings import Settings
 from service.executors.base import ExecutorError

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import Literal
 
 import torch
 from torch import nn
 
 Compute = Literal["auto", "float32", "bfloat16", "float16"]
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGE_BYTES = 32 * 1024 * 1024
 
 
 def best_device() -> torch.device:
@@ -24,20 +20,6 @@ def compute_dtype(choice: Compute, device: torch.device) -> torch.dtype:
     if choice == "auto":
         choice = "bfloat16" if _has_fast_bfloat16(device) else "float32"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[choice]
-
-
-def keep_freed_memory() -> None:
-    """Let the process keep freed blocks of up to 32 MB for the next step. Does nothing without glibc.
-
-    By default glibc returns free memory at the end of its heap to the system, which clears every page before the next
-    step gets it again. Without that, a ResNet-20 (28 x 28, batches of 128) trains 1.08 times as fast on two CPUs, and a
-    ResNet-50 (224 x 224, batches of 32) 1.05 times, in 1 to 2 % more memory. With larger blocks it is 1.11 times, in
-    14 % more memory. Medians of rounds in turn.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # the largest value: never
-        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def memory_format(model: nn.Module, device: torch.device) -> torch.memory_format:

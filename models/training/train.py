@@ -2,10 +2,9 @@
 
 The rooms: `input` chooses the images of each batch, `augmentation` reads and changes them, `step` updates the weights
 with the parts in `optim`, `transfer` begins with other weights, `run_directory` holds the files. All random numbers
-come from (seed, epoch) or (seed, epoch, image), so a resumed run takes the same steps as an uninterrupted one.
-
-Several processes (`distributed`) run the same lines: each computes its share of every batch, and all of them hold the
-same state. Only the first one prints and writes.
+come from (seed, epoch) or (seed, epoch, image), so a resumed run takes the same steps as an uninterrupted one. Several
+processes (`distributed`) run the same lines: each computes its share of every batch, and all of them hold the same
+state. Only the first one prints and writes.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from models import malloc
 from models.artifact.manifest import Architecture
 from models.data import Dataset
 from models.data.files import check_images
@@ -28,7 +28,7 @@ from models.training.augmentation.sheet import write_sheet
 from models.training.cache import cache_images
 from models.training.checkpoint import Checkpoint
 from models.training.choice import best_epoch, is_best, stops_early
-from models.training.device import best_device, keep_freed_memory
+from models.training.device import best_device
 from models.training.distributed.processes import Processes
 from models.training.evaluate import evaluate
 from models.training.execution import DEFAULT, Execution
@@ -100,7 +100,7 @@ def _train(
     execution: Execution,
 ) -> Checkpoint:
     device, processes = best_device(), execution.processes
-    keep_freed_memory()
+    malloc.keep_freed_blocks()
     training, held_out = split(data, recipe)
     validation = held_out if recipe.validation else validation
     check_recipe(recipe, len(training.labels), validation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from service.core import malloc
+from models import malloc
 from service.core.errors import Overloaded
 
 _LARGE = 256 * 1024

@@ -14,9 +14,10 @@ from fastapi import FastAPI
 from ray import serve
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from models import malloc
 from service import executors
 from service.app import Service, create_app
-from service.core import cpus, malloc
+from service.core import cpus
 from service.core.settings import Settings
 from service.http.access_log import REQUEST_ID
 from service.ray_serve.autoscaling import QUEUE_IMAGES, QueuePolicy

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from models import malloc
 from models.artifact import golden, manifest, parity
 from models.artifact.manifest import INPUT, LESION_INPUT, ManifestError
 from models.artifact.parity import ParityError
 from models.imaging.preprocess import UInt8Array
-from service.core import malloc
 from service.core.errors import DeadlineExceeded, InferenceFailed, Overloaded, ServiceError, Unavailable
 from service.core.threads import run_in_background
 from service.engine.engine import Engine

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 
-from service.core import malloc
+from models import malloc
 from service.core.threads import run_in_background
 from service.core.version_policy import Policy
 from service.messages.catalog import CatalogModel

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from service.core import malloc
+from models import malloc
 from service.core.threads import run_in_background
 from service.registry.version import Version
 

@@ -29,8 +29,8 @@ import uvloop
 from pydantic_settings import CliApp
 
 from export.build import build
-from service.__main__ import make_server
 from service.core.settings import Settings
+from service.serve import make_server
 from tests.acceptance.client import Timed, open_loop, post_all
 from tests.acceptance.report import run
 from tests.acceptance.server import Server, serve

@@ -46,7 +46,7 @@ def line_1() -> tuple[bool, str]:
                 (redrawn / f"{name}{s}").read_bytes() != (PAGES / f"{name}{s}").read_bytes() for s in (".png", ".svg")
             ):
                 wrong.append(f"{name}: the figure is not the one that the numbers give")
-            command = [sys.executable, "-m", "models.studies", name, "--quick", "--data", DATA]
+            command = [sys.executable, "-m", "models", "study", name, "--quick", "--data", DATA]
             started = time.perf_counter()
             subprocess.run(
                 [*command, "--work", f"{folder}/work", "--out", folder], cwd=ROOT, check=True, capture_output=True

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from models.__main__ import app
+from models.cli.app import app
 from models.data.dataset import ArrayDataset
 from models.evaluation.metrics import Evaluation
 from models.evaluation.predict import predict_probabilities, score

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from export.build import build
+from models import malloc
 from models.artifact import manifest
 from models.training import checkpoint
 from models.training.evaluate import predict
-from service.core import malloc
 from service.core.process_memory import ServiceMemory
 from service.core.settings import Settings
 from service.engine import idle_queue

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from models.architectures.lesions import NotDeletable, without_blocks
+from models.cli.app import app
 from models.studies import deletion, lesion
-from models.studies.__main__ import app
 from models.studies.deletion import Images
 from models.training.evaluate import normalise, predict
 from tests.support.lesions import scaled
@@ -78,6 +78,6 @@ def test_order_and_shares_by_hand() -> None:
 
 def test_missing_checkpoint_is_named(tmp_path: Path) -> None:
     command = ["lesion", "--data", str(tmp_path), "--set", f"checkpoints={tmp_path}", "--work", str(tmp_path)]
-    result = CliRunner().invoke(app, command)
+    result = CliRunner().invoke(app, ["study", *command])
     assert result.exit_code == 2
     assert "plain56-seed0.safetensors: there is no such checkpoint" in " ".join(result.stderr.split())

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from models import architectures
+from models.cli.app import app
 from models.studies import (
     STUDIES,
     degradation,
@@ -31,7 +32,6 @@ from models.studies import (
     signal_growth,
     training,
 )
-from models.studies.__main__ import app
 from models.studies.order_of_operations import ReluBeforeAddBlock
 from models.studies.pieces import Piece, compute
 from models.training import checkpoint
@@ -79,7 +79,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(name: str, data: Path, work: Path, out: Path) -> dict[str, Any]:
     changes = [f"--set={key}={value}" for key, value in SMALL[name].items()]
     command = [name, "--quick", "--data", str(data), "--work", str(work), "--out", str(out), *changes]
-    result = CliRunner().invoke(app, command)
+    result = CliRunner().invoke(app, ["study", *command])
     assert result.exit_code == 0, result.output
     return json.loads((out / f"{name}.json").read_text())  # type: ignore[no-any-return]
 
@@ -93,7 +93,7 @@ def test_study_writes_numbers_and_a_figure(name: str, data: Path, work: Path, tm
     png, svg = ((tmp_path / f"{name}{suffix}").read_bytes() for suffix in (".png", ".svg"))
     assert png.startswith(b"\x89PNG")
     assert b"<svg" in svg
-    redrawn = CliRunner().invoke(app, [name, "--redraw", "--out", str(tmp_path)])
+    redrawn = CliRunner().invoke(app, ["study", name, "--redraw", "--out", str(tmp_path)])
     assert redrawn.exit_code == 0, redrawn.output
     assert (tmp_path / f"{name}.png").read_bytes() == png
     assert (tmp_path / f"{name}.svg").read_bytes() == svg
@@ -354,7 +354,7 @@ def test_images_are_reduced_and_the_same_each_time(data: Path) -> None:
 
 def test_command_line_errors_are_one_line(tmp_path: Path) -> None:
     def fail(*arguments: str) -> str:
-        result = CliRunner().invoke(app, list(arguments))
+        result = CliRunner().invoke(app, ["study", *arguments])
         assert result.exit_code == 2
         return result.stderr
 
@@ -367,6 +367,6 @@ def test_command_line_errors_are_one_line(tmp_path: Path) -> None:
 
 
 def test_list_of_studies() -> None:
-    result = CliRunner().invoke(app, ["--list"])
+    result = CliRunner().invoke(app, ["study", "--list"])
     assert result.exit_code == 0
     assert all(name in result.stdout for name in STUDIES)

@@ -18,9 +18,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from models.__main__ import app
 from models.architectures import VARIANTS, ResNet, build
 from models.artifact.manifest import Architecture
+from models.cli.app import app
 from models.data import ArrayDataset
 from models.imaging.preprocess import Preprocess
 from models.training import checkpoint, recipes

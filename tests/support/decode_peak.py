@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from models import malloc
 from models.imaging import images
 from models.imaging.allowance import Allowance, DecodeMemory
-from service.core import malloc
 
 SIDE = 2048
 

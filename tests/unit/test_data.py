@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from models.__main__ import app
+from models.cli.app import app
 from models.data import ArrayDataset, DataError, Split, Subset, load, load_held_out, read_ahead
 from models.data.imagefolder import ImageFolder
 from models.imaging.image_files import Skipped

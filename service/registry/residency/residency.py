@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from service.core import malloc
+from models import malloc
 from service.core.errors import ModelNotLoaded, Unavailable
 from service.core.process_memory import ServiceMemory
 from service.core.settings import Settings

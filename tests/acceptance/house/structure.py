@@ -76,7 +76,7 @@ def _changes_found(checkout: Path) -> dict[str, bool]:
     found["a module in no layer"] = _with(another, "", lambda: lint_imports(checkout).returncode == 1)
     module = checkout / "service" / "http" / "health.py"
     for name, text in {
-        "a stale drawing": "import service.core.malloc",
+        "a stale drawing": "import models.malloc",
         "a long module": "\n" * 300,
         "a long function": "def planted() -> None:\n" + "    planted()\n" * 60,
         "a class name twice": "class Pipeline:\n    pass",

@@ -1,4 +1,4 @@
-"""`resnet-study`; also `python -m models.studies`."""
+"""The command `resnet-study`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from models.training.signals import Interrupted
 from models.training.train import Diverged
 from models.validation import first_error
 
-app = typer.Typer(add_completion=False)
-
 
 def _list(wanted: bool) -> None:
     if not wanted:
@@ -31,7 +29,6 @@ def _list(wanted: bool) -> None:
     raise typer.Exit
 
 
-@app.command()
 def study_command(
     name: Annotated[str, typer.Argument(help="Study; see --list.", metavar="NAME")],
     data: Annotated[Path | None, typer.Option(help="Folder of the data set, for the studies that train.")] = None,
@@ -83,7 +80,3 @@ def _settings(study: Study, quick: bool, changes: list[str]) -> StudySettings:
     except ValidationError as error:
         known = ", ".join(study.SETTINGS.model_fields)
         fail(f"--set {first_error(error)}; {study.NAME} has: {known}")
-
-
-if __name__ == "__main__":
-    app()
