@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,11 +43,18 @@ class EvaluationReport:
         return np.asarray(np.diag(self.confusion) / np.maximum(self.confusion.sum(1), 1), dtype=np.float64)
 
 
+def normaliser(preprocess: Preprocess, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """A function that normalises uint8 images [N, C, H, W] to float32 with mean 0 and deviation 1 over the data set.
+
+    Its constants are on the device already: copying them for each batch would wait for a GPU.
+    """
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (preprocess.mean, preprocess.std))
+    return lambda images: (images.float() / 255.0 - mean) / std
+
+
 def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:
-    """Normalise uint8 images [N, C, H, W] to float32 with mean 0 and standard deviation 1 over the data set."""
-    mean = torch.tensor(preprocess.mean, device=images.device)[:, None, None]
-    std = torch.tensor(preprocess.std, device=images.device)[:, None, None]
-    return (images.float() / 255.0 - mean) / std
+    """Normalise uint8 images once, as `normaliser` does."""
+    return normaliser(preprocess, images.device)(images)
 
 
 def predict(model: ResNet, images: NDArray[np.uint8], preprocess: Preprocess) -> Tensor:

@@ -15,7 +15,7 @@ from models.training.checkpoint import Checkpoint
 from models.training.device import compute_dtype, memory_format
 from models.training.distributed.processes import ALONE, Processes
 from models.training.distributed.sync_norm import synchronise_norms
-from models.training.evaluate import normalise
+from models.training.evaluate import normaliser
 from models.training.input.sampling import batch_parts, batch_size, steps_per_epoch
 from models.training.optim.ema import AveragedWeights
 from models.training.optim.loss import class_weights, image_losses
@@ -82,8 +82,9 @@ class TrainingStep:
         device: torch.device,
         processes: Processes = ALONE,
     ) -> None:
-        self.state, self._recipe, self._preprocess, self._device = state, recipe, preprocess, device
+        self.state, self._recipe, self._device = state, recipe, device
         self._processes = processes
+        self._normalise = normaliser(preprocess, device)
         self._images = len(training.labels)
         self._classes = len(training.classes)
         self._per_epoch = steps_per_epoch(len(training.labels), recipe.batch_size)
@@ -124,8 +125,9 @@ class TrainingStep:
         sums = torch.zeros_like(state.sums)
         set_learning_rate(state.optimizer, self.rate(state.epoch, state.step))
         state.optimizer.zero_grad()
+        batch = batch.to(self._device)
         for begin, end in batch_parts(count, self._recipe.accumulate, processes.rank, processes.count):
-            losses = self._losses(batch, begin, end, sums)
+            losses = self._losses(batch.part(begin, end), sums)
             loss = losses.sum() / count
             (loss if state.scaler is None else state.scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
         processes.add_gradients(state.model)
@@ -136,18 +138,16 @@ class TrainingStep:
         if state.averaged is not None:
             state.averaged.update(state.model, state.epoch * self._per_epoch + state.step)
 
-    def _losses(self, batch: TrainingBatch, begin: int, end: int, sums: Tensor) -> Tensor:
-        """The loss of each image of a part of the batch, float32 [end - begin]; adds to the sums of the batch."""
-        recipe, device = self._recipe, self._device
-        images = normalise(batch.images[begin:end].to(device, non_blocking=True), self._preprocess)
-        labels = batch.labels[begin:end].to(device, non_blocking=True)
+    def _losses(self, part: TrainingBatch, sums: Tensor) -> Tensor:
+        """The loss of each image of a part of the batch, float32 [N]; adds to the sums of the batch."""
+        recipe, labels = self._recipe, part.labels
+        images = self._normalise(part.images)
         targets = torch.nn.functional.one_hot(labels, self._classes).float()
-        if batch.mixture is not None:
-            mixture = batch.mixture.part(begin, end)
-            images, targets = mixture.images(images), mixture.targets(labels, self._classes)
+        if part.mixture is not None:
+            images, targets = part.mixture.images(images), part.mixture.targets(labels, self._classes)
         if self._depth is not None:
-            self._depth.draw(batch.depth_draws[begin:end].to(device))
-        with torch.autocast(device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
+            self._depth.draw(part.depth_draws)
+        with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
             logits = self._forward(images.contiguous(memory_format=self._layout)).float()
         losses = image_losses(logits, targets, recipe.loss, recipe.label_smoothing, self._weights)
         with torch.no_grad():

@@ -17,7 +17,7 @@ from models.imaging.preprocess import Preprocess
 from models.training.augmentation.batch import random_erasing, random_flip, random_shift
 from models.training.augmentation.draws import Draws, FloatArray, split_mix
 from models.training.augmentation.jitter import colour_jitter
-from models.training.augmentation.mixing import draw_mixture
+from models.training.augmentation.mixing import Mixture, draw_mixture
 from models.training.augmentation.pipeline import Pipeline
 from models.training.augmentation.policies import rand_augment, trivial_augment
 from models.training.augmentation.resized_crop import random_box, random_resized_crop
@@ -125,7 +125,7 @@ def test_mixed_images_and_labels_belong_together() -> None:
         assert float(mixed[index].mean()) == pytest.approx(10 * (share * index + (1 - share) * partner), abs=1e-4)
     assert any(len(image.unique()) == 2 for image in mixed)
     assert any(len(image.unique()) == 1 and float(image.mean()) % 10 for image in mixed)
-    part = mixture.part(2, 6)
+    part = Mixture(*(each[2:6] for each in mixture))
     torch.testing.assert_close(part.images(images[2:6]), mixed[2:6])
 
 

@@ -6,7 +6,7 @@ image has its own share; timm calls this the mode "elem".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +16,8 @@ from torch.nn import functional as F
 from models.training.augmentation.draws import Draws
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """How the images of a batch are mixed with their partners."""
+class Mixture(NamedTuple):
+    """How the images of a batch are mixed with their partners; on the device of the images."""
 
     opacity: Tensor
     """Share of the image's own values in its pixels, float32 [N]: less than 1 for mixup."""
@@ -27,25 +26,21 @@ class Mixture:
     share: Tensor
     """Share of the image's own label, float32 [N]."""
 
-    def part(self, begin: int, end: int) -> Mixture:
-        """The mixture of some positions; `begin` must be even."""
-        return Mixture(self.opacity[begin:end], self.box[begin:end], self.share[begin:end])
-
     def images(self, images: Tensor) -> Tensor:
         """Mix images, float [N, C, H, W]."""
         height, width = images.shape[2:]
         partners = images[_partners(len(images), images.device)]
-        top, bottom, left, right = self.box.to(images.device).T[:, :, None, None, None]
+        top, bottom, left, right = self.box.T[:, :, None, None, None]
         rows = torch.arange(height, device=images.device)[:, None]
         columns = torch.arange(width, device=images.device)
         inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
-        opacity = self.opacity.to(images.device)[:, None, None, None]
+        opacity = self.opacity[:, None, None, None]
         return torch.where(inside, partners, partners + opacity * (images - partners))
 
     def targets(self, labels: Tensor, classes: int) -> Tensor:
         """Shares of the classes, float32 [N, classes], by the images' labels, int64 [N]."""
         own = F.one_hot(labels, classes).float()
-        share = self.share.to(labels.device)[:, None]
+        share = self.share[:, None]
         return share * own + (1 - share) * own[_partners(len(labels), labels.device)]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from models.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Augmented images and their labels, in main memory."""
+    """Augmented images and their labels."""
 
     images: Tensor
     """uint8 [N, C, H, W]."""
@@ -36,7 +37,20 @@ class TrainingBatch:
 
     def pin_memory(self) -> TrainingBatch:
         """The batch in memory that a GPU copies from while this process continues."""
-        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+        return self._with(Tensor.pin_memory)
+
+    def to(self, device: torch.device) -> TrainingBatch:
+        """The batch on a device. Copies from pinned memory to a GPU do not wait for it."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def part(self, begin: int, end: int) -> TrainingBatch:
+        """The images at some positions; `begin` must be even, so that mixed images stay together."""
+        return self._with(lambda tensor: tensor[begin:end])
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> TrainingBatch:
+        """The batch with another form of each tensor."""
+        mixture = None if self.mixture is None else Mixture(*map(change, self.mixture))
+        return TrainingBatch(change(self.images), change(self.labels), mixture, change(self.depth_draws))
 
 
 @dataclass(frozen=True)

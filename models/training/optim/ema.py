@@ -32,5 +32,5 @@ class AveragedWeights:
         averages, values = self.model.state_dict(), model.state_dict()
         floating = [key for key, value in averages.items() if value.is_floating_point()]
         torch._foreach_lerp_([averages[key] for key in floating], [values[key] for key in floating], 1 - decay)
-        for key in averages.keys() - set(floating):  # the number of batches
-            averages[key].copy_(values[key])
+        if others := averages.keys() - set(floating):  # the numbers of batches
+            torch._foreach_copy_([averages[key] for key in others], [values[key] for key in others])

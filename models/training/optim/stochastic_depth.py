@@ -24,15 +24,15 @@ class StochasticDepth:
         blocks: list[Any] = [block for stage in model.stages for block in stage.children()]
         blocks = [block for block in blocks if block.shortcut is not None]
         self._factors: list[Tensor | None] = [None] * len(blocks)
-        self.kept = 1 - rate * torch.arange(1, len(blocks) + 1) / max(1, len(blocks))
+        device = next(model.parameters()).device
+        self.kept = 1 - rate * torch.arange(1, len(blocks) + 1, device=device) / max(1, len(blocks))
         """Share of images that pass each block, float32 [blocks]."""
         for index, block in enumerate(blocks):
             block.convs[-1].register_forward_hook(self._hook(index))
 
     def draw(self, draws: Tensor) -> None:
         """Choose the blocks of the images of the next forward pass by numbers of [0, 1), float32 [N, blocks]."""
-        kept = self.kept.to(draws.device)
-        factors = (draws < kept) / kept
+        factors = (draws < self.kept) / self.kept
         self._factors = [column[:, None, None, None] for column in factors.T]
 
     def _hook(self, index: int) -> Any:
