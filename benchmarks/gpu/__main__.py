@@ -16,7 +16,7 @@ from benchmarks.gpu.report import GpuReport, NotDone, describe
 from models.runtime import cuda_driver
 from models.runtime.cuda_driver import NoDevice
 
-STEPS = ("tests", "resnet50", "tensorrt", "engine", "executors", "decoder", "service", "workers")
+STEPS = ("tests", "resnet50", "tensorrt", "engine", "executors", "decoder", "service", "workers", "training")
 
 
 def main() -> None:
@@ -39,6 +39,7 @@ def main() -> None:
         "decoder": ("Decoding on the GPU", do.examine_decoder),
         "service": ("The service over HTTP", lambda: do.serve_all(versions, report)),
         "workers": ("Workers", lambda: do.measure_workers(versions, out, report, arguments.simulated)),
+        "training": ("Training", lambda: do.train_networks(out, report)),
     }
     for name, (title, step) in steps.items():
         print(f"{title} ...", file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from benchmarks.gpu import decoder
 from benchmarks.gpu import service as served
 from benchmarks.gpu.executors import GpuRow, Kind, examine, in_own_process
 from benchmarks.gpu.report import GpuReport, NotDone, describe, tabulate
+from benchmarks.gpu.training import measure_training
 from benchmarks.gpu.workers import serve_with_workers
 from benchmarks.serve import payloads
 from models.artifact import manifest
@@ -145,6 +146,12 @@ def measure_workers(versions: Sequence[Path], out: Path, report: GpuReport, simu
         raise NotDone("no executor could be loaded")
     executor = ["--executor", kinds[0].executor, "--precision", kinds[0].precision]
     yield from serve_with_workers(version, executor, photographs, out, _decodes_on_gpu(version))
+
+
+def train_networks(out: Path, report: GpuReport) -> Iterator[str]:
+    if find_spec("torch") is None:
+        raise NotDone("torch is not installed")
+    yield from measure_training(sorted(PHOTOGRAPHS.glob("*.jpg")), out, report)
 
 
 def _decodes_on_gpu(version: Path) -> bool:

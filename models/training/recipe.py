@@ -204,7 +204,11 @@ class Recipe:
         Option("Computing", "Parts that a batch is computed in, if the memory of the GPU is too small."),
     ] = 1
     compile: Annotated[
-        bool, Option("Computing", "torch.compile: faster on many GPUs, after a minute. On CPUs it does not pay.")
+        bool,
+        Option(
+            "Computing",
+            "torch.compile, on GPUs with CUDA graphs: faster after a minute or two, but hardly on CPUs.",
+        ),
     ] = False
     options: dict[str, Any] = field(default_factory=dict)
     """Options `shortcut`, `norm`, `zero_gamma` of the network."""

@@ -1,35 +1,20 @@
-"""One step of training, on a device without memory: what it copies there, and how."""
+"""One step of training; on a device without memory: what it copies there, and how."""
 
 from __future__ import annotations
 
+import shutil
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.artifact.manifest import Architecture
-from models.data import ArrayDataset
-from models.imaging.preprocess import Preprocess
-from models.training.augmentation.pipeline import Pipeline, TrainingBatch
-from models.training.input.sampling import plan_epoch
-from models.training.recipe import Recipe
-from models.training.step import TrainingStep, start
+from tests.support.training_step import RECIPES, prepared
 
 DEVICE = torch.device("meta")
-IMAGES = 16
-
-RECIPES = {
-    "plain": Recipe("tiny", epochs=2, batch_size=8),
-    "mixed": Recipe("tiny", epochs=2, batch_size=8, mixup=0.2, cutmix=1.0, loss="bce", label_smoothing=0.1),
-    "everything else": Recipe(
-        "tiny", epochs=2, batch_size=8, accumulate=2, clip=1.0, ema=0.9, stochastic_depth=0.2, balance="weights",
-        optimizer="adamw",
-    ),
-}  # fmt: skip
 
 
 class BlockingCopies(TorchDispatchMode):  # type: ignore[no-untyped-call]  # not in stubs
@@ -73,7 +58,7 @@ class NewTensors(TorchFunctionMode):
 def test_a_step_does_not_wait_for_the_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # The device has no autocast.
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
-    step, batches = prepared(RECIPES[name])
+    step, batches = prepared(RECIPES[name], DEVICE)
     step(batches[0])
     with BlockingCopies() as blocking, NewTensors() as new:
         step(batches[1])
@@ -104,18 +89,22 @@ def test_all_tensors_of_a_batch_are_pinned(name: str, monkeypatch: pytest.Monkey
         return tensor
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    _, (batch, _) = prepared(RECIPES[name])
+    _, (batch, _) = prepared(RECIPES[name], DEVICE)
     batch.pin_memory()
     tensors = [batch.images, batch.labels, batch.depth_draws, *(batch.mixture or ())]
     assert sorted(pinned) == sorted(map(id, tensors))
 
 
-def prepared(recipe: Recipe) -> tuple[TrainingStep, list[TrainingBatch]]:
-    """A step whose network is on the device, and the batches of an epoch in main memory."""
-    array = np.random.default_rng(0).integers(0, 256, (IMAGES, 16, 16, 1), dtype=np.uint8)
-    data = ArrayDataset("noise", ("a", "b", "c"), np.arange(IMAGES) % 3, array)
-    preprocess = Preprocess(**data.geometry.model_dump(), mean=(0.5,), std=(0.2,))
-    state = start(recipe, Architecture(name="tiny", num_classes=3, in_channels=1), DEVICE)
-    step = TrainingStep(state, recipe, data, preprocess, DEVICE)
-    pipeline = Pipeline(data, recipe, preprocess, step.blocks)
-    return step, [pipeline.read(plan) for plan in plan_epoch(data.labels, recipe, 0)]
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler warns of parts of PyTorch that it uses itself
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_learns_the_same() -> None:
+    recipe = replace(RECIPES["mixed"], compute="float32")
+    cpu = torch.device("cpu")
+    weights = []
+    for compiled in (False, True):
+        step, batches = prepared(replace(recipe, compile=compiled), cpu)
+        for batch in batches:
+            step(batch)
+        weights.append(step.state.model.state_dict())
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)
