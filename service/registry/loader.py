@@ -49,6 +49,8 @@ class Footprint(NamedTuple):
     """Size of the artifact."""
     instances: int
     """Instances that load it."""
+    pixels: int
+    """Pixels of an image that it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,8 @@ class Loader:
             artifact = executors.find(config.executor).select_artifact(described, config.precision)
             plan = _plan(version, described, config)
             instances = plan.instances + bool(plan.single_image_threads)
-            return Footprint((version / artifact.file).stat().st_size, instances)
+            height, width = described.preprocess.size
+            return Footprint((version / artifact.file).stat().st_size, instances, height * width)
         except (ManifestError, ExecutorError, OSError) as error:
             raise LoadError(str(error)) from error
 

@@ -1,14 +1,17 @@
 """The memory that a version takes: estimated from its file before the first load, then as it was measured.
 
-Measured with ONNX Runtime on a CPU, with two instances and one for single images, from 1 to 102 MB:
+Measured with ONNX Runtime on a CPU, with two instances and one for single images:
 
-    network      file      resident   further memory while it is loaded
-    ResNet-20    1.1 MB    10.7 MB    3 MB
-    ResNet-18    46.8 MB   154 MB     108 MB
-    ResNet-50    102 MB    330 MB     193 MB
+    network           images      file      resident   further memory while it is loaded
+    ResNet-20         32 x 32     1.1 MB    25 MB      1 MB
+    ResNet-18         64 x 64     46.8 MB   166 MB     97 MB
+    ResNet-18         224 x 224   46.8 MB   276 MB     59 MB
+    ResNet-50         224 x 224   102 MB    700 MB     140 MB
+    ResNet-50, int8   224 x 224   26 MB     288 MB     49 MB
 
-So each instance takes 1.05 times the file, and 3 MB for its buffers and threads. If another runtime takes more or less,
-the measurements of its first loads correct the estimates of the others.
+Each instance takes 1.05 times the file, 3 MB for its buffers and threads, and memory for the layers of the 16 golden
+images, about 100 bytes per pixel: between 50 and 250, by network. The measurements of the first loads correct the
+estimates of the others.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from service.registry.repository import Fingerprint, VersionDir
 _MIB = 1 << 20
 _FILE_FACTOR = 1.05
 _INSTANCE_BYTES = 3 * _MIB
+_PIXEL_BYTES = 16 * 100
+"""For each pixel of an image, of all golden images together."""
 _LOADING_FACTOR = 2.3
 _LOADING_BYTES = _MIB
 _WEIGHT = 0.3
@@ -66,13 +71,13 @@ class Costs:
         Raises:
             LoadError: the version cannot be loaded, or as the loader.
         """
-        file_bytes, _ = footprint = self._footprint(directory.folder)
+        footprint = self._footprint(directory.folder)
         known = self._measured.get(directory.folder)
         if known is not None and known[0] == directory.fingerprint:
             resident = known[1]
         else:
             resident = round(_resident(footprint) * self._ratio)
-        return Cost(resident, round(_LOADING_FACTOR * file_bytes) + _LOADING_BYTES)
+        return Cost(resident, round(_LOADING_FACTOR * footprint.file_bytes) + _LOADING_BYTES)
 
     def learn(self, directory: VersionDir, estimate: Cost, measured: int) -> int:
         """Correct the costs after a load. Returns the cost of the version in bytes.
@@ -99,4 +104,5 @@ def peak_of_file(file_bytes: int) -> int:
 
 
 def _resident(footprint: Footprint) -> float:
-    return footprint.instances * (_FILE_FACTOR * footprint.file_bytes + _INSTANCE_BYTES)
+    of_instance = _FILE_FACTOR * footprint.file_bytes + _INSTANCE_BYTES + _PIXEL_BYTES * footprint.pixels
+    return footprint.instances * of_instance
