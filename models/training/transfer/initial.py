@@ -24,7 +24,7 @@ def load_initial(path: Path) -> Checkpoint:
             raise
         raise CheckpointError(
             f"{error}. If these are weights of another project, import them first: "
-            f"resnet-export import {path} --out imported.safetensors"
+            f"resnet-export import {path} --output imported.safetensors"
         ) from error
     return initial
 
