@@ -255,15 +255,8 @@ def _add_middlewares(
             CORSMiddleware,
             allow_origins=settings.cors_origins.split(),
             allow_methods=["GET", "POST"],
-            allow_headers=[
-                "Authorization",
-                "Content-Type",
-                "X-API-Key",
-                "X-Request-Id",
-                VERSION_HEADER,
-                v2.LENGTH_HEADER,
-            ],
-            expose_headers=["Retry-After", "X-Request-Id", VERSION_HEADER, v2.LENGTH_HEADER],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", *_CLIENT_HEADERS],
+            expose_headers=["Retry-After", *_CLIENT_HEADERS],
         )
     app.add_middleware(AccessLogMiddleware, metrics=metrics, spans=spans)
 

@@ -61,9 +61,7 @@ def find_licence(find: Callable[[str], Path | None]) -> str | None:
     """
     if card := find(CARD):
         header = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
-        values = dict(
-            re.findall(r"^(license|license_name):[ \t]*[\"']?([\w .+-]+)", header[1], re.MULTILINE) if header else ()
-        )
+        values = dict(_LICENCE_LINE.findall(header[1]) if header else ())
         if licence := values.get("license_name") or values.get("license"):
             return f"{licence.strip()} ({CARD})"
     for name in LICENCES:

@@ -1,4 +1,4 @@
-"""CallTiming beside a check whether other processes used the CPUs, from /proc/stat (Linux)."""
+"""Times calls of a function, and detects whether other processes used the CPUs meanwhile (/proc/stat, Linux only)."""
 
 from __future__ import annotations
 

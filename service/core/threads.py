@@ -88,14 +88,19 @@ def call_at_lowest_priority(function: Callable[_P, _T], *args: _P.args, **kwargs
 
     def run() -> None:
         try:
-            if sys.platform == "linux":
-                os.nice(_LOWEST)
+            use_lowest_priority()
             outcome.set_result(function(*args, **kwargs))
         except BaseException as error:
             outcome.set_exception(error)
 
     start_new_thread(run, ())
     return outcome.result()
+
+
+def use_lowest_priority() -> None:
+    """Give the calling thread the lowest priority, for good. Does nothing except on Linux."""
+    if sys.platform == "linux":
+        os.nice(_LOWEST)
 
 
 _python_thread = ThreadPoolExecutor(1, "python")

@@ -23,13 +23,13 @@ class Policy:
 
     def with_traffic(self, traffic: TrafficPolicy) -> Policy:
         """A policy that also serves the versions of a traffic policy: instead of the latest one, or besides others."""
-        if self.numbers is None and not self.one:
+        if self.numbers is None and not self.serves_one:
             return Policy(self.text, None, traffic)
         named = traffic.versions | (self.numbers or frozenset())
         return Policy(",".join(map(str, sorted(named))), named, traffic)
 
     @property
-    def one(self) -> bool:
+    def serves_one(self) -> bool:
         """Whether only the first candidate that can be loaded is served."""
         return self.text == "latest"
 

@@ -6,11 +6,10 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from service.core.errors import Overloaded
-from service.core.threads import call_at_lowest_priority, run_in_background
+from service.core.threads import run_in_background, use_lowest_priority
 from service.engine.engine import Engine
 from service.engine.shadow_queue import PAUSE, RESPONSE_SECONDS
 
@@ -59,16 +58,21 @@ class IdleQueue:
             self._worker = asyncio.create_task(self._work())
         return await outcome
 
-    async def compute(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    async def call_when_idle(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call a function in a thread of the lowest priority, in the next idle moment; for the job that runs.
 
         Raises:
             Overloaded: there is no idle moment for too long.
         """
+
+        def call() -> _T:
+            use_lowest_priority()
+            return function(*args, **kwargs)
+
         await self._idle()
         started = time.monotonic()
         try:
-            return await run_in_background(call_at_lowest_priority, partial(function, *args, **kwargs))
+            return await run_in_background(call)
         finally:
             # Without a pause, callers would often wait for the rest of a job.
             ended = time.monotonic()

@@ -12,7 +12,7 @@ from models.imaging.preprocess import Preprocess, UInt8Array
 from service.core.errors import DeadlineExceeded, Overloaded, ServiceError
 from service.core.priority import Priority
 from service.core.settings import Settings
-from service.core.threads import lower_priority, run_python
+from service.core.threads import lower_priority
 from service.decoding.decoder import DecodedFile, Decoder
 from service.inference import routing
 from service.inference.admission import AdmissionTable
@@ -29,7 +29,7 @@ from service.inference.results import (
     make_timing,
     with_errors,
 )
-from service.inference.top_k import top_k
+from service.inference.top_k import select_top_k
 from service.messages.backend import Backend
 from service.messages.inference import InferenceRequest, InferenceResult
 from service.messages.model import ServedModel
@@ -37,8 +37,6 @@ from service.telemetry import request_context
 from service.telemetry.metrics import Metrics
 
 _OUTPUTS = frozenset({"probabilities"})
-_MAX_ON_EVENT_LOOP = 1024
-"""Most predictions that are made on the event loop, in about 1 ms."""
 _WINDOW = 8
 """Images with heat maps that are computed ahead of the line that is sent: a client may read slowly."""
 _NOT_COMPUTED = InferenceResult({}, 0.0, 0.0, 0.0, 0)
@@ -194,17 +192,15 @@ class Pipeline:
         if len(decoded) == 1 and isinstance(decoded[0], ServiceError) and not inline_errors:
             raise decoded[0]
         images = [image for image in decoded if isinstance(image, DecodedFile)]
-        inference, results, extras_seconds = _NOT_COMPUTED, list[ImageResult](), 0.0
+        inference = _NOT_COMPUTED
+        results: list[ImageResult] = []
+        extras_seconds = 0.0
         if images:
             outputs = _OUTPUTS | optional.outputs if optional else _OUTPUTS
             pixels = [image.pixels for image in images]
             model, inference = await self.infer(model, pixels, outputs, deadline, priority, decoded_at - started)
             computed_at = time.monotonic()
-            probabilities = inference.outputs["probabilities"]
-            if len(images) * min(k, len(model.labels)) > _MAX_ON_EVENT_LOOP:
-                best = await run_python(top_k, probabilities, model.labels, k)
-            else:
-                best = top_k(probabilities, model.labels, k)
+            best = await select_top_k(inference.outputs["probabilities"], model.labels, k)
             results = self._results(model, images, best)
             if optional:
                 good = [file for file, image in zip(files, decoded, strict=True) if isinstance(image, DecodedFile)]

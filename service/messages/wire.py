@@ -60,8 +60,11 @@ _SUBMIT = struct.Struct("<QQddBBBxI")
 _RESULT = struct.Struct("<QdddIB")
 _OUTPUTS = OUTPUTS + LAYER_OUTPUTS
 _PLACES = {name: place for place, name in enumerate(_OUTPUTS)}
-_NAMES = [frozenset(name for bit, name in enumerate(_OUTPUTS) if bits & 1 << bit) for bits in range(1 << len(_OUTPUTS))]
-_BITS = {names: bits for bits, names in enumerate(_NAMES)}
+_OUTPUT_SETS = [
+    frozenset(name for bit, name in enumerate(_OUTPUTS) if bits & 1 << bit) for bits in range(1 << len(_OUTPUTS))
+]
+"""Every set of outputs, at the place of its number: a bit of the number stands for each output."""
+_SET_NUMBERS = {names: number for number, names in enumerate(_OUTPUT_SETS)}
 _PRIORITIES = tuple(Priority)
 
 
@@ -103,7 +106,7 @@ def submit_frame(message: Submit) -> bytes:
         message.key,
         message.deadline,
         message.decode_seconds,
-        _BITS[message.outputs],
+        _SET_NUMBERS[message.outputs],
         _PRIORITIES.index(message.priority),
         message.only_in_flight,
         count,
@@ -115,7 +118,7 @@ def read_submit(body: memoryview) -> Submit:
     """The content of SUBMIT."""
     request, key, deadline, decode_seconds, outputs, priority, only_in_flight, count = _SUBMIT.unpack_from(body)
     offsets = struct.unpack_from(f"<{count}Q", body, _SUBMIT.size)
-    names, only = _NAMES[outputs], bool(only_in_flight)
+    names, only = _OUTPUT_SETS[outputs], bool(only_in_flight)
     return Submit(request, key, offsets, names, deadline, _PRIORITIES[priority], decode_seconds, only)
 
 

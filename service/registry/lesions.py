@@ -104,10 +104,10 @@ class Lesions:
         started = time.monotonic()
         images = request.image[None]
         try:
-            whole = await self._queue.compute(graph.compute, images, "probabilities")
+            whole = await self._queue.call_when_idle(graph.compute, images, "probabilities")
             without = whole
             if request.deleted:
-                without = await self._queue.compute(graph.compute, images, "probabilities", request.deleted)
+                without = await self._queue.call_when_idle(graph.compute, images, "probabilities", request.deleted)
         except ServiceError:
             raise
         except Exception as error:  # the exceptions of the runtime have no common base
@@ -129,7 +129,7 @@ class Lesions:
             size = (folder / manifest.LESION_FILE).stat().st_size
             if self._residency is not None and not await self._residency.has_room(size):
                 raise Overloaded(1, "memory")
-            graph = await self._queue.compute(open_graph, self._repository, folder)
+            graph = await self._queue.call_when_idle(open_graph, self._repository, folder)
         except (LoadError, ManifestError, ParityError, ExecutorError, OSError) as error:
             log.error("%s version %d: no blocks can be deleted: %s", version.served.name, version.number, error)
             raise Unavailable(f"no blocks of the model can be deleted: {error}") from error

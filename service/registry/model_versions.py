@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 
 from models import malloc
@@ -136,15 +136,7 @@ class ModelVersions:
         for number in self._loading.keys() - set(candidates):
             self._drop_load(number)
         self._update_entries()
-        kept, loads = set(), False
-        for number in candidates:
-            if not (loads and self._policy.one):
-                self._ensure_loaded(number)
-            loads |= number in self._loading
-            if self._versions[number].ready:
-                kept.add(number)
-                if self._policy.one:
-                    break
+        kept = self._begin_loads(candidates)
         if kept or not candidates:
             for version in self.ready:
                 if version.number not in kept:
@@ -154,8 +146,27 @@ class ModelVersions:
             self._settled.clear()
         else:
             self._settled.set()
-            self._wanted &= not self.on_demand or bool(kept)  # after a failure, the next request tries again
+            if self.on_demand and not kept:
+                self._wanted = False  # after a failure, the next request tries again
         self._mark_changed()
+
+    def _begin_loads(self, candidates: Sequence[int]) -> set[int]:
+        """Begin the loads that are due. Returns the candidates that take requests.
+
+        With the policy `latest`, an older version is not loaded while a newer one is.
+        """
+        kept = set()
+        newer_loads = False
+        for number in candidates:
+            if not (newer_loads and self._policy.serves_one):
+                self._ensure_loaded(number)
+            if number in self._loading:
+                newer_loads = True
+            if self._versions[number].ready:
+                kept.add(number)
+                if self._policy.serves_one:
+                    break
+        return kept
 
     def _update_entries(self) -> None:
         demanded = frozenset(self._policy.candidates(self._found)) if self.on_demand else frozenset()
@@ -264,6 +275,7 @@ class ModelVersions:
         for version in self._versions.values():
             version.failed = None
             if version.loaded is not None and version.loaded.awaits_engine:
+                # It equals no folder in the repository, so the version is loaded again.
                 version.directory = VersionDir(version.directory.folder, ())
 
     def _retire(self, version: Version) -> None:

@@ -62,10 +62,14 @@ def read_repository(repository: Path, only_model: str | None = None) -> Contents
         # `is_dir` raises an error inside a folder that this user may not enter, for some versions of Python.
         if not repository.is_dir():
             raise LoadError(f"{repository}: there is no such folder; give the one that resnet-export wrote to")
-        models = {name: repository / name for name in _names(repository, MODEL_NAME)}
-        for name, folder in models.items() if only_model is None else [(only_model, repository)]:
+        names = _names(repository, MODEL_NAME)
+        if only_model is None:
+            folders, find = {name: repository / name for name in names}, _find_in_model
+        else:
+            folders, find = {only_model: repository}, _find_in_only_model
+        for name, folder in folders.items():
             try:
-                versions = _find_in_model(folder) if only_model is None else _find_in_only_model(folder)
+                versions = find(folder)
             except OSError as error:
                 _raise_if_exhausted(error)
                 contents.unreadable[name] = f"{folder}: cannot be read: {error.strerror}"

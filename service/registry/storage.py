@@ -139,10 +139,22 @@ def _find_manifests(root: str, files: _Files) -> dict[PurePosixPath, str]:
         if path.rpartition("/")[2] != manifest.FILE_NAME:
             continue
         place = PurePosixPath(path[len(root) :].strip("/")).parent
-        patterns = (MODEL_NAME, VERSION)[2 - len(place.parts) :] if len(place.parts) <= 2 else ()
-        if len(patterns) == len(place.parts) and all(map(re.fullmatch, patterns, place.parts)):
+        if _can_hold_a_version(place.parts):
             found[place] = path
     return found
+
+
+def _can_hold_a_version(parts: tuple[str, ...]) -> bool:
+    """Whether a folder is `MODEL/VERSION`, `VERSION`, or the root itself."""
+    match parts:
+        case ():
+            return True
+        case (version,):
+            return re.fullmatch(VERSION, version) is not None
+        case (model, version):
+            return re.fullmatch(MODEL_NAME, model) is not None and re.fullmatch(VERSION, version) is not None
+        case _:
+            return False
 
 
 def _get_files(system: Any, source: str, folder: Path, described: Manifest) -> None:

@@ -27,8 +27,10 @@ from service.remote.lesions import LesionAnswers
 
 log = logging.getLogger(__name__)
 
-_READS = frozenset({"statistics", "plan_status", "versions", "statuses", "shadows", "differing"})
-_METHODS = _READS | {"not_ready", "degraded", "demand", "load", "unload"}
+_METHODS = (
+    "statistics", "plan_status", "versions", "statuses", "shadows", "differing", "not_ready", "degraded", "demand",
+    "load", "unload",
+)  # fmt: skip
 _ABOUT_CATALOG = frozenset({"versions", "statuses", "demand", "load", "unload", "set_traffic"})
 """Methods whose answer may tell that a version is gone: no worker may answer with it afterwards."""
 _SEEN_SECONDS = 1.0

@@ -13,7 +13,7 @@ import mmap
 import os
 import time
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
@@ -29,19 +29,6 @@ _TEXT_BYTES = 8 * 1024 * 1024
 """Names per sheet. Memory is used only for the pages that were written, as for the values."""
 
 Labels = tuple[str, ...]
-
-
-class ProcessState(NamedTuple):
-    """State of a process of the service."""
-
-    name: str
-    pid: int
-    connections: int
-    """Open connections."""
-    heartbeat_age: float
-    """Seconds since the last heartbeat."""
-    loading: bool
-    """Whether the process said that it loads models, so that its heartbeat may be late."""
 
 
 class _Place(NamedTuple):
@@ -208,13 +195,3 @@ class Sheet:
             self._places.setdefault(name, {})[tuple(labels)] = _Place(self._values_used, size, gauge)
             self._values_used += size
         self._text_read = length
-
-
-def process_states(sheets: Iterable[Sheet]) -> list[ProcessState]:
-    """The processes that have begun and have not ended, for the supervisor and for sharing connections."""
-    now = time.monotonic()
-    return [
-        ProcessState(sheet.name, sheet.pid, sheet.connections, now - sheet.heartbeat, sheet.loading)
-        for sheet in sheets
-        if sheet.pid
-    ]

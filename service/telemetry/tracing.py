@@ -71,7 +71,8 @@ class TraceSelector:
         self._interval = 1 / per_second if per_second else 0.0
         self._clock = clock
         self._used_until = 0.0
-        """Time at which the number of the last second is free again."""
+        """Time up to which the allowed number is used up. Each traced request moves it by the interval; it may be up to
+        a second ahead of the clock."""
 
     def exclude(self, scope: MutableMapping[str, Any]) -> bool:
         """Whether a request is not traced: FastAPI's `telemetry["exclude"]`."""

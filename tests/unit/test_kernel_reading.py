@@ -107,6 +107,7 @@ def _sum_of_two_activations(model: ModelProto) -> None:
         (_attribute("Conv", "pads", [0, 0, 1, 1]), "differs by direction"),
         (_operator("Relu", "Sigmoid"), "the operator Sigmoid"),
         (_operator("Softmax", "LogSoftmax"), "the operator LogSoftmax"),
+        (_operator("Relu", "Shape"), "the operator Shape"),
         (_attribute("ReduceMean", "keepdims", 1), "a mean over other dimensions|not the pooled features"),
         (_attribute("Softmax", "axis", 0), "a softmax of other values"),
         (_attribute("Gemm", "alpha", 2.0), "not the pooled features"),

@@ -14,16 +14,7 @@ import onnx
 from onnx import NodeProto
 
 from export.errors import UnsupportedNetwork
-from export.kernels.network import (
-    Convolution,
-    FeatureMap,
-    Form,
-    Network,
-    Pixels,
-    Shape,
-    Step,
-    Window,
-)
+from export.kernels.network import Convolution, FeatureMap, Form, Network, Pixels, Shape, Step, Window
 from export.kernels.reading.drafts import LayerDraft, output_size
 from export.kernels.reading.graph import Graph, Weight, attributes, refused, scalar_scale, window
 from export.kernels.reading.head import HeadReader
@@ -68,6 +59,23 @@ class _Reader:
         self._values: dict[str, Value] = {}
         self._drafts: list[LayerDraft] = []
         self._head = HeadReader(graph)
+        self._readers: dict[str, Callable[[int, NodeProto], None]] = {
+            "Relu": self._relu,
+            "Identity": self._identity,
+            "Cast": self._identity,
+            "BatchNormalization": self._batchnormalization,
+            "QuantizeLinear": self._quantizelinear,
+            "DequantizeLinear": self._dequantizelinear,
+            "Conv": self._conv,
+            "Add": self._add,
+            "MaxPool": self._maxpool,
+            "AveragePool": self._averagepool,
+            "ReduceMean": self._reducemean,
+            "Gemm": self._gemm,
+            "Div": self._div,
+            "Softmax": self._softmax,
+        }
+        """Reads a node, by its operator."""
 
     def network(self) -> Network:
         for place, node in enumerate(self._graph.nodes):
@@ -101,8 +109,7 @@ class _Reader:
         if source in self._table and node.op_type not in ("Conv", "QuantizeLinear", "DequantizeLinear"):
             self._prepare(node, source)
             return
-        name = f"_{node.op_type.lower()}"
-        reader: Callable[[int, NodeProto], None] | None = getattr(self, name, None)
+        reader = self._readers.get(node.op_type)
         if reader is None:
             raise refused(node, f"the operator {node.op_type}")
         reader(place, node)
@@ -137,8 +144,6 @@ class _Reader:
             self._weights[output] = self._weights[name]
         else:
             self._head.alias(output, name)
-
-    _cast = _identity
 
     def _batchnormalization(self, place: int, node: NodeProto) -> None:
         scale, shift, mean, variance = (self._graph.constant(node, number) for number in range(1, 5))

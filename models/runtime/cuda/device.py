@@ -263,9 +263,18 @@ def call(function: Callable[..., Any], *arguments: object) -> Any:
         CudaError: the status is an error.
     """
     status, *values = function(*arguments)
-    if status:
-        raise CudaError(f"{function.__name__}: {_text(status)} ({int(status)})")
+    check(status, function.__name__)
     return values[0] if values else None
+
+
+def check(status: Any, name: str) -> None:
+    """Raise the error that a function has returned.
+
+    Raises:
+        CudaError: the status is an error.
+    """
+    if status:
+        raise CudaError(f"{name}: {_text(status)} ({int(status)})")
 
 
 def _text(status: Any) -> str:

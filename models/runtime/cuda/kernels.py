@@ -112,12 +112,7 @@ def encode_tensor_map(tensor_map: TensorMap, address: int) -> bytes:
     function = _find_encoder()
     driver, rank = cuda.driver, len(tensor_map.shape)
     memory, place = _aligned_memory(TENSOR_MAP_BYTES)
-
-    def cuTensorMapEncodeTiled(*arguments: Any) -> tuple[Any]:
-        return (driver.CUresult(function(*arguments)),)
-
-    cuda.call(
-        cuTensorMapEncodeTiled,
+    status = function(
         place,
         int(getattr(driver.CUtensorMapDataType, f"CU_TENSOR_MAP_DATA_TYPE_{_ELEMENTS[tensor_map.element]}")),
         rank,
@@ -131,6 +126,7 @@ def encode_tensor_map(tensor_map: TensorMap, address: int) -> bytes:
         int(driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_128B),
         int(driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE),
     )
+    cuda.check(driver.CUresult(status), "cuTensorMapEncodeTiled")
     encoded = ctypes.string_at(place, TENSOR_MAP_BYTES)
     del memory
     return encoded
@@ -150,12 +146,8 @@ def _parameter_bytes(kernel: Any) -> list[int]:
         status, _, size = cuda.driver.cuKernelGetParamInfo(kernel, len(sizes))
         if status == cuda.driver.CUresult.CUDA_ERROR_INVALID_VALUE:  # there is no further one
             return sizes
-        cuda.call(_given, status)
+        cuda.check(status, "cuKernelGetParamInfo")
         sizes.append(int(size))
-
-
-def _given(status: Any) -> tuple[Any]:
-    return (status,)
 
 
 def _aligned_memory(size: int) -> tuple[Any, int]:

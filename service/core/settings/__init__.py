@@ -188,7 +188,7 @@ class Settings(BaseSettings):
 
     max_batch: PositiveInt | None = None
     """Most images in one batch. A larger value raises latency, and throughput up to a limit. Default on a CPU: 8, and
-    less for a network of more than 2.5 billion multiply-adds; on a GPU the largest bucket of the executor, at most 128."""
+    less for a network of more than 2.5 billion multiply-adds; on a GPU the largest bucket, at most 128."""
 
     max_delay_ms: Annotated[float, Field(ge=0)] = 0.0
     """Milliseconds that an image may wait for others to share its batch. Without a delay, batches form while the

@@ -24,7 +24,7 @@ RENAMED = {
 
 ISOLATE_FLAGS = ("--isolate", "--no-isolate")
 ISOLATE_VARIABLE = "ISOLATE"
-_ISOLATE = "%s has no effect: executors in processes of their own will come back with --workers"
+_ISOLATE = "%s has no effect: with --workers above 1, all executors run in one process of their own"
 
 
 def replace_former_flags(arguments: Sequence[str]) -> list[str]:

@@ -27,7 +27,7 @@ from service.http.v1.parameters import ModelPath, TimeoutMs
 from service.http.v1.slices import response_bytes
 from service.inference.pipeline import Pipeline
 from service.inference.results import Classification, ImageResult, make_timing
-from service.inference.top_k import top_k
+from service.inference.top_k import select_top_k
 from service.messages.model import ServedModel
 from service.open_inference import inputs
 from service.telemetry import request_context
@@ -195,9 +195,7 @@ class PredictCall:
         started = time.monotonic()
         outputs = frozenset({"probabilities"})
         model, result = await self._pipeline.infer(model, images, outputs, self._deadline, self._query.priority)
-        arguments = result.outputs["probabilities"], model.labels, self._query.top_k
-        large = len(images) * min(self._query.top_k, len(model.labels)) > _MAX_ON_EVENT_LOOP
-        best = await run_python(top_k, *arguments) if large else top_k(*arguments)
+        best = await select_top_k(result.outputs["probabilities"], model.labels, self._query.top_k)
         request_context.current().images += len(images)
         return Classification(
             model=model.name,
