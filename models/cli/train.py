@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from models.architectures import VARIANTS, UnknownArchitecture
-from models.architectures.blocks import ShortcutKind
-from models.architectures.resnet import NormKind
 from models.cli.architectures import list_architectures
 from models.cli.recipe_options import with_recipe_options
 from models.console import console, fail
@@ -18,6 +16,7 @@ from models.data.files import EncodedDataset, centre_crop
 from models.imaging.preprocess import Geometry
 from models.training import recipes
 from models.training.checkpoint import Checkpoint, CheckpointError
+from models.training.device import is_out_of_memory
 from models.training.distributed.processes import ProcessesError, is_first, join
 from models.training.execution import Execution
 from models.training.recipe import Recipe, RecipeError
@@ -123,9 +122,20 @@ def train_command(
     except Interrupted as interrupted:
         console.print(str(interrupted), highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
-    except (DataError, CheckpointError, Diverged, ProcessesError, ValueError) as error:
-        fail(error)
+    except Exception as error:
+        fail(_explain(error, out))
     _report(result, out)
+
+
+def _explain(error: Exception, out: Path) -> str:
+    """What an error means for the user. One that is not expected is raised again."""
+    if isinstance(error, (DataError, CheckpointError, Diverged, ProcessesError, ValueError)):
+        return str(error)
+    if is_out_of_memory(error):
+        return "out of memory: give --accumulate 2 or more, a smaller --batch-size, or a smaller --size"
+    if isinstance(error, OSError):
+        return f"{error.filename or out}: {error.strerror or error}"
+    raise error
 
 
 def _make_recipe(
@@ -136,9 +146,6 @@ def _make_recipe(
     Raises:
         RecipeError: a value is wrong, or there is no architecture.
     """
-    for name, choices in (("shortcut", get_args(ShortcutKind)), ("norm", get_args(NormKind))):
-        if network[name] is not None and network[name] not in choices:
-            raise RecipeError(f"--{name} takes {', '.join(choices)}, not {network[name]!r}")
     base = base or ("finetune" if initial is not None else None)
     values = {**({} if base is None else recipes.read(base)), **given}
     options = {key: value for key, value in network.items() if value is not None and (key, value) != ("norm", "batch")}

@@ -75,12 +75,16 @@ def load_held_out(
 ) -> tuple[Dataset | None, Dataset | None]:
     """The validation and the test split, for training: choices are made on the first, the second is only reported on.
 
-    Without a folder or shards of its own for testing, a validation split is no test split. Raises as `load`.
+    Without a folder or shards of its own for testing, a validation split is no test split. A data set of a training
+    split only has neither. Raises as `load`.
     """
-    names = SPLIT_NAMES["test"]
-    found = {name for name in names if imagefolder.has_split(folder, name) or tarshards.has_split(folder, name)}
-    validates = bool(found - {"test"})
-    tests = "test" in found or not validates
+    formats = (imagefolder, tarshards, idx)
+    trains, *held_out = (
+        any(each.has_split(folder, name) for each in formats) for name in ("train", *SPLIT_NAMES["test"])
+    )
+    found = dict(zip(SPLIT_NAMES["test"], held_out, strict=True))
+    validates = any(there for name, there in found.items() if name != "test")
+    tests = found["test"] or not (validates or trains)
     return (
         load(folder, "validation", geometry, file_size=file_size) if validates else None,
         load(folder, "test", geometry, file_size=file_size) if tests else None,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.data.dataset import DataError, Dataset, Indices
+from models.data.dataset import DataError, Dataset, Indices, Subset
 from models.imaging.preprocess import Geometry, UInt8Array
 
 _MAX_LISTED = 5
@@ -39,6 +39,13 @@ class Relabelled:
 
     def image(self, index: int) -> Image.Image:
         return self.source.image(index)
+
+
+def underlying(data: Dataset) -> Dataset:
+    """The data set that holds the images, behind a choice of some and other classes."""
+    while isinstance(data, Subset | Relabelled):
+        data = data.source
+    return data
 
 
 def match_classes(data: Dataset, labels: Sequence[str], *, by_position: bool = False) -> Dataset:

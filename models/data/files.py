@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from models.data.classes import underlying
 from models.data.dataset import DataError, Dataset, Indices, Split, read_images
 from models.imaging import images
 from models.imaging.preprocess import Geometry, UInt8Array
@@ -90,7 +91,8 @@ def check_images(*datasets: Dataset | None) -> None:
     Raises:
         DataError: images cannot be read or decoded; the message has all of them, or the first `_LISTED`.
     """
-    encoded = [data for data in datasets if isinstance(data, EncodedDataset)]
+    sources = [underlying(data) for data in datasets if data is not None]
+    encoded = [data for data in sources if isinstance(data, EncodedDataset)]
     total, done = sum(len(data.labels) for data in encoded), 0
     reasons: list[str] = []
     with progress_bar("checking images", total) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -31,6 +31,11 @@ def matches(folder: Path) -> bool:
     return any(_find(folder, f"{prefix}-images-idx3-ubyte") is not None for prefix in _PREFIX.values())
 
 
+def has_split(folder: Path, name: str) -> bool:
+    """Whether there are images of a split by this name."""
+    return any(split == name and _find(folder, f"{prefix}-images-idx3-ubyte") for split, prefix in _PREFIX.items())
+
+
 def load(folder: Path, split: Split, geometry: Geometry | None) -> ArrayDataset:
     """Images, uint8 [n, H, W, 1]. Class names come from `labels.txt`, one per line, if the folder has this file.
 

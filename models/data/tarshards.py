@@ -93,7 +93,8 @@ def load(folder: Path, split: Split, geometry: Geometry | None) -> TarShards:
         check_labels(labels, classes, folder)
     else:
         training = samples if split == "train" else _split_samples(folder, "train", Skipped())
-        classes = tuple(str(number) for number in range(1 + max(label for _, label in samples + training)))
+        classes = tuple(str(number) for number in range(1 + max(label for _, label in training or samples)))
+        check_labels(labels, classes, folder)
     for shard in sorted({*_tars(folder)}.difference(*(_shards(folder, each) for each in SPLIT_NAMES))):
         skipped.add("not used as a shard of a split", shard)
     if line := str(skipped):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,7 +48,8 @@ def cache_images(pipeline: Pipeline) -> Pipeline:
     if pipeline.by_image:
         raise RecipeError("--cache holds images of one size: leave out --random-crop, --auto-augment, --colour-jitter")
     size, free = int(np.prod(data.geometry.shape)), available_memory()
-    if free is not None and count * size > (available := int(_SHARE * free)):
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # each of them caches all images
+    if free is not None and count * size > (available := int(_SHARE * free / processes)):
         raise RecipeError(
             f"--cache needs {count * size / 1e9:.1f} GB, and {available / 1e9:.1f} GB of memory can be taken, "
             f"for {available // size:,} of the {count:,} images: train without --cache"

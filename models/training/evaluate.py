@@ -16,6 +16,10 @@ from models.imaging.preprocess import Preprocess
 from models.progress import progress_bar
 from models.training.distributed.processes import ALONE, Processes
 
+_MAX_BATCH = 256
+_BATCH_PIXELS = 64 * 224 * 224
+"""Most pixels in a batch: a ResNet-50 takes about a gigabyte for them."""
+
 
 @dataclass(frozen=True)
 class EvaluationReport:
@@ -67,11 +71,11 @@ def predict(model: ResNet, images: NDArray[np.uint8], preprocess: Preprocess) ->
     return logits.float()  # type: ignore[no-any-return]
 
 
-def evaluate(
-    model: ResNet, data: Dataset, preprocess: Preprocess, batch_size: int = 256, processes: Processes = ALONE
-) -> EvaluationReport:
+def evaluate(model: ResNet, data: Dataset, preprocess: Preprocess, processes: Processes = ALONE) -> EvaluationReport:
     """The accuracy of a network, in float32, over all images. Each process computes every n-th batch."""
     labels = data.labels
+    height, width = preprocess.size
+    batch_size = min(_MAX_BATCH, max(1, _BATCH_PIXELS // (height * width)))
     classes = len(data.classes)
     confusion = np.zeros((classes, classes), np.int64)
     top5_correct = 0

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from models.data import DataError, read_ahead
+from models.data.classes import underlying
 from models.data.dataset import use_threads
 from models.data.files import EncodedDataset
 from models.training.augmentation.pipeline import Pipeline, TrainingBatch
@@ -31,7 +32,7 @@ def default_workers(pipeline: Pipeline, device: torch.device) -> int:
 
     None for images in memory that are only shifted, mirrored and erased, and none for a single CPU.
     """
-    if not isinstance(pipeline.source, EncodedDataset) and not pipeline.by_image:
+    if not isinstance(underlying(pipeline.data), EncodedDataset) and not pipeline.by_image:
         return 0
     cpus = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(16, cpus) if device.type == "cuda" else min(4, (cpus + 2) // 4)
@@ -68,6 +69,13 @@ class BatchLoader:
             if batch is None:
                 return
             yield batch
+
+    def close(self) -> None:
+        """End the processes that read."""
+        iterator = getattr(self._processes, "_iterator", None)
+        if iterator is not None:
+            # PyTorch has no public way. At its exit it sends SIGTERM, which they ignore, and waits for them.
+            iterator._shutdown_workers()
 
     def _from_thread(self, plans: list[BatchPlan]) -> Iterator[TrainingBatch]:
         def read(plan: BatchPlan) -> TrainingBatch:

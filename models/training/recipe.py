@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from models.architectures.blocks import ShortcutKind
+from models.architectures.resnet import NormKind
 from models.training.device import Compute
 
 Schedule = Literal["cosine", "step"]
@@ -21,7 +23,8 @@ Freeze = Literal["none", "stem", "1", "2", "3", "4", "trunk"]
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class RecipeError(ValueError):
@@ -34,6 +37,26 @@ class Option(NamedTuple):
     group: str
     help: str
     flag: str | None = None
+
+
+def _check_network(options: dict[str, Any]) -> dict[str, Any]:
+    """Check the names and values of the options of a network.
+
+    Raises:
+        ValueError: there is no such option, or it does not take the value.
+    """
+    choices: dict[str, tuple[Any, ...]] = {
+        "shortcut": get_args(ShortcutKind),
+        "norm": get_args(NormKind),
+        "zero_gamma": (True, False),
+    }
+    for name, value in options.items():
+        if name not in choices:
+            raise ValueError(f"a network has no option {name}, only {', '.join(choices)}")
+        if value not in choices[name]:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{flag} takes {', '.join(map(str, choices[name]))}, not {value!r}")
+    return options
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -194,7 +217,7 @@ class Recipe:
             "--patience",
         ),
     ] = 0
-    seed: Annotated[Whole, Option("Computing", "Of all random numbers: other seeds show how much chance there is.")] = 0
+    seed: Annotated[Seed, Option("Computing", "Of all random numbers: other seeds show how much chance there is.")] = 0
     compute: Annotated[
         Compute,
         Option("Computing", "float32, bfloat16, float16 for older GPUs, or auto: bfloat16 where it is faster."),
@@ -210,7 +233,7 @@ class Recipe:
             "torch.compile, on GPUs with CUDA graphs: faster after a minute or two, but hardly on CPUs.",
         ),
     ] = False
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Annotated[dict[str, Any], AfterValidator(_check_network)] = field(default_factory=dict)
     """Options `shortcut`, `norm`, `zero_gamma` of the network."""
 
 

@@ -85,10 +85,11 @@ class RunDirectory:
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(self.folder, os.O_RDONLY)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise CheckpointError(f"{self.folder}: another process trains in it: give another --out") from None
             yield
-        except BlockingIOError:
-            raise CheckpointError(f"{self.folder}: another process trains in it: give another --out") from None
         finally:
             os.close(lock)
 

@@ -14,6 +14,7 @@ from models.architectures import ResNet
 from models.training.optim.ema import AveragedWeights
 
 _POSITION = ("epoch", "step", "images_done")
+_TIMES = ("seconds", "waited")
 
 
 def _zeros() -> Tensor:
@@ -33,6 +34,10 @@ class TrainingState:
     step: int = 0
     images_done: int = 0
     """Images of the epoch."""
+    seconds: float = 0.0
+    """Time that the steps of the epoch took."""
+    waited: float = 0.0
+    """Seconds of it spent waiting for images."""
     sums: Tensor = field(default_factory=_zeros)
     """Loss and number of correct images, summed over the epoch's images, float64 [2], on the device of the network."""
 
@@ -44,11 +49,12 @@ class TrainingState:
     def next_epoch(self) -> None:
         """Move to the beginning of the next epoch."""
         self.epoch, self.step, self.images_done = self.epoch + 1, 0, 0
+        self.seconds = self.waited = 0.0
         self.sums.zero_()
 
     def header(self) -> dict[str, Any]:
         """The values that are no tensors, for JSON."""
-        header: dict[str, Any] = {key: getattr(self, key) for key in _POSITION}
+        header: dict[str, Any] = {key: getattr(self, key) for key in _POSITION + _TIMES}
         header["sums"] = self.sums.tolist()
         if self.scaler is not None:
             header["scaler"] = self.scaler.state_dict()
@@ -82,6 +88,8 @@ class TrainingState:
             self.optimizer.state[parameter][key] = value
         for key in _POSITION:
             setattr(self, key, header[key])
+        for key in _TIMES:
+            setattr(self, key, header.get(key, 0.0))  # older states do not have them
         self.sums.copy_(torch.tensor(header["sums"], dtype=torch.float64))
         if self.scaler is not None:
             self.scaler.load_state_dict(header["scaler"])

@@ -91,8 +91,10 @@ class TrainingStep:
         self._dtype = compute_dtype(recipe.compute, device)
         self._layout = memory_format(state.model, device)
         self._depth = StochasticDepth(state.model, recipe.stochastic_depth) if recipe.stochastic_depth else None
-        # On a GPU this mode uses CUDA graphs, for the kernels of small networks are shorter than their launches.
-        self._forward = torch.compile(state.model, mode="reduce-overhead") if recipe.compile else state.model
+        # On a GPU this mode uses CUDA graphs, for the kernels of small networks are shorter than their launches. The
+        # next graph reuses the memory of the gradient, so the parts of a batch cannot add to it.
+        mode = "reduce-overhead" if recipe.accumulate == 1 else "default"
+        self._forward = torch.compile(state.model, mode=mode) if recipe.compile else state.model
         weights = class_weights(training.labels, self._classes) if recipe.balance == "weights" else None
         self._weights = None if weights is None else weights.to(device)
 

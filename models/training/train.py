@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from models import malloc
-from models.artifact.manifest import Architecture
-from models.data import Dataset
+from models.data import DataError, Dataset
 from models.data.files import check_images
 from models.imaging.preprocess import Preprocess
 from models.progress import ProgressBar, progress_bar
@@ -27,7 +27,7 @@ from models.training.augmentation.pipeline import Pipeline
 from models.training.augmentation.sheet import write_sheet
 from models.training.cache import cache_images
 from models.training.checkpoint import Checkpoint
-from models.training.choice import best_epoch, is_best, stops_early
+from models.training.choice import is_best, stops_early
 from models.training.device import best_device
 from models.training.distributed.processes import Processes
 from models.training.evaluate import evaluate
@@ -36,6 +36,7 @@ from models.training.input.sampling import check_batches, plan_epoch
 from models.training.input.splits import measure_preprocess, split
 from models.training.loader import BatchLoader, default_workers
 from models.training.recipe import Recipe, RecipeError
+from models.training.results import describe, describe_network, finish, save_checkpoint, test_figures
 from models.training.run_directory import RunDirectory
 from models.training.signals import Interrupted, stop_signals
 from models.training.state import TrainingState
@@ -122,16 +123,21 @@ def _train(
 
     bar = progress_bar("training", total=recipe.epochs * len(training.labels))
     tracking = open_trackers(execution.trackers if run.writes else (), out, identity)
-    with run.locked(), bar as progress, stop_signals() as stop, tracking as tracked:
+    with run.locked(), closing(loader), bar as progress, stop_signals() as stop, tracking as tracked:
         history = run.resume(state) if resume else []
         run.write_recipe(recipe)
         while state.epoch < recipe.epochs and not stops_early(history, recipe.early_stopping):
-            measured = run_epoch(state, step, pipeline, loader, run, progress, stop, processes)
+            try:
+                run_epoch(state, step, pipeline, loader, run, progress, stop, processes)
+            except DataError:
+                save_alone(state, history, recipe, run, processes)
+                raise
             check_finite(state, recipe, run)
+            # Nothing of the epoch is lost if one of the next steps fails, or the process is killed meanwhile.
+            run.save_state(state, history)
             if processes.any(bool(stop)):
-                run.save_state(state, history)
                 raise Interrupted(f"stopped in epoch {state.epoch + 1}, saved in {out}: continue with --resume")
-            history.append(finish_epoch(state, pipeline, measured, watched, processes))
+            history.append(finish_epoch(state, step, pipeline, watched, processes))
             if is_best(history) and run.writes:
                 save_checkpoint(state, pipeline, history[-1], run)
             run.write_history(history)
@@ -164,13 +170,6 @@ def choose_preprocess(training: Dataset, initial: Checkpoint | None) -> Preproce
     return Preprocess(**training.geometry.model_dump(), mean=initial.preprocess.mean, std=initial.preprocess.std)
 
 
-def describe_network(recipe: Recipe, data: Dataset, preprocess: Preprocess) -> Architecture:
-    """The architecture of the recipe, for the classes and channels of the data."""
-    return Architecture(
-        name=recipe.arch, num_classes=len(data.classes), in_channels=preprocess.channels, options=recipe.options
-    )
-
-
 def describe_run(
     recipe: Recipe, training: Dataset, validation: Dataset | None, preprocess: Preprocess, initial: Checkpoint | None
 ) -> dict[str, Any]:
@@ -194,33 +193,39 @@ def run_epoch(
     progress: ProgressBar,
     stop: list[int],
     processes: Processes,
-) -> dict[str, float]:
-    """The remaining batches of an epoch, or until `stop` has an item or the loss is not finite; gives its figures.
+) -> None:
+    """The remaining batches of an epoch, or until `stop` has an item or the loss is not finite.
 
     All processes stop after the same step.
     """
     set_trained(state.model, pipeline.recipe, state.epoch)
     plans = plan_epoch(pipeline.data.labels, pipeline.recipe, state.epoch)[state.step :]
     shares = [plan.share(pipeline.recipe.accumulate, processes.rank, processes.count) for plan in plans]
-    images_before, finished = state.images_done, state.epoch * len(pipeline.data.labels)
+    finished = state.epoch * len(pipeline.data.labels)
+    seconds_before, waited_before = state.seconds, state.waited - loader.waited
     started = read = time.perf_counter()
-    loss, waited_before = None, loader.waited
+    loss = None
     for batch in loader.batches(shares):
         if state.epoch == state.step == 0 and run.writes and len(batch.labels):
             write_sheet(batch, run.folder / "samples.png")
         step(batch)
         if (now := time.perf_counter()) - read > _READING_SECONDS or loss is None:
             loss, read = float(state.sums[0]) / state.images_done, now
-        waiting = (loader.waited - waited_before) / (time.perf_counter() - started)
-        progress.update(finished + state.images_done, loss=loss, waiting=waiting)
+        state.seconds, state.waited = seconds_before + now - started, waited_before + loader.waited
+        progress.update(finished + state.images_done, loss=loss, waiting=state.waited / state.seconds)
         if processes.any(bool(stop) or not math.isfinite(loss)):
             break
-    seconds = time.perf_counter() - started
-    return {
-        "lr": step.rate(state.epoch, state.step - 1),
-        "images_per_second": round((state.images_done - images_before) / seconds, 1),
-        "waiting_for_data": round((loader.waited - waited_before) / seconds, 4),
-    }
+    state.sums.tolist()  # waits for a GPU, whose last steps count
+    state.seconds = seconds_before + time.perf_counter() - started
+
+
+def save_alone(
+    state: TrainingState, history: list[dict[str, Any]], recipe: Recipe, run: RunDirectory, processes: Processes
+) -> None:
+    """Save the steps before an error that this process had alone: of several, the others have gone on."""
+    if processes.count == 1 and state.step:
+        check_finite(state, recipe, run)
+        run.save_state(state, history)
 
 
 def check_finite(state: TrainingState, recipe: Recipe, run: RunDirectory) -> None:
@@ -242,8 +247,8 @@ def check_finite(state: TrainingState, recipe: Recipe, run: RunDirectory) -> Non
 
 def finish_epoch(
     state: TrainingState,
+    step: TrainingStep,
     pipeline: Pipeline,
-    measured: Mapping[str, float],
     watched: Mapping[str, Dataset],
     processes: Processes,
 ) -> dict[str, Any]:
@@ -254,47 +259,12 @@ def finish_epoch(
         "train_loss": loss / state.images_done,
         "train_error": 1.0 - correct / state.images_done,
         "image_size": pipeline.size(state.epoch),
-        **measured,
+        "lr": step.rate(state.epoch, state.step - 1),
+        "images_per_second": round(state.images_done / state.seconds, 1),
+        "waiting_for_data": round(state.waited / state.seconds, 4),
     }
     for name, images in watched.items():
         report = evaluate(state.evaluated, images, pipeline.preprocess, processes=processes)
         figures[f"{name}_error"] = 1.0 - report.top1
     state.next_epoch()
     return figures
-
-
-def save_checkpoint(state: TrainingState, pipeline: Pipeline, figures: dict[str, Any], run: RunDirectory) -> None:
-    """Write the network of an epoch with these figures."""
-    data = pipeline.data
-    details = {"dataset": data.name, "images": len(data.labels), "recipe": asdict(pipeline.recipe), "metrics": figures}
-    architecture = describe_network(pipeline.recipe, data, pipeline.preprocess)
-    weights = state.evaluated.state_dict()
-    Checkpoint(architecture, data.classes, pipeline.preprocess, weights, details).save(run.checkpoint)
-
-
-def finish(run: RunDirectory, test: Dataset | None, processes: Processes) -> Checkpoint:
-    """The checkpoint of the best epoch, with its accuracy on the test images."""
-    result = processes.from_first(lambda: checkpoint.load(run.checkpoint))
-    if test is not None:
-        model = result.model().to(best_device())
-        report = evaluate(model, test, result.preprocess, processes=processes)
-        result.training["test"] = {"top1": report.top1, "top5": report.top5, "images": report.images}
-        if run.writes:
-            result.save(run.checkpoint)
-    return result
-
-
-def test_figures(result: Checkpoint) -> dict[str, float]:
-    """The accuracy on the test images, if there are any, in the names of the other figures."""
-    return {f"test_{name}": value for name, value in result.training.get("test", {}).items() if name != "images"}
-
-
-def describe(history: list[dict[str, Any]], recipe: Recipe) -> str:
-    """The figures of the last epoch in one line."""
-    figures = history[-1]
-    line = f"epoch {figures['epoch']}/{recipe.epochs}  loss {figures['train_loss']:.4f}"
-    line += f"  training error {figures['train_error']:.2%}"
-    if "validation_error" in figures:
-        line += f"  validation error {figures['validation_error']:.2%}"
-        line += "  (the best so far)" if is_best(history) else f"  (best in epoch {best_epoch(history)})"
-    return line

@@ -87,7 +87,7 @@ def _train_steps(processes: Processes, recipe: Recipe, steps: int) -> tuple[list
             before = float(state.sums[0])
             step(pipeline.read(plan.share(recipe.accumulate, processes.rank, processes.count)))
             losses.append((float(state.sums[0]) - before) / len(plan.indices))
-        report = evaluate(state.evaluated, data, preprocess, 32, processes)
+        report = evaluate(state.evaluated, data, preprocess, processes)
         assert report.images == len(data.labels)
         state.next_epoch()
     return losses[:steps], state.model.state_dict()

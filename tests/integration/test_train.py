@@ -6,6 +6,8 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,13 +23,15 @@ from typer.testing import CliRunner
 from models.architectures import VARIANTS, ResNet, build
 from models.artifact.manifest import Architecture
 from models.cli.app import app
-from models.data import ArrayDataset
+from models.data import ArrayDataset, DataError
 from models.imaging.preprocess import Preprocess
 from models.training import checkpoint, recipes
-from models.training.augmentation.pipeline import TrainingBatch
+from models.training.augmentation.pipeline import Pipeline, TrainingBatch
 from models.training.checkpoint import Checkpoint, CheckpointError
 from models.training.device import memory_format
 from models.training.evaluate import evaluate, normalise
+from models.training.execution import Execution
+from models.training.input.sampling import BatchPlan
 from models.training.input.splits import measure_preprocess, split
 from models.training.recipe import Recipe, RecipeError
 from models.training.run_directory import RunDirectory
@@ -300,7 +304,7 @@ def test_table_of_architectures() -> None:
     assert all(name in result.stdout for name in VARIANTS)
 
 
-def test_evaluation_counts_the_argmax() -> None:
+def test_evaluation_counts_the_argmax(monkeypatch: pytest.MonkeyPatch) -> None:
     from models.architectures import build
 
     torch.manual_seed(0)
@@ -309,7 +313,8 @@ def test_evaluation_counts_the_argmax() -> None:
     inputs = (torch.from_numpy(data.array).permute(0, 3, 1, 2) / 255.0 - 0.4) / 0.2
     with torch.no_grad():
         predicted = model(inputs).argmax(1).numpy()
-    report = evaluate(model, data, preprocess, batch_size=16)
+    monkeypatch.setattr("models.training.evaluate._BATCH_PIXELS", 16 * 16 * 16)  # several batches
+    report = evaluate(model, data, preprocess)
     assert report.top1 == (predicted == data.labels).mean()
     assert report.top5 == 1.0  # three classes
     for true in range(3):
@@ -391,6 +396,77 @@ def test_loss_that_is_not_a_number_ends_the_command_with_one_line(image_folder: 
     assert "error: training diverged in epoch 1" in stderr
     assert "nothing was saved" in stderr
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_reading_processes_end_with_a_failed_command(image_folder: Path, tmp_path: Path) -> None:
+    """They ignore SIGTERM, so the command would wait for them for ever."""
+    options = ("--arch", "tiny", "--lr", "1e30", "--warmup", "0", "--batch-size", "4", "--data-workers", "2")
+    command = [sys.executable, "-m", "models", "train", "--data", image_folder, "--out", tmp_path / "run", *options]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stderr
+    assert "error: training diverged in epoch 1" in done.stderr
+
+
+def test_epoch_is_not_lost_if_its_validation_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(RECIPE, stripes(), None, tmp_path / "straight")
+
+    def fail_to_evaluate(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("models.training.train.evaluate", fail_to_evaluate)
+    with pytest.raises(MemoryError):
+        train(RECIPE, stripes(), None, tmp_path / "broken")
+    monkeypatch.undo()
+    original, steps = TrainingStep.__call__, []
+
+    def count_steps(step: TrainingStep, batch: TrainingBatch) -> None:
+        steps.append(step.state.epoch)
+        original(step, batch)
+
+    monkeypatch.setattr(TrainingStep, "__call__", count_steps)
+    train(RECIPE, stripes(), None, tmp_path / "broken", resume=True)
+    assert set(steps) == set(range(1, RECIPE.epochs))
+    assert_same(tmp_path / "straight", tmp_path / "broken")
+
+
+def test_steps_before_an_unreadable_image_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Pipeline.read
+    batches = 0
+
+    def read_two(pipeline: Pipeline, plan: BatchPlan) -> TrainingBatch:
+        nonlocal batches
+        batches += 1
+        if batches > 2:
+            raise DataError("the disk is away")
+        return original(pipeline, plan)
+
+    monkeypatch.setattr(Pipeline, "read", read_two)
+    with pytest.raises(DataError, match="the disk is away"):
+        train(RECIPE, stripes(), None, tmp_path / "broken", execution=Execution(data_workers=0))
+    monkeypatch.undo()
+    train(RECIPE, stripes(), None, tmp_path / "straight")
+    train(RECIPE, stripes(), None, tmp_path / "broken", resume=True)
+    assert_same(tmp_path / "straight", tmp_path / "broken")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(28, "No space left on device", "state.safetensors"), "state.safetensors: No space left on device"),
+        (MemoryError(), "out of memory: give --accumulate 2 or more"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory: give --accumulate 2 or more"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory: give --accumulate"),
+    ],
+)
+def test_errors_of_the_machine_end_the_command_with_one_line(
+    error: Exception, message: str, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_not(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("models.cli.train.train", train_not)
+    stderr = fail("--arch", "tiny", "--data", image_folder, "--out", tmp_path / "run")
+    assert f"error: {message}" in stderr
 
 
 @pytest.mark.slow

@@ -22,7 +22,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from models.cli.app import app
-from models.data import ArrayDataset, DataError, Split, Subset, load, load_held_out, read_ahead
+from models.data import ArrayDataset, DataError, Split, Subset, load, load_held_out, match_classes, read_ahead
+from models.data.files import check_images
 from models.data.imagefolder import ImageFolder
 from models.imaging.image_files import Skipped
 from models.imaging.preprocess import Geometry, Preprocess, UInt8Array
@@ -298,7 +299,8 @@ def test_image_folder(tmp_path: Path, test_name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "validation", "test"), [(("val", "test"), 2, 2), (("valid",), 2, None), (("test",), None, 2)]
+    ("names", "validation", "test"),
+    [(("val", "test"), 2, 2), (("valid",), 2, None), (("test",), None, 2), ((), None, None)],
 )
 def test_validation_split_of_a_folder(
     names: tuple[str, ...], validation: int | None, test: int | None, tmp_path: Path
@@ -708,3 +710,19 @@ def test_train_and_evaluate_commands_on_image_files(tmp_path: Path) -> None:
     )
     line = json.loads((out / "metrics.jsonl").read_text())
     assert line["epoch"] == 1
+
+
+def test_label_that_training_lacks_is_refused(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train.tar", FIRST)
+    write_tar(tmp_path / "test.tar", {"x/0.png": PICTURES[3], "x/0.cls": b"7"})
+    with pytest.raises(DataError, match="holds label 7"):
+        load(tmp_path, "test", SMALL)
+
+
+def test_images_with_other_classes_are_checked(tmp_path: Path) -> None:
+    write_files(tmp_path, {**TRAIN_FILES, "train/cat/broken.png": b"no image"})
+    data = load(tmp_path, "train", SMALL)
+    renamed = match_classes(data, tuple(reversed(data.classes)))
+    assert renamed is not data
+    with pytest.raises(DataError, match=r"broken\.png"):
+        check_images(renamed)

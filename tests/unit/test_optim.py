@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from models.architectures import build
 from models.training import recipes
 from models.training.choice import best_epoch, is_best, stops_early
-from models.training.input.sampling import plan_epoch
+from models.training.input.sampling import batch_parts, check_batches, plan_epoch
 from models.training.optim.ema import AveragedWeights
 from models.training.optim.loss import class_weights, image_losses
 from models.training.optim.optimizer import make_optimizer, set_learning_rate
@@ -23,6 +23,7 @@ from models.training.optim.schedule import image_side, learning_rate
 from models.training.optim.stochastic_depth import StochasticDepth
 from models.training.recipe import Recipe, RecipeError
 from models.training.transfer.trained_parts import set_trained
+from tests.support.training_step import prepared
 
 
 def test_schedule() -> None:
@@ -50,6 +51,41 @@ def test_schedule_in_steps() -> None:
 def test_image_sides_grow_linearly() -> None:
     assert [image_side(epoch, 5, 128, 224) for epoch in range(5)] == [128, 152, 176, 200, 224]
     assert [image_side(epoch, 3, 30, 30) for epoch in range(3)] == [30, 30, 30]
+    assert [image_side(epoch, 3, 1, 20) for epoch in range(3)] == [4, 12, 20]
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_named_recipes_fit_their_own_batches(name: str) -> None:
+    recipe = recipes.make({**recipes.read(name), "arch": "resnet50"})
+    check_batches(1_281_167, recipe)
+    plan = plan_epoch(np.zeros(3 * recipe.batch_size, np.int64), recipe, 0)[0]
+    copies = np.unique(plan.indices, return_counts=True)[1]
+    assert len(plan.indices) == recipe.batch_size
+    assert copies.max() == recipe.repeats
+    assert copies.min() >= recipe.repeats - 1
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4])
+def test_no_part_of_a_batch_is_a_single_image(parts: int) -> None:
+    for count in range(2 * parts, 40):
+        bounds = batch_parts(count, parts)
+        assert [begin for begin, _ in bounds] == [0, *(end for _, end in bounds[:-1])]
+        assert bounds[-1][1] == count
+        assert all(end - begin >= 2 and begin % 2 == 0 for begin, end in bounds)
+
+
+def test_parts_of_a_batch_do_not_use_cuda_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph would overwrite the gradient of the part before."""
+    modes = []
+
+    def compile_not(model: torch.nn.Module, mode: str) -> torch.nn.Module:
+        modes.append(mode)
+        return model
+
+    monkeypatch.setattr(torch, "compile", compile_not)
+    for accumulate in (1, 2):
+        prepared(Recipe("tiny", epochs=1, batch_size=8, accumulate=accumulate, compile=True), torch.device("cpu"))
+    assert modes == ["reduce-overhead", "default"]
 
 
 @pytest.mark.parametrize(

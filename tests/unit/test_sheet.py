@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import time
 
 import pytest
 
@@ -91,7 +90,7 @@ def test_states_of_processes_that_have_begun() -> None:
     first, second, third = sheets
     assert (first.name, first.pid, first.connections, first.loading) == ("worker-1", os.getpid(), 0, False)
     assert (second.name, second.connections, second.loading) == ("worker-2", 3, True)
-    assert time.monotonic() >= second.heartbeat > 0
+    assert second.heartbeat > 0
     assert second.is_running()
     assert not third.pid
     second.end()

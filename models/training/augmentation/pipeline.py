@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.data import Dataset, Subset
+from models.data import Dataset
 from models.data.dataset import fill_images
 from models.imaging.preprocess import Preprocess, UInt8Array
 from models.training.augmentation import jitter, policies, resized_crop
@@ -92,14 +92,6 @@ class Pipeline:
         end = recipe.train_size or shorter
         side = image_side(epoch, recipe.epochs - recipe.fixres_epochs, recipe.start_size or end, end)
         return round(side * height / shorter), round(side * width / shorter)
-
-    @property
-    def source(self) -> Dataset:
-        """The data set that holds the images, without the choice of some."""
-        data = self.data
-        while isinstance(data, Subset):
-            data = data.source
-        return data
 
     @property
     def by_image(self) -> bool:

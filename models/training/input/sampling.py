@@ -32,9 +32,10 @@ class BatchPlan(NamedTuple):
 def batch_parts(count: int, parts: int, rank: int = 0, processes: int = 1) -> list[tuple[int, int]]:
     """Begin and end of each part of a batch of `count` images, among the images of one of several processes.
 
-    They begin at even positions, so that mixed images stay together.
+    They begin at even positions, so that mixed images stay together. An image without a partner is in the last part: a
+    part of one image would have no statistics.
     """
-    bounds = [2 * round(part * count / parts / 2) for part in range(parts)] + [count]
+    bounds = [2 * (part * (count // 2) // parts) for part in range(parts)] + [count]
     shares = [_share(begin, end, rank, processes) for begin, end in itertools.pairwise(bounds) if end > begin]
     ends = [0, *itertools.accumulate(end - begin for begin, end in shares)]
     return list(itertools.pairwise(ends))
@@ -70,17 +71,15 @@ def batch_size(count: int, size: int, step: int) -> int:
 
 
 def check_batches(count: int, recipe: Recipe) -> None:
-    """Check that batch normalisation has more than one image to measure its statistics on, and that repetitions fit.
+    """Check that batch normalisation has more than one image to measure its statistics on.
 
     Raises:
-        RecipeError: it has not, or they do not.
+        RecipeError: it has not.
     """
     part = min(count, recipe.batch_size) // recipe.accumulate
     if part < 2 and recipe.options.get("norm", "batch") == "batch":
         what = "one training image" if count < 2 else "batches of one image" if recipe.accumulate == 1 else "such parts"
         raise RecipeError(f"batch normalisation cannot train on {what}: give more images per batch, or --norm none")
-    if recipe.batch_size % recipe.repeats:
-        raise RecipeError(f"--batch-size {recipe.batch_size} is no multiple of --repeats {recipe.repeats}")
 
 
 def _order(labels: NDArray[np.int64], recipe: Recipe, epoch: int) -> tuple[Indices, Indices]:
@@ -99,11 +98,13 @@ def _order(labels: NDArray[np.int64], recipe: Recipe, epoch: int) -> tuple[Indic
 def _repeat(order: Indices, repeats: int, batch_size: int) -> Indices:
     """Fill each batch with `repeats` repetitions of its first images (Hoffer et al. 2020); the epoch keeps its length.
 
-    The repetitions of an image are a part of the batch apart, so mixup does not mix an image with itself.
+    The repetitions of an image are a part of the batch apart, so mixup does not mix an image with itself. If the batch
+    is no multiple of `repeats`, some of its images have one repetition less.
     """
-    distinct = batch_size // repeats
+    distinct = -(-batch_size // repeats)
     starts = range(0, -(-len(order) // batch_size) * distinct, distinct)
-    return np.concatenate([np.tile(order[first : first + distinct], repeats) for first in starts])[: len(order)]
+    batches = [np.tile(order[first : first + distinct], repeats)[:batch_size] for first in starts]
+    return np.concatenate(batches)[: len(order)]
 
 
 def _count_copies(order: Indices) -> Indices:

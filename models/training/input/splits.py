@@ -16,8 +16,10 @@ def split(data: Dataset, recipe: Recipe) -> tuple[Dataset, Dataset | None]:
     """Training images, and the `recipe.validation` images that are held out, the same ones for the same seed."""
     count = len(data.labels)
     held_out = round(recipe.validation * count) if recipe.validation < 1 else int(recipe.validation)
-    if held_out == 0:
+    if recipe.validation == 0:
         return data, None
+    if held_out == 0:
+        raise RecipeError(f"--validation {recipe.validation:g} holds out none of the {count} images: give more")
     if held_out >= count:
         raise RecipeError(f"--validation {recipe.validation:g} holds out all {count} images: give fewer")
     order = np.random.default_rng(recipe.seed).permutation(count)

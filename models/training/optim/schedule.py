@@ -34,4 +34,4 @@ def image_side(epoch: int, epochs: int, start: int, end: int) -> int:
     if start == end or epoch >= epochs - 1:
         return end
     side = start + (end - start) * epoch / (epochs - 1)
-    return 4 * round(side / 4)
+    return max(4, 4 * round(side / 4))

@@ -63,6 +63,8 @@ def make(values: dict[str, Any]) -> Recipe:
         if problem["type"] == "literal_error":
             choices = problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
             raise RecipeError(f"{option} takes {choices}, not {problem['input']!r}") from error
+        if problem["type"] == "value_error":
+            raise RecipeError(str(problem["ctx"]["error"])) from error
         reason = problem["msg"].replace("Input should", "must", 1)
         raise RecipeError(f"{option} {problem['input']}: {reason}") from error
 

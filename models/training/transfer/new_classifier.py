@@ -28,6 +28,9 @@ from models.training.recipe import Recipe
 _IMAGES, _IMAGES_PER_CLASS = 4_000, 20
 """Number of augmented images that a classifier is fitted to: the larger one of the first, and the second times the
 number of classes. With 10 classes of 20 images each, 1,000 gave 71.5 to 72.8 %, and 4,000 gave 71.3 to 73.8 %."""
+_MOST_CLASSES = 1_000
+"""For more, a classifier begins with random weights: fitting it would take gigabytes."""
+_HISTORY_BYTES = 10**9
 _BATCH = 64
 _REGULARISATION = 0.01
 """Weight of the squared weights, for features of variance 1, beside the mean loss."""
@@ -41,7 +44,8 @@ def choose_classifier(
     Raises:
         DataError: an image cannot be read or decoded.
     """
-    kept, fitted = training.classes == initial.labels, recipe.new_classifier == "fitted"
+    kept = training.classes == initial.labels
+    fitted = recipe.new_classifier == "fitted" and len(training.classes) <= _MOST_CLASSES
     new = f"{'new' if fitted else 'new random'} classifier for {len(training.classes):,} classes"
     known = initial.architecture
     text = f"begins with the weights of {known.name}: {'classifier kept' if kept else new}"
@@ -73,7 +77,11 @@ def fit_logistic_regression(
     inputs = (features - mean) / deviation
     weight = torch.zeros(classes, features.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(classes, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
+    # The method keeps two values per weight for each of its last steps.
+    history = max(5, min(100, _HISTORY_BYTES // (16 * weight.numel())))
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=200, tolerance_grad=1e-6, history_size=history, line_search_fn="strong_wolfe"
+    )
 
     def loss() -> Tensor:
         optimizer.zero_grad()

@@ -24,9 +24,26 @@ from PIL import Image
 from safetensors.torch import load_file
 
 KILLS = 4
+EPOCHS = 6
+_KINDS = ("SIGKILL", "SIGTERM")
+_START_SHARE = 0.3
+"""Share of a run's time before its first step, about."""
 OPTIMIZERS = (("--optimizer", "sgd"), ("--optimizer", "adamw", "--lr", "0.002"))
 OPTIONS = (
-    *("--arch", "tiny", "--epochs", "6", "--batch-size", "16", "--validation", "0.2", "--ema", "0.9", "--clip", "1"),
+    *(
+        "--arch",
+        "tiny",
+        "--epochs",
+        f"{EPOCHS}",
+        "--batch-size",
+        "16",
+        "--validation",
+        "0.2",
+        "--ema",
+        "0.9",
+        "--clip",
+        "1",
+    ),
     *("--mixup", "0.2", "--cutmix", "1", "--accumulate", "2", "--stochastic-depth", "0.2", "--random-crop", "0.35"),
     *("--auto-augment", "trivialaugment", "--colour-jitter", "0.4", "--repeats", "2", "--erasing", "0.3"),
 )
@@ -37,7 +54,7 @@ def check() -> tuple[bool, str]:
     seed = random.randrange(2**32)
     print(f"seed of the kills: {seed}")
     generator = random.Random(seed)
-    differing = []
+    differing, missed, kills = list[str](), list[str](), 0
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         _write_images(folder / "data")
@@ -48,6 +65,8 @@ def check() -> tuple[bool, str]:
             _finish(processes, folder / "data", whole, *optimizer)
             seconds = time.monotonic() - began
             stops = _stop_at_random(processes, folder / "data", broken, optimizer, seconds, generator)
+            kills += len(stops)
+            missed += [f"{name}: {kind}" for kind in _KINDS if not any(stop.startswith(kind) for stop in stops)]
             _finish(processes, folder / "data", broken, *optimizer, *(("--resume",) if _has_state(broken) else ()))
             different = _differences(whole, broken)
             print(
@@ -55,7 +74,10 @@ def check() -> tuple[bool, str]:
                 f"differing: {', '.join(different) or 'nothing'}"
             )
             differing += different
-    return not differing, f"{len(differing)} tensors and figures differ after {KILLS} kills of each of four runs"
+    return not differing and not missed, (
+        f"{len(differing)} tensors and figures differ after {kills} kills of four runs; "
+        f"never stopped by: {', '.join(missed) or 'nothing'}"
+    )
 
 
 def _write_images(folder: Path) -> None:
@@ -82,20 +104,32 @@ def _finish(processes: int, data: Path, out: Path, *options: str) -> None:
 def _stop_at_random(
     processes: int, data: Path, out: Path, optimizer: tuple[str, ...], seconds: float, generator: random.Random
 ) -> list[str]:
-    """Start and kill the run, by SIGKILL and by SIGTERM in turns, and describe where it stopped."""
-    stops = []
+    """Start and kill the run, by SIGKILL and by SIGTERM in turns, and describe where it stopped.
+
+    A wait is a random share of the time that the rest of the run takes; its start counts, too. A run that ends before
+    is not counted.
+    """
+    stops: list[str] = []
     for number in range(KILLS):
         options = (*optimizer, "--resume") if _has_state(out) else optimizer
         command = _command(processes, data, out, *options)
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        kind = _KINDS[number % 2]
+        left = _START_SHARE + (1 - _START_SHARE) * (1 - _epochs_done(out) / EPOCHS)
         try:
-            process.wait(generator.uniform(0.5, 0.9) * seconds)
+            process.wait(generator.uniform(_START_SHARE, 0.9 * left) * seconds)
         except subprocess.TimeoutExpired:
-            _kill_all(out) if number % 2 else process.terminate()
+            _kill_all(out) if kind == "SIGKILL" else process.terminate()
             process.wait()
-        done = len((out / "metrics.jsonl").read_text().splitlines()) if (out / "metrics.jsonl").exists() else 0
-        stops.append(f"after {done} epochs")
+            stops.append(f"{kind} after {_epochs_done(out)} epochs")
+        else:
+            break
     return stops
+
+
+def _epochs_done(out: Path) -> int:
+    metrics = out / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
 
 
 def _kill_all(out: Path) -> None:
