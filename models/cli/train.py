@@ -73,11 +73,11 @@ def train_command(
         str | None, typer.Option(help="Name in the table of architectures; see --list. Default: that of --init.")
     ] = None,
     init: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Checkpoint to begin with, of resnet-train or of resnet-export import. The classifier is a new one if "
-            "the classes differ. Better than random weights for any small set of photographs.",
-            metavar="CHECKPOINT",
+            help="Weights to begin with: a checkpoint, or anything that resnet-export import reads. The classifier is "
+            "a new one if the classes differ. Better than random weights for any small set of photographs.",
+            metavar="WEIGHTS",
         ),
     ] = None,
     recipe: Annotated[
@@ -110,11 +110,11 @@ def train_command(
     try:
         check_folder(out, resume=resume)
         base = recipe or (str(out / RECIPE_FILE) if resume and (out / RECIPE_FILE).is_file() else None)
-        initial = None if init is None else load_initial(init)
-        chosen = _make_recipe(arch, base, given, network, initial)
-        training, validation, test = _load_splits(data, chosen.arch, size, initial)
         trackers = choose_trackers(tensorboard)
         with join() as processes:
+            initial = None if init is None else processes.from_first(lambda: load_initial(init, out))
+            chosen = _make_recipe(arch, base, given, network, initial)
+            training, validation, test = _load_splits(data, chosen.arch, size, initial)
             execution = Execution(processes, data_workers, cache, trackers)
             result = train(
                 chosen, training, test, out, validation=validation, initial=initial, resume=resume, execution=execution
@@ -128,7 +128,7 @@ def train_command(
 
 
 def _explain(error: Exception, out: Path) -> str:
-    """What an error means for the user. One that is not expected is raised again."""
+    """The message for an error that can be expected. Raises any other error again."""
     if isinstance(error, (DataError, CheckpointError, Diverged, ProcessesError, ValueError)):
         return str(error)
     if is_out_of_memory(error):

@@ -6,6 +6,7 @@ recipe.toml         the recipe, which can be given again as --recipe
 metrics.jsonl       the figures, one line per epoch
 curves.png          a plot of them
 samples.png         augmented images of the first batch
+initial.safetensors the checkpoint to begin with, if `--init` named weights of another project
 tensorboard/        event files, with --tensorboard
 trackers.json       the names of the run on the servers of MLflow and Weights & Biases
 """

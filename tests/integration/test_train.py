@@ -38,6 +38,7 @@ from models.training.run_directory import RunDirectory
 from models.training.signals import Interrupted
 from models.training.step import TrainingStep, start
 from models.training.train import Diverged, train
+from tests.support.example_files import write_torchvision_resnet18
 from tests.support.marks import slow_except
 
 
@@ -532,11 +533,25 @@ def test_training_begins_with_a_checkpoint(
         assert same == {key for key in trained.weights if not key.startswith("classifier.")}
 
 
+@pytest.mark.slow
+def test_training_begins_with_weights_of_another_project(image_folder: Path, tmp_path: Path) -> None:
+    write_torchvision_resnet18(tmp_path)
+    (weights,) = tmp_path.glob("*.pth")
+    options = ["--init", str(weights), "--data", str(image_folder), "--out", str(tmp_path / "run")]
+    options += ["--size", "32", "--lr", "0", "--freeze", "trunk", "--epochs", "1"]
+    result = CliRunner().invoke(app, ["train", *options])
+    assert result.exit_code == 0, result.output
+    assert "begins with the weights of resnet18: new classifier for 3 classes" in " ".join(result.stderr.split())
+    trained = checkpoint.load(tmp_path / "run" / "model.safetensors")
+    torch.testing.assert_close(trained.weights["stem.conv.weight"], torch.load(weights)["conv1.weight"])
+
+
 def test_files_that_one_cannot_begin_with_are_refused(image_folder: Path, tmp_path: Path) -> None:
     pretrained(tmp_path, ("a", "b"))
     checkpoint.save_tensors({"conv1.weight": torch.zeros(1)}, tmp_path / "foreign.safetensors", {})
     options = ("--data", image_folder, "--out", tmp_path / "run", "--init")
-    assert "resnet-export import" in fail(*options, tmp_path / "foreign.safetensors")
+    refused = fail(*options, tmp_path / "foreign.safetensors")
+    assert "foreign.safetensors: is no checkpoint of resnet-train, and cannot be imported: " in refused
     assert "there is no such file" in fail(*options, tmp_path / "none.safetensors")
     assert "has the weights of a tiny" in fail(*options, tmp_path / "begin.safetensors", "--arch", "resnet20")
     assert "--freeze 3: tiny has 2 stages" in fail(*options, tmp_path / "begin.safetensors", "--freeze", "3")

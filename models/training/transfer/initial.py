@@ -2,31 +2,57 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 from models.architectures import ResNet
+from models.console import console
 from models.data import DataError, Dataset, match_classes
 from models.training import checkpoint
 from models.training.checkpoint import Checkpoint, CheckpointError
 
+IMPORTED_FILE = "initial.safetensors"
 
-def load_initial(path: Path) -> Checkpoint:
-    """The checkpoint to begin with.
+
+def load_initial(given: str, folder: Path) -> Checkpoint:
+    """The checkpoint to begin with. Weights of another project are imported first, by `resnet-export import`.
+
+    Args:
+        given: a checkpoint, or anything that `resnet-export import` reads.
+        folder: folder of the run, which gets the imported checkpoint, and has it already if the run is resumed.
 
     Raises:
-        CheckpointError: there is no such file, it is damaged, or it is a file of another project.
+        CheckpointError: there is no such file, it is damaged, or it cannot be imported.
     """
-    try:
-        initial = checkpoint.load(path)
-        initial.model()
-    except CheckpointError as error:
-        if not path.is_file() or "Git LFS" in str(error):
-            raise
-        raise CheckpointError(
-            f"{error}. If these are weights of another project, import them first: "
-            f"resnet-export import {path} --output imported.safetensors"
-        ) from error
-    return initial
+    path = Path(given)
+    imported = folder / IMPORTED_FILE
+    if path.is_file():
+        try:
+            return _load(path)
+        except CheckpointError as error:
+            if "Git LFS" in str(error):
+                raise
+    elif not path.is_dir() and ":" not in given:
+        return _load(path)  # which says that there is no such file
+    if not imported.exists():
+        _import_weights(given, imported)
+    return _load(imported)
+
+
+def _load(path: Path) -> Checkpoint:
+    loaded = checkpoint.load(path)
+    loaded.model()
+    return loaded
+
+
+def _import_weights(source: str, target: Path) -> None:
+    command = [sys.executable, "-m", "export", "import", source, "--output", str(target)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reason = done.stderr.strip().rpartition("error: ")[2]
+        raise CheckpointError(f"{source}: is no checkpoint of resnet-train, and cannot be imported: {reason}")
+    console.print(done.stdout.rstrip(), highlight=False, soft_wrap=True, markup=False)
 
 
 def keep_classes(data: Dataset, initial: Checkpoint) -> Dataset:

@@ -30,20 +30,8 @@ _START_SHARE = 0.3
 """Share of a run's time before its first step, about."""
 OPTIMIZERS = (("--optimizer", "sgd"), ("--optimizer", "adamw", "--lr", "0.002"))
 OPTIONS = (
-    *(
-        "--arch",
-        "tiny",
-        "--epochs",
-        f"{EPOCHS}",
-        "--batch-size",
-        "16",
-        "--validation",
-        "0.2",
-        "--ema",
-        "0.9",
-        "--clip",
-        "1",
-    ),
+    *("--arch", "tiny", "--epochs", f"{EPOCHS}", "--batch-size", "16", "--validation", "0.2"),
+    *("--ema", "0.9", "--clip", "1"),
     *("--mixup", "0.2", "--cutmix", "1", "--accumulate", "2", "--stochastic-depth", "0.2", "--random-crop", "0.35"),
     *("--auto-augment", "trivialaugment", "--colour-jitter", "0.4", "--repeats", "2", "--erasing", "0.3"),
 )
