@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import BinaryIO
 from export.errors import FetchError
 from export.sources.http import BROKEN, Answer, open_url
 from export.sources.limits import Meter, check_free_space
+from models.artifact.manifest import sha256
 
 _CHUNK = 256 * 1024
 _ATTEMPTS = 5
@@ -39,11 +39,11 @@ def download(url: str, target: Path, digits: str) -> None:
         FetchError: the file cannot be fetched, is too large, or has another hash.
         OSError: the file cannot be written.
     """
-    if target.is_file() and _sha256(target).startswith(digits):
+    if target.is_file() and sha256(target).startswith(digits):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with _partial_file(target) as (path, file):
-        if target.is_file() and _sha256(target).startswith(digits):
+        if target.is_file() and sha256(target).startswith(digits):
             return  # another process fetched it meanwhile
         try:
             _receive(url, file, target)
@@ -52,7 +52,7 @@ def download(url: str, target: Path, digits: str) -> None:
                 raise
             raise FetchError(f"{target.parent}: the disk is full: free some space") from error
         file.flush()
-        found = _sha256(path)
+        found = sha256(path)
         if not found.startswith(digits):
             raise FetchError(
                 f"{url}: its SHA-256 is {found}, but {digits} was expected: it is another file, or a damaged one"
@@ -126,8 +126,3 @@ def _copy(answer: Answer, first: Answer, file: BinaryIO, meter: Meter) -> Except
     if first.length is not None and meter.received < first.length:
         return ConnectionError(f"{meter.received:,} of {first.length:,} bytes came")
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -128,12 +128,19 @@ def _table(profile: TuningProfile, executor: str, batches: Sequence[int]) -> Tab
 
 
 def _cell(row: Measurement, profile: TuningProfile, best: Measurement | None) -> str:
-    thousands = row.images_per_second / 1000
-    rate = f"{thousands * 1000:,.0f}" if thousands < 9.9995 else f"{thousands:.{1 if thousands < 99.95 else 0}f}k"
-    rate += "*" if row.disturbed else ""
+    rate = _short(row.images_per_second) + ("*" if row.disturbed else "")
     if row == best:
         return f"[bold]{rate}[/bold]"
     return rate if profile.bounds.allow(row) else f"[dim]({rate})[/dim]"
+
+
+def _short(rate: float) -> str:
+    """A rate in up to five characters."""
+    if rate < 9_999.5:
+        return f"{rate:,.0f}"
+    if rate < 99_950:
+        return f"{rate / 1000:.1f}k"
+    return f"{rate / 1000:.0f}k"
 
 
 def _best_of(profile: TuningProfile) -> str:

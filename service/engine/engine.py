@@ -27,7 +27,7 @@ from service.core.errors import (
 from service.core.threads import run_in_background
 from service.engine.batch_queue import Batch, BatchQueue, QueueClosed, QueuedRequest, QueueFull
 from service.engine.progress import MIN_STALL_SECONDS
-from service.engine.workers import Computed, NoDevice, Workers
+from service.engine.workers import AllDevicesLost, Computed, Workers
 from service.executors.base import Executor
 from service.messages.inference import InferenceRequest, InferenceResult, ResultReceiver
 from service.telemetry.metrics import Metrics
@@ -275,7 +275,7 @@ class Engine:
 
 def _failure(error: Exception) -> ServiceError:
     failure: ServiceError
-    if isinstance(error, NoDevice):
+    if isinstance(error, AllDevicesLost):
         failure = Unavailable(str(error))
     elif isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
         failure = Overloaded(1, "memory")

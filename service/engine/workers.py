@@ -40,7 +40,7 @@ class Computed(NamedTuple):
     """Rows that were computed to pad the batch to a bucket."""
 
 
-class NoDevice(Exception):
+class AllDevicesLost(Exception):
     """Every device is lost."""
 
 
@@ -176,7 +176,7 @@ class Workers:
         if not self.devices:
             self._queue.close()
             while (batch := self._queue.take()) is not None:
-                self._fail(batch, NoDevice("; ".join(self.lost)))
+                self._fail(batch, AllDevicesLost("; ".join(self.lost)))
 
     def _compute(self, own: _Instance, batch: Batch, clock: BatchClock) -> None:
         """Compute a batch and deliver its outputs or its error."""
@@ -207,7 +207,7 @@ class Workers:
         for other in self._instances:
             if other.lost is None:
                 return other
-        raise NoDevice("; ".join(self.lost))
+        raise AllDevicesLost("; ".join(self.lost))
 
     def _run(self, instance: _Instance, batch: Batch, clock: BatchClock) -> Computed:
         executor = instance.executor

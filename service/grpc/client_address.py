@@ -8,6 +8,8 @@ from urllib.parse import unquote
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from service.core.settings.values import split_names
+
 
 class ClientAddresses:
     """Finds the addresses of clients, with the rules of the HTTP server.
@@ -17,7 +19,7 @@ class ClientAddresses:
     """
 
     def __init__(self, trusted_proxies: str) -> None:
-        proxies = trusted_proxies.replace(",", " ").split()
+        proxies = split_names(trusted_proxies)
         self._proxies = ProxyHeadersMiddleware(_end, proxies) if proxies else None
 
     async def find(self, peer: str, headers: Mapping[str, Any]) -> str:

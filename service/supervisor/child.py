@@ -44,16 +44,6 @@ def start_child(run: Callable[[], None]) -> int:
     return pid
 
 
-def run_in_child(run: Callable[[], None]) -> int:
-    """Call a function in a process of its own, which may start threads or open a GPU, and wait for it.
-
-    Returns:
-        Its exit status, negative if a signal ended it.
-    """
-    _, status = os.waitpid(start_child(run), 0)
-    return os.waitstatus_to_exitcode(status)
-
-
 def _run_child(run: Callable[[], None], parent: int, mask: set[signal.Signals | int]) -> NoReturn:
     status = 1
     try:

@@ -500,7 +500,7 @@ def test_an_executor_without_memory(
         ("service.http.content.base64_text.decode", "/v1/classify", as_json),
         ("service.http.content.json_text.parse_now", "/v2/models/tiny/infer", lambda data: {"content": b"{}"}),
         ("service.inference.activation_maps.activation_maps", "/v1/classify?cam=values", as_form),
-        ("service.inference.pipeline.top_k", "/v1/classify", as_form),
+        ("service.inference.top_k.top_k", "/v1/classify", as_form),
         ("service.http.v1.classify.encode", "/v1/classify", as_form),
     ],
 )

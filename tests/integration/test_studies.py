@@ -129,11 +129,12 @@ from models.training.run_directory import RunDirectory
 
 save, saved = RunDirectory.save_state, []
 
-def save_and_end(self, *arguments):
-    save(self, *arguments)
-    saved.append(self)
-    if len(saved) == int(sys.argv[3]):
-        os.kill(os.getpid(), signal.SIGKILL)
+def save_and_end(self, state, history):
+    save(self, state, history)
+    if state.step == 0:  # an epoch is finished
+        saved.append(self)
+        if len(saved) == int(sys.argv[3]):
+            os.kill(os.getpid(), signal.SIGKILL)
 
 RunDirectory.save_state = save_and_end
 settings = degradation.DegradationSettings(seeds=1, epochs=4, batch_size=12)

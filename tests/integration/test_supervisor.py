@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 
 from service import executors
 from service.core.settings.offline import OfflineSettings
 from service.executors.base import ExecutorError
-from service.supervisor.child import run_in_child
+from service.supervisor.child import start_child
 from service.supervisor.worker_count import decide_workers, find_device
 from tests.support.service import TIMEOUT
 from tests.support.supervised import supervised
@@ -118,9 +118,13 @@ def test_status_of_a_function_in_a_child() -> None:
     def refuse() -> None:
         raise SystemExit(2)
 
-    assert run_in_child(lambda: None) == 0
-    assert run_in_child(refuse) == 2
-    assert run_in_child(lambda: os.kill(os.getpid(), signal.SIGKILL)) == -signal.SIGKILL
+    def status_of(function: Callable[[], None]) -> int:
+        _, status = os.waitpid(start_child(function), 0)
+        return os.waitstatus_to_exitcode(status)
+
+    assert status_of(lambda: None) == 0
+    assert status_of(refuse) == 2
+    assert status_of(lambda: os.kill(os.getpid(), signal.SIGKILL)) == -signal.SIGKILL
 
 
 def test_device_is_found_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,12 +162,15 @@ def _compile(
     network: Network, precision: Precision, wanted: KernelTarget, tasks: Sequence[_Task]
 ) -> dict[KernelKey, Compiled]:
     """The kernels of all candidates that can be compiled and fit the GPU. Their code is for any batch size."""
-    wished: dict[str, tuple[_Task, dict[Tile, None]]] = {}
+    first_task: dict[str, _Task] = {}
+    tiles: dict[str, list[Tile]] = {}
     for task in tasks:
-        wished.setdefault(task.conv.name, (task, {}))[1].update(dict.fromkeys(task.tiles))
+        first_task.setdefault(task.conv.name, task)
+        known = tiles.setdefault(task.conv.name, [])
+        known += [tile for tile in task.tiles if tile not in known]
     keys: dict[KernelKey, None] = {}
-    for task, tiles in wished.values():
-        made = draft_candidates(network, task.conv, precision, wanted, task.key.batch, tuple(tiles), COMPILER)
+    for name, task in first_task.items():
+        made = draft_candidates(network, task.conv, precision, wanted, task.key.batch, tuple(tiles[name]), COMPILER)
         keys |= dict.fromkeys(made.planned.keys)
     compiled = {}
     with progress_bar(f"compile candidates, {precision}", len(keys), "kernels") as bar:

@@ -126,19 +126,29 @@ def _pixels_of_stream(head: bytes) -> int:
         flags = head[position]
         kind = flags >> 3 & 15
         position += 2 if flags & 4 else 1
-        size, shift = (0, 0) if flags & 2 else (len(head), 64)
-        while shift < 56 and position < len(head):
-            byte = head[position]
-            size |= (byte & 127) << shift
-            shift, position = shift + 7, position + 1
-            if byte < 128:
-                break
+        size = len(head)  # without a size, the unit ends with the stream
+        if flags & 2:
+            size, position = _leb128(head, position)
         if kind == _SEQUENCE_HEADER:
             pixels = max(pixels, _pixels_of_header(head[position : position + min(size, _MAX_HEADER)]))
         if kind in _FRAMES:
             break
         position += size
     return pixels
+
+
+def _leb128(data: bytes, position: int) -> tuple[int, int]:
+    """A number of up to eight bytes, seven bits in each, the lowest first; and the position behind it."""
+    value = 0
+    for shift in range(0, 56, 7):
+        if position >= len(data):
+            break
+        byte = data[position]
+        value |= (byte & 127) << shift
+        position += 1
+        if byte < 128:
+            break
+    return value, position
 
 
 def _pixels_of_header(header: bytes) -> int:

@@ -20,6 +20,9 @@ COMPRESSIONS |= {32946: "Deflate", 50000: "Zstandard"}
 MAX_SCANS_PER_PART = 16
 """Most scans of each JPEG stream in the file, on average."""
 
+_WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
+_SAMPLES, _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_LENGTH = 277, 278, 322, 323
+"""Tags of fields, by their names in TIFF 6.0."""
 _BYTES = (1, 2, 6, 7)
 """Types of fields that are bytes or text, and cost nothing until they are used."""
 _TYPES = {1: "B", 3: "H", 4: "I", 16: "Q", 6: "b", 8: "h", 9: "i", 17: "q"}
@@ -67,12 +70,12 @@ def read(data: bytes) -> TiffFile:
     """
     try:
         order, fields = _fields(data)
-        width, length = (_number(data, order, fields, tag, None) for tag in (256, 257))
-        compression = _number(data, order, fields, 259, 1)
-        samples = _number(data, order, fields, 277, 1)
-        bits = _number(data, order, fields, 258, 1)
-        tile = [_number(data, order, fields, tag, 0) for tag in (322, 323)]
-        turned = _number(data, order, fields, 274, 0)
+        width, length = (_number(data, order, fields, tag, None) for tag in (_WIDTH, _LENGTH))
+        compression = _number(data, order, fields, _COMPRESSION, 1)
+        samples = _number(data, order, fields, _SAMPLES, 1)
+        bits = _number(data, order, fields, _BITS, 1)
+        tile = [_number(data, order, fields, tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH)]
+        turned = _number(data, order, fields, _ORIENTATION, 0)
     except (struct.error, KeyError) as error:
         raise NotAnImage(f"the TIFF file is damaged ({error}): save it again") from error
     if compression not in COMPRESSIONS:
@@ -82,12 +85,14 @@ def read(data: bytes) -> TiffFile:
         across, down = -(-width // tile[0]), -(-length // tile[1])
         pixels, part, parts = across * down * tile[0] * tile[1], tile[0] * tile[1], across * down
     else:
-        rows = min(_number(data, order, fields, 278, length), length)
+        rows = min(_number(data, order, fields, _ROWS_PER_STRIP, length), length)
         pixels, part, parts = width * length, width * rows, -(-length // max(1, rows))
     if compression == _JPEG and data.count(b"\xff\xda") > MAX_SCANS_PER_PART * max(1, parts):
         raise NotAnImage(f"the TIFF file has more than {MAX_SCANS_PER_PART} JPEG scans per strip: save it again")
     coefficients = 2 if compression == _JPEG else 0
-    stored = max(-(-bits * samples // 8), _RGBA_BYTES if _number(data, order, fields, 262, 0) == _YCBCR else 0)
+    stored = -(-bits * samples // 8)
+    if _number(data, order, fields, _PHOTOMETRIC, 0) == _YCBCR:
+        stored = max(stored, _RGBA_BYTES)
     part_bytes = part * (stored + coefficients * samples)
     return TiffFile(turned if 1 <= turned <= 8 else None, pixels, part_bytes)
 

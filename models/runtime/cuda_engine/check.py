@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 
@@ -104,9 +105,9 @@ def _check_buffer(plan: LaunchPlan, program: Program, buffer: Buffer) -> None:
     _require(buffer.offset == 0 and not buffer.zeroed, f"{where}: is no activation")
     if buffer.kind == "output":
         _require(buffer.name in rows, f"{where}: is no output")
-        expected = program.batch * _product(rows[buffer.name]) * 4
+        expected = program.batch * math.prod(rows[buffer.name]) * 4
     elif buffer.kind == "images":
-        expected = program.batch * _product(plan.image)
+        expected = program.batch * math.prod(plan.image)
     else:
         expected = plan.weights.bytes
     _require(buffer.bytes == expected, f"{where}: has {buffer.bytes} bytes, not {expected}")
@@ -190,13 +191,6 @@ def _pointers(program: Program, launch: Launch) -> Iterator[Pointer]:
 def _check_region(region: Region, data_bytes: int) -> None:
     _require(region.offset % ALIGNMENT == 0, "a part of the data is not aligned")
     _require(region.offset + region.bytes <= data_bytes, "a part of the data is outside the file")
-
-
-def _product(sizes: Sequence[int]) -> int:
-    result = 1
-    for size in sizes:
-        result *= size
-    return result
 
 
 def _require(holds: bool, message: str) -> None:

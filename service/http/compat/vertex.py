@@ -7,7 +7,7 @@ https://cloud.google.com/vertex-ai/docs/image-data/classification/get-prediction
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Request
@@ -107,26 +107,22 @@ async def predict(request: Request) -> Response:
     call.use(
         PredictQuery(top_k=parameters.max_predictions, timeout_ms=parameters.timeout_ms, priority=parameters.priority)
     )
-    return await respond(request.scope, await call.classify(images), _writer(parameters.confidence_threshold))
+    return await respond(request.scope, await call.classify(images), partial(_write, parameters.confidence_threshold))
 
 
 def _read(request: VertexRequest, settings: Settings) -> tuple[Images, Parameters]:
     return images_of(request, settings), request.parameters or Parameters()
 
 
-def _writer(threshold: float) -> Callable[[Classification], bytes]:
-    """A function that writes a `VertexResponse`."""
-
-    def write(answer: Classification) -> bytes:
-        kept = [[item for item in each.predictions if item.probability >= threshold] for each in answer.results]
-        predictions = [
-            {
-                "ids": [str(item.index) for item in items],
-                "displayNames": [item.label for item in items],
-                "confidences": [item.probability for item in items],
-            }
-            for items in kept
-        ]
-        return to_json({"predictions": predictions})
-
-    return write
+def _write(threshold: float, answer: Classification) -> bytes:
+    """A `VertexResponse`, with the classes whose probability is at least the threshold."""
+    kept = [[item for item in each.predictions if item.probability >= threshold] for each in answer.results]
+    predictions = [
+        {
+            "ids": [str(item.index) for item in items],
+            "displayNames": [item.label for item in items],
+            "confidences": [item.probability for item in items],
+        }
+        for items in kept
+    ]
+    return to_json({"predictions": predictions})

@@ -21,6 +21,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from service.core.settings import Settings
+from service.core.settings.values import split_names
 from service.core.tls import load_tls_files
 from service.http.connection.listener import HandshakeLimits, Listener
 from service.http.connection.protocol import REFUSED_CONNECTIONS, Connection
@@ -104,7 +105,7 @@ class Server(uvicorn.Server):
             refused=set(),
             client_timeout_seconds=settings.client_timeout_seconds,
         )
-        proxies = settings.trusted_proxies.replace(",", " ").split()
+        proxies = split_names(settings.trusted_proxies)
         config = uvicorn.Config(
             app,
             host=settings.host,

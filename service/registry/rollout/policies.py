@@ -33,10 +33,13 @@ class Policies:
         self._problem: str | None = None
         self.traffic: Mapping[str, TrafficPolicy] = {}
         """The traffic policies, by model."""
-        self.changed: Callable[[], None] = lambda: None
-        """Called after a change of the traffic policies."""
+        self._observers: list[Callable[[], None]] = []
         self._decided: dict[str, tuple[TrafficPolicy | None, TrafficPolicy]] = {}
         """Policies that rules have made, and that could not be written, with those of the file that they replace."""
+
+    def observe(self, callback: Callable[[], None]) -> None:
+        """Have a function called after each change of the traffic policies."""
+        self._observers.append(callback)
 
     def of(self, name: str) -> Policy:
         """The policy of a model."""
@@ -69,7 +72,8 @@ class Policies:
             if new != self.traffic.get(name):
                 log.info("%s: %s", name, "no traffic policy" if new is None else describe(new))
         self.traffic = policies
-        self.changed()
+        for callback in self._observers:
+            callback()
 
     async def set_traffic(self, model: ModelVersions, policy: TrafficPolicy | None) -> None:
         """Write the traffic policy of a model, or that it has none, to the file, and apply it.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 
 from service.core.threads import run_in_background
@@ -28,7 +27,6 @@ _MAX_BYTES = 64 * 1024 * 1024
 _PREPROCESSING = "its preprocessing is another one than that of version {}"
 
 
-@dataclass(eq=False, slots=True)
 class Shadows:
     """All shadows of a registry. Used on the event loop only.
 
@@ -38,16 +36,12 @@ class Shadows:
         metrics: counts compared images.
     """
 
-    models: Mapping[str, ModelVersions]
-    policies: Policies
-    metrics: Metrics
-    _queue: ShadowQueue = field(init=False)
-    _comparisons: dict[tuple[int, int], Comparison] = field(init=False, default_factory=dict)
-    """By the keys of the version and the shadow."""
-
-    def __post_init__(self) -> None:
-        self._queue = ShadowQueue(_MAX_BYTES, partial(health.engines, self.models))
-        self.policies.changed = self._drop_removed
+    def __init__(self, models: Mapping[str, ModelVersions], policies: Policies, metrics: Metrics) -> None:
+        self.models, self.policies, self.metrics = models, policies, metrics
+        self._queue = ShadowQueue(_MAX_BYTES, partial(health.engines, models))
+        self._comparisons: dict[tuple[int, int], Comparison] = {}
+        """By the keys of the version and the shadow."""
+        policies.observe(self._drop_removed)
 
     def _all_ready(self) -> list[Version]:
         return [version for model in self.models.values() for version in model.ready]
