@@ -112,7 +112,7 @@ def train_command(
         base = recipe or (str(out / RECIPE_FILE) if resume and (out / RECIPE_FILE).is_file() else None)
         trackers = choose_trackers(tensorboard)
         with join() as processes:
-            initial = None if init is None else processes.from_first(lambda: load_initial(init, out))
+            initial = None if init is None else processes.from_first(lambda: load_initial(init, out, resume=resume))
             chosen = _make_recipe(arch, base, given, network, initial)
             training, validation, test = _load_splits(data, chosen.arch, size, initial)
             execution = Execution(processes, data_workers, cache, trackers)

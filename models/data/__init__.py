@@ -79,12 +79,12 @@ def load_held_out(
     split only has neither. Raises as `load`.
     """
     formats = (imagefolder, tarshards, idx)
-    trains, *held_out = (
-        any(each.has_split(folder, name) for each in formats) for name in ("train", *SPLIT_NAMES["test"])
-    )
-    found = dict(zip(SPLIT_NAMES["test"], held_out, strict=True))
-    validates = any(there for name, there in found.items() if name != "test")
-    tests = found["test"] or not (validates or trains)
+
+    def has(split: str) -> bool:
+        return any(each.has_split(folder, split) for each in formats)
+
+    validates = any(has(name) for name in SPLIT_NAMES["test"] if name != "test")
+    tests = has("test") or not (validates or has("train"))
     return (
         load(folder, "validation", geometry, file_size=file_size) if validates else None,
         load(folder, "test", geometry, file_size=file_size) if tests else None,

@@ -15,12 +15,13 @@ from models.training.checkpoint import Checkpoint, CheckpointError
 IMPORTED_FILE = "initial.safetensors"
 
 
-def load_initial(given: str, folder: Path) -> Checkpoint:
+def load_initial(given: str, folder: Path, *, resume: bool) -> Checkpoint:
     """The checkpoint to begin with. Weights of another project are imported first, by `resnet-export import`.
 
     Args:
         given: a checkpoint, or anything that `resnet-export import` reads.
-        folder: folder of the run, which gets the imported checkpoint, and has it already if the run is resumed.
+        folder: folder of the run, which gets the imported checkpoint.
+        resume: take the checkpoint that was imported before, if there is one.
 
     Raises:
         CheckpointError: there is no such file, it is damaged, or it cannot be imported.
@@ -35,7 +36,8 @@ def load_initial(given: str, folder: Path) -> Checkpoint:
                 raise
     elif not path.is_dir() and ":" not in given:
         return _load(path)  # which says that there is no such file
-    if not imported.exists():
+    if not (resume and imported.exists()):
+        imported.unlink(missing_ok=True)
         _import_weights(given, imported)
     return _load(imported)
 
