@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
@@ -78,7 +79,7 @@ class ArrayDataset:
     array: UInt8Array
     requested: Geometry | None = None
 
-    @property
+    @cached_property
     def geometry(self) -> Geometry:
         height, width, channels = self.array.shape[1:]
         stored = Geometry(size=(height, width), mode="L" if channels == 1 else "RGB")
@@ -121,7 +122,7 @@ class Subset(DatasetView):
 
     indices: Indices
 
-    @property
+    @cached_property
     def labels(self) -> NDArray[np.int64]:
         return self.source.labels[self.indices]
 

@@ -139,7 +139,7 @@ class TrainingStep:
         state.step += 1
         state.images_done += count
         if state.averaged is not None:
-            state.averaged.update(state.model, state.epoch * self._per_epoch + state.step)
+            state.averaged.update(state.epoch * self._per_epoch + state.step)
 
     def _losses(self, part: TrainingBatch, sums: Tensor) -> Tensor:
         """The loss of each image of a part of the batch, float32 [N]; adds to the sums of the batch."""

@@ -154,7 +154,7 @@ def test_averaged_weights() -> None:
         with torch.no_grad():
             for value in (*model.parameters(), model.get_buffer("stem.norm.running_mean")):
                 value.add_(1.0)
-        averaged.update(model, update)
+        averaged.update(update)
         decay = min(0.9, (1 + update) / (10 + update))
         expected = {key: decay * expected[key] + (1 - decay) * value for key, value in model.state_dict().items()}
     for key, value in averaged.model.state_dict().items():

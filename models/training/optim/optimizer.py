@@ -25,7 +25,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> optim.Optimizer:
         ]
     groups = [group for group in groups if group["params"]]
     # One kernel for all weights, which also takes the scale of float16 without waiting for the GPU.
-    fused = next(model.parameters()).is_cuda
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
     if recipe.optimizer == "adamw":
         return optim.AdamW(groups, lr=0.0, fused=fused)
     nesterov = recipe.nesterov and recipe.momentum > 0
