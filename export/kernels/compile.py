@@ -21,6 +21,7 @@ from typing import Any
 from export.errors import EngineError
 from export.kernels.packing.launches import KernelKey
 from export.kernels.tiles import SHARED_BYTES
+from models.extras import missing
 from models.runtime.cuda_engine.cubin import BadCubin, Function, read_function
 from models.runtime.cuda_engine.plan import PARAMETER_BYTES, Kernel
 
@@ -63,10 +64,7 @@ def require_triton() -> None:
     except metadata.PackageNotFoundError:
         found = "none"
     if found != TRITON:
-        raise NoTriton(
-            f"the CUDA engine is compiled with triton {TRITON}, and {found} is installed: "
-            "install the extra with pip install 'resnet-serve[kernels]'"
-        )
+        raise NoTriton(missing(f"triton is {found}, and compiling the CUDA engine", f"triton {TRITON}", "kernels"))
 
 
 def compile_all(keys: Sequence[KernelKey], architecture: str, processes: int | None = None) -> list[Compiled]:

@@ -14,6 +14,7 @@ from export.errors import FetchError
 from export.importing.configuration import check_configuration
 from export.importing.parts import part_names
 from export.sources.fetched import CONFIGURATIONS, WEIGHTS, FetchedWeights, find_licence
+from models.extras import missing
 
 if TYPE_CHECKING:
     from export.sources.hub_cache import Snapshot
@@ -33,7 +34,7 @@ def fetch(name: str) -> FetchedWeights:
     except ModuleNotFoundError as error:
         if error.name != "huggingface_hub":
             raise
-        raise FetchError("names of the hub need huggingface_hub: pip install 'resnet-serve[hub]'") from error
+        raise FetchError(missing(f"hf-hub:{name}", "huggingface_hub", "hub")) from error
     with Snapshot(model, revision or "main") as snapshot:
         config, *_ = (snapshot.get(file, _MAX_TEXT) for file in CONFIGURATIONS)
         check_configuration(f"hf-hub:{name}", {} if config is None else _read_object(config))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from models.console import print_once
+from models.extras import missing
 from models.files import atomic_write
 from models.training.signals import Interrupted
 
@@ -121,7 +122,7 @@ def choose_trackers(tensorboard: bool) -> tuple[str, ...]:
         TrackerError: the option requests TensorBoard, which is not installed.
     """
     if tensorboard and find_spec("tensorboard") is None:
-        raise TrackerError("--tensorboard needs the package 'tensorboard': pip install 'resnet-serve[tensorboard]'")
+        raise TrackerError(missing("--tensorboard", "tensorboard", "tensorboard"))
     chosen = ["tensorboard"] if tensorboard else []
     for name, variables in _VARIABLES.items():
         variable = next((each for each in variables if os.environ.get(each)), None)

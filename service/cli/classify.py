@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from models.console import console, fail, print_error, print_once
+from models.extras import missing
 from models.imaging.image_files import Skipped
 from service.cli.file_list import FileList
 from service.cli.offline import OnThisMachine, Outcome, Place, Scoring, classify_files
@@ -114,7 +115,7 @@ def _cluster(on: str, settings: Settings, repository: str | None, paths: list[st
     try:
         from service.cli.ray_data.scoring import OnRay  # an extra
     except ModuleNotFoundError as error:
-        raise ScoringError(f"--on ray needs the package {error.name}: pip install 'resnet-serve[ray]'") from error
+        raise ScoringError(missing("--on ray", error.name, "ray")) from error
     return OnRay(on, settings, repository, paths, k)
 
 

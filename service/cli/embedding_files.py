@@ -10,6 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from models.artifact.parity import Float32Array
+from models.extras import missing
 from service.cli.file_list import ImageFile
 from service.cli.sinks import Sink, printable
 from service.inference.results import ImageResult
@@ -109,7 +110,7 @@ class ParquetFile:
             import pyarrow
             import pyarrow.parquet
         except ModuleNotFoundError as error:
-            raise EmbeddingFileError(f"{path}: Parquet needs the package pyarrow: install the extra parquet") from error
+            raise EmbeddingFileError(missing(f"{path}: Parquet", "pyarrow", "parquet")) from error
         self._arrow = pyarrow
         self._path = path
         self._writer: Any = None

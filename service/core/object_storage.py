@@ -6,6 +6,8 @@ import functools
 import re
 from typing import Any
 
+from models.extras import missing
+
 _URL = re.compile(r"[a-z0-9+.-]+://")
 
 
@@ -46,7 +48,7 @@ def open_url(url: str) -> tuple[Any, str]:
         system = _open_system(f"{scheme}://{rest.partition('/')[0]}")
         return system, system._strip_protocol(url)
     except ImportError as error:
-        raise StorageError(f"{url}: {error}; pip install 'resnet-serve[storage]'") from error
+        raise StorageError(missing(url, error.name, "storage")) from error
     except Exception as error:  # the packages of the providers raise errors of any class
         raise StorageError(f"{url}: cannot be opened: {message(error)}") from error
 

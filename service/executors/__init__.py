@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from models.artifact.manifest import Artifact, Manifest, Precision
+from models.extras import EXTRAS, missing
 from service.executors.base import Executor, ExecutorError, Source, closed_on_error
 
 DeviceKind = Literal["cpu", "gpu", "simulated"]
@@ -91,7 +92,8 @@ def find(name: str) -> Runtime:
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.startswith("service"):
             raise
-        raise ExecutorError(f"executor {name!r} needs the package {error.name!r}: install it") from error
+        package = str(error.name).partition(".")[0]
+        raise ExecutorError(missing(f"executor {name}", package, EXTRAS.get(package, package))) from error
     except ImportError as error:
         raise ExecutorError(f"the runtime of executor {name!r} is installed but cannot be loaded: {error}") from error
     return Runtime(name, argument, module.EXECUTOR, module.ARTIFACTS, module.DEVICE)

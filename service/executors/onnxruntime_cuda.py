@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models.artifact.manifest import INPUT, Precision
+from models.extras import missing
 from models.runtime.onnxruntime import ort
 from service.executors.base import ExecutorError, Source
 from service.executors.gpu.streams import BUCKETS, CudaExecutor, opened
@@ -39,9 +40,7 @@ class OnnxRuntimeCudaExecutor(CudaExecutor):
 
     def __init__(self, source: Source) -> None:
         if _PROVIDER not in ort.get_available_providers():
-            raise ExecutorError(
-                "onnxruntime-cuda needs the package 'onnxruntime-gpu' instead of 'onnxruntime': install the extra gpu"
-            )
+            raise ExecutorError(missing("executor onnxruntime-cuda", "onnxruntime-gpu instead of onnxruntime", "gpu"))
         with opened("onnxruntime-cuda", source.argument, Exception) as device:
             super().__init__(device, BUCKETS)
             ort.preload_dlls()  # CUDA and cuDNN from Python packages

@@ -10,6 +10,7 @@ import logging
 import socket
 from importlib.util import find_spec
 
+from models.extras import missing
 from service.core.settings import Settings
 from service.grpc.errors import GrpcError
 
@@ -32,7 +33,7 @@ def check_packages() -> None:
     """
     for package in _PACKAGES:
         if find_spec(package) is None:
-            raise GrpcError(f"grpc_port needs the package {package!r}: pip install 'resnet-serve[grpc]'")
+            raise GrpcError(missing("--grpc-port", package, "grpc"))
 
 
 class ReservedPort:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from models.extras import missing
 from service.telemetry.request_context import RequestContext
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def check_tracing() -> None:
         import opentelemetry.exporter.otlp.proto.http.trace_exporter
         import opentelemetry.sdk.trace.export  # noqa: F401
     except ModuleNotFoundError as error:
-        raise TracingError(f"tracing needs the package {error.name!r}: pip install 'resnet-serve[tracing]'") from error
+        raise TracingError(missing("--tracing", error.name, "tracing")) from error
 
 
 def otlp_provider() -> TracerProvider:

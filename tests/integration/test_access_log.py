@@ -352,4 +352,4 @@ def test_tracing_without_the_extra_names_the_extra() -> None:
         "except TracingError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pip install 'resnet-serve[tracing]'" in done.stdout
+    assert "-e '.[tracing]'" in done.stdout

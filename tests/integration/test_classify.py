@@ -414,7 +414,7 @@ def test_embeddings_that_cannot_be_written_exit_with_2(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for options, message in (
         (("--embedding", "x.csv"), "x.csv: the name of a file of embeddings ends in .npy, .npz, .parquet"),
-        (("--embedding", "x.parquet"), "install the extra parquet"),
+        (("--embedding", "x.parquet"), "-e '.[parquet]'"),
         (("--layer", 1), "add --embedding FILE"),
         (("--embedding", "x.npy", "--layer", 1), "layer: tiny version 1 has no layer1: export its checkpoint again"),
     ):

@@ -62,7 +62,7 @@ class Unloadable(MetaPathFinder):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime"), "needs the package 'onnxruntime'"),
+        (ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime"), "needs the package onnxruntime: "),
         (ImportError("libgomp.so.1: cannot open"), "installed but cannot be loaded: libgomp.so.1"),
     ],
 )

@@ -184,7 +184,7 @@ def test_ray_that_is_not_installed(folder: Path, monkeypatch: pytest.MonkeyPatch
     app.command()(classify)
     result = CliRunner().invoke(app, [str(folder), "--on", "ray"])
     assert result.exit_code == 2
-    assert "pip install 'resnet-serve[ray]'" in result.stderr
+    assert "-e '.[ray]'" in result.stderr
 
 
 def test_cluster_that_does_not_answer(folder: Path, tiny_repository: Path) -> None:

@@ -173,7 +173,7 @@ BLOCKS: dict[str, Blocks] = {
     "docs/architecture.md": ARCHITECTURE,
     "docs/benchmarks.md": BENCHMARKS,
     "docs/cuda-engine.md": (
-        NotRun("pip install 'resnet-serve[kernels]'", INSTALLS),
+        NotRun("pip install -c constraints.txt -e '.[kernels]'", INSTALLS),
         NotRun(" model.int8.onnx", DRAWING),
     ),
     "docs/decisions/README.md": (NotRun("python -m benchmarks compare", "docs/performance.md has the same command"),),

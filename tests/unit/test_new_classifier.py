@@ -16,6 +16,7 @@ from models.imaging.preprocess import Preprocess
 from models.training.checkpoint import Checkpoint
 from models.training.evaluate import evaluate
 from models.training.recipe import Recipe
+from models.training.transfer import new_classifier
 from models.training.transfer.new_classifier import choose_classifier, fit_logistic_regression
 
 CPU = torch.device("cpu")
@@ -73,3 +74,19 @@ def test_classifier_is_kept_for_the_same_classes_or_if_the_recipe_says_so() -> N
     same, other = initial(data.classes), initial(("cat", "dog"))
     assert choose_classifier(same, data, RECIPE, PREPROCESS, CPU) is same
     assert choose_classifier(other, data, replace(RECIPE, new_classifier="random"), PREPROCESS, CPU) is other
+
+
+@pytest.mark.parametrize("fixres_epochs", [0, 1])
+def test_all_passes_are_augmented(fixres_epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """24 images are read many times for a classifier, and cut at random, so that few of them are cut alike."""
+    fitted_to: list[torch.Tensor] = []
+
+    def fit(features: torch.Tensor, *_: object) -> tuple[torch.Tensor, torch.Tensor]:
+        fitted_to.append(features)
+        return torch.zeros(3, features.shape[1]), torch.zeros(3)
+
+    monkeypatch.setattr(new_classifier, "fit_logistic_regression", fit)
+    recipe = replace(RECIPE, epochs=2, fixres_epochs=fixres_epochs, random_crop=0.35)
+    choose_classifier(initial(("cat", "dog")), brightness(24), recipe, PREPROCESS, CPU)
+    assert len(fitted_to[0]) >= 20 * 24
+    assert len(torch.unique(fitted_to[0], dim=0)) > len(fitted_to[0]) / 2

@@ -167,5 +167,5 @@ def test_environment_requests_trackers(
     assert choose_trackers(tensorboard=False) == chosen
     missing = "MLFLOW_EXPERIMENT_NAME is set, but the package 'mlflow' is not installed"
     assert (missing in capsys.readouterr().err) == ("mlflow" not in installed)
-    with pytest.raises(TrackerError, match=r"pip install 'resnet-serve\[tensorboard\]'"):
+    with pytest.raises(TrackerError, match=r"-e '\.\[tensorboard\]'"):
         choose_trackers(tensorboard=True)

@@ -8,6 +8,7 @@ classifier first, and then train both.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import torch
@@ -99,12 +100,16 @@ def _features(
 ) -> tuple[Tensor, Tensor]:
     """Features float64 [N, features] and labels int64 [N] of training images, on the CPU.
 
-    Passes over the images are augmented like the epochs of the recipe; passes beyond its last epoch are not augmented.
+    All passes over the images are augmented, also if they are more than the epochs of the recipe.
     """
     model = initial.model().to(device)
-    plain = replace(recipe, batch_size=_BATCH, mixup=0.0, cutmix=0.0, repeats=1, balance="none", accumulate=1)
-    pipeline = Pipeline(training, plain, preprocess)
     total = max(_IMAGES, _IMAGES_PER_CLASS * len(training.classes))
+    passes = math.ceil(total / len(training.labels))
+    epochs = max(recipe.epochs, passes + recipe.fixres_epochs)
+    plain = replace(
+        recipe, epochs=epochs, batch_size=_BATCH, mixup=0.0, cutmix=0.0, repeats=1, balance="none", accumulate=1
+    )
+    pipeline = Pipeline(training, plain, preprocess)
     features: list[Tensor] = []
     labels: list[Tensor] = []
     done = 0

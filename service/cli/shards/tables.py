@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from models.extras import missing
 from service.cli.embedding_files import EmbeddingFileError
 from service.cli.file_list import ImageFile
 from service.cli.sinks import json_line, printable
@@ -139,7 +140,7 @@ def check_format(format_: ShardFormat) -> None:
             import pyarrow.parquet  # noqa: F401
         except ModuleNotFoundError as error:
             raise EmbeddingFileError(
-                "Parquet needs the package pyarrow: install the extra parquet, or take --format csv or jsonl"
+                f"{missing('Parquet', 'pyarrow', 'parquet')}, or take --format csv or jsonl"
             ) from error
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
+from models.extras import missing
 from models.imaging.formats import jpeg
 from models.imaging.preprocess import Geometry, UInt8Array
 from models.runtime import cuda_driver
@@ -53,9 +54,7 @@ class JpegDecoder:
         try:
             from nvidia import nvimgcodec
         except ImportError as error:
-            raise ExecutorError(
-                f"decoding on a GPU needs the package nvidia-nvimgcodec-cu13: install the extra gpu ({error})"
-            ) from error
+            raise ExecutorError(f"{missing('decoding on a GPU', 'nvidia-nvimgcodec-cu13', 'gpu')} ({error})") from error
         self._codec: Any = nvimgcodec
         self._max_pixels = max_pixels
         self._local = threading.local()

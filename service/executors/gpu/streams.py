@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from models.artifact.manifest import INPUT
+from models.extras import missing
 from models.imaging.preprocess import UInt8Array
 from models.runtime import cuda_driver
 from models.runtime.cuda import CudaError
@@ -262,7 +263,7 @@ def _open(executor: str, argument: str) -> CudaDevice:
 
         return CudaDevice(index)
     except ModuleNotFoundError as error:
-        raise ExecutorError(f"{executor} needs the package cuda-bindings: install it") from error
+        raise ExecutorError(missing(f"executor {executor}", "cuda-bindings", "gpu")) from error
     except (NoDevice, CudaError, RuntimeError) as error:  # cuda-bindings raise it if the driver lacks a function
         raise ExecutorError(f"{executor} needs an NVIDIA GPU: {error}") from error
 

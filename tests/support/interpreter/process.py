@@ -20,7 +20,7 @@ from models.artifact.manifest import INPUT
 from models.imaging.preprocess import UInt8Array
 
 AVAILABLE = importlib.util.find_spec("triton") is not None
-WHY_NOT = "needs the extra kernels: pip install 'resnet-serve[kernels]'"
+WHY_NOT = "needs the extra kernels"
 _ROOT = Path(__file__).parents[3]
 
 Outputs = dict[str, NDArray[Any]]
