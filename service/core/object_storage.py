@@ -48,7 +48,8 @@ def open_url(url: str) -> tuple[Any, str]:
         system = _open_system(f"{scheme}://{rest.partition('/')[0]}")
         return system, system._strip_protocol(url)
     except ImportError as error:
-        raise StorageError(missing(url, error.name, "storage")) from error
+        # The package fsspec names the package of the storage that it lacks, such as s3fs.
+        raise StorageError(missing(url, error.name, "storage") if error.name else f"{url}: {error}") from error
     except Exception as error:  # the packages of the providers raise errors of any class
         raise StorageError(f"{url}: cannot be opened: {message(error)}") from error
 

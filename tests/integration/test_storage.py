@@ -183,4 +183,4 @@ def test_a_protocol_without_its_package_is_named(tmp_path: Path) -> None:
     mirror = StorageMirror("abfs://container/models", tmp_path / "copy")
     mirror.sync()
     assert len(mirror.problems) == 1
-    assert "pip install" in mirror.problems[0]
+    assert "adlfs" in mirror.problems[0]
