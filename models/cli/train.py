@@ -11,7 +11,7 @@ from models.architectures import VARIANTS, UnknownArchitecture
 from models.cli.architectures import list_architectures
 from models.cli.recipe_options import with_recipe_options
 from models.console import console, fail
-from models.data import DataError, Dataset, load, load_held_out
+from models.data import ArrayDataset, DataError, Dataset, load, load_held_out
 from models.data.files import EncodedDataset, centre_crop
 from models.imaging.preprocess import Geometry
 from models.training import recipes
@@ -179,6 +179,9 @@ def _load_splits(folder: Path, arch: str, size: int | None, initial: Checkpoint 
         cut = {} if geometry is None else geometry.model_dump()
         geometry = Geometry(**cut | initial.preprocess.model_dump(include=kept))
     training = load(folder, "train", geometry, file_size=input_size)
+    if size and initial is None and isinstance(training, ArrayDataset) and training.array.shape[1:3] == (size, size):
+        geometry = Geometry(size=(size, size), mode=training.geometry.mode)  # arrays of that size are taken whole
+        training = load(folder, "train", geometry)
     splits = Splits(training, *load_held_out(folder, geometry, file_size=input_size))
     if initial is not None:
         splits = Splits(*(None if each is None else keep_classes(each, initial) for each in splits))  # type: ignore[arg-type]

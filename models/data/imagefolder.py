@@ -61,6 +61,13 @@ def load(folder: Path, split: Split, geometry: Geometry | None) -> ImageFolder:
         files = [file for file in _files(root, classes, skipped) if _is_test(file[0]) == (split == "test")]
         if not files:
             raise DataError(f"{folder}: too few images for a {split} split: make the folders train and test")
+        present = {label for _, label in files}
+        lacking = [name for label, name in enumerate(classes) if label not in present]
+        if lacking and split == "train":
+            raise DataError(
+                f"{folder / lacking[0]}: all of its few images are in the tenth that is the test split: "
+                "make the folders train and test"
+            )
     else:
         validation = _split_folder(folder, "validation")
         chosen = {"train": train, "validation": validation, "test": test}[split]

@@ -18,7 +18,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,25 @@ def check_folder(folder: Path, *, resume: bool) -> None:
         raise CheckpointError(f"{folder}: cannot be written: {error.strerror}") from error
 
 
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Create the folder of a run, and keep other processes from training in it.
+
+    Raises:
+        CheckpointError: another process trains in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(f"{folder}: another process trains in it: give another --out") from None
+        yield
+    finally:
+        os.close(lock)
+
+
 class RunDirectory:
     """The folder of one run.
 
@@ -75,24 +94,13 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Create the folder, and keep other processes from training in it.
+        """As `locked_folder`, in the process that writes.
 
         Raises:
             CheckpointError: another process trains in it.
         """
-        if not self.writes:
+        with locked_folder(self.folder) if self.writes else nullcontext():
             yield
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.folder, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise CheckpointError(f"{self.folder}: another process trains in it: give another --out") from None
-            yield
-        finally:
-            os.close(lock)
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Write the recipe, to read or to give again."""
@@ -134,7 +142,9 @@ class RunDirectory:
                 f"{self._state}: was saved by another version of resnet-train, which draws other random numbers: "
                 "finish the run with that version, or train again with another --out"
             )
-        changed = [key for key, value in self._identity.items() if header["identity"].get(key) != value]
+        saved = header["identity"]
+        # The state of an older release lacks what was added later.
+        changed = [key for key, value in self._identity.items() if saved.get(key, value) != value]
         if changed:
             raise CheckpointError(
                 f"{self._state}: was saved with another {', '.join(changed)}: resume with the same options and data"

@@ -9,6 +9,8 @@ state. Only the first one prints and writes.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -179,9 +181,19 @@ def describe_run(
         "data": training.name,
         "images": len(training.labels),
         "validation images": 0 if validation is None else len(validation.labels),
+        "set of labels": _digest_of_labels(training, validation),
         **preprocess.model_dump(),
         "initial weights": None if initial is None else checkpoint.digest(initial.weights),
     }
+
+
+def _digest_of_labels(*parts: Dataset | None) -> str:
+    """SHA-256 of the names of the classes and of the class of every image."""
+    digest = hashlib.sha256()
+    for data in parts:
+        if data is not None:
+            digest.update(json.dumps(data.classes).encode() + data.labels.tobytes())
+    return digest.hexdigest()
 
 
 def run_epoch(

@@ -38,6 +38,7 @@ from models.training.run_directory import RunDirectory
 from models.training.signals import Interrupted
 from models.training.step import TrainingStep, start
 from models.training.train import Diverged, train
+from models.training.transfer.initial import load_initial
 from tests.support.example_files import write_torchvision_resnet18
 from tests.support.marks import slow_except
 
@@ -256,7 +257,9 @@ def test_resuming_with_another_recipe_is_refused(tmp_path: Path) -> None:
 def test_resuming_with_other_data_is_refused(tmp_path: Path) -> None:
     recipe = Recipe("tiny", epochs=1, compute="float32")
     train(recipe, stripes(96), None, tmp_path)
-    with pytest.raises(CheckpointError, match="another images, mean, std: resume with the same options and data"):
+    with pytest.raises(
+        CheckpointError, match="another images, set of labels, mean, std: resume with the same options and data"
+    ):
         train(recipe, stripes(64), None, tmp_path, resume=True)
 
 
@@ -348,12 +351,25 @@ def test_smallest_network_trains_on_an_odd_number_of_images(tmp_path: Path) -> N
     assert checkpoint.load(tmp_path / "model.safetensors").training["images"] == 25
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_class_keeps_a_training_image(seed: int) -> None:
+    """40 images of one class and one image each of two others; 20 images are to be held out."""
+    labels = np.array([0] * 40 + [1, 2])
+    data = ArrayDataset("rare", ("often", "once", "once more"), labels, np.zeros((42, 4, 4, 3), np.uint8))
+    training, validation = split(data, replace(RECIPE, validation=20, seed=seed))
+    assert {1, 2} <= set(training.labels.tolist())
+    assert validation is not None and set(validation.labels.tolist()) == {0}
+    assert 18 <= len(validation.labels) <= 20
+    assert len(training.labels) + len(validation.labels) == 42
+
+
 @pytest.mark.parametrize(
     ("change", "count", "message"),
     [
         ({"validation": 96}, 96, "--validation 96 holds out all 96 images"),
         ({"validation": 200}, 96, "--validation 200 holds out all 96 images"),
-        ({"validation": 2}, 3, "cannot train on one training image"),
+        ({"validation": 2}, 3, "--validation 2 holds out no image: each class has a single image"),
+        ({}, 1, "cannot train on one training image"),
         ({"batch_size": 1}, 96, "cannot train on batches of one image"),
     ],
 )
@@ -572,6 +588,32 @@ def test_run_is_resumed_with_its_recipe(image_folder: Path, tmp_path: Path) -> N
     result = CliRunner().invoke(app, [*options, "--resume"])
     assert result.exit_code == 0, result.output
     assert "saved with another epochs" in fail(*options[1:], "--resume", "--epochs", "3")
+
+
+def test_a_run_is_not_resumed_with_other_classes(image_folder: Path, tmp_path: Path) -> None:
+    options = ("--data", image_folder, "--out", tmp_path / "run")
+    begun = CliRunner().invoke(app, ["train", *map(str, options), "--arch", "tiny", "--epochs", "1"])
+    assert begun.exit_code == 0, begun.output
+    for part in ("train", "test"):
+        (image_folder / part / "columns").rename(image_folder / part / "zebras")
+    assert "saved with another set of labels" in fail(*options, "--resume")
+
+
+def test_weights_are_not_imported_into_the_folder_of_another_run(tmp_path: Path) -> None:
+    (tmp_path / "initial.safetensors").write_bytes(b"those of the other run")
+    with RunDirectory(tmp_path, {}).locked(), pytest.raises(CheckpointError, match="another process trains in it"):
+        load_initial("hf-hub:owner/name", tmp_path, resume=False)
+    assert (tmp_path / "initial.safetensors").read_bytes() == b"those of the other run"
+
+
+def test_a_file_called_export_is_not_taken_for_the_importer(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("export.py").write_text("open('was-run', 'w')")
+    checkpoint.save_tensors({"conv1.weight": torch.zeros(1)}, tmp_path / "foreign.safetensors", {})
+    fail("--data", image_folder, "--out", "run", "--init", "foreign.safetensors")
+    assert not Path("was-run").exists()
 
 
 def test_damaged_images_are_all_named_before_training(image_folder: Path, tmp_path: Path) -> None:

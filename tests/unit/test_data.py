@@ -22,7 +22,17 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from models.cli.app import app
-from models.data import ArrayDataset, DataError, Split, Subset, load, load_held_out, match_classes, read_ahead
+from models.data import (
+    ArrayDataset,
+    DataError,
+    Split,
+    Subset,
+    imagefolder,
+    load,
+    load_held_out,
+    match_classes,
+    read_ahead,
+)
 from models.data.files import check_images
 from models.data.imagefolder import ImageFolder
 from models.imaging.image_files import Skipped
@@ -234,12 +244,22 @@ def test_cifar_without_or_with_too_few_names(tmp_path: Path) -> None:
 # Arrays brought to another geometry
 
 
-def test_array_of_the_requested_geometry_is_unchanged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("resize", [None, 32])
+def test_array_of_the_requested_geometry_is_unchanged(resize: int | None, tmp_path: Path) -> None:
     write_cifar10(tmp_path)
-    asked = Preprocess(size=(32, 32), resize=37, mean=(0.5,) * 3, std=(0.2,) * 3)
+    asked = Preprocess(size=(32, 32), resize=resize, mean=(0.5,) * 3, std=(0.2,) * 3)
     data = load(tmp_path, "train", asked)
     np.testing.assert_array_equal(everything(data), CIFAR_IMAGES[:10])
     assert data.geometry == Geometry(size=(32, 32))
+
+
+def test_array_of_the_requested_size_is_resized_and_cropped_like_a_file(tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    asked = Geometry(size=(32, 32), resize=40)
+    data = load(tmp_path, "train", asked)
+    assert data.geometry == asked
+    larger = Image.fromarray(CIFAR_IMAGES[3]).resize((40, 40), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(data.images(np.array([3]))[0], np.asarray(larger.crop((4, 4, 36, 36))))
 
 
 def test_array_is_converted_to_size_and_mode(tmp_path: Path) -> None:
@@ -402,6 +422,12 @@ def test_incomplete_image_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train" / "zebra").mkdir()
     with pytest.raises(DataError, match="train/zebra: holds no images"):
         load(tmp_path, "train")
+    # The names of the files decide which ones are test images: here all of class b, and some of class a.
+    names = [f"{number}.png" for number in range(40)]
+    tenth = [name for name in names if imagefolder._is_test(f"b/{name}")]
+    write_files(tmp_path / "rare", {f"a/{name}": encode(1) for name in names} | {f"b/{tenth[0]}": encode(1)})
+    with pytest.raises(DataError, match="rare/b: all of its few images are in the tenth that is the test split"):
+        load(tmp_path / "rare", "train")
     write_files(tmp_path / "few", {"a/1.png": encode(1)})
     with pytest.raises(DataError, match=r"few: too few images for a (train|test) split"):
         (load(tmp_path / "few", "train"), load(tmp_path / "few", "test"))

@@ -13,7 +13,10 @@ _STATISTICS_IMAGES = 65_536
 
 
 def split(data: Dataset, recipe: Recipe) -> tuple[Dataset, Dataset | None]:
-    """Training images, and the `recipe.validation` images that are held out, the same ones for the same seed."""
+    """Training images, and the `recipe.validation` images that are held out, the same ones for the same seed.
+
+    A class never loses all its training images: its last one is not held out.
+    """
     count = len(data.labels)
     held_out = round(recipe.validation * count) if recipe.validation < 1 else int(recipe.validation)
     if recipe.validation == 0:
@@ -23,7 +26,11 @@ def split(data: Dataset, recipe: Recipe) -> tuple[Dataset, Dataset | None]:
     if held_out >= count:
         raise RecipeError(f"--validation {recipe.validation:g} holds out all {count} images: give fewer")
     order = np.random.default_rng(recipe.seed).permutation(count)
-    return Subset(data, np.sort(order[held_out:])), Subset(data, np.sort(order[:held_out]))
+    _, last = np.unique(data.labels[order][::-1], return_index=True)  # of each class, the last one in this order
+    kept = np.union1d(order[held_out:], order[::-1][last])
+    if len(kept) == count:
+        raise RecipeError(f"--validation {recipe.validation:g} holds out no image: each class has a single image")
+    return Subset(data, kept), Subset(data, np.setdiff1d(order, kept))
 
 
 def measure_preprocess(data: Dataset) -> Preprocess:

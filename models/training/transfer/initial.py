@@ -11,6 +11,7 @@ from models.console import console
 from models.data import DataError, Dataset, match_classes
 from models.training import checkpoint
 from models.training.checkpoint import Checkpoint, CheckpointError
+from models.training.run_directory import locked_folder
 
 IMPORTED_FILE = "initial.safetensors"
 
@@ -24,7 +25,8 @@ def load_initial(given: str, folder: Path, *, resume: bool) -> Checkpoint:
         resume: take the checkpoint that was imported before, if there is one.
 
     Raises:
-        CheckpointError: there is no such file, it is damaged, or it cannot be imported.
+        CheckpointError: there is no such file, it is damaged, it cannot be imported, or another process trains in the
+            folder.
     """
     path = Path(given)
     imported = folder / IMPORTED_FILE
@@ -37,8 +39,9 @@ def load_initial(given: str, folder: Path, *, resume: bool) -> Checkpoint:
     elif not path.is_dir() and ":" not in given:
         return _load(path)  # which says that there is no such file
     if not (resume and imported.exists()):
-        imported.unlink(missing_ok=True)
-        _import_weights(given, imported)
+        with locked_folder(folder):
+            imported.unlink(missing_ok=True)
+            _import_weights(given, imported)
     return _load(imported)
 
 
@@ -49,7 +52,8 @@ def _load(path: Path) -> Checkpoint:
 
 
 def _import_weights(source: str, target: Path) -> None:
-    command = [sys.executable, "-m", "export", "import", source, "--output", str(target)]
+    # -P: a file of the user called export.py must not be taken for the package.
+    command = [sys.executable, "-P", "-m", "export", "import", source, "--output", str(target)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         reason = done.stderr.strip().rpartition("error: ")[2]
