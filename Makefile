@@ -57,14 +57,17 @@ $(BIN)/python:
 BUILD := pyproject.toml constraints.txt setup.py $(wildcard service/grpc/proto/*.proto)
 
 .venv/serve.done: $(BIN)/python $(BUILD)
+	@echo 'installing into .venv (0.3 GB): a minute or two'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu]'
 	touch $@
 
 .venv/import.done: $(BIN)/python $(BUILD)
+	@echo 'installing into .venv, with PyTorch: some minutes'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,train,hub]'
 	touch $@ .venv/serve.done
 
 .venv/test.done: $(BIN)/python $(BUILD) clients/python/pyproject.toml
+	@echo 'installing into .venv what development needs (2.1 GB): some minutes'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,train,dev]' \
 	    -e 'clients/python[images,progress]'
 	touch $@ .venv/serve.done .venv/import.done

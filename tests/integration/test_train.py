@@ -257,9 +257,7 @@ def test_resuming_with_another_recipe_is_refused(tmp_path: Path) -> None:
 def test_resuming_with_other_data_is_refused(tmp_path: Path) -> None:
     recipe = Recipe("tiny", epochs=1, compute="float32")
     train(recipe, stripes(96), None, tmp_path)
-    with pytest.raises(
-        CheckpointError, match="another images, set of labels, mean, std: resume with the same options and data"
-    ):
+    with pytest.raises(CheckpointError, match="another images, set of labels, mean, std: resume with the same options"):
         train(recipe, stripes(64), None, tmp_path, resume=True)
 
 
