@@ -14,7 +14,7 @@ from service.http.problem_details import Problem
 from service.http.v1.schemas import Readiness
 from service.inference.pipeline import Pipeline
 
-router = APIRouter()
+router = APIRouter(tags=["health and metrics"])
 
 Verbose = Annotated[
     str | None, Query(description="If present, with any value, the response has the state of every version.")

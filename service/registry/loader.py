@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -273,15 +274,15 @@ def _fit_max_batch(planned: int, configured: int | None, buckets: Sequence[int])
 
 
 def _log_ready(described: Manifest, config: ExecutionConfig, instances: _Instances, seconds: float) -> None:
-    plan = instances.plan
+    plan, devices = instances.plan, Counter(executor.device for executor in instances.executors)
     log.info(
-        "%s version %d ready in %.1f s: %s on %s, %s, threads %d%s, batches of up to %d",
+        "%s version %d ready in %.1f s: %s, %s, %s, threads %d%s, batches of up to %d",
         described.name,
         described.version,
         seconds,
         config.executor,
-        ", ".join(executor.device for executor in instances.executors),
         config.precision,
+        ", ".join(f"{count} instance{'s' if count > 1 else ''} on {device}" for device, count in devices.items()),
         plan.threads,
         f", {plan.single_image_threads} for a single image" if plan.single_image_threads else "",
         plan.max_batch,

@@ -647,6 +647,7 @@ def test_the_openapi_document(client: Client) -> None:
         ("post", "/v1/embeddings")
     }
     assert len({operation["operationId"] for operation in operations.values()}) == len(operations)
+    assert [name for name, operation in operations.items() if len(operation.get("tags", [])) != 1] == []
     for reference in references(document):
         target: Any = document
         assert reference.startswith("#/")

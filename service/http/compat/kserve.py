@@ -23,7 +23,7 @@ from service.inference.results import Classification
 PATHS = r"/v1/models/[^/]+:predict"
 """Regular expression of the paths whose errors have the form of the protocol."""
 
-router = APIRouter()
+router = APIRouter(tags=["KServe V1"])
 
 
 class KServeError(BaseModel):

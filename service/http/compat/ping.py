@@ -24,7 +24,7 @@ def router(path: str, unhealthy: int) -> APIRouter:
         path: path of the route.
         unhealthy: status while no image can be classified; 500 in TorchServe's documentation.
     """
-    ping_router = APIRouter()
+    ping_router = APIRouter(tags=["health and metrics"])
 
     @ping_router.get(path, response_model=Ping, responses={unhealthy: {"model": Ping, "description": "Not ready"}})
     async def ping(request: Request) -> Response:

@@ -29,7 +29,7 @@ from service.http.v1.parameters import parse
 from service.http.v1.schemas import ClassificationJson, encode, encode_line
 from service.inference.results import Classification
 
-router = APIRouter()
+router = APIRouter(tags=["SageMaker"])
 
 _LINES = "application/jsonlines"
 _IMAGE = "application/x-image"

@@ -37,7 +37,7 @@ _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 _Version = Annotated[str, Path(pattern=r"^[1-9][0-9]{0,17}(\.0)?$", description="Version of the model: 1 or 1.0.")]
 _Query = Annotated[PredictQuery, Query()]
 
-router = APIRouter()
+router = APIRouter(tags=["TorchServe"])
 
 
 class TorchServeError(BaseModel):

@@ -67,7 +67,7 @@ class VertexResponse(BaseModel):
 
 def probe_router() -> APIRouter:
     """The health check, which needs no API key."""
-    router = APIRouter()
+    router = APIRouter(tags=["Vertex AI"])
     if (path := platforms.vertex_health_path()) not in _OPEN:
         router.add_api_route(
             path, health, response_class=Response, responses=errors(kserve.KServeError, 503), name="vertex_health"
@@ -77,7 +77,7 @@ def probe_router() -> APIRouter:
 
 def predict_router() -> APIRouter:
     """Predictions."""
-    router = APIRouter()
+    router = APIRouter(tags=["Vertex AI"])
     router.add_api_route(
         platforms.vertex_predict_path(),
         predict,

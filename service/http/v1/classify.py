@@ -207,7 +207,7 @@ def documentation(key_check: ApiKeyCheck | None) -> APIRouter:
     ) -> None:
         """Classify images with one version of a model."""
 
-    described = APIRouter()
+    described = APIRouter(tags=["classification"])
     endpoints: Sequence[Callable[..., Any]] = (classify, classify_with_model, classify_with_version)
     for path, endpoint in zip(PATHS, endpoints, strict=True):
         described.add_api_route(

@@ -96,7 +96,7 @@ class EmbeddingsJson(BaseModel):
     usage: UsageJson
 
 
-router = APIRouter()
+router = APIRouter(tags=["embeddings"])
 
 
 @router.post(

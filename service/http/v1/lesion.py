@@ -24,7 +24,7 @@ from service.http.v1.schemas import ImageInfoJson, PredictionJson, TimingJson
 from service.inference.lesion import LesionPipeline, LesionResult, check_blocks
 from service.telemetry import request_context
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", tags=["classification"])
 
 _MAX_CHARACTERS = 8192
 

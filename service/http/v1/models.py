@@ -13,7 +13,7 @@ from service.inference.pipeline import Pipeline
 from service.messages.backend import Backend
 from service.messages.model import ServedModel
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", tags=["models"])
 
 
 class Markdown(Response):

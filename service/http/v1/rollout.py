@@ -45,8 +45,8 @@ class Rollout(BaseModel):
     """Comparisons of each version that answers requests with each shadow, since both were loaded."""
 
 
-router = APIRouter(prefix="/v1")
-control = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", tags=["rollouts"])
+control = APIRouter(prefix="/v1", tags=["rollouts"])
 
 _CONTROL_ERRORS = errors(Problem, 400, 404, 413, 429, 503)
 

@@ -10,7 +10,7 @@ from service.http.openapi import errors
 from service.http.v2.schemas import Error
 from service.inference.pipeline import Pipeline
 
-router = APIRouter(prefix="/v2")
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
 
 @router.get("/health/live", response_class=Response)

@@ -28,7 +28,7 @@ from service.open_inference.model_name import ModelName
 from service.open_inference.outputs import WantedOutput
 from service.telemetry import request_context
 
-router = APIRouter(prefix="/v2")
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
 _INSTEAD_OF_QUERY = {
     "top_k": 'request {"name": "probabilities", "parameters": {"classification": N}} in outputs',

@@ -11,7 +11,7 @@ from service.open_inference import metadata
 from service.open_inference.metadata import ModelConfig, ModelMetadata, ServerMetadata
 from service.open_inference.model_name import ModelName
 
-router = APIRouter(prefix="/v2")
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
 
 @router.get("")

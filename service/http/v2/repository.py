@@ -17,8 +17,8 @@ from service.open_inference import repository
 from service.open_inference.model_name import ModelName
 from service.open_inference.repository import IndexEntry
 
-index = APIRouter(prefix="/v2/repository")
-control = APIRouter(prefix="/v2/repository")
+index = APIRouter(prefix="/v2/repository", tags=["Open Inference Protocol"])
+control = APIRouter(prefix="/v2/repository", tags=["Open Inference Protocol"])
 
 _CONTROL_ERRORS = errors(Error, 400, 404, 413, 415, 429, 503)
 

@@ -9,7 +9,7 @@ from service.open_inference import statistics
 from service.open_inference.model_name import ModelName
 from service.open_inference.statistics import ModelStatistics
 
-router = APIRouter(prefix="/v2")
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
 
 @router.get("/models/stats")
