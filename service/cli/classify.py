@@ -19,7 +19,7 @@ from models.imaging.image_files import Skipped
 from service.cli.file_list import FileList
 from service.cli.offline import OnThisMachine, Outcome, Place, Scoring, classify_files
 from service.cli.outputs import Format, OutputOptions, open_outputs
-from service.core.settings import Settings
+from service.core.settings import Settings, shipped_repository
 from service.inference.optional_outputs import Cam, OptionalOutputs
 from service.scoring.settings import ScoringError, offline_settings
 
@@ -92,6 +92,11 @@ def classify(
         settings = offline_settings(repository, model, model_version, executor=executor, precision=precision)
     except ScoringError as error:
         fail(error)
+    if settings.repository_folder == shipped_repository():
+        text = (
+            "with the model that ships with the project, which knows ten kinds of clothes; --repository takes another"
+        )
+        console.print(text, highlight=False, soft_wrap=True)
     try:
         place = OnThisMachine(settings) if on is None else _cluster(on, settings, repository, paths, top_k)
     except ScoringError as error:
