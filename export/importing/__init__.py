@@ -135,17 +135,28 @@ def _preprocess(
     read: WeightsFile, layout: WeightsLayout, arch: str, channels: int, overrides: dict[str, Any]
 ) -> tuple[Preprocess, str]:
     """The preprocessing, and its source."""
+    path = read.path
     if channels not in MODES:
-        raise ForeignWeights(f"{read.path}: takes images of {channels} channels, not 1 or 3")
-    imagenet = VARIANTS[arch].reduces_early and channels == 3
-    if not imagenet and not {"mean", "std"} <= overrides.keys():
-        raise ForeignWeights(f"{read.path}: is no network for ImageNet's colour images: give --mean and --std")
-    size = VARIANTS[arch].input_size
-    trained = (
-        _trained(read, layout) if imagenet else TrainedPreprocess({"size": (size, size)}, "the architecture's size")
-    )
+        raise ForeignWeights(f"{path}: takes images of {channels} channels, not 1 or 3")
+    trained = _trained(read, layout)
+    if trained.assumed and not (VARIANTS[arch].reduces_early and channels == 3):
+        if not {"mean", "std"} <= overrides.keys():
+            raise ForeignWeights(f"{path}: is no network for ImageNet's colour images: give --mean and --std")
+        size = VARIANTS[arch].input_size
+        trained = TrainedPreprocess({"size": (size, size)}, "the architecture's size")
+    for fields, reason in trained.unsupported.items():
+        if not overrides.keys() >= set(fields):
+            raise ForeignWeights(f"{reason}: give {' and '.join(f'--{name}' for name in fields)}")
     values = {**trained.preprocess, **overrides}
     if "size" in overrides and "resize" not in overrides and (resize := trained.preprocess.get("resize")):
         values["resize"] = round(resize * overrides["size"][0] / trained.preprocess["size"][0])
+    for name in ("mean", "std"):
+        each = values[name]
+        values[name] = (each,) * channels if isinstance(each, int | float) else tuple(each)
+        if name not in overrides and len(values[name]) != channels:
+            raise ForeignWeights(
+                f"{path}: takes images of {channels} channels, but the configuration beside it has {name} "
+                f"{values[name]}: give --{name}"
+            )
     given = f", with {', '.join(overrides)} as given" if overrides else ""
     return make_preprocess({**values, "mode": MODES[channels]}), trained.known_from + given
