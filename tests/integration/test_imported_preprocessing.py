@@ -17,9 +17,12 @@ from torch import Tensor
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from typer.testing import CliRunner
 
+from export.__main__ import app
 from export.errors import ForeignWeights
-from export.importing import Imported, ImportOverrides, import_weights, transformers
+from export.importing import Imported, ImportOverrides, import_weights, torchvision, transformers
+from export.importing.labels import resolve_labels
 from export.writing import write
 from models import architectures
 from models.artifact.manifest import Architecture
@@ -164,3 +167,24 @@ def test_grey_weights_need_a_mean_without_a_configuration(tmp_path: Path) -> Non
     (tmp_path / "labels.txt").write_text("a\nb\nc\n")
     with pytest.raises(ForeignWeights, match="give --mean and --std"):
         import_weights(tmp_path / "a.safetensors", overrides=ImportOverrides(labels=tmp_path / "labels.txt"))
+
+
+@pytest.mark.parametrize("config", [{"input_size": [3, 10**9, 10**9]}, {"input_size": [3, 224, 224], "crop_pct": 1e-7}])
+def test_absurd_sizes_are_refused(config: dict[str, Any], tmp_path: Path) -> None:
+    state = architectures.build("resnet18", 3).state_dict()
+    save_file({torchvision.rename(key): value for key, value in state.items()}, tmp_path / "model.safetensors")
+    described = {"architecture": "resnet18", "label_names": ["a", "b", "c"], "pretrained_cfg": config}
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    with pytest.raises(ForeignWeights, match=r"preprocessing: (size|resize)\S*: .* less than or equal to 16384"):
+        import_weights(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("option", ["--size", "--resize"])
+def test_absurd_options_are_refused(option: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["import", "weights.pth", "-o", f"{tmp_path}/a.safetensors", option, "16385"])
+    assert (done.exit_code, f"Invalid value for '{option}'" in done.output) == (2, True)
+
+
+def test_label_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ForeignWeights, match=r"label 1 \(beside the weights\) is '\\ud800', which is no text"):
+        resolve_labels(tmp_path / "weights.pth", 2, None, ["a", "\ud800"])
