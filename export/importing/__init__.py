@@ -17,6 +17,7 @@ from models.architectures import VARIANTS, UnknownArchitecture
 from models.artifact.manifest import Architecture
 from models.imaging.preprocess import Preprocess
 from models.training.checkpoint import Checkpoint
+from models.validation import first_line
 
 # Tried in this order: timm has the names of torchvision, and a file beside the weights distinguishes them.
 LAYOUTS: Mapping[str, WeightsLayout] = {"transformers": transformers, "timm": timm, "torchvision": torchvision}
@@ -62,8 +63,7 @@ def import_weights(path: Path, arch: str | None = None, overrides: ImportOverrid
     except (ForeignWeights, OSError):
         raise
     except Exception as error:  # tensors and configurations of any form
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ForeignWeights(f"{path}: cannot be imported: {first}") from error
+        raise ForeignWeights(f"{path}: cannot be imported: {first_line(error)}") from error
 
 
 def _import(path: Path, wanted: str | None, overrides: ImportOverrides) -> Imported:
