@@ -52,13 +52,14 @@ def engines_command(
     hardware: Annotated[Hardware, typer.Option(help="GPUs that can run the engines. More GPUs cost speed.")] = "device",
     again: Annotated[bool, typer.Option("--again", help="Build existing engines again.")] = False,
     measure: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--measure/--no-measure",
             help="cuda, with a GPU to build for in this machine: measure the configurations of kernels that have not "
-            "been measured, which takes minutes, and store the fastest. Otherwise a table and its rule choose them.",
+            "been measured, which takes minutes, and store the fastest. Otherwise a table and its rule choose them. "
+            "Default: measure.",
         ),
-    ] = True,
+    ] = None,
 ) -> None:
     """Build engines for GPUs: TensorRT's, or those of this project. Needs no torch."""
     folder = cache or default_folder()
@@ -66,9 +67,13 @@ def engines_command(
     try:
         versions = find_versions(path)
         if (runtime or _installed()) == "cuda":
-            options = batches or _CUDA_BATCHES, again, measure
+            if version_compatible or hardware != "device":
+                fail("--version-compatible and --hardware are for TensorRT, not for cuda")
+            options = batches or _CUDA_BATCHES, again, measure is not False
             outcomes = _cuda_engines(versions, folder, compute_capability, precision, options)
         else:
+            if measure is not None:
+                fail("--measure and --no-measure are for cuda, not for TensorRT: give --runtime cuda")
             flavour = cast(Flavour | None, runtime)
             build_options = (batches or _TENSORRT_BATCHES, version_compatible, hardware)
             outcomes = _tensorrt_engines(versions, folder, flavour, compute_capability, build_options, precision, again)

@@ -24,6 +24,7 @@ from export.cli.options import (
     Resize,
     Size,
     TestData,
+    check_by_position,
     check_name,
     preprocess_overrides,
 )
@@ -69,6 +70,11 @@ def import_command(
     from models.data import DataError
 
     _check_combination(repository, output, serve, port, onnx and (arch or layout or output))
+    if repository is None:
+        for_version = {"--name": name, "--data": data, "--float16": float16, "--int8": int8}
+        if given := [option for option, value in for_version.items() if value]:
+            fail(f"{', '.join(given)}: only for a version of a model: give --repository, too")
+    check_by_position(by_position, data)
     only_onnx = onnx_options(pixels, bgr, logits)
     if not onnx and any(only_onnx.values()):
         fail("--pixels, --bgr and --logits are for --onnx")
