@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from models.console import ByPosition, console, fail
+from models.console import ByPosition, console, fail, printable
 from models.data import DataError, Dataset, load, match_classes
 from models.data.files import check_images
 from models.evaluation.metrics import Evaluation
@@ -108,7 +109,9 @@ def _print(evaluation: Evaluation) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for part in evaluation.per_class:
-        table.add_row(part["label"], f"{part['support']}", f"{part['recall']:.2%}" if part["support"] else "-")
+        table.add_row(
+            Text(printable(part["label"])), f"{part['support']}", f"{part['recall']:.2%}" if part["support"] else "-"
+        )
     table.add_section()
     images = len(evaluation.labels)
     table.add_row("all", f"{images}", f"{evaluation.top1:.2%}")
