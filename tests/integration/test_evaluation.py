@@ -144,3 +144,12 @@ def test_classes_are_shown_as_they_are(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     for label in labels:
         assert label in result.output
+
+
+@pytest.mark.parametrize("option", ["--report", "--confusion"])
+def test_results_that_cannot_be_written_are_refused_before_anything_is_read(option: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    arguments = ["evaluate", str(tmp_path / "missing"), "--data", str(tmp_path)]
+    result = CliRunner().invoke(app, [*arguments, option, str(tmp_path / "file" / "result.png")])
+    assert (result.exit_code, str(tmp_path / "file") in result.output) == (2, True)
+    assert "missing" not in result.output
