@@ -82,7 +82,8 @@ def _import(path: Path, wanted: str | None, overrides: ImportOverrides) -> Impor
     layout.check(read, arch)
     classes, channels = classes_of(read.tensors, layout), channels_of(read.tensors, layout)
     preprocess, preprocess_from = _preprocess(read, layout, arch, channels, overrides.preprocess)
-    names, labels_from = labels.resolve_labels(path, classes, overrides.labels, layout.labels(read))
+    beside = None if overrides.labels else layout.labels(read)
+    names, labels_from = labels.resolve_labels(path, classes, overrides.labels, beside)
     checkpoint = Checkpoint(
         Architecture(name=arch, num_classes=classes, in_channels=channels, options=fitted.options),
         names,

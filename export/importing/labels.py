@@ -67,7 +67,5 @@ def resolve_labels(
         raise ForeignWeights(f"{weights}: has {classes} classes, but there are {len(names)} labels ({source})")
     for index, name in enumerate(names):
         if any("\ud800" <= each <= "\udfff" for each in name):
-            raise ForeignWeights(
-                f"{weights}: label {index} ({source}) is {name!a}, which is no text: give --labels FILE"
-            )
+            raise ForeignWeights(f"{weights}: label {index} ({source}) is {name!a}, no text: give --labels FILE")
     return names, source

@@ -166,4 +166,7 @@ def labels(source: WeightsFile) -> Sequence[str] | None:
     named = _config(source).get("id2label")
     if not isinstance(named, dict) or any(str(name).startswith("LABEL_") for name in named.values()):
         return None  # the library's names for classes without a name
-    return [str(named[key]) for key in sorted(named, key=int)] if all(key.isdecimal() for key in named) else None
+    if named.keys() != {str(index) for index in range(len(named))}:
+        place = source.path.with_name(_CONFIG)
+        raise ForeignWeights(f"{place}: the numbers in id2label do not begin with 0 or have gaps: give --labels FILE")
+    return [str(named[str(index)]) for index in range(len(named))]

@@ -5,7 +5,9 @@ The references are transformers' own image processors.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ def imported(folder: Path, weights: dict[str, Tensor], config: dict[str, Any], *
     return import_weights(folder / "model.safetensors", "resnet18", ImportOverrides(preprocess=overrides))
 
 
-def normalised(preprocess: Preprocess, image: Image.Image) -> np.ndarray[Any, Any]:
+def normalised(preprocess: Preprocess, image: Image.Image) -> Any:
     values = (preprocess.apply(image) / 255 - np.array(preprocess.mean)) / np.array(preprocess.std)
     return values.transpose(2, 0, 1)
 
@@ -186,5 +188,40 @@ def test_absurd_options_are_refused(option: str, tmp_path: Path) -> None:
 
 
 def test_label_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ForeignWeights, match=r"label 1 \(beside the weights\) is '\\ud800', which is no text"):
+    with pytest.raises(ForeignWeights, match=r"label 1 \(beside the weights\) is '\\ud800', no text"):
         resolve_labels(tmp_path / "weights.pth", 2, None, ["a", "\ud800"])
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, 3), (0, 1, 3)])
+def test_numbers_of_classes_begin_with_zero(
+    numbers: tuple[int, ...], weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    save_file(weights, tmp_path / "model.safetensors")
+    named = {str(number): name for number, name in zip(numbers, "abc", strict=True)}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet", "id2label": named}))
+    with pytest.raises(ForeignWeights, match="id2label do not begin with 0 or have gaps: give --labels"):
+        import_weights(tmp_path / "model.safetensors", "resnet18")
+    (tmp_path / "labels.txt").write_text("a\nb\nc\n")
+    given = ImportOverrides(labels=tmp_path / "labels.txt")
+    assert import_weights(tmp_path / "model.safetensors", "resnet18", given).checkpoint.labels == ("a", "b", "c")
+
+
+def test_folder_is_empty_again_after_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stated = Preprocess(size=(224, 224), resize=256, mean=(0.5,) * 3, std=(0.5,) * 3)
+    weights = architectures.build("resnet18", 2).state_dict()
+    made = Checkpoint(Architecture(name="resnet18", num_classes=2), ("a", "b"), stated, weights)
+    replaced, failing = os.replace, ""
+
+    def full(source: str, path: Path) -> None:
+        if path.name == failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replaced(source, path)
+
+    monkeypatch.setattr(os, "replace", full)
+    for name in ("model.safetensors", "config.json", "preprocessor_config.json"):
+        failing = name
+        with pytest.raises(OSError, match="No space left"):
+            write(made, "transformers", tmp_path / "out")
+        assert list((tmp_path / "out").iterdir()) == []
+    failing = ""
+    assert len(write(made, "transformers", tmp_path / "out")) == 3
