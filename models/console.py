@@ -36,8 +36,8 @@ def print_error(error: Exception | str) -> None:
 
 
 def printable(text: str) -> str:
-    """Text of other people, such as a label or a path, as a terminal can show it: lone surrogates and control
-    characters, with which a terminal can be changed, are escaped."""
+    """Text of other people, such as a label or a path, as a terminal can show it: surrogates and control characters,
+    with which a terminal can be changed, are escaped."""
     return "".join(
         each.encode("unicode_escape").decode() if unicodedata.category(each) in ("Cc", "Cs") else each for each in text
     )

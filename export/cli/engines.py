@@ -66,14 +66,12 @@ def engines_command(
     failed = False
     try:
         versions = find_versions(path)
-        if (runtime or _installed()) == "cuda":
-            if version_compatible or hardware != "device":
-                fail("--version-compatible and --hardware are for TensorRT, not for cuda")
+        chosen = runtime or _installed()
+        _check_options(chosen == "cuda", version_compatible or hardware != "device", measure)
+        if chosen == "cuda":
             options = batches or _CUDA_BATCHES, again, measure is not False
             outcomes = _cuda_engines(versions, folder, compute_capability, precision, options)
         else:
-            if measure is not None:
-                fail("--measure and --no-measure are for cuda, not for TensorRT: give --runtime cuda")
             flavour = cast(Flavour | None, runtime)
             build_options = (batches or _TENSORRT_BATCHES, version_compatible, hardware)
             outcomes = _tensorrt_engines(versions, folder, flavour, compute_capability, build_options, precision, again)
@@ -84,6 +82,13 @@ def engines_command(
         fail(error)
     if failed:
         raise typer.Exit(2)
+
+
+def _check_options(cuda: bool, for_tensorrt: bool, measure: bool | None) -> None:
+    if cuda and for_tensorrt:
+        fail("--version-compatible and --hardware are for TensorRT, not for cuda")
+    if not cuda and measure is not None:
+        fail("--measure and --no-measure are for cuda, not for TensorRT: give --runtime cuda")
 
 
 def _installed() -> Runtime | None:

@@ -1,6 +1,6 @@
 """Preprocessing in the files beside imported weights: pixels are those of the library, or the import says what to give.
 
-The references are transformers' own image processors.
+The references are transformers' own classes.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def normalised(preprocess: Preprocess, image: Image.Image) -> Any:
     ],
     ids=["Bit", "Bit, not normalised", "Bit, defaults", "ViT", "ConvNext", "ConvNext, defaults"],
 )
-def test_pixels_are_those_of_the_processor(
+def test_pixels_are_those_of_transformers(
     processor: Any, options: dict[str, Any], weights: dict[str, Tensor], tmp_path: Path
 ) -> None:
     theirs = processor(**options)
@@ -128,7 +128,7 @@ def test_fields_that_are_left_out_are_those_of_the_class(
         ),
     ],
 )
-def test_what_cannot_be_served_must_be_given(
+def test_unsupported_preprocessing_must_be_given(
     change: dict[str, Any], message: str, given: dict[str, Any], weights: dict[str, Tensor], tmp_path: Path
 ) -> None:
     config = {"image_processor_type": "BitImageProcessor", **CROP, "do_center_crop": True, **change}

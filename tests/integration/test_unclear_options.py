@@ -48,7 +48,7 @@ def test_empty_repository_is_named_with_what_to_do(tmp_path: Path) -> None:
         assert done.exit_code == 2
 
 
-def test_folder_whose_name_ends_in_a_newline_is_no_version(tiny_repository: Path, tmp_path: Path) -> None:
+def test_newline_at_the_end_of_a_version_is_refused(tiny_repository: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_repository / "tiny" / "1", tmp_path / "tiny" / "1\n")
     assert "holds no exported model" in CliRunner().invoke(app, ["inspect", str(tmp_path)]).output
 

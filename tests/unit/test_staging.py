@@ -64,7 +64,7 @@ def test_files_of_this_prefix_are_no_folders_of_versions(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("folder", [False, True])
-def test_what_another_process_renames_meanwhile_is_left_to_it(
+def test_partial_entry_that_another_process_renames_is_left_to_it(
     folder: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     partial = tmp_path / (".partial-7-abandoned" if folder else ".partial-abcdefgh")
