@@ -10,11 +10,16 @@ from onnx import shape_inference
 
 Shapes = Mapping[str, Sequence[int]]
 
+_WEIGHTS = {
+    "Conv": 1, "Gemm": 1, "MatMul": 1, "QLinearConv": 3, "QLinearMatMul": 3, "ConvInteger": 1, "MatMulInteger": 1,
+}  # fmt: skip
+"""The operators that are counted, with the place of the weights among the inputs."""
+
 
 def count_multiply_adds(model: onnx.ModelProto) -> int | None:
     """Multiply-adds per image in the convolutions and matrix products of a graph whose first dimension is the batch.
 
-    None if the shape of one of their tensors cannot be inferred.
+    None without any, or if the shape of one of their tensors cannot be inferred.
     """
     single = onnx.ModelProto()
     single.CopyFrom(model)
@@ -24,16 +29,17 @@ def count_multiply_adds(model: onnx.ModelProto) -> int | None:
     shapes: dict[str, Sequence[int]] = {tensor.name: tensor.dims for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         shapes[value.name] = [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
-    counts = [_count(node, shapes) for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
-    return sum(counts) if all(counts) else None
+    counts = [_count(node, shapes) for node in graph.node if node.op_type in _WEIGHTS]
+    return sum(counts) if counts and all(counts) else None
 
 
 def _count(node: onnx.NodeProto, shapes: Shapes) -> int:
     """Elements of the output times the terms of each; 0 if a shape is unknown."""
-    first, second, output = (shapes.get(name, ()) for name in (node.input[0], node.input[1], node.output[0]))
+    names = (node.input[0], node.input[_WEIGHTS[node.op_type]], node.output[0])
+    first, second, output = (shapes.get(name, ()) for name in names)
     if not first or not second or not output:
         return 0
-    if node.op_type == "Conv":
+    if "Conv" in node.op_type:
         terms = math.prod(second[1:])  # weight [out, in / groups, height, width]
     elif node.op_type == "Gemm" and any(item.name == "transA" and item.i for item in node.attribute):
         terms = first[0]

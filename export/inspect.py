@@ -7,10 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from models.artifact import manifest
 from models.artifact.manifest import Architecture, Artifact, EnsembleMember, Manifest, Quantization
 from models.artifact.parity import bounded_error
+from models.console import printable
 
 
 def print_version(version: Path, console: Console) -> None:
@@ -22,15 +24,19 @@ def print_version(version: Path, console: Console) -> None:
     described = manifest.read(version)
     arch, preprocess = described.architecture, described.preprocess
     facts = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    facts.add_row("model", f"{described.name}, version {described.version}")
-    facts.add_row("architecture", _architecture(arch))
+
+    def add(name: str, value: str) -> None:
+        facts.add_row(name, Text(printable(value)))
+
+    add("model", f"{described.name}, version {described.version}")
+    add("architecture", _architecture(arch))
     for member in described.members:
-        facts.add_row("  member", f"{_architecture(member.architecture)}, temperature {_temperature(member)}")
-    facts.add_row("classes", f"{arch.num_classes}: {_shortened(described.labels)}")
-    facts.add_row("input", f"{preprocess.size[0]} x {preprocess.size[1]} {preprocess.mode}")
-    facts.add_row("temperature", "that of each member" if described.members else _temperature(described))
-    facts.add_row("trained on", str(described.provenance.get("dataset") or "not recorded"))
-    facts.add_row("folder", str(version.relative_to(Path.cwd()) if version.is_relative_to(Path.cwd()) else version))
+        add("  member", f"{_architecture(member.architecture)}, temperature {_temperature(member)}")
+    add("classes", f"{arch.num_classes}: {_shortened(described.labels)}")
+    add("input", f"{preprocess.size[0]} x {preprocess.size[1]} {preprocess.mode}")
+    add("temperature", "that of each member" if described.members else _temperature(described))
+    add("trained on", str(described.provenance.get("dataset") or "not recorded"))
+    add("folder", str(version.relative_to(Path.cwd()) if version.is_relative_to(Path.cwd()) else version))
     console.print(facts, highlight=False, soft_wrap=True)
 
     table = Table("file", "precision", "size", "logit error", "agreement", "top-1")
@@ -39,7 +45,9 @@ def print_version(version: Path, console: Console) -> None:
     console.print(table)
     if described.lesion is not None:
         count = len(described.lesion.blocks)
-        console.print(f"{described.lesion.artifact.file}: any of {count} blocks can be deleted", highlight=False)
+        console.print(
+            f"{described.lesion.artifact.file}: any of {count} blocks can be deleted", highlight=False, markup=False
+        )
     if accuracy := next((artifact.accuracy for artifact in described.artifacts if artifact.accuracy), None):
         apart = " that no choice was made on" if _fitted(described) else ""
         console.print(f"top-1 on {accuracy.images:,} test images{apart}", highlight=False)
@@ -50,11 +58,14 @@ def print_version(version: Path, console: Console) -> None:
                 "inside convolutions",
                 highlight=False,
                 soft_wrap=True,
+                markup=False,
             )
-            for reason, count in Counter(add.reason for add in report.unfused).items():
-                console.print(f"  {count} not: {reason}", highlight=False, soft_wrap=True, markup=False)
+            for reason, count in Counter(each.reason for each in report.unfused).items():
+                console.print(f"  {count} not: {printable(reason)}", highlight=False, soft_wrap=True, markup=False)
         if artifact.quantization is not None:
-            console.print(_how_quantized(artifact.file, artifact.quantization), highlight=False, soft_wrap=True)
+            console.print(
+                _how_quantized(artifact.file, artifact.quantization), highlight=False, soft_wrap=True, markup=False
+            )
 
 
 def _architecture(arch: Architecture) -> str:

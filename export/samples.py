@@ -21,6 +21,8 @@ GOLDEN_IMAGES = 16
 PARITY_IMAGES = 512
 CALIBRATION_IMAGES = 512
 SELECTION_IMAGES = 2048
+_FEWEST_PARITY_IMAGES = 3
+"""Errors of logits are relative to their spread, which one image does not have, nor two similar ones."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Samples:
     """Images as input of the graph, uint8 [n, H, W, C], by their use."""
 
     parity: UInt8Array
-    """Images to compare artifacts with the eager model."""
+    """Images to compare artifacts with the eager model; the shipped photographs if there are not enough others."""
     calibration: UInt8Array
     """Images to calibrate int8."""
     selection: UInt8Array
@@ -80,8 +82,10 @@ def from_data(
         held_out, reported = Subset(test, indices[::2]), Subset(test, indices[1::2])
     chosen = evenly_spaced(np.arange(len(held_out.labels)), SELECTION_IMAGES)
     calibrated = held_out if training is None else training
+    compared = evenly_spaced(np.arange(len(test.labels)), PARITY_IMAGES)
+    few = len(compared) < _FEWEST_PARITY_IMAGES
     return Samples(
-        parity=test.images(evenly_spaced(np.arange(len(test.labels)), PARITY_IMAGES)),
+        parity=photographs(trained.preprocess) if few else test.images(compared),
         calibration=calibrated.images(evenly_spaced(np.arange(len(calibrated.labels)), CALIBRATION_IMAGES)),
         selection=held_out.images(chosen),
         selection_labels=held_out.labels[chosen],

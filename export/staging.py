@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +15,8 @@ from pathlib import Path
 from export.errors import BuildError
 
 _PREFIX = ".partial-"
+_ABANDONED_S = 3600
+"""Age in seconds from which a file of this prefix is of a killed process: a file is written within seconds."""
 
 
 @contextmanager
@@ -50,7 +54,9 @@ def _reserve(model: Path) -> tuple[Path, int, int]:
     """A new hidden folder, the number that it reserves, and a lock on it, which ends with the process."""
     with _locked(model):
         _remove_abandoned(model)
-        names = [path.name.removeprefix(_PREFIX).partition("-")[0] for path in model.iterdir()]
+        # A folder of this module has a hyphen after the number; a file of `atomic_write` has none.
+        found = [path.name for path in model.iterdir()]
+        names = [re.sub(rf"^{re.escape(_PREFIX)}(\d+)-.*", r"\1", name) for name in found]
         number = 1 + max((int(name) for name in names if name.isdecimal()), default=0)
         staging = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{number}-", dir=model))
         lock = os.open(staging, os.O_RDONLY)
@@ -77,15 +83,24 @@ def _locked(model: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(model: Path) -> None:
-    for path in model.glob(f"{_PREFIX}*"):
-        lock = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            pass  # another process writes it
-        finally:
-            os.close(lock)
+    """Remove folders of killed processes, and files that `atomic_write` began long ago."""
+    for path in list(model.glob(f"{_PREFIX}*")):
+        with suppress(FileNotFoundError):  # another process has renamed or removed it
+            if path.is_dir():
+                _remove_unlocked(path)
+            elif time.time() - path.lstat().st_mtime > _ABANDONED_S:
+                path.unlink()
+
+
+def _remove_unlocked(folder: Path) -> None:
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        pass  # another process writes it
+    finally:
+        os.close(lock)
 
 
 def _sync(path: Path) -> None:

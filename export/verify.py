@@ -32,23 +32,32 @@ class OnnxRunner:
 
     def __init__(self, path: Path, gates: Sequence[float] | None = None) -> None:
         self.gates = gates
+        self._name = path.name
         try:
             self._session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's exceptions have no common base
             raise ParityError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
 
     def logits(self, images: UInt8Array) -> Float32Array:
-        """Logits, float32 [n, classes], of images, uint8 [n, H, W, C]."""
+        """Logits, float32 [n, classes], of images, uint8 [n, H, W, C].
+
+        Raises:
+            ParityError: the graph has another input or output.
+        """
         return self._run("logits", images)
 
     def probabilities(self, images: UInt8Array) -> Float32Array:
-        """Probabilities, float32 [n, classes], of images, uint8 [n, H, W, C]."""
+        """Probabilities, float32 [n, classes], of images, uint8 [n, H, W, C]. Raises as `logits`."""
         return self._run("probabilities", images)
 
     def _run(self, output: str, images: UInt8Array) -> Float32Array:
         gates = {} if self.gates is None else {LESION_INPUT: np.asarray(self.gates, np.float32)}
         batches = (images[first : first + BATCH] for first in range(0, len(images), BATCH))
-        return np.concatenate([self._session.run([output], {INPUT: batch, **gates})[0] for batch in batches])
+        try:
+            parts = [self._session.run([output], {INPUT: batch, **gates})[0] for batch in batches]
+            return np.concatenate(parts).astype(np.float32, copy=False)
+        except Exception as error:  # the runtime's exceptions have no common base
+            raise ParityError(f"{self._name}: ONNX Runtime cannot compute its {output}: {error}") from error
 
 
 def check_parity(runner: OnnxRunner, images: UInt8Array, expected: Float32Array, precision: Precision) -> Parity:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from export import fusion
 from export.errors import BuildError
@@ -18,6 +19,7 @@ from models.artifact.classifier_head import Classifier
 from models.artifact.manifest import OUTPUTS, Artifact, Manifest, Precision, Quantization
 from models.artifact.parity import Float32Array
 from models.imaging.preprocess import UInt8Array
+from models.validation import first_error
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,9 @@ def describe_version(
         logits: reference logits of all of them, float32 [n, classes].
         classifier: weights of the last layer; None if they are not known.
         fields: the other fields of the manifest.
+
+    Raises:
+        BuildError: a field is invalid, such as a label that is no text.
     """
     chosen = evenly_spaced(np.arange(len(images)), GOLDEN_IMAGES)
     golden.write(folder / manifest.GOLDEN_FILE, images[chosen], logits[chosen])
@@ -90,5 +95,8 @@ def describe_version(
         classifier_head.write(folder / manifest.CLASSIFIER_FILE, classifier)
         fields["classifier_sha256"] = manifest.sha256(folder / manifest.CLASSIFIER_FILE)
     golden_sha256 = manifest.sha256(folder / manifest.GOLDEN_FILE)
-    described = Manifest(schema=manifest.SCHEMA, golden_sha256=golden_sha256, **fields)
+    try:
+        described = Manifest(schema=manifest.SCHEMA, golden_sha256=golden_sha256, **fields)
+    except ValidationError as error:
+        raise BuildError(f"no manifest can be written: {first_error(error)}") from error
     (folder / manifest.FILE_NAME).write_text(described.to_json(), encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import unicodedata
 from typing import Annotated, NoReturn
 
 import typer
@@ -32,6 +33,14 @@ def print_error(error: Exception | str) -> None:
     # Of several processes that train together, the others print nothing else.
     console.quiet = False
     console.print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+
+
+def printable(text: str) -> str:
+    """Text of other people, such as a label or a path, as a terminal can show it: surrogates and control characters,
+    with which a terminal can be changed, are escaped."""
+    return "".join(
+        each.encode("unicode_escape").decode() if unicodedata.category(each) in ("Cc", "Cs") else each for each in text
+    )
 
 
 def fail(error: Exception | str) -> NoReturn:

@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from export.cli.options import AllowUnfused, Float16, Int8, ModelName, NewRepository, TestData, check_name
+from export.cli.options import (
+    AllowUnfused,
+    Float16,
+    Int8,
+    ModelName,
+    NewRepository,
+    TestData,
+    check_by_position,
+    check_name,
+)
 from export.inspect import print_version
 from models.artifact.parity import ParityError
 from models.console import ByPosition, fail
@@ -35,6 +44,7 @@ def build_command(
 ) -> None:
     """Export a checkpoint as the next version of a model, and compare the two."""
     check_name(name)
+    check_by_position(by_position, data)
     # Importing torch takes seconds, which `inspect` and `--help` do not need.
     from export.build import build
     from export.errors import BuildError

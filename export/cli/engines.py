@@ -52,21 +52,24 @@ def engines_command(
     hardware: Annotated[Hardware, typer.Option(help="GPUs that can run the engines. More GPUs cost speed.")] = "device",
     again: Annotated[bool, typer.Option("--again", help="Build existing engines again.")] = False,
     measure: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--measure/--no-measure",
             help="cuda, with a GPU to build for in this machine: measure the configurations of kernels that have not "
-            "been measured, which takes minutes, and store the fastest. Otherwise a table and its rule choose them.",
+            "been measured, which takes minutes, and store the fastest. Otherwise a table and its rule choose them. "
+            "Default: measure.",
         ),
-    ] = True,
+    ] = None,
 ) -> None:
     """Build engines for GPUs: TensorRT's, or those of this project. Needs no torch."""
     folder = cache or default_folder()
     failed = False
     try:
         versions = find_versions(path)
-        if (runtime or _installed()) == "cuda":
-            options = batches or _CUDA_BATCHES, again, measure
+        chosen = runtime or _installed()
+        _check_options(chosen == "cuda", version_compatible or hardware != "device", measure)
+        if chosen == "cuda":
+            options = batches or _CUDA_BATCHES, again, measure is not False
             outcomes = _cuda_engines(versions, folder, compute_capability, precision, options)
         else:
             flavour = cast(Flavour | None, runtime)
@@ -79,6 +82,13 @@ def engines_command(
         fail(error)
     if failed:
         raise typer.Exit(2)
+
+
+def _check_options(cuda: bool, for_tensorrt: bool, measure: bool | None) -> None:
+    if cuda and for_tensorrt:
+        fail("--version-compatible and --hardware are for TensorRT, not for cuda")
+    if not cuda and measure is not None:
+        fail("--measure and --no-measure are for cuda, not for TensorRT: give --runtime cuda")
 
 
 def _installed() -> Runtime | None:

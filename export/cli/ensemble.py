@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from export.cli.options import AllowUnfused, Float16, Int8, ModelName, NewRepository, check_name
+from export.cli.options import AllowUnfused, Float16, Int8, ModelName, NewRepository, check_by_position, check_name
 from export.inspect import print_version
 from models.artifact.parity import ParityError
 from models.console import ByPosition, fail
@@ -34,6 +34,7 @@ def ensemble_command(
     It costs as much as all of them, and is served like any other. It has no embedding and no class activation maps.
     """
     check_name(name)
+    check_by_position(by_position, data)
     # Importing torch takes seconds, which `--help` does not need.
     from export.ensemble import build_ensemble
     from export.errors import BuildError

@@ -24,6 +24,7 @@ from export.cli.options import (
     Resize,
     Size,
     TestData,
+    check_by_position,
     check_name,
     preprocess_overrides,
 )
@@ -69,9 +70,8 @@ def import_command(
     from models.data import DataError
 
     _check_combination(repository, output, serve, port, onnx and (arch or layout or output))
-    only_onnx = onnx_options(pixels, bgr, logits)
-    if not onnx and any(only_onnx.values()):
-        fail("--pixels, --bgr and --logits are for --onnx")
+    _check_version(repository, data, by_position, {"--name": name, "--float16": float16, "--int8": int8})
+    only_onnx = onnx_options(onnx, pixels, bgr, logits)
     preprocess = preprocess_overrides(size, resize, interpolation, mean, std)
     # Files that are written in part are removed then, as on Ctrl-C.
     terminate = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -107,6 +107,13 @@ def _check_combination(
         fail("--serve needs --repository")
     if port is not None and not serve:
         fail("--port is for --serve")
+
+
+def _check_version(repository: Path | None, data: Path | None, by_position: bool, others: dict[str, object]) -> None:
+    given = [option for option, value in {"--data": data, **others}.items() if value]
+    if repository is None and given:
+        fail(f"{', '.join(given)}: only for a version of a model: give --repository, too")
+    check_by_position(by_position, data)
 
 
 def _serve(repository: Path | None, port: int | None) -> NoReturn:

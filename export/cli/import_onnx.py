@@ -34,12 +34,14 @@ LogitsOption = Annotated[
 ]
 
 
-def onnx_options(pixels: str | None, bgr: bool, logits: str | None) -> dict[str, Any]:
+def onnx_options(onnx: bool, pixels: str | None, bgr: bool, logits: str | None) -> dict[str, Any]:
     """The fields of `OnnxOptions` that these options set."""
     from export.wrapping.pixels import PIXELS
 
     if pixels is not None and pixels not in PIXELS:
         fail(f"--pixels {pixels}: there are {', '.join(PIXELS)}")
+    if not onnx and any((pixels, bgr, logits)):
+        fail("--pixels, --bgr and --logits are for --onnx")
     return {"pixels": pixels, "bgr": bgr, "logits": logits}
 
 

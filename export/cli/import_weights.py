@@ -15,7 +15,7 @@ from rich.console import Console
 
 from export.cli.options import check_name
 from export.inspect import print_version
-from models.console import fail
+from models.console import fail, printable
 
 if TYPE_CHECKING:
     from export.importing import Imported, ImportOverrides
@@ -47,7 +47,7 @@ def print_imported_weights(source: str, arch: str | None, overrides: ImportOverr
     origin = {**imported.checkpoint.training["imported"], **fetched.provenance}
     with _checkpoint_file(target.checkpoint) as path:
         replace(imported.checkpoint, training={"imported": origin}).save(path)
-        typer.echo("\n".join(_found(source, fetched, imported)))
+        typer.echo("\n".join(map(printable, _found(source, fetched, imported))))
         if target.checkpoint is not None:
             typer.echo(f"checkpoint     {target.checkpoint}")
         if target.repository is None:

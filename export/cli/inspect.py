@@ -34,6 +34,8 @@ def inspect_command(
     """Show the content of a repository, a model or a version, and its CUDA engines."""
     if output is not None and not card:
         fail("--output is for --card")
+    if kernels and card:
+        fail("--card shows no kernels: leave out --card or --kernels")
     try:
         versions = find_versions(path)
         if card:

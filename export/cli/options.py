@@ -10,6 +10,7 @@ import typer
 
 from models.artifact.manifest import MODEL_NAME
 from models.console import fail
+from models.imaging.preprocess import MAX_SIDE
 
 TestData = Annotated[
     Path | None, typer.Option("--data", help="Data set for comparison and accuracy. Default: shipped photographs.")
@@ -28,9 +29,9 @@ Layout = Annotated[
     str | None, typer.Option(help="Naming of the tensors: torchvision, timm, transformers. Default: detected.")
 ]
 Labels = Annotated[Path | None, typer.Option(help="Names of the classes: one per line, or JSON. Default: ImageNet-1k.")]
-Size = Annotated[int | None, typer.Option(help="Height and width of the input in pixels.", min=1)]
+Size = Annotated[int | None, typer.Option(help="Height and width of the input in pixels.", min=1, max=MAX_SIDE)]
 Resize = Annotated[
-    int | None, typer.Option(help="Shorter side before the centre crop; 0 resizes without a crop.", min=0)
+    int | None, typer.Option(help="Shorter side before the centre crop; 0 resizes without a crop.", min=0, max=MAX_SIDE)
 ]
 Interpolation = Annotated[str | None, typer.Option(help="nearest, bilinear, bicubic or lanczos.")]
 Mean = Annotated[str | None, typer.Option(help="Mean of each channel, of values between 0 and 1: 0.5,0.5,0.5.")]
@@ -41,8 +42,14 @@ Deviation = Annotated[
 
 def check_name(name: str) -> None:
     """End the process if a model cannot have this name."""
-    if not re.match(MODEL_NAME, name):
+    if not re.fullmatch(MODEL_NAME, name):
         fail(f"{name!r} is no model name: use letters, digits, '.', '_' and '-', beginning with a letter or digit")
+
+
+def check_by_position(by_position: bool, data: Path | None) -> None:
+    """End the process if classes are to be matched with those of no data set."""
+    if by_position and data is None:
+        fail("--by-position is for the classes of --data: give --data, too")
 
 
 def preprocess_overrides(

@@ -31,7 +31,7 @@ def verify_command(
                     f"{name}: {file}: logit error {parity.logit_error:.1e}, "
                     f"agreement {parity.top1_agreement:.1%} on {parity.images} golden images"
                 )
-        except (ManifestError, ParityError) as error:
+        except (ManifestError, ParityError, OSError) as error:
             failed = True
             print_error(f"{name}: {error}")
     if failed:

@@ -17,6 +17,7 @@ from models.architectures import VARIANTS, UnknownArchitecture
 from models.artifact.manifest import Architecture
 from models.imaging.preprocess import Preprocess
 from models.training.checkpoint import Checkpoint
+from models.validation import first_line
 
 # Tried in this order: timm has the names of torchvision, and a file beside the weights distinguishes them.
 LAYOUTS: Mapping[str, WeightsLayout] = {"transformers": transformers, "timm": timm, "torchvision": torchvision}
@@ -62,8 +63,7 @@ def import_weights(path: Path, arch: str | None = None, overrides: ImportOverrid
     except (ForeignWeights, OSError):
         raise
     except Exception as error:  # tensors and configurations of any form
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ForeignWeights(f"{path}: cannot be imported: {first}") from error
+        raise ForeignWeights(f"{path}: cannot be imported: {first_line(error)}") from error
 
 
 def _import(path: Path, wanted: str | None, overrides: ImportOverrides) -> Imported:
@@ -82,7 +82,8 @@ def _import(path: Path, wanted: str | None, overrides: ImportOverrides) -> Impor
     layout.check(read, arch)
     classes, channels = classes_of(read.tensors, layout), channels_of(read.tensors, layout)
     preprocess, preprocess_from = _preprocess(read, layout, arch, channels, overrides.preprocess)
-    names, labels_from = labels.resolve_labels(path, classes, overrides.labels, layout.labels(read))
+    beside = None if overrides.labels else layout.labels(read)
+    names, labels_from = labels.resolve_labels(path, classes, overrides.labels, beside)
     checkpoint = Checkpoint(
         Architecture(name=arch, num_classes=classes, in_channels=channels, options=fitted.options),
         names,
@@ -135,17 +136,28 @@ def _preprocess(
     read: WeightsFile, layout: WeightsLayout, arch: str, channels: int, overrides: dict[str, Any]
 ) -> tuple[Preprocess, str]:
     """The preprocessing, and its source."""
+    path = read.path
     if channels not in MODES:
-        raise ForeignWeights(f"{read.path}: takes images of {channels} channels, not 1 or 3")
-    imagenet = VARIANTS[arch].reduces_early and channels == 3
-    if not imagenet and not {"mean", "std"} <= overrides.keys():
-        raise ForeignWeights(f"{read.path}: is no network for ImageNet's colour images: give --mean and --std")
-    size = VARIANTS[arch].input_size
-    trained = (
-        _trained(read, layout) if imagenet else TrainedPreprocess({"size": (size, size)}, "the architecture's size")
-    )
+        raise ForeignWeights(f"{path}: takes images of {channels} channels, not 1 or 3")
+    trained = _trained(read, layout)
+    if trained.assumed and not (VARIANTS[arch].reduces_early and channels == 3):
+        if not {"mean", "std"} <= overrides.keys():
+            raise ForeignWeights(f"{path}: is no network for ImageNet's colour images: give --mean and --std")
+        size = VARIANTS[arch].input_size
+        trained = TrainedPreprocess({"size": (size, size)}, "the architecture's size")
+    for fields, reason in trained.unsupported.items():
+        if not overrides.keys() >= set(fields):
+            raise ForeignWeights(f"{reason}: give {' and '.join(f'--{name}' for name in fields)}")
     values = {**trained.preprocess, **overrides}
     if "size" in overrides and "resize" not in overrides and (resize := trained.preprocess.get("resize")):
         values["resize"] = round(resize * overrides["size"][0] / trained.preprocess["size"][0])
+    for name in ("mean", "std"):
+        each = values[name]
+        values[name] = (each,) * channels if isinstance(each, int | float) else tuple(each)
+        if name not in overrides and len(values[name]) != channels:
+            raise ForeignWeights(
+                f"{path}: takes images of {channels} channels, but the configuration beside it has {name} "
+                f"{values[name]}: give --{name}"
+            )
     given = f", with {', '.join(overrides)} as given" if overrides else ""
     return make_preprocess({**values, "mode": MODES[channels]}), trained.known_from + given

@@ -53,7 +53,7 @@ def resolve_labels(
         beside: names from a file beside the weights, if there is one.
 
     Raises:
-        ForeignWeights: there are no names, or their number differs from the number of classes.
+        ForeignWeights: there are no names, or their number differs from the number of classes, or one is no text.
     """
     if file is not None:
         names, source = read(file), str(file)
@@ -65,4 +65,7 @@ def resolve_labels(
         raise ForeignWeights(f"{weights}: has {classes} classes without names: give --labels FILE")
     if len(names) != classes:
         raise ForeignWeights(f"{weights}: has {classes} classes, but there are {len(names)} labels ({source})")
+    for index, name in enumerate(names):
+        if any("\ud800" <= each <= "\udfff" for each in name):
+            raise ForeignWeights(f"{weights}: label {index} ({source}) is {name!a}, no text: give --labels FILE")
     return names, source

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from pydantic import ValidationError
@@ -24,9 +24,13 @@ class TrainedPreprocess:
     """The preprocessing that weights were trained with."""
 
     preprocess: dict[str, Any]
-    """Fields of `Preprocess`, without the mode."""
+    """Fields of `Preprocess`, without the mode. A mean or deviation that is one number is that of every channel."""
     known_from: str
     """Source of the values, for people."""
+    assumed: bool = False
+    """Whether the values are only usual ones, because no file states them."""
+    unsupported: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+    """Fields that must be given, with the reason: the files state something that `Preprocess` cannot express."""
 
 
 class WeightsLayout(Protocol):

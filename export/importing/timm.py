@@ -97,7 +97,7 @@ def trained(source: WeightsFile) -> TrainedPreprocess:
     }
     if config:
         return TrainedPreprocess(values, f"pretrained_cfg in {_CONFIG}")
-    return TrainedPreprocess(values, f"timm's usual, assumed: there is no {_CONFIG} beside the file")
+    return TrainedPreprocess(values, f"timm's usual, assumed: there is no {_CONFIG} beside the file", assumed=True)
 
 
 def labels(source: WeightsFile) -> Sequence[str] | None:

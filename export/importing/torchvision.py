@@ -65,7 +65,7 @@ def trained(source: WeightsFile) -> TrainedPreprocess:
     if found is not None:
         return TrainedPreprocess(values, f"torchvision's {found.weights} of {found.architecture}, whose file this is")
     return TrainedPreprocess(
-        values, "torchvision's IMAGENET1K_V1, assumed: the file is none that torchvision publishes"
+        values, "torchvision's IMAGENET1K_V1, assumed: the file is none that torchvision publishes", assumed=True
     )
 
 

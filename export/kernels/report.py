@@ -6,9 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from export.kernels.engines import describe
 from models.artifact import manifest
+from models.console import printable
 from models.runtime.cuda_engine import cache as cuda_cache
 from models.runtime.cuda_engine.file import CudaEngineError, read
 from models.runtime.cuda_engine.plan import Launch, LaunchPlan, Program
@@ -39,7 +41,7 @@ def _table(plan: LaunchPlan) -> Table:
     table = Table("layer", "kind", "additions", *(f"batch {batch}" for batch in plan.batches))
     for number, layer in enumerate(plan.layers):
         kernels = [_kernels(plan, program, number) for program in plan.programs]
-        table.add_row(layer.name, layer.kind, str(len(layer.additions) or ""), *kernels)
+        table.add_row(Text(printable(layer.name)), Text(layer.kind), str(len(layer.additions) or ""), *kernels)
     return table
 
 

@@ -26,7 +26,7 @@ from export.samples import Samples
 from export.staging import staged_version
 from export.verify import OnnxRunner
 from export.version import ArtifactValidator, describe_version
-from export.wrapping.graph import Original, Wrapped, check_operators, first_line, read, wrap
+from export.wrapping.graph import Original, Wrapped, check_operators, read, wrap
 from export.wrapping.pixels import Pixels, input_preprocess, is_bgr
 from export.wrapping.reference import original_values, wrapped_probabilities
 from export.wrapping.residual import residual_graph, to_float16
@@ -39,6 +39,7 @@ from models.imaging.preprocess import Preprocess
 from models.memory_limit import limited_memory
 from models.runtime.onnxruntime import ort
 from models.training.checkpoint import Checkpoint
+from models.validation import first_line
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from export.wrapping.values import SMALLEST
 from models.artifact.manifest import INPUT, OUTPUTS
 from models.files import git_lfs_problem
 from models.imaging.preprocess import Preprocess
+from models.validation import first_line
 
 _PREFIX = "wrapped/"
 _QUANTISATION = {"QuantizeLinear", "DequantizeLinear"}
@@ -87,11 +88,6 @@ def _load(path: Path) -> onnx.ModelProto:
     except Exception as error:  # protobuf's and the checker's exceptions have no common base
         raise ForeignWeights(f"{path}: {what}: {first_line(error)}") from error
     return model
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error of a library."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def with_output(original: onnx.ModelProto, name: str) -> bytes:

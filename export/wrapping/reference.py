@@ -9,12 +9,13 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from export.errors import ForeignWeights
-from export.wrapping.graph import Original, Wrapped, first_line, with_output
+from export.wrapping.graph import Original, Wrapped, with_output
 from export.wrapping.values import OriginalValues
 from models.artifact.manifest import INPUT
 from models.artifact.parity import Float32Array
 from models.imaging.preprocess import Preprocess, UInt8Array
 from models.runtime.onnxruntime import ort
+from models.validation import first_line
 
 
 def original_values(path: Path, original: Original, preprocess: Preprocess, images: UInt8Array) -> OriginalValues:

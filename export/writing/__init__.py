@@ -65,9 +65,16 @@ def _write_folder(files: Mapping[str, object], tensors: dict[str, Tensor], folde
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BuildError(f"{folder}: already exists and is not empty: give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        atomic_write(folder / name, json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
-    return [*(folder / name for name in files), _write_file(tensors, folder / "model.safetensors")]
+    paths = [*(folder / name for name in files), folder / "model.safetensors"]
+    try:
+        _write_file(tensors, paths[-1])
+        for path, content in zip(paths, files.values(), strict=False):
+            atomic_write(path, json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n")
+    except BaseException:  # a second try needs an empty folder
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise
+    return paths
 
 
 def _write_file(tensors: dict[str, Tensor], path: Path) -> Path:

@@ -19,6 +19,7 @@ from models.architectures.blocks import (
     bottleneck_v1,
 )
 from models.architectures.resnet import ResNet, Variant
+from models.suggestions import closest
 
 __all__ = ["VARIANTS", "ResNet", "UnknownArchitecture", "Variant", "build"]
 
@@ -142,7 +143,9 @@ class UnknownArchitecture(ValueError):
     """The table has no row of this name."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"no architecture is named {name!r}; there are: {', '.join(VARIANTS)}")
+        meant = closest(name, VARIANTS, 3)
+        hint = f": did you mean {' or '.join(meant)}?" if meant else ";"
+        super().__init__(f"no architecture is named {name!r}{hint} resnet-train --list shows all {len(VARIANTS)}")
 
 
 def build(name: str, num_classes: int, in_channels: int = 3, **options: Any) -> ResNet:

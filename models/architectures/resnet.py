@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -70,6 +70,9 @@ class ResNet(nn.Module):
         zero_gamma: bool = False,
     ) -> None:
         super().__init__()
+        for option, given, kinds in (("shortcut", shortcut, ShortcutKind), ("norm", norm, NormKind)):
+            if given is not None and given not in get_args(kinds):
+                raise ValueError(f"{option} is {given!r}, not one of {', '.join(get_args(kinds))}")
         make_norm: Norm = nn.BatchNorm2d if norm == "batch" else nn.Identity
         pre_activation = variant.block is PreActivationBlock
         # A pre-activation block normalises its own input, so its stem is the bare convolution.

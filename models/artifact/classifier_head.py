@@ -36,7 +36,7 @@ def read(path: Path, classes: int) -> Classifier:
     Raises:
         ManifestError: the file is missing, was not written by `write`, or has weights of another shape.
     """
-    weight, bias = read_arrays(path, "weight", "bias")
+    weight, bias = read_arrays(path, weight=np.float32, bias=np.float32)
     if weight.ndim != 2 or weight.shape[0] != classes or bias.shape != (classes,):
         raise ManifestError(
             f"{path}: has weights {list(weight.shape)} and biases {list(bias.shape)}, not those of {classes} classes: "

@@ -236,9 +236,11 @@ def find_versions(path: Path) -> list[Path]:
     """
     for pattern in (FILE_NAME, f"*/{FILE_NAME}", f"*/*/{FILE_NAME}"):
         folders = [file.parent.resolve() for file in path.glob(pattern)]
-        if found := [folder for folder in folders if re.match(VERSION, folder.name)]:
+        if found := [folder for folder in folders if re.fullmatch(VERSION, folder.name)]:
             return sorted(found, key=lambda version: (version.parent.name, int(version.name)))
-    raise ManifestError(f"{path}: holds no exported model")
+    raise ManifestError(
+        f"{path}: holds no exported model: resnet-export build CHECKPOINT --repository FOLDER --name NAME writes one"
+    )
 
 
 def read(version: Path) -> Manifest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,8 +11,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from models.console import ByPosition, console, fail
+from models.console import ByPosition, console, fail, printable
 from models.data import DataError, Dataset, load, match_classes
 from models.data.files import check_images
 from models.evaluation.metrics import Evaluation
@@ -45,6 +47,7 @@ def evaluate_command(
 ) -> None:
     """Print top-1, top-k and the accuracy of each class on the test split."""
     try:
+        _check_writable(report, confusion)
         views = _views(crops, scales)
         loaded = [checkpoint.load(path) for path in paths]
         evaluation, test, alone = _evaluate(paths, loaded, data, views, top_k, by_position)
@@ -59,6 +62,24 @@ def evaluate_command(
             plot_confusion(evaluation.confusion, evaluation.classes, confusion)
     except (DataError, CheckpointError, ViewsError, OSError, ValueError) as error:
         fail(error)
+
+
+def _check_writable(report: Path | None, confusion: Path | None) -> None:
+    """Fail before the evaluation, which can take hours, if its results cannot be written.
+
+    Raises:
+        OSError: a folder does not exist or is not writable.
+    """
+    for option, folder in (("--report", report), ("--confusion", confusion and confusion.parent)):
+        try:
+            if folder is not None:
+                if folder is report:
+                    report.mkdir(parents=True, exist_ok=True)
+                tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise OSError(f"{option}: {folder} cannot be written: {error.strerror}") from error
+    if confusion is not None and confusion.is_dir():
+        raise OSError(f"--confusion: {confusion} is a folder, not the name of a PNG file")
 
 
 def _views(crops: int, scales: str | None) -> Views:
@@ -108,7 +129,9 @@ def _print(evaluation: Evaluation) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for part in evaluation.per_class:
-        table.add_row(part["label"], f"{part['support']}", f"{part['recall']:.2%}" if part["support"] else "-")
+        table.add_row(
+            Text(printable(part["label"])), f"{part['support']}", f"{part['recall']:.2%}" if part["support"] else "-"
+        )
     table.add_section()
     images = len(evaluation.labels)
     table.add_row("all", f"{images}", f"{evaluation.top1:.2%}")

@@ -65,7 +65,7 @@ def study_command(
         raise typer.Exit(130) from None
     except (DataError, Diverged) as error:
         fail(error)
-    console.print(f"{out / name}.json, .png, .svg", highlight=False, soft_wrap=True)
+    console.print(f"{out / name}.json, .png, .svg", highlight=False, soft_wrap=True, markup=False)
 
 
 def _settings(study: Study, quick: bool, changes: list[str]) -> StudySettings:

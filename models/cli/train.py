@@ -120,7 +120,7 @@ def train_command(
                 chosen, training, test, out, validation=validation, initial=initial, resume=resume, execution=execution
             )
     except Interrupted as interrupted:
-        console.print(str(interrupted), highlight=False, soft_wrap=True)
+        console.print(str(interrupted), highlight=False, soft_wrap=True, markup=False)
         raise typer.Exit(130) from None
     except Exception as error:
         fail(_explain(error, out))
@@ -209,4 +209,4 @@ def _report(result: Checkpoint, out: Path) -> None:
         console.print(best, highlight=False)
     if test := result.training.get("test"):
         console.print(f"top-1 {test['top1']:.2%} on {test['images']} test images", highlight=False)
-    console.print(f"checkpoint: {out / CHECKPOINT_FILE}", highlight=False, soft_wrap=True)
+    console.print(f"checkpoint: {out / CHECKPOINT_FILE}", highlight=False, soft_wrap=True, markup=False)

@@ -5,7 +5,7 @@ Training and serving share this module, so both cut images in the same way.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,8 @@ from PIL import Image
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     PositiveFloat,
-    PositiveInt,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
@@ -35,15 +35,20 @@ _REDUCING_GAP = 2.0
 """An image is first reduced by an integer factor, to no less than this multiple of the final size. Pillow uses the same
 for thumbnails: https://pillow.readthedocs.io/en/stable/reference/Image.html#PIL.Image.Image.resize"""
 
+MAX_SIDE = 16_384
+"""Largest size in pixels of an input and of an image before the crop. Networks take a few hundred; a larger number in a
+file is an error or an attack, and an image of it would take all memory."""
+Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+
 
 class Geometry(BaseModel):
     """Size, crop and colour mode of a network's input."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: tuple[PositiveInt, PositiveInt]
+    size: tuple[Side, Side]
     """Height and width of the input in pixels."""
-    resize: PositiveInt | None = None
+    resize: Side | None = None
     """Shorter side in pixels after resizing, before the centre crop to `size`; None resizes to `size`."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
     mode: Literal["L", "RGB"] = "RGB"

@@ -10,9 +10,10 @@ from typing import IO, Any
 import numpy as np
 
 from models.artifact.parity import Float32Array
+from models.console import printable
 from models.extras import missing
 from service.cli.file_list import ImageFile
-from service.cli.sinks import Sink, printable
+from service.cli.sinks import Sink
 from service.inference.results import ImageResult
 
 _HEADER_BYTES = 128

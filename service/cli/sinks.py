@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from models.console import printable
 from service.cli.file_list import ImageFile
 from service.http.v1.schemas import image_json
 from service.inference.results import ImageResult
@@ -49,7 +50,7 @@ class TableWriter:
             self._table.add_row(Text(printable(file.name)), Text(str(result.error), style="red"), "")
         for rank, prediction in enumerate(result.predictions):
             name = Text("" if rank else printable(file.name))
-            self._table.add_row(name, Text(prediction.label), f"{prediction.probability:.2%}")
+            self._table.add_row(name, Text(printable(prediction.label)), f"{prediction.probability:.2%}")
         if self._table.row_count >= MAX_ROWS:
             self._print()
             self._table = _empty_table()
@@ -66,11 +67,6 @@ def _empty_table() -> Table:
     table = Table("file", "label", "probability")
     table.columns[2].justify = "right"
     return table
-
-
-def printable(name: str) -> str:
-    """A path as the output shows it, so that the columns of a table have the right width."""
-    return name.encode(errors="backslashreplace").decode()
 
 
 class CsvWriter:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from fastapi import Depends, Request
 
+from models.suggestions import closest
 from service.core.errors import BadRequest
 
 
@@ -59,5 +59,4 @@ def _suggestion(name: str, known: Collection[str]) -> str:
 
 
 def _closest(name: str, known: Collection[str]) -> str | None:
-    matches = get_close_matches(name.strip().lower().replace("-", "_")[:100], known, 1, 0.6)
-    return matches[0] if matches else None
+    return next(iter(closest(name, known)), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
+from models import architectures
 from models.cli.app import app
 from models.data.dataset import ArrayDataset
 from models.evaluation.metrics import Evaluation
@@ -126,3 +128,28 @@ def test_command_writes_json_and_a_report(tmp_path: Path) -> None:
     make_checkpoint("tiny", classes=3).save(tmp_path / "other")
     result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "one"), str(tmp_path / "other"), *options])
     assert (result.exit_code, "has other classes than" in result.stderr) == (2, True)
+
+
+def test_classes_are_shown_as_they_are(tmp_path: Path) -> None:
+    """Brackets are no markup of the console."""
+    labels = ("[red]rose", "shoe [men]", "shoe [women]")
+    made = replace(make_checkpoint("tiny"), labels=labels)
+    made = replace(made, architecture=made.architecture.model_copy(update={"num_classes": 3}))
+    network = architectures.build("tiny", 3)
+    replace(made, weights=network.state_dict()).save(tmp_path / "checkpoint")
+    for label in labels:
+        (tmp_path / "data" / "test" / label).mkdir(parents=True)
+        Image.new("RGB", (20, 20)).save(tmp_path / "data" / "test" / label / "1.png")
+    result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "checkpoint"), "--data", str(tmp_path / "data")])
+    assert result.exit_code == 0, result.output
+    for label in labels:
+        assert label in result.output
+
+
+@pytest.mark.parametrize("option", ["--report", "--confusion"])
+def test_results_that_cannot_be_written_are_refused_before_anything_is_read(option: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    arguments = ["evaluate", str(tmp_path / "missing"), "--data", str(tmp_path)]
+    result = CliRunner().invoke(app, [*arguments, option, str(tmp_path / "file" / "result.png")])
+    assert (result.exit_code, str(tmp_path / "file") in result.output) == (2, True)
+    assert "missing" not in result.output

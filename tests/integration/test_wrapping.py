@@ -12,16 +12,20 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from export.__main__ import app
+from export.complexity import count_multiply_adds
 from export.errors import BuildError, ForeignWeights
 from export.verify import OnnxRunner, verify_version
 from export.wrapping import OnnxOptions, import_onnx
 from models.artifact import manifest
+from models.artifact.manifest import Architecture
 from models.artifact.parity import Float32Array
 from models.imaging.preprocess import UInt8Array
 from models.runtime.onnxruntime import ort
+from models.validation import first_line
 from service.core.settings import Settings
 from tests.support.onnx_classifiers import CLASSES, ENDS, FIXED, PROBABILITIES, REFUSED, classifier
 from tests.support.service import Client, serve
@@ -238,3 +242,48 @@ def test_operators_of_one_runtime_are_refused(labels: Path, tmp_path: Path) -> N
     onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(BuildError, match=r"only one runtime knows: com\.microsoft\.Gelu"):
         import_onnx(tmp_path / "model.onnx", tmp_path / "repository", "model", OnnxOptions(labels, WISHES))
+
+
+def graph(nodes: list[onnx.NodeProto], weights: dict[str, Any], output: tuple[int | str, ...]) -> onnx.ModelProto:
+    """From `x`, float32 [n, 3, 32, 32], to `y`."""
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 32, 32])
+    gives = helper.make_tensor_value_info("y", TensorProto.FLOAT, output)
+    tensors = [numpy_helper.from_array(values, name) for name, values in weights.items()]
+    made = helper.make_graph(nodes, "graph", [given], [gives], tensors)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_classifier_without_convolutions_and_matrix_products_is_imported(labels: Path, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["x"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Einsum", ["f", "w"], ["y"], equation="ij,jk->ik"),
+    ]
+    weights = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    onnx.save(graph(nodes, {"w": weights}, ("n", 5)), tmp_path / "model.onnx")
+    made = import_onnx(tmp_path / "model.onnx", tmp_path / "repository", "model", OnnxOptions(labels, WISHES))
+    assert manifest.read(made.version).architecture.multiply_adds is None
+
+
+def test_multiply_adds_of_whole_numbers_are_counted() -> None:
+    """A 3x3 convolution to 8 channels of 32 x 32, and a product of its 8,192 values with 5 classes."""
+    scale, zero = ["s", "z"], np.uint8(0)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", *scale], ["q"]),
+        helper.make_node("QLinearConv", ["q", *scale, "w", *scale, *scale], ["c"], pads=[1] * 4),
+        helper.make_node("Flatten", ["c"], ["f"]),
+        helper.make_node("QLinearMatMul", ["f", *scale, "v", *scale, *scale], ["l"]),
+        helper.make_node("DequantizeLinear", ["l", *scale], ["y"]),
+    ]
+    weights = {
+        "s": np.float32(0.1), "z": zero, "w": np.ones((8, 3, 3, 3), np.uint8), "v": np.ones((8192, 5), np.uint8),
+    }  # fmt: skip
+    model = graph(nodes, {name: np.asarray(value) for name, value in weights.items()}, ("n", 5))
+    assert count_multiply_adds(model) == 8 * 32 * 32 * 27 + 8192 * 5
+
+
+def test_reason_of_an_invalid_field_is_named() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Architecture(name="onnx", num_classes=0)
+    assert first_line(caught.value) == "num_classes: Input should be greater than 0"
+    assert first_line(ValueError("\nreason\nmore")) == "reason"

@@ -165,6 +165,22 @@ def test_without_normalisation_convolutions_have_biases() -> None:
     assert all(module.bias is not None for module in model.modules() if isinstance(module, nn.Conv2d))
 
 
-def test_unknown_name_lists_the_choices() -> None:
-    with pytest.raises(UnknownArchitecture, match=r"resnet19.*resnet20"):
-        build("resnet19", num_classes=10)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet10", "'resnet10': did you mean resnet10t or .*resnet-train --list shows all"),
+        ("ResNet-50", "'ResNet-50': did you mean resnet50 or .*resnet-train --list shows all"),
+        ("vit", "'vit'; resnet-train --list shows all"),
+    ],
+)
+def test_unknown_name_is_answered_with_similar_ones(name: str, message: str) -> None:
+    with pytest.raises(UnknownArchitecture, match=message) as caught:
+        build(name, num_classes=10)
+    assert str(len(VARIANTS)) in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"shortcut": "E"}, {"norm": "group"}])
+def test_unknown_options_are_refused(options: dict[str, Any]) -> None:
+    """A checkpoint of a later version may name an option that this one would compute in another way."""
+    with pytest.raises(ValueError, match=f"{next(iter(options))} is {next(iter(options.values()))!r}, not one of"):
+        build("resnet20", num_classes=10, **options)

@@ -56,9 +56,10 @@ def test_shorter_side_then_centre_crop(
     [
         ({"mean": (0.5,)}, "3 channels"),
         ({"std": (0.5, 0.0, 0.5)}, "greater than 0"),
+        ({"size": (8, 16_385)}, "less than or equal to 16384"),
         ({"resize": 16}, "nothing to crop from"),
         ({"mode": "CMYK"}, "'L' or 'RGB'"),
-        ({"size": (0, 32)}, "greater than 0"),
+        ({"size": (0, 32)}, "greater than or equal to 1"),
         ({"crop": 5}, "Extra inputs"),
     ],
 )

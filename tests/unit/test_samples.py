@@ -85,6 +85,18 @@ def test_one_test_image_is_used_for_choices_and_no_accuracy_is_reported(tmp_path
     assert (used.test, len(used.selection)) == (None, 1)
 
 
+@pytest.mark.parametrize(("count", "photographed"), [(1, True), (2, True), (3, False)])
+def test_artifacts_are_compared_on_photographs_if_there_are_few_test_images(
+    count: int, photographed: bool, tmp_path: Path
+) -> None:
+    """The logits of one image have no spread that an error could be compared with."""
+    network = trained()
+    used = samples.from_data(network, write_idx(tmp_path / "data", test=count))
+    others = samples.photographs(network.preprocess)
+    assert np.array_equal(used.parity, others) == photographed
+    assert len(used.parity) == (len(others) if photographed else count)
+
+
 @pytest.mark.slow
 def test_labels_are_those_of_the_network(tmp_path: Path) -> None:
     data = write_idx(tmp_path / "data", names="2\n0\n1\n")

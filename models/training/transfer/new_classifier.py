@@ -50,7 +50,7 @@ def choose_classifier(
     new = f"{'new' if fitted else 'new random'} classifier for {len(training.classes):,} classes"
     known = initial.architecture
     text = f"begins with the weights of {known.name}: {'classifier kept' if kept else new}"
-    console.print(text, highlight=False, soft_wrap=True)
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
     if kept or not fitted:
         return initial
     features, labels = _features(initial, training, recipe, preprocess, device)

@@ -8,10 +8,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from models.console import printable
 from models.extras import missing
 from service.cli.embedding_files import EmbeddingFileError
 from service.cli.file_list import ImageFile
-from service.cli.sinks import json_line, printable
+from service.cli.sinks import json_line
 from service.inference.results import ImageResult
 
 _GROUP_ROWS = 8192
