@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import json
 import logging
@@ -160,6 +161,31 @@ def test_disconnect_during_inference(client: Client, gate: Gate, photographs: Ph
 
     client.portal.call(play)
     gate.let_through(1000)
+    check_still_answers(client, photographs, eager)
+
+
+@pytest.mark.parametrize("path", ["/v1/classify", "/v1/embeddings", "/v2/models/tiny-encoded/infer"])
+def test_disconnect_while_the_model_is_loaded(
+    path: str, client: Client, photographs: Photographs, eager: Eager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = photographs[0][1]
+    if path == "/v1/embeddings":
+        text = {"model": "tiny", "input": base64.b64encode(data).decode()}
+        leaving = Exchange([json.dumps(text).encode()], {"content-type": "application/json"}, path)
+    else:
+        leaving = Exchange([data], {"inference-header-content-length": "0"}, path)
+
+    async def hang_up(*arguments: object, **options: object) -> float:
+        leaving.hang_up()
+        return 10.0
+
+    computed = client.engine().statistics.inferences
+    with monkeypatch.context() as patch:
+        patch.setattr(client.pipeline.lookup, "ensure_loaded", hang_up)
+        client.portal.call(leaving.run, client.app)
+    assert leaving.status == 499
+    assert client.engine().statistics.inferences == computed
+    assert client.images_in_flight() == 0
     check_still_answers(client, photographs, eager)
 
 
