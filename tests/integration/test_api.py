@@ -13,6 +13,7 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -26,6 +27,7 @@ from typer.testing import CliRunner
 from export.__main__ import app as export_app
 from models.artifact import manifest
 from service.core.settings import Settings
+from service.inference import activation_maps
 from tests.support.api import Chunks, as_form, as_json, check, check_problem, check_still_answers, metrics
 from tests.support.asgi import Exchange
 from tests.support.service import TIMEOUT, Client, serve
@@ -523,6 +525,28 @@ def test_no_memory_is_an_overload(
     assert response.headers["retry-after"] == "1"
     assert "memory" in response.text
     check_still_answers(client, photographs, eager)
+
+
+def test_no_memory_for_an_image_ends_only_its_line(
+    client: Client, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, calls = activation_maps.activation_maps, count()
+
+    def fail_once(*arguments: Any) -> Any:
+        if next(calls) == 0:
+            raise MemoryError
+        return draw(*arguments)
+
+    files = [data for _, data in photographs[:3]]
+    with monkeypatch.context() as patch:
+        patch.setattr("service.inference.activation_maps.activation_maps", fail_once)
+        request = as_form(*files)
+        answer = client.post("/v1/classify?cam=values", headers={"accept": "application/x-ndjson"}, **request)
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert sorted(line["index"] for line in lines) == [0, 1, 2]
+    assert sorted("predictions" in line for line in lines) == [False, True, True]
+    (failed,) = [line["error"] for line in lines if "error" in line]
+    assert (failed["status"], "memory" in failed["detail"]) == (503, True)
 
 
 def test_unexpected_error_does_not_reveal_its_cause(

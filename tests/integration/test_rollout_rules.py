@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from models.artifact.traffic import Rules, TrafficFileError, TrafficPolicy, change_traffic, read_traffic
+from tests.support.api import as_form
 from tests.support.service import Client
 from tests.support.tiny import Photographs
-from tests.support.two_versions import failing, serve_two_versions
+from tests.support.two_versions import MOSTLY_2, failing, serve_two_versions
 from tests.support.worker_processes import wait_until
 
 RULES = Rules(candidate=2, min_images=20, min_agreement=0.9, max_slowdown=1000)
@@ -94,6 +96,19 @@ def test_a_request_that_names_the_version_gets_its_error(
             assert {each["version"] for each in classify(client, photographs)} == {"1"}
             with failing(client, 1):
                 assert client.post("/v1/classify", content=data).status_code == 500
+
+
+def test_lines_name_the_version_that_has_computed(
+    tiny_repository: Path, tmp_path: Path, photographs: Photographs
+) -> None:
+    request = as_form(photographs[0][1], photographs[1][1])
+    with serve_two_versions(tiny_repository, tmp_path, MOSTLY_2) as client:
+        for expected in ("2", "1"):
+            with failing(client, 2) if expected == "1" else nullcontext():
+                answer = client.post("/v1/classify", headers={"accept": "application/x-ndjson"}, **request)
+            lines = [json.loads(line) for line in answer.text.splitlines()]
+            assert [line["version"] for line in lines] == [expected] * 2
+            assert all(line["predictions"] for line in lines)
 
 
 def test_a_dry_run_only_logs(
