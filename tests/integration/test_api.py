@@ -633,6 +633,21 @@ def test_metrics_count_requests(client: Client, photographs: Photographs) -> Non
     assert after["resnet_queue_images", "tiny"] == 0
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models/absent/classify",
+        "/v1/models/absent/lesion",
+        "/v1/models/absent/versions/7/lesion",
+        "/v1/embeddings",
+        "/v2/models/absent/infer",
+    ],
+)
+def test_names_of_absent_models_are_not_in_the_metrics(path: str, client: Client) -> None:
+    assert client.post(path, json={"model": "absent", "input": "eA=="}).status_code == 404
+    assert "absent" not in client.get("/metrics").text
+
+
 def references(value: object) -> Iterator[str]:
     """All `$ref`s in a document."""
     if isinstance(value, dict):

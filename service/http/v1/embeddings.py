@@ -125,8 +125,9 @@ async def embeddings(request: Request) -> Response:
     name, _, version = asked.model.partition(_VERSION)
     path = parse(ModelPath, {"model": name} | ({"version": version} if _VERSION in asked.model else {}))
     context = request_context.current()
-    context.model, context.priority = path.model, asked.priority
+    context.priority = asked.priority
     seconds = await pipeline.lookup.ensure_loaded(path.model, path.version, deadline - time.monotonic())
+    context.model = pipeline.find(path.model, path.version).name  # only now: each name is a series of the metrics
     with (
         cancel_on_disconnect(request.scope),
         pipeline.admit(path.model, path.version, len(files), seconds, asked.priority) as model,
