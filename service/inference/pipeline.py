@@ -192,8 +192,6 @@ class Pipeline:
         deadline = started + timeout_seconds
         decoded = await self.decode(files, model.preprocess, deadline, priority)
         decoded_at = computed_at = time.monotonic()
-        if len(decoded) == 1 and isinstance(decoded[0], ServiceError) and not inline_errors:
-            raise decoded[0]
         images = [image for image in decoded if isinstance(image, DecodedFile)]
         inference = _NOT_COMPUTED
         results: list[ImageResult] = []
@@ -210,6 +208,8 @@ class Pipeline:
                 results, extras_seconds = await self._add_optional(optional, model, results, inference, good, deadline)
         if len(images) < len(decoded):
             results = with_errors(decoded, results)
+        if len(results) == 1 and results[0].error is not None and not inline_errors:
+            raise results[0].error
         finished = time.monotonic()
         context = request_context.current()
         context.stage("postprocess", computed_at, finished - computed_at - extras_seconds)
@@ -221,9 +221,12 @@ class Pipeline:
         self, model: ServedModel, images: Sequence[DecodedFile], best: Sequence[list[Prediction]]
     ) -> list[ImageResult]:
         metrics = self._metrics.model(model.name)
-        for predictions in best:
-            metrics.prediction(predictions[0].index, predictions[0].label, predictions[0].probability)
-        return make_results(images, best)
+        results = make_results(images, best)
+        for result in results:
+            if result.error is None:
+                best_class = result.predictions[0]
+                metrics.prediction(best_class.index, best_class.label, best_class.probability)
+        return results
 
     async def _add_optional(
         self,

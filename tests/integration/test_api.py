@@ -19,6 +19,7 @@ from threading import Event
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 from starlette.types import Message
@@ -26,6 +27,8 @@ from typer.testing import CliRunner
 
 from export.__main__ import app as export_app
 from models.artifact import manifest
+from models.artifact.parity import Float32Array
+from models.imaging.preprocess import UInt8Array
 from service.core.settings import Settings
 from service.inference import activation_maps
 from tests.support.api import Chunks, as_form, as_json, check, check_problem, check_still_answers, metrics
@@ -478,6 +481,35 @@ def test_a_failing_executor(
         response = client.post("/v1/classify", content=photographs[0][1])
         check_problem(response, 500, "try again")
         assert "secret" not in response.text
+    check_still_answers(client, photographs, eager)
+
+
+def test_values_that_are_not_finite_are_an_error_of_their_image(
+    client: Client, photographs: Photographs, eager: Eager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = client.engine().executors[0]
+    run = executor.run
+
+    def overflow(images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+        """The first image of each batch gets values that are not finite."""
+        computed = {name: np.array(values) for name, values in run(images, outputs).items()}
+        for values in computed.values():
+            values[0] = np.nan
+        return computed
+
+    files = [data for _, data in photographs[:2]]
+    embeddings = {"model": "tiny", "input": base64.b64encode(files[0]).decode()}
+    with monkeypatch.context() as patch:
+        patch.setattr(executor, "run", overflow)
+        for path in ("/v1/classify", "/v1/classify?cam=values&embedding=true"):
+            check_problem(client.post(path, content=files[0]), 500, "not finite")
+        assert "not finite" in client.post("/v1/embeddings", json=embeddings).json()["error"]["message"]
+        for query in ("", "?cam=values"):
+            first, second = client.post(f"/v1/classify{query}", **as_form(*files)).json()["results"]
+            assert (first["error"]["status"], "predictions" in first) == (500, False)
+            if not query:
+                check(second, files[1], eager)
+    assert "nan" not in client.get("/metrics").text.lower()
     check_still_answers(client, photographs, eager)
 
 
