@@ -111,6 +111,23 @@ def test_lines_name_the_version_that_has_computed(
             assert all(line["predictions"] for line in lines)
 
 
+def test_a_version_without_maps_does_not_compute_in_place_of_one_that_has_them(
+    tiny_repository: Path, tmp_path: Path, photographs: Photographs
+) -> None:
+    def remove_classifier_of_version_1(second: Path) -> None:
+        path = second.parent / "1" / "manifest.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "classifier_sha256": None}))
+        path.with_name("classifier.npz").unlink()
+
+    _, data = photographs[0]
+    with serve_two_versions(tiny_repository, tmp_path, MOSTLY_2, remove_classifier_of_version_1) as client:
+        assert client.post("/v1/classify?cam=values", content=data).json()["version"] == "2"
+        with failing(client, 2):
+            refused = client.post("/v1/classify?cam=values", content=data)
+            assert (refused.status_code, refused.json()["title"]) == (500, "Inference failed")
+            assert client.post("/v1/classify", content=data).json()["version"] == "1"
+
+
 def test_a_dry_run_only_logs(
     tiny_repository: Path, tmp_path: Path, photographs: Photographs, caplog: pytest.LogCaptureFixture
 ) -> None:
