@@ -302,8 +302,30 @@ def test_a_truncated_photograph(client: Client, photographs: Photographs, eager:
 
 def test_the_methods_that_a_path_takes(client: Client) -> None:
     response = client.request("PUT", "/v1/classify", content=b"x")
-    check_problem(response, 405)
+    check_problem(response, 405, "the path accepts POST, not PUT")
     assert response.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/models/tiny/versions/1/classify", "POST"),
+        ("/v1/models/tiny/rollout", "GET"),
+        ("/v2/models/tiny/infer", "POST"),
+        ("/readyz", "GET"),
+        ("/openapi.json", "GET"),
+    ],
+)
+def test_allowed_methods_need_no_openapi_document(
+    path: str, methods: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise AssertionError("it takes long to build")
+
+    monkeypatch.setattr(client.app, "openapi", refuse)
+    response = client.request("PATCH", path)
+    assert (response.status_code, response.headers["allow"]) == (405, methods)
+    assert f"the path accepts {methods}, not PATCH" in response.text
 
 
 @pytest.fixture(scope="module")
