@@ -254,9 +254,9 @@ def _add_middlewares(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins.split(),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key", *_CLIENT_HEADERS],
-            expose_headers=["Retry-After", *_CLIENT_HEADERS],
+            expose_headers=["Retry-After", "Cache-Status", "Server-Timing", *_CLIENT_HEADERS],
         )
     app.add_middleware(AccessLogMiddleware, metrics=metrics, spans=spans)
 

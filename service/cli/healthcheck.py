@@ -18,6 +18,8 @@ import urllib.request
 from service.core import platforms
 
 _TIMEOUT_SECONDS = 4.0
+_LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Address to ask in place of one that means all addresses of the machine."""
 
 
 def main() -> None:
@@ -37,7 +39,10 @@ def url() -> str:
     scheme = "https" if os.environ.get("RESNET_SERVE_SSL_CERTFILE") else "http"
     named = platforms.port(os.environ.get("RESNET_SERVE_COMPAT", ""))
     port = os.environ.get("RESNET_SERVE_PORT", "") if named is None else named[0]
-    return f"{scheme}://127.0.0.1:{port if port.isdecimal() else 8000}/readyz"
+    host = os.environ.get("RESNET_SERVE_HOST", "")
+    host = _LOOPBACK.get(host, host)
+    host = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{host}:{port if port.isdecimal() else 8000}/readyz"
 
 
 if __name__ == "__main__":

@@ -156,17 +156,25 @@ class Calls:
             Overloaded: the messages of all calls together take too much memory.
         """
         started = time.monotonic()
-        try:
-            async with asyncio.timeout(self._seconds):
-                data = await call.context.read()
-        except TimeoutError:
-            raise RequestTimeout("the message did not arrive within the time limit: send it faster") from None
+        data = await self.in_time(call.context.read())
         if data is EOF:
             await asyncio.sleep(_CANCEL_SECONDS)
             raise BadRequest("the call has no message")
         call.record.stage("read", started, time.monotonic() - started)
         self.hold(call, len(data))
         return bytes(data)
+
+    async def in_time(self, message: Awaitable[Any]) -> Any:
+        """Wait for the only message of a call.
+
+        Raises:
+            RequestTimeout: it did not arrive in time.
+        """
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await message
+        except TimeoutError:
+            raise RequestTimeout("the message did not arrive within the time limit: send it faster") from None
 
     def hold(self, call: Call, size: int) -> None:
         """Count bytes as in memory until the end of a call.

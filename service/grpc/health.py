@@ -57,7 +57,10 @@ class Health:
 
     async def _watch(self, _: Any, context: Any) -> None:
         try:
-            request = await wire.parse(HealthCheckRequest, await _first(context), _MAX_BYTES)
+            data = await self._calls.in_time(self._draining.read(context))
+            if data is SERVICE_ENDS:
+                return
+            request = await wire.parse(HealthCheckRequest, b"" if data is EOF else bytes(data), _MAX_BYTES)
         except ServiceError as error:
             await self._draining.linger(context)
             await context.abort(code_of(error), str(error))
@@ -100,8 +103,3 @@ def reflection_handlers(draining: Draining) -> Mapping[str, Mapping[str, Any]]:
 
     handler = grpc.stream_stream_rpc_method_handler(reflect)
     return {service: {"ServerReflectionInfo": handler} for service in _REFLECTION}
-
-
-async def _first(context: Any) -> bytes:
-    data = await context.read()
-    return b"" if data is EOF else bytes(data)

@@ -25,9 +25,17 @@ class ConnectionState:
     """Memory that large responses are counted in."""
     response_bytes: int = 0
     """Bytes of a large response."""
+    disconnected: bool = False
+    """Whether the client has disconnected before the end of the response."""
     on_disconnect: list[Callable[[], None]] = field(default_factory=list)
     """Functions that the server calls if the client disconnects before the end of the response. Waiting for ASGI's
     `http.disconnect` instead takes a task per request."""
+
+    def disconnect(self) -> None:
+        """Record that the client has disconnected, and call the functions for it."""
+        self.disconnected = True
+        for callback in self.on_disconnect:
+            callback()
 
 
 def connection_state(scope: Scope) -> ConnectionState:

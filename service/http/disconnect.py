@@ -15,14 +15,17 @@ class cancel_on_disconnect:
     """Context manager that cancels its block when the client disconnects, if the server reports disconnects.
 
     Raises:
-        ClientDisconnect: in place of the cancellation.
+        ClientDisconnect: in place of the cancellation; on entering: the client has disconnected before.
     """
 
     def __init__(self, scope: Scope) -> None:
-        self._callbacks = connection_state(scope).on_disconnect
+        self._connection = connection_state(scope)
+        self._callbacks = self._connection.on_disconnect
         self._disconnected = False
 
     def __enter__(self) -> None:
+        if self._connection.disconnected:
+            raise ClientDisconnect
         task = asyncio.current_task()
         assert task is not None
         self._task = task

@@ -31,6 +31,11 @@ class Inflate:
         self._bytes = 0
         self._stream: zlib._Decompress | None = None
 
+    @property
+    def waits(self) -> bool:
+        """Whether it needs more bytes: at the start two, which tell the format."""
+        return len(self.pending) < (2 if self._stream is None else 1)
+
     async def piece(self, last: bool) -> bytes:
         """Decompress a piece of the pending bytes; with `last`, no more bytes follow them.
 

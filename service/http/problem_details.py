@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.types import Scope
 
 from service.core.errors import BadRequest, Overloaded, ServiceError
@@ -56,6 +57,8 @@ class OpenAIError(BaseModel):
     error: OpenAIErrorDetail
 
 
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
+"""Methods of routes, in the order of the header Allow."""
 _OPENAI_CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
 
 
@@ -135,34 +138,26 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     titles = {404: "Not found", 405: "Method not allowed", 400: "Malformed request"}
-    hint = {
-        404: "there is no such path; /docs lists the paths",
-        405: "the path does not accept this method; /docs lists the methods",
-    }
+    headers = dict(error.headers or {})
+    hint = {404: "there is no such path; /docs lists the paths"}
+    if error.status_code == 405:
+        headers["Allow"] = _allowed_methods(request)
+        hint[405] = f"the path accepts {headers['Allow']}, not {request.method}"
     content = Problem(
         title=titles.get(error.status_code, "Error"),
         status=error.status_code,
         detail=hint.get(error.status_code, str(error.detail)),
     )
-    headers = dict(error.headers or {})
-    if "Allow" in headers:
-        headers["Allow"] = _allowed_methods(request, headers["Allow"])
     return _respond(request.scope, content, headers)
 
 
-def _allowed_methods(request: Request, known: str) -> str:
-    """Methods of all routes of a path. Starlette's own header has those of the first one only.
-
-    Args:
-        request: the request.
-        known: methods of the first route.
-    """
-    first = known.partition(",")[0].lower()
-    for template, operations in request.app.openapi()["paths"].items():
-        pattern = re.sub(r"\\{[^}]*}", "[^/]+", re.escape(template))
-        if first in operations and re.fullmatch(pattern, path(request.scope)):
-            return ", ".join(sorted(method.upper() for method in operations))
-    return known
+def _allowed_methods(request: Request) -> str:
+    """Methods of all routes of a path. Starlette's own header has those of the first one only."""
+    scopes = {method: {**request.scope, "method": method} for method in _METHODS}
+    routes = request.app.routes
+    return ", ".join(
+        method for method, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    )
 
 
 async def _client_disconnected(request: Request, error: Exception) -> Response:

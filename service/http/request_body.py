@@ -87,11 +87,11 @@ class LimitedBody:
             message = await self._next()
             self._hold(len(message.get("body", b"")))
             return message
-        if not inflate.pending and not self._complete:
+        while inflate.waits and not self._complete:
             message = await self._next()
             if message["type"] == "http.disconnect":
                 return message
-            inflate.pending = message.get("body", b"")
+            inflate.pending += message.get("body", b"")
         piece = await inflate.piece(self._complete)
         self._hold(len(piece))
         return {"type": "http.request", "body": piece, "more_body": not inflate.done}

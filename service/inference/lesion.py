@@ -11,7 +11,7 @@ from models.artifact.manifest import LesionBlock
 from service.core.errors import BadRequest, NotFound, Overloaded, ServiceError
 from service.core.priority import Priority
 from service.inference.pipeline import Pipeline
-from service.inference.results import ImageInfo, Prediction, Timing, fit_times, make_results, make_timing
+from service.inference.results import ImageInfo, Prediction, Timing, fit_times, make_result, make_results, make_timing
 from service.inference.top_k import top_k
 from service.messages.lesion import LesionRequest
 from service.messages.model import ServedModel
@@ -88,6 +88,9 @@ class LesionPipeline:
         ended = time.monotonic()
         whole, without = top_k(result.outputs["probabilities"], model.labels, k)
         (described,) = make_results([image], [whole])
+        for each in (described, make_result(without)):
+            if each.error is not None:
+                raise each.error
         assert described.image is not None
         timing = make_timing(decoded - started, fit_times(result, ended - decoded), 0.0, time.monotonic() - started)
         return LesionResult(

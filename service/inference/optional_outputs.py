@@ -192,6 +192,9 @@ class _Drawing:
         """Add the outputs to results."""
         extended = []
         for row, (answer, data) in enumerate(zip(answers, files, strict=True)):
+            if answer.error is not None:
+                extended.append(answer)
+                continue
             if self._optional.embedding:
                 values = self._outputs[embedding_output(self._optional.layer)][row]
                 answer = replace(answer, embedding=values.tolist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,8 @@ from service.messages.inference import InferenceRequest, InferenceResult
 from service.messages.model import ServedModel
 from service.telemetry import request_context
 from service.telemetry.metrics import Metrics
+
+log = logging.getLogger(__name__)
 
 _OUTPUTS = frozenset({"probabilities"})
 _WINDOW = 8
@@ -189,8 +192,6 @@ class Pipeline:
         deadline = started + timeout_seconds
         decoded = await self.decode(files, model.preprocess, deadline, priority)
         decoded_at = computed_at = time.monotonic()
-        if len(decoded) == 1 and isinstance(decoded[0], ServiceError) and not inline_errors:
-            raise decoded[0]
         images = [image for image in decoded if isinstance(image, DecodedFile)]
         inference = _NOT_COMPUTED
         results: list[ImageResult] = []
@@ -207,6 +208,8 @@ class Pipeline:
                 results, extras_seconds = await self._add_optional(optional, model, results, inference, good, deadline)
         if len(images) < len(decoded):
             results = with_errors(decoded, results)
+        if len(results) == 1 and results[0].error is not None and not inline_errors:
+            raise results[0].error
         finished = time.monotonic()
         context = request_context.current()
         context.stage("postprocess", computed_at, finished - computed_at - extras_seconds)
@@ -218,9 +221,12 @@ class Pipeline:
         self, model: ServedModel, images: Sequence[DecodedFile], best: Sequence[list[Prediction]]
     ) -> list[ImageResult]:
         metrics = self._metrics.model(model.name)
-        for predictions in best:
-            metrics.prediction(predictions[0].index, predictions[0].label, predictions[0].probability)
-        return make_results(images, best)
+        results = make_results(images, best)
+        for result in results:
+            if result.error is None:
+                best_class = result.predictions[0]
+                metrics.prediction(best_class.index, best_class.label, best_class.probability)
+        return results
 
     async def _add_optional(
         self,
@@ -247,17 +253,17 @@ class Pipeline:
         timeout_seconds: float,
         optional: OptionalOutputs = NONE,
         priority: Priority = Priority.interactive,
-    ) -> AsyncGenerator[tuple[int, ImageResult]]:
+    ) -> AsyncGenerator[tuple[int, str, ImageResult]]:
         """Classify image files one by one; arguments are those of `classify`.
 
         Yields:
-            (position, result) of each image as soon as it is computed; an error, or the time limit, is the `error` of
-            its result.
+            (position, version, result) of each image as soon as it is computed, with the version that has computed it.
+            An error, the time limit, or a lack of memory is the `error` of its result.
         """
         deadline = time.monotonic() + timeout_seconds
         window = asyncio.Semaphore(_WINDOW if optional.cam is not None else len(files))
 
-        async def classify_one(position: int, file: bytes) -> tuple[int, ImageResult]:
+        async def classify_one(position: int, file: bytes) -> tuple[int, str, ImageResult]:
             await window.acquire()  # until the result was sent
             try:
                 seconds = deadline - time.monotonic()
@@ -265,8 +271,11 @@ class Pipeline:
             except ServiceError as error:
                 # The frames of the traceback would keep the images until the garbage collector runs.
                 error.__traceback__ = error.__context__ = None
-                return position, ImageResult(error=error)
-            return position, answer.results[0]
+                return position, model.version, ImageResult(error=error)
+            except MemoryError:
+                log.warning("out of memory for one of %d images", len(files), exc_info=True)
+                return position, model.version, ImageResult(error=Overloaded(1, "memory"))
+            return position, answer.version, answer.results[0]
 
         tasks = [asyncio.create_task(classify_one(position, file)) for position, file in enumerate(files)]
         try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from service.core.errors import ServiceError
+from service.core.errors import InferenceFailed, ServiceError
 from service.decoding.decoder import DecodedFile
 from service.messages.inference import InferenceResult
 
@@ -71,12 +72,24 @@ class Classification:
     timing: Timing
 
 
+NOT_FINITE = "the model computed values that are not finite for this image: use the model in float32, or another image"
+"""Message of `InferenceFailed` for such an image."""
+
+
+def make_result(predictions: Sequence[Prediction], image: ImageInfo | None = None) -> ImageResult:
+    """The result of an image, from its predictions; the error if its probabilities are not finite.
+
+    A softmax is finite for all classes of an image or for none, and JSON has no numbers that are not finite.
+    """
+    if not math.isfinite(predictions[0].probability):
+        return ImageResult(error=InferenceFailed(NOT_FINITE))
+    return ImageResult(predictions=predictions, image=image)
+
+
 def make_results(images: Sequence[DecodedFile], best: Sequence[Sequence[Prediction]]) -> list[ImageResult]:
-    """The results of images, from the predictions for each."""
+    """The results of images, from the predictions for each, as `make_result`."""
     return [
-        ImageResult(
-            predictions=predictions, image=ImageInfo(width=image.width, height=image.height, format=image.format)
-        )
+        make_result(predictions, ImageInfo(width=image.width, height=image.height, format=image.format))
         for image, predictions in zip(images, best, strict=True)
     ]
 

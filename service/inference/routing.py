@@ -68,8 +68,8 @@ def find_stable(catalog: Catalog, model: ServedModel, outputs: frozenset[str]) -
         outputs: names of the outputs.
 
     Returns:
-        The other version with the largest weight; None if there is none, if it cannot compute the same pixels, or if
-        the request named its version.
+        The other version with the largest weight; None if there is none, if it cannot compute the same pixels or
+        outputs, or if the request named its version.
     """
     entry = catalog.models.get(model.name)
     if request_context.current().routed != "policy" or entry is None or entry.traffic is None:
@@ -80,6 +80,8 @@ def find_stable(catalog: Catalog, model: ServedModel, outputs: frozenset[str]) -
         return None
     stable = entry.versions[max(others, key=lambda number: (weights[number], -number))]
     if stable.preprocess != model.preprocess or not outputs.issubset(stable.outputs):
+        return None
+    if "feature_map" in outputs and model.classifier is not None and stable.classifier is None:  # it has no maps
         return None
     return stable
 

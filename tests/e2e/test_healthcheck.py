@@ -56,6 +56,15 @@ def test_url_follows_the_environment_as_the_service_does(monkeypatch: pytest.Mon
     for port in ("", "tcp://10.43.7.9:8000"):  # the second is what Kubernetes sets
         monkeypatch.setenv("RESNET_SERVE_PORT", port)
         assert url() == "http://127.0.0.1:8000/readyz"
+    for host, asked in (
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "[::1]"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "[2001:db8::1]"),
+    ):
+        monkeypatch.setenv("RESNET_SERVE_HOST", host)
+        assert url() == f"http://{asked}:8000/readyz"
+    monkeypatch.delenv("RESNET_SERVE_HOST")
     monkeypatch.setenv("RESNET_SERVE_PORT", "9000")
     monkeypatch.setenv("RESNET_SERVE_SSL_CERTFILE", "/certificate.pem")
     assert url() == "https://127.0.0.1:9000/readyz"

@@ -131,6 +131,24 @@ def test_refused_body_may_be_left_out_with_expect_continue(url: str) -> None:
     assert answer.startswith(b"HTTP/1.1 404 ")
 
 
+def photograph_of(size: int, photographs: list[tuple[str, bytes]]) -> bytes:
+    """A photograph with bytes behind it, which decoders ignore, up to a size."""
+    return photographs[0][1].ljust(size, b"\0")
+
+
+@pytest.mark.slow
+def test_disconnect_after_a_large_body_ends_the_request(
+    tiny_repository: Path, photographs: list[tuple[str, bytes]]
+) -> None:
+    flags = ["--executor", "simulated:50000", "--timeout-ms", 100_000, "--log-format", "text"]
+    with running("--repository", tiny_repository, *flags) as server:
+        for size in (1_000, 200_000, 1_000_000):
+            data = photograph_of(size, photographs)
+            with connect(server.url) as client:
+                client.sendall(HEAD + b"X-Request-Id: size-%d\r\nContent-Length: %d\r\n\r\n" % (size, len(data)) + data)
+            assert " 499 request_id=size-" in server.wait_for_log(f".*request_id=size-{size} .*")[0]
+
+
 @pytest.mark.slow
 def test_image_of_a_disconnected_client_is_not_computed(
     tiny_repository: Path, photographs: list[tuple[str, bytes]]
@@ -229,6 +247,17 @@ def test_a_client_that_ends_its_side_gets_its_answers(url: str, photographs: lis
             client.sendall(request * 3 + request[:-1])  # the last one cannot be answered
             client.shutdown(socket.SHUT_WR)
             assert statuses(read_all(client)) == [200, 200, 200]
+
+
+def test_pipelined_requests_with_large_bodies_are_answered(url: str, photographs: list[tuple[str, bytes]]) -> None:
+    data = photograph_of(300_000, photographs)
+    requests = (HEAD + b"Content-Length: %d\r\n\r\n" % len(data) + data) * 4
+    requests += HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(data) + data
+    with connect(url) as client:
+        sender = Thread(target=client.sendall, args=(requests,))
+        sender.start()
+        assert statuses(read_all(client)) == [200] * 5
+        sender.join()
 
 
 def test_expect_continue_on_a_pipelined_request(url: str, photographs: list[tuple[str, bytes]]) -> None:

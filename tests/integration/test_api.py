@@ -13,11 +13,13 @@ import shutil
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 from starlette.types import Message
@@ -25,7 +27,10 @@ from typer.testing import CliRunner
 
 from export.__main__ import app as export_app
 from models.artifact import manifest
+from models.artifact.parity import Float32Array
+from models.imaging.preprocess import UInt8Array
 from service.core.settings import Settings
+from service.inference import activation_maps
 from tests.support.api import Chunks, as_form, as_json, check, check_problem, check_still_answers, metrics
 from tests.support.asgi import Exchange
 from tests.support.service import TIMEOUT, Client, serve
@@ -297,8 +302,30 @@ def test_a_truncated_photograph(client: Client, photographs: Photographs, eager:
 
 def test_the_methods_that_a_path_takes(client: Client) -> None:
     response = client.request("PUT", "/v1/classify", content=b"x")
-    check_problem(response, 405)
+    check_problem(response, 405, "the path accepts POST, not PUT")
     assert response.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [
+        ("/v1/models/tiny/versions/1/classify", "POST"),
+        ("/v1/models/tiny/rollout", "GET"),
+        ("/v2/models/tiny/infer", "POST"),
+        ("/readyz", "GET"),
+        ("/openapi.json", "GET"),
+    ],
+)
+def test_allowed_methods_need_no_openapi_document(
+    path: str, methods: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise AssertionError("it takes long to build")
+
+    monkeypatch.setattr(client.app, "openapi", refuse)
+    response = client.request("PATCH", path)
+    assert (response.status_code, response.headers["allow"]) == (405, methods)
+    assert f"the path accepts {methods}, not PATCH" in response.text
 
 
 @pytest.fixture(scope="module")
@@ -479,6 +506,35 @@ def test_a_failing_executor(
     check_still_answers(client, photographs, eager)
 
 
+def test_values_that_are_not_finite_are_an_error_of_their_image(
+    client: Client, photographs: Photographs, eager: Eager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = client.engine().executors[0]
+    run = executor.run
+
+    def overflow(images: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
+        """The first image of each batch gets values that are not finite."""
+        computed = {name: np.array(values) for name, values in run(images, outputs).items()}
+        for values in computed.values():
+            values[0] = np.nan
+        return computed
+
+    files = [data for _, data in photographs[:2]]
+    embeddings = {"model": "tiny", "input": base64.b64encode(files[0]).decode()}
+    with monkeypatch.context() as patch:
+        patch.setattr(executor, "run", overflow)
+        for path in ("/v1/classify", "/v1/classify?cam=values&embedding=true"):
+            check_problem(client.post(path, content=files[0]), 500, "not finite")
+        assert "not finite" in client.post("/v1/embeddings", json=embeddings).json()["error"]["message"]
+        for query in ("", "?cam=values"):
+            first, second = client.post(f"/v1/classify{query}", **as_form(*files)).json()["results"]
+            assert (first["error"]["status"], "predictions" in first) == (500, False)
+            if not query:
+                check(second, files[1], eager)
+    assert "nan" not in client.get("/metrics").text.lower()
+    check_still_answers(client, photographs, eager)
+
+
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("bad_alloc"), RuntimeError("CUDA out of memory.")])
 def test_an_executor_without_memory(
     error: Exception, client: Client, photographs: Photographs, eager: Eager, monkeypatch: pytest.MonkeyPatch
@@ -523,6 +579,28 @@ def test_no_memory_is_an_overload(
     assert response.headers["retry-after"] == "1"
     assert "memory" in response.text
     check_still_answers(client, photographs, eager)
+
+
+def test_no_memory_for_an_image_ends_only_its_line(
+    client: Client, photographs: Photographs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, calls = activation_maps.activation_maps, count()
+
+    def fail_once(*arguments: Any) -> Any:
+        if next(calls) == 0:
+            raise MemoryError
+        return draw(*arguments)
+
+    files = [data for _, data in photographs[:3]]
+    with monkeypatch.context() as patch:
+        patch.setattr("service.inference.activation_maps.activation_maps", fail_once)
+        request = as_form(*files)
+        answer = client.post("/v1/classify?cam=values", headers={"accept": "application/x-ndjson"}, **request)
+    lines = [json.loads(line) for line in answer.text.splitlines()]
+    assert sorted(line["index"] for line in lines) == [0, 1, 2]
+    assert sorted("predictions" in line for line in lines) == [False, True, True]
+    (failed,) = [line["error"] for line in lines if "error" in line]
+    assert (failed["status"], "memory" in failed["detail"]) == (503, True)
 
 
 def test_unexpected_error_does_not_reveal_its_cause(
@@ -607,6 +685,21 @@ def test_metrics_count_requests(client: Client, photographs: Photographs) -> Non
     assert moved["resnet_stage_seconds_sum", "tiny", "total"] > 0
     assert after["resnet_requests_in_flight",] == 0
     assert after["resnet_queue_images", "tiny"] == 0
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/models/absent/classify",
+        "/v1/models/absent/lesion",
+        "/v1/models/absent/versions/7/lesion",
+        "/v1/embeddings",
+        "/v2/models/absent/infer",
+    ],
+)
+def test_names_of_absent_models_are_not_in_the_metrics(path: str, client: Client) -> None:
+    assert client.post(path, json={"model": "absent", "input": "eA=="}).status_code == 404
+    assert "absent" not in client.get("/metrics").text
 
 
 def references(value: object) -> Iterator[str]:

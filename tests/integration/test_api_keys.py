@@ -206,6 +206,10 @@ def test_other_origins_are_allowed_only_if_set(client: Client, tiny_repository: 
         assert allowed.headers["access-control-allow-origin"] == ORIGIN
         answer = client.request("GET", "/v1/models", headers={"origin": ORIGIN})
         assert answer.headers["access-control-allow-origin"] == ORIGIN
+        assert {"Cache-Status", "Server-Timing"} <= set(answer.headers["access-control-expose-headers"].split(", "))
+        for method in ("PUT", "DELETE"):
+            asked = PREFLIGHT | {"access-control-request-method": method}
+            assert client.request("OPTIONS", "/v1/models/tiny/rollout", headers=asked).status_code == 200
         other = client.request("GET", "/v1/models", headers={"origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
 

@@ -37,6 +37,7 @@ from tests.support.worker_processes import wait_until
 
 Photographs = list[tuple[str, bytes]]
 Change = Callable[[Any], object]
+WATCH = "/grpc.health.v1.Health/Watch"
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 
 
@@ -247,7 +248,10 @@ def test_slow_client_has_a_time_limit(channel: grpc.Channel) -> None:
     ended = Event()
     with pytest.raises(grpc.RpcError) as error:
         channel.stream_unary(SERVICE + "ModelInfer")(sent_after(ended))
+    with pytest.raises(grpc.RpcError) as watch_error:
+        next(channel.stream_stream(WATCH)(sent_after(ended), timeout=TIMEOUT / 2))
     ended.set()
+    assert watch_error.value.details() == error.value.details()
     assert error.value.code() is StatusCode.DEADLINE_EXCEEDED
     assert "did not arrive within the time limit" in error.value.details()
 
@@ -421,15 +425,16 @@ def test_asynchronous_client(served: Client) -> None:
 
 
 def test_streams_end_with_the_service(tiny_repository: Path) -> None:
-    with serve(Settings(repository=tiny_repository, grpc_port=0)) as client:
+    with serve(Settings(repository=tiny_repository, grpc_port=0, client_timeout_seconds=1000)) as client:
         channel = grpc.insecure_channel(address(client))
+        silent = channel.stream_stream(WATCH)(sent_after(ended := Event()))
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        ended = Event()
         messages = sent_after(ended, pixels(PIXELS).SerializeToString())
         idle = channel.stream_stream(SERVICE + "ModelStreamInfer")(messages)
         assert next(idle)
     assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert list(silent) == []
     with pytest.raises(grpc.RpcError) as error:
         next(idle)
     assert (error.value.code(), error.value.details()) == (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import json
 import logging
@@ -163,6 +164,31 @@ def test_disconnect_during_inference(client: Client, gate: Gate, photographs: Ph
     check_still_answers(client, photographs, eager)
 
 
+@pytest.mark.parametrize("path", ["/v1/classify", "/v1/embeddings", "/v2/models/tiny-encoded/infer"])
+def test_disconnect_while_the_model_is_loaded(
+    path: str, client: Client, photographs: Photographs, eager: Eager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = photographs[0][1]
+    if path == "/v1/embeddings":
+        text = {"model": "tiny", "input": base64.b64encode(data).decode()}
+        leaving = Exchange([json.dumps(text).encode()], {"content-type": "application/json"}, path)
+    else:
+        leaving = Exchange([data], {"inference-header-content-length": "0"}, path)
+
+    async def hang_up(*arguments: object, **options: object) -> float:
+        leaving.hang_up()
+        return 10.0
+
+    computed = client.engine().statistics.inferences
+    with monkeypatch.context() as patch:
+        patch.setattr(client.pipeline.lookup, "ensure_loaded", hang_up)
+        client.portal.call(leaving.run, client.app)
+    assert leaving.status == 499
+    assert client.engine().statistics.inferences == computed
+    assert client.images_in_flight() == 0
+    check_still_answers(client, photographs, eager)
+
+
 def test_lines_are_sent_as_images_are_computed(
     client: Client,
     engine: Engine,
@@ -248,10 +274,11 @@ def test_compressed_bodies(encoding: str, client: Client, photographs: Photograp
     for _, data in photographs:
         compressed = COMPRESS[encoding](data)
         parts = [compressed[start : start + 1000] for start in range(0, len(compressed), 1000)]
-        exchange = Exchange(parts, {"content-encoding": encoding})
-        client.portal.call(exchange.run, client.app)
-        assert exchange.status == 200, exchange.answer
-        check(exchange.json()["results"][0], data, eager)
+        for sent in (parts, [parts[0][:1], parts[0][1:], *parts[1:]]):
+            exchange = Exchange(sent, {"content-encoding": encoding})
+            client.portal.call(exchange.run, client.app)
+            assert exchange.status == 200, exchange.answer
+            check(exchange.json()["results"][0], data, eager)
 
 
 def test_a_compressed_body_larger_than_a_piece(client: Client, photographs: Photographs, eager: Eager) -> None:

@@ -14,6 +14,7 @@ from service.telemetry.metrics import Metrics
 from tests.support import api
 from tests.support.service import Client, serve
 from tests.support.tiny import Eager, Photographs, renumber
+from tests.support.two_versions import MOSTLY_2, failing, serve_two_versions
 
 HIT, STORED = "resnet-serve; hit", "resnet-serve; fwd=uri-miss; stored"
 
@@ -77,6 +78,19 @@ def test_new_version_has_no_answers_of_the_old_one(caching: Client, repository: 
     caching.portal.call(caching.registry.refresh)
     answer = caching.post("/v1/classify", content=data)
     assert (answer.json()["version"], answer.headers["Cache-Status"]) == ("2", STORED)
+
+
+def test_an_answer_of_the_stable_version_is_not_kept_for_the_version_that_failed(
+    tiny_repository: Path, tmp_path: Path, photographs: Photographs
+) -> None:
+    data = photographs[0][1]
+    with serve_two_versions(tiny_repository, tmp_path, MOSTLY_2, response_cache=1_000_000) as client:
+        with failing(client, 2):
+            answer = client.post("/v1/classify", content=data)
+            assert (answer.json()["version"], answer.headers.get("Cache-Status")) == ("1", None)
+        for path in ("/v1/classify", "/v1/models/tiny/versions/2/classify"):
+            assert client.post(path, content=data).json()["version"] == "2"
+        assert client.post("/v1/models/tiny/versions/1/classify", content=data).json()["version"] == "1"
 
 
 def test_least_recently_used_responses_leave() -> None:

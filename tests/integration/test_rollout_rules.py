@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from models.artifact.parity import Float32Array
 from models.artifact.traffic import Rules, TrafficFileError, TrafficPolicy, change_traffic, read_traffic
-from models.imaging.preprocess import UInt8Array
-from service.core.settings import Settings
-from tests.support.service import Client, serve
-from tests.support.tiny import Photographs, renumber
+from tests.support.api import as_form
+from tests.support.service import Client
+from tests.support.tiny import Photographs
+from tests.support.two_versions import MOSTLY_2, failing, serve_two_versions
 from tests.support.worker_processes import wait_until
 
 RULES = Rules(candidate=2, min_images=20, min_agreement=0.9, max_slowdown=1000)
-
-
-@contextmanager
-def rollout(source: Path, folder: Path, policy: TrafficPolicy, change: Callable[[Path], object]) -> Iterator[Client]:
-    """Version 1, and version 2 with a change."""
-    for number in (1, 2):
-        renumber(shutil.copytree(source / "tiny" / "1", folder / "repository" / "tiny" / str(number)), number)
-    change(folder / "repository" / "tiny" / "2")
-    change_traffic(folder / "traffic.toml", "tiny", policy)
-    settings = Settings(repository=folder / "repository", traffic=folder / "traffic.toml", single_image_threads=0)
-    with serve(settings) as client:
-        yield client
 
 
 def keep(version: Path) -> None:
@@ -77,7 +63,7 @@ def test_rules_decide_by_agreement(
 ) -> None:
     change, weights, line = CASES[case]
     caplog.set_level("INFO")
-    with rollout(tiny_repository, tmp_path, policy({1: 90, 2: 10}), change) as client:
+    with serve_two_versions(tiny_repository, tmp_path, policy({1: 90, 2: 10}), change) as client:
         classify(client, photographs)
         decided = wait_for_end(client, tmp_path)
         assert (decided.weights, decided.shadow) == (weights, {})
@@ -87,25 +73,14 @@ def test_rules_decide_by_agreement(
     assert line.partition(" of 20")[0].rpartition(" ")[0] in caplog.text
 
 
-def break_version(client: Client, number: int) -> None:
-    """Have each batch of a version fail from now on."""
-
-    def fail(gathered: UInt8Array, outputs: frozenset[str]) -> dict[str, Float32Array]:
-        raise RuntimeError("no kernel for this")
-
-    (version,) = [each for each in client.registry._models["tiny"].ready if each.number == number]
-    for executor in version.engine.executors:
-        executor.run = fail  # type: ignore[method-assign]
-
-
 def test_a_version_that_fails_costs_no_request_and_is_rolled_back(
     tiny_repository: Path, tmp_path: Path, photographs: Photographs, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with rollout(tiny_repository, tmp_path, policy({1: 50, 2: 50}), keep) as client:
+    with serve_two_versions(tiny_repository, tmp_path, policy({1: 50, 2: 50})) as client:
         assert {each["version"] for each in classify(client, photographs)} == {"1", "2"}
-        break_version(client, 2)
-        assert {each["version"] for each in classify(client, photographs)} == {"1"}
-        assert wait_for_end(client, tmp_path).weights == {1: 100, 2: 0}
+        with failing(client, 2):
+            assert {each["version"] for each in classify(client, photographs)} == {"1"}
+            assert wait_for_end(client, tmp_path).weights == {1: 100, 2: 0}
     assert "tiny version 2 gets no requests any more" in caplog.text
 
 
@@ -113,14 +88,44 @@ def test_a_request_that_names_the_version_gets_its_error(
     tiny_repository: Path, tmp_path: Path, photographs: Photographs
 ) -> None:
     without_rules = TrafficPolicy(weights={1: 1, 2: 1})
-    with rollout(tiny_repository, tmp_path, without_rules, keep) as client:
-        break_version(client, 2)
+    with serve_two_versions(tiny_repository, tmp_path, without_rules) as client:
         _, data = photographs[0]
-        assert client.post("/v1/classify", content=data, headers={"x-model-version": "2"}).status_code == 500
-        assert client.post("/v1/models/tiny/versions/2/classify", content=data).status_code == 500
-        assert {each["version"] for each in classify(client, photographs)} == {"1"}
-        break_version(client, 1)
-        assert client.post("/v1/classify", content=data).status_code == 500
+        with failing(client, 2):
+            assert client.post("/v1/classify", content=data, headers={"x-model-version": "2"}).status_code == 500
+            assert client.post("/v1/models/tiny/versions/2/classify", content=data).status_code == 500
+            assert {each["version"] for each in classify(client, photographs)} == {"1"}
+            with failing(client, 1):
+                assert client.post("/v1/classify", content=data).status_code == 500
+
+
+def test_lines_name_the_version_that_has_computed(
+    tiny_repository: Path, tmp_path: Path, photographs: Photographs
+) -> None:
+    request = as_form(photographs[0][1], photographs[1][1])
+    with serve_two_versions(tiny_repository, tmp_path, MOSTLY_2) as client:
+        for expected in ("2", "1"):
+            with failing(client, 2) if expected == "1" else nullcontext():
+                answer = client.post("/v1/classify", headers={"accept": "application/x-ndjson"}, **request)
+            lines = [json.loads(line) for line in answer.text.splitlines()]
+            assert [line["version"] for line in lines] == [expected] * 2
+            assert all(line["predictions"] for line in lines)
+
+
+def test_a_version_without_maps_does_not_compute_in_place_of_one_that_has_them(
+    tiny_repository: Path, tmp_path: Path, photographs: Photographs
+) -> None:
+    def remove_classifier_of_version_1(second: Path) -> None:
+        path = second.parent / "1" / "manifest.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "classifier_sha256": None}))
+        path.with_name("classifier.npz").unlink()
+
+    _, data = photographs[0]
+    with serve_two_versions(tiny_repository, tmp_path, MOSTLY_2, remove_classifier_of_version_1) as client:
+        assert client.post("/v1/classify?cam=values", content=data).json()["version"] == "2"
+        with failing(client, 2):
+            refused = client.post("/v1/classify?cam=values", content=data)
+            assert (refused.status_code, refused.json()["title"]) == (500, "Inference failed")
+            assert client.post("/v1/classify", content=data).json()["version"] == "1"
 
 
 def test_a_dry_run_only_logs(
@@ -128,7 +133,7 @@ def test_a_dry_run_only_logs(
 ) -> None:
     caplog.set_level("INFO")
     dry = policy({1: 1}, RULES.model_copy(update={"dry_run": True}))
-    with rollout(tiny_repository, tmp_path, dry, keep) as client:
+    with serve_two_versions(tiny_repository, tmp_path, dry) as client:
         classify(client, photographs)
         wait_until(lambda: "tiny version 2 would get all requests" in caplog.text, "the rules decide")
         assert {each["version"] for each in classify(client, photographs)} == {"1"}
@@ -142,7 +147,7 @@ def test_a_file_that_cannot_be_written_does_not_stop_a_rollback(
         raise TrafficFileError("the file system is read-only")
 
     monkeypatch.setattr("service.registry.rollout.policies.change_traffic", refuse)
-    with rollout(tiny_repository, tmp_path, policy({1: 1, 2: 1}), reverse_labels) as client:
+    with serve_two_versions(tiny_repository, tmp_path, policy({1: 1, 2: 1}), reverse_labels) as client:
         classify(client, photographs)
         wait_until(lambda: {each["version"] for each in classify(client, photographs)} == {"1"}, "it is rolled back")
         client.portal.call(client.registry.refresh)

@@ -31,8 +31,7 @@ class Exchange:
 
     def hang_up(self) -> None:
         self._gone.set()
-        for callback in self.connection.on_disconnect:
-            callback()
+        self.connection.disconnect()
 
     async def run(self, app: ASGIApp) -> None:
         """Until the application has finished."""

@@ -26,7 +26,7 @@ from service.http.disconnect import cancel_on_disconnect
 from service.http.v1.parameters import ModelPath, TimeoutMs
 from service.http.v1.slices import response_bytes
 from service.inference.pipeline import Pipeline
-from service.inference.results import Classification, ImageResult, make_timing
+from service.inference.results import Classification, ImageResult, make_result, make_timing
 from service.inference.top_k import select_top_k
 from service.messages.model import ServedModel
 from service.open_inference import inputs
@@ -175,10 +175,11 @@ class PredictCall:
         admitted = self._pipeline.admit(self._model, self._version, len(images), seconds, priority)
         with cancel_on_disconnect(self._request.scope), admitted as model:
             if images.pixels:
-                return await self._classify_pixels(model, images.pixels)
-            answer = await self._pipeline.classify(
-                model, images.files, self._query.top_k, seconds, priority=priority, inline_errors=True
-            )
+                answer = await self._classify_pixels(model, images.pixels)
+            else:
+                answer = await self._pipeline.classify(
+                    model, images.files, self._query.top_k, seconds, priority=priority, inline_errors=True
+                )
         if not inline_errors:
             for place, result in enumerate(answer.results):
                 _raise_error(result, place, len(answer.results))
@@ -200,7 +201,7 @@ class PredictCall:
         return Classification(
             model=model.name,
             version=model.version,
-            results=[ImageResult(predictions=predictions) for predictions in best],
+            results=[make_result(predictions) for predictions in best],
             timing=make_timing(0.0, result, 0.0, time.monotonic() - started),
         )
 

@@ -99,8 +99,7 @@ class Connection(HttpToolsProtocol):
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
             self._answering.message_event.set()
-            for callback in connection_state(self._answering.scope).on_disconnect:  # type: ignore[arg-type]
-                callback()
+            connection_state(self._answering.scope).disconnect()  # type: ignore[arg-type]
 
     def shutdown(self) -> None:
         if self.transport is not None:  # None during the TLS handshake, which the listener ends
@@ -233,6 +232,8 @@ class Connection(HttpToolsProtocol):
         cycle.message_event.set()
         self._overhead_bytes = 0
         self._send_timer.stop()
+        if self._input.read_paused:  # its body is large: a disconnect is only noticed while the connection is read
+            self.loop.call_soon(self._input.resume_reading)
 
     def on_response_complete(self) -> None:
         cycle = self._answering

@@ -18,7 +18,7 @@ from pydantic_core import to_json
 from starlette.responses import Response, StreamingResponse
 
 from models.artifact.parity import Float32Array
-from service.core.errors import BadRequest, UnsupportedMediaType
+from service.core.errors import BadRequest, InferenceFailed, UnsupportedMediaType
 from service.core.priority import Priority
 from service.core.settings import Settings
 from service.decoding.decoder import pixels_of
@@ -34,6 +34,7 @@ from service.http.v1.parameters import Layer, ModelPath, TimeoutMs, parse
 from service.http.v1.slices import in_slices
 from service.inference.optional_outputs import check_embedding, embedding_output
 from service.inference.pipeline import Pipeline
+from service.inference.results import NOT_FINITE
 from service.messages.model import ServedModel
 from service.telemetry import request_context
 
@@ -125,8 +126,9 @@ async def embeddings(request: Request) -> Response:
     name, _, version = asked.model.partition(_VERSION)
     path = parse(ModelPath, {"model": name} | ({"version": version} if _VERSION in asked.model else {}))
     context = request_context.current()
-    context.model, context.priority = path.model, asked.priority
+    context.priority = asked.priority
     seconds = await pipeline.lookup.ensure_loaded(path.model, path.version, deadline - time.monotonic())
+    context.model = pipeline.find(path.model, path.version).name  # only now: each name is a series of the metrics
     with (
         cancel_on_disconnect(request.scope),
         pipeline.admit(path.model, path.version, len(files), seconds, asked.priority) as model,
@@ -161,7 +163,10 @@ async def _compute(
     output = embedding_output(asked.layer)
     decode_seconds = time.monotonic() - started
     model, result = await pipeline.infer(model, pixels, frozenset({output}), deadline, asked.priority, decode_seconds)
-    return model, result.outputs[output]
+    values = result.outputs[output]
+    if not np.isfinite(values).all():
+        raise InferenceFailed(NOT_FINITE)
+    return model, values
 
 
 def _adjust(values: Float32Array, asked: EmbeddingsRequest) -> Float32Array:

@@ -95,10 +95,12 @@ async def _answer(request: Request, name: str, version: str | None, query: Lesio
     seconds = (query.timeout_ms or pipeline.settings.timeout_ms) / 1000
     numbers = [int(number) for number in query.deleted.split(",") if number]
     context = request_context.current()
-    context.model, context.priority = name, Priority.bulk
+    context.priority = Priority.bulk
     with lesions.admitted():
         seconds = await pipeline.lookup.ensure_loaded(name, version, seconds)
-        check_blocks(pipeline.find(name, version), numbers)  # before the body is read
+        found = pipeline.find(name, version)
+        context.model = found.name  # only now: each name is a series of the metrics
+        check_blocks(found, numbers)  # before the body is read
         files, seconds = await read_images(request, pipeline.settings, seconds)
         if len(files) != 1:
             raise BadRequest(f"the request has {len(files)} images: send one")

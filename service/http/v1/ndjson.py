@@ -15,7 +15,7 @@ from service.messages.model import ServedModel
 
 MEDIA_TYPE = "application/x-ndjson"
 
-Results = AsyncGenerator[tuple[int, ImageResult]]
+Results = AsyncGenerator[tuple[int, str, ImageResult]]
 
 
 class NdjsonResponse(StreamingResponse):
@@ -23,7 +23,8 @@ class NdjsonResponse(StreamingResponse):
 
     Args:
         admitted: gives the model, and is held until the last line; its errors are raised before the first byte.
-        classify: returns a generator of (position, result) of each image; its errors are raised before the first byte.
+        classify: returns a generator of (position, version, result) of each image; its errors are raised before the
+            first byte.
         large: whether a line takes long to write.
     """
 
@@ -45,14 +46,14 @@ class NdjsonResponse(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._admitted as model:
             async with aclosing(self._classify(model)) as results:
-                self.body_iterator = _lines(model, results, self._large)
+                self.body_iterator = _lines(model.name, results, self._large)
                 await super().__call__(scope, receive, send)
 
 
-async def _lines(model: ServedModel, results: Results, large: bool) -> AsyncIterator[bytes]:
-    async for index, result in results:
+async def _lines(name: str, results: Results, large: bool) -> AsyncIterator[bytes]:
+    async for index, version, result in results:
         if large:
-            async for part in in_slices(schemas.encode_line_slices(result, index, model.name, model.version)):
+            async for part in in_slices(schemas.encode_line_slices(result, index, name, version)):
                 yield part
         else:
-            yield schemas.encode_line(result, index, model.name, model.version)
+            yield schemas.encode_line(result, index, name, version)
