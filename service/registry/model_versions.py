@@ -20,7 +20,14 @@ from service.messages.status import VersionState, VersionStatus
 from service.registry.load_queue import LoadQueue, NoRoom
 from service.registry.repository import LoadError, VersionDir
 from service.registry.unloads import Unloads
-from service.registry.version import NOT_LOADED, LoadedVersion, LoadFailure, Version, update_entries
+from service.registry.version import (
+    NOT_LOADED,
+    LoadedVersion,
+    Version,
+    choose_current,
+    is_weight_awaited,
+    update_entries,
+)
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +52,7 @@ class ModelVersions:
         self.refusal: NoRoom | None = None
         """Why the last load had no room."""
         self.current: Version | None = None
-        """The version that answers requests without a version: the newest that is READY, or with a traffic policy the
-        one with the largest weight of those."""
+        """The version that answers requests without a version: as `choose_current`."""
         self._wanted = not on_demand
         """Whether the model is to be in memory."""
         self._queue = loads
@@ -95,7 +101,7 @@ class ModelVersions:
         return self._catalog
 
     def _make_catalog(self) -> CatalogModel:
-        on_demand = self._policy.candidates(self._found) if self.on_demand and not self.ready else ()
+        awaited = self._policy.candidates(self._found) if self.on_demand and self.current is None else ()
         return CatalogModel(
             name=self.name,
             current=None if self.current is None else self.current.served,
@@ -106,7 +112,7 @@ class ModelVersions:
                 if version.failed is not None
             },
             loading=frozenset(self._loading),
-            on_demand=frozenset(on_demand),
+            on_demand=frozenset(awaited).difference(version.number for version in self.ready),
             traffic=self._policy.traffic,
         )
 
@@ -137,7 +143,8 @@ class ModelVersions:
             self._drop_load(number)
         self._update_entries()
         kept = self._begin_loads(candidates)
-        if kept or not candidates:
+        awaited = is_weight_awaited(self._versions, self._loading, self._policy.weights)
+        if (kept and not awaited) or not candidates:
             for version in self.ready:
                 if version.number not in kept:
                     self._retire(version)
@@ -148,7 +155,7 @@ class ModelVersions:
             self._settled.set()
             if self.on_demand and not kept:
                 self._wanted = False  # after a failure, the next request tries again
-        self._mark_changed()
+        self._update_current()
 
     def _begin_loads(self, candidates: Sequence[int]) -> set[int]:
         """Begin the loads that are due. Returns the candidates that take requests.
@@ -173,10 +180,7 @@ class ModelVersions:
         update_entries(self._versions, self._found, demanded, self._policy.text)
 
     def _update_current(self) -> None:
-        weights = {} if self._policy.traffic is None else self._policy.traffic.weights
-        numbers = {version.number: version for version in self.ready}
-        newest = max(numbers, key=lambda number: (weights.get(number, 0.0), number), default=None)
-        self.current = None if newest is None else numbers[newest]
+        self.current = choose_current(self._versions, self._loading, self._policy.weights, self.current)
         self._mark_changed()
 
     def _ensure_loaded(self, number: int) -> None:
@@ -244,12 +248,7 @@ class ModelVersions:
             return
         expected = isinstance(error, LoadError | OSError | MemoryError)
         reason = str(error) if isinstance(error, LoadError) else f"cannot be loaded: {error}"
-        entry = self._versions[version.number]
-        failed = LoadFailure.after(entry.failed, version.directory.fingerprint)
-        if entry is version:
-            version.set_unavailable(reason, failed)
-        else:
-            entry.failed, entry.reason = failed, f"an older content is served: {reason}"
+        failed = self._versions[version.number].note_failure(version, reason)
         log.error(
             "%s version %d is not served, and tried again in %.0f s or when its files change: %s",
             self.name,
