@@ -208,6 +208,8 @@ class ModelVersions:
         """Forget a load that has no use any more; its thread cannot be stopped."""
         version = self._loading.pop(number)
         version.set_unavailable("not needed any more")
+        if self._versions.get(number) is version:  # the next load must not be taken for this one
+            self._versions[number] = Version(number, version.directory, reason=version.reason)
 
     async def _load(self, version: Version) -> None:
         """Load a version, and put it into service if it is still needed."""
@@ -224,7 +226,7 @@ class ModelVersions:
         if self._loading.get(number) is version:
             del self._loading[number]
         self._update()
-        if not version.ready:
+        if loaded is not None or not version.ready:
             with suppress(RuntimeError, MemoryError):  # no memory for a thread
                 if loaded is not None:
                     await loaded.engine.close()
