@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from models import malloc
 from service.core.threads import run_in_background
@@ -77,8 +78,13 @@ class ModelVersions:
 
     @property
     def last_used(self) -> float:
-        """Time of the last answer, in seconds since 1970; 0 if there was none since the model was loaded."""
-        return max((version.engine.statistics.last_inference for version in self.ready), default=0.0)
+        """Time of the last answer, in `time.monotonic` seconds; 0 if there was none since the model was loaded."""
+        return max((version.engine.statistics.last_used for version in self.ready), default=0.0)
+
+    @property
+    def folders(self) -> set[Path]:
+        """Folders of the versions that are in the repository or in memory."""
+        return {version.directory.folder for version in self._versions.values()}
 
     @property
     def empty(self) -> bool:
@@ -90,10 +96,6 @@ class ModelVersions:
         """Whether a version is being loaded."""
         return bool(self._loading)
 
-    def _mark_changed(self) -> None:
-        self._catalog = None
-        self._changed()
-
     def catalog(self) -> CatalogModel:
         """The model, as requests see it."""
         if self._catalog is None:
@@ -102,24 +104,27 @@ class ModelVersions:
 
     def _make_catalog(self) -> CatalogModel:
         awaited = self._policy.candidates(self._found) if self.on_demand and self.current is None else ()
+        failures = {number: each.reason or "" for number, each in sorted(self._versions.items()) if each.failed}
         return CatalogModel(
             name=self.name,
             current=None if self.current is None else self.current.served,
             versions={version.number: version.served for version in self.ready},
-            failures={
-                number: version.reason or ""
-                for number, version in sorted(self._versions.items())
-                if version.failed is not None
-            },
+            failures=failures,
             loading=frozenset(self._loading),
             on_demand=frozenset(awaited).difference(version.number for version in self.ready),
             traffic=self._policy.traffic,
         )
 
     @property
-    def found(self) -> Container[int]:
+    def found(self) -> Mapping[int, VersionDir]:
         """Versions in the repository."""
         return self._found
+
+    @property
+    def selected(self) -> list[VersionDir]:
+        """Versions that are loaded together, unless a load fails."""
+        numbers = self._policy.candidates(self._found)
+        return [self._found[number] for number in (numbers[:1] if self._policy.serves_one else numbers)]
 
     def reconcile(self, found: Mapping[int, VersionDir], policy: Policy) -> None:
         """Begin to load the versions that the policy selects from the repository, and retire the others.
@@ -192,8 +197,7 @@ class ModelVersions:
         if version.ready and version.directory.fingerprint == directory.fingerprint:
             version.reason = version.failed = None
             return
-        failed = version.failed
-        if failed is not None and failed.fingerprint == directory.fingerprint and time.monotonic() < failed.retry_at:
+        if version.failed is not None and version.failed.prevents(directory.fingerprint):
             return
         new = version if version.state is VersionState.UNAVAILABLE else Version(number, directory)
         if not version.ready:
@@ -248,16 +252,12 @@ class ModelVersions:
             self.refusal, self._wanted = error, False
             version.set_unavailable(NOT_LOADED)
             return
-        expected = isinstance(error, LoadError | OSError | MemoryError)
         reason = str(error) if isinstance(error, LoadError) else f"cannot be loaded: {error}"
         failed = self._versions[version.number].note_failure(version, reason)
         log.error(
             "%s version %d is not served, and tried again in %.0f s or when its files change: %s",
-            self.name,
-            version.number,
-            failed.pause,
-            reason,
-            exc_info=None if expected else error,
+            *(self.name, version.number, failed.pause, reason),
+            exc_info=None if isinstance(error, LoadError | OSError | MemoryError) else error,
         )
 
     def demand(self) -> None:
@@ -274,10 +274,11 @@ class ModelVersions:
         """Have the next `reconcile` load versions again that failed, or that lack their engine."""
         self._settled.clear()
         for version in self._versions.values():
-            version.failed = None
-            if version.loaded is not None and version.loaded.awaits_engine:
-                # It equals no folder in the repository, so the version is loaded again.
-                version.directory = VersionDir(version.directory.folder, ())
+            version.prepare_retry()
+
+    def _mark_changed(self) -> None:
+        self._catalog = None
+        self._changed()
 
     def _retire(self, version: Version) -> None:
         self.unloads.begin(version)

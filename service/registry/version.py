@@ -46,6 +46,10 @@ class LoadFailure:
     retry_at: float
     """`time.monotonic` seconds."""
 
+    def prevents(self, fingerprint: Fingerprint) -> bool:
+        """Whether a content is not loaded now, because it has failed a moment ago."""
+        return self.fingerprint == fingerprint and time.monotonic() < self.retry_at
+
     @property
     def pause(self) -> float:
         """Seconds from the last attempt to the next one."""
@@ -140,6 +144,12 @@ class Version:
         else:
             self.failed, self.reason = failed, f"an older content is served: {reason}"
         return failed
+
+    def prepare_retry(self) -> None:
+        """Have the version loaded again if its load has failed, or if it lacks its engine."""
+        self.failed = None
+        if self.loaded is not None and self.loaded.awaits_engine:
+            self.directory = VersionDir(self.directory.folder, ())  # it equals no folder in the repository
 
     def set_unloading(self) -> None:
         """Enter UNLOADING."""

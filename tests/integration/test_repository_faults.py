@@ -209,9 +209,7 @@ def test_admins_unload_and_load_while_the_repository_cannot_be_read(hide: Callab
         await registry.unload("tiny")
         assert served(registry) == []
         assert registry.catalog.current() == {}
-        with pytest.raises(
-            Unavailable, match=r"could not be loaded: .*(no such|No such|cannot be read)"
-        ):
+        with pytest.raises(Unavailable, match=r"could not be loaded: .*(no such|No such|cannot be read)"):
             await registry.load("tiny")
 
     play(repo, scenario)
