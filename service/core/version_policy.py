@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from models.artifact.manifest import MODEL_NAME
@@ -29,13 +29,20 @@ class Policy:
         return Policy(",".join(map(str, sorted(named))), named, traffic)
 
     @property
+    def weights(self) -> Mapping[int, float]:
+        """Weight of each version in the traffic policy, by number; empty without one."""
+        return {} if self.traffic is None else self.traffic.weights
+
+    @property
     def serves_one(self) -> bool:
         """Whether only the first candidate that can be loaded is served."""
         return self.text == "latest"
 
     def candidates(self, found: Iterable[int]) -> list[int]:
-        """The versions in `found` that may be served, newest first."""
-        return sorted((number for number in found if self.numbers is None or number in self.numbers), reverse=True)
+        """The versions in `found` that may be served, in the order of their loads: those with a weight first, each
+        part newest first."""
+        chosen = [number for number in found if self.numbers is None or number in self.numbers]
+        return sorted(chosen, key=lambda number: (self.weights.get(number, 0.0) > 0, number), reverse=True)
 
 
 class VersionPolicies:

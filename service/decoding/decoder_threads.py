@@ -23,13 +23,14 @@ _T = TypeVar("_T")
 
 
 class _Job(Generic[_T]):
-    """A call, and whether it holds a thread that was given up."""
+    """A call, whether it holds a thread that was given up, and whether it has returned."""
 
     def __init__(self, function: Callable[[], _T]) -> None:
         self.function = function
         self.future: Future[_T] = Future()
         self.held = False
         self.replaced = False
+        self.returned = False
 
 
 class DecoderThreads:
@@ -88,7 +89,7 @@ class DecoderThreads:
     def _replace(self, job: _Job[_T]) -> None:
         """Replace the thread of a call that has not given up."""
         with self._lock:
-            if job.future.done() or not job.future.running():
+            if job.returned or not job.future.running():
                 return
             job.held = True
             self.held += 1
@@ -121,4 +122,4 @@ class DecoderThreads:
     def _finish(self, job: _Job[object]) -> None:
         with self._lock:
             self.held -= job.held
-            job.held = False
+            job.held, job.returned = False, True

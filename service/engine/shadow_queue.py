@@ -35,7 +35,7 @@ class ShadowImage(Protocol):
     """Not changed by others while the image waits."""
 
     def done(self, result: InferenceResult | None) -> None:
-        """Take the result, or None if the engine has failed."""
+        """Take the result, or None if the engine could not compute the image."""
         ...
 
     def drop(self) -> None:
@@ -95,6 +95,8 @@ class ShadowQueue:
         for engine, images in [*self._waiting.items()]:
             if images and engine not in self._running and self._is_idle(engine):
                 image = images.popleft()
+                if not images:
+                    del self._waiting[engine]  # the engine may be replaced
                 self._bytes -= image.pixels.nbytes
                 self._start(engine, image)
 
@@ -109,8 +111,9 @@ class ShadowQueue:
         try:
             engine.begin(InferenceRequest([image.pixels], _OUTPUTS, math.inf, Priority.bulk), outcome)
         except ServiceError:  # the engine is closed
+            self._running.discard(engine)
+            image.drop()
             self._drop_all(engine)
-            outcome.end(None)
 
     def finish(self, engine: Engine, seconds: float) -> None:
         """Take note that an image of an engine is done, which took some seconds."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from models import malloc
 from service.core.threads import run_in_background
@@ -20,7 +21,14 @@ from service.messages.status import VersionState, VersionStatus
 from service.registry.load_queue import LoadQueue, NoRoom
 from service.registry.repository import LoadError, VersionDir
 from service.registry.unloads import Unloads
-from service.registry.version import NOT_LOADED, LoadedVersion, LoadFailure, Version, update_entries
+from service.registry.version import (
+    NOT_LOADED,
+    LoadedVersion,
+    Version,
+    choose_current,
+    is_weight_awaited,
+    update_entries,
+)
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +53,7 @@ class ModelVersions:
         self.refusal: NoRoom | None = None
         """Why the last load had no room."""
         self.current: Version | None = None
-        """The version that answers requests without a version: the newest that is READY, or with a traffic policy the
-        one with the largest weight of those."""
+        """The version that answers requests without a version: as `choose_current`."""
         self._wanted = not on_demand
         """Whether the model is to be in memory."""
         self._queue = loads
@@ -71,8 +78,13 @@ class ModelVersions:
 
     @property
     def last_used(self) -> float:
-        """Time of the last answer, in seconds since 1970; 0 if there was none since the model was loaded."""
-        return max((version.engine.statistics.last_inference for version in self.ready), default=0.0)
+        """Time of the last answer, in `time.monotonic` seconds; 0 if there was none since the model was loaded."""
+        return max((version.engine.statistics.last_used for version in self.ready), default=0.0)
+
+    @property
+    def folders(self) -> set[Path]:
+        """Folders of the versions that are in the repository or in memory."""
+        return {version.directory.folder for version in self._versions.values()}
 
     @property
     def empty(self) -> bool:
@@ -84,10 +96,6 @@ class ModelVersions:
         """Whether a version is being loaded."""
         return bool(self._loading)
 
-    def _mark_changed(self) -> None:
-        self._catalog = None
-        self._changed()
-
     def catalog(self) -> CatalogModel:
         """The model, as requests see it."""
         if self._catalog is None:
@@ -95,25 +103,28 @@ class ModelVersions:
         return self._catalog
 
     def _make_catalog(self) -> CatalogModel:
-        on_demand = self._policy.candidates(self._found) if self.on_demand and not self.ready else ()
+        awaited = self._policy.candidates(self._found) if self.on_demand and self.current is None else ()
+        failures = {number: each.reason or "" for number, each in sorted(self._versions.items()) if each.failed}
         return CatalogModel(
             name=self.name,
             current=None if self.current is None else self.current.served,
             versions={version.number: version.served for version in self.ready},
-            failures={
-                number: version.reason or ""
-                for number, version in sorted(self._versions.items())
-                if version.failed is not None
-            },
+            failures=failures,
             loading=frozenset(self._loading),
-            on_demand=frozenset(on_demand),
+            on_demand=frozenset(awaited).difference(version.number for version in self.ready),
             traffic=self._policy.traffic,
         )
 
     @property
-    def found(self) -> Container[int]:
+    def found(self) -> Mapping[int, VersionDir]:
         """Versions in the repository."""
         return self._found
+
+    @property
+    def selected(self) -> list[VersionDir]:
+        """Versions that are loaded together, unless a load fails."""
+        numbers = self._policy.candidates(self._found)
+        return [self._found[number] for number in (numbers[:1] if self._policy.serves_one else numbers)]
 
     def reconcile(self, found: Mapping[int, VersionDir], policy: Policy) -> None:
         """Begin to load the versions that the policy selects from the repository, and retire the others.
@@ -137,7 +148,8 @@ class ModelVersions:
             self._drop_load(number)
         self._update_entries()
         kept = self._begin_loads(candidates)
-        if kept or not candidates:
+        awaited = is_weight_awaited(self._versions, self._loading, self._policy.weights)
+        if (kept and not awaited) or not candidates:
             for version in self.ready:
                 if version.number not in kept:
                     self._retire(version)
@@ -148,7 +160,7 @@ class ModelVersions:
             self._settled.set()
             if self.on_demand and not kept:
                 self._wanted = False  # after a failure, the next request tries again
-        self._mark_changed()
+        self._update_current()
 
     def _begin_loads(self, candidates: Sequence[int]) -> set[int]:
         """Begin the loads that are due. Returns the candidates that take requests.
@@ -173,10 +185,7 @@ class ModelVersions:
         update_entries(self._versions, self._found, demanded, self._policy.text)
 
     def _update_current(self) -> None:
-        weights = {} if self._policy.traffic is None else self._policy.traffic.weights
-        numbers = {version.number: version for version in self.ready}
-        newest = max(numbers, key=lambda number: (weights.get(number, 0.0), number), default=None)
-        self.current = None if newest is None else numbers[newest]
+        self.current = choose_current(self._versions, self._loading, self._policy.weights, self.current)
         self._mark_changed()
 
     def _ensure_loaded(self, number: int) -> None:
@@ -188,8 +197,7 @@ class ModelVersions:
         if version.ready and version.directory.fingerprint == directory.fingerprint:
             version.reason = version.failed = None
             return
-        failed = version.failed
-        if failed is not None and failed.fingerprint == directory.fingerprint and time.monotonic() < failed.retry_at:
+        if version.failed is not None and version.failed.prevents(directory.fingerprint):
             return
         new = version if version.state is VersionState.UNAVAILABLE else Version(number, directory)
         if not version.ready:
@@ -204,6 +212,8 @@ class ModelVersions:
         """Forget a load that has no use any more; its thread cannot be stopped."""
         version = self._loading.pop(number)
         version.set_unavailable("not needed any more")
+        if self._versions.get(number) is version:  # the next load must not be taken for this one
+            self._versions[number] = Version(number, version.directory, reason=version.reason)
 
     async def _load(self, version: Version) -> None:
         """Load a version, and put it into service if it is still needed."""
@@ -220,7 +230,7 @@ class ModelVersions:
         if self._loading.get(number) is version:
             del self._loading[number]
         self._update()
-        if not version.ready:
+        if loaded is not None or not version.ready:
             with suppress(RuntimeError, MemoryError):  # no memory for a thread
                 if loaded is not None:
                     await loaded.engine.close()
@@ -242,21 +252,12 @@ class ModelVersions:
             self.refusal, self._wanted = error, False
             version.set_unavailable(NOT_LOADED)
             return
-        expected = isinstance(error, LoadError | OSError | MemoryError)
         reason = str(error) if isinstance(error, LoadError) else f"cannot be loaded: {error}"
-        entry = self._versions[version.number]
-        failed = LoadFailure.after(entry.failed, version.directory.fingerprint)
-        if entry is version:
-            version.set_unavailable(reason, failed)
-        else:
-            entry.failed, entry.reason = failed, f"an older content is served: {reason}"
+        failed = self._versions[version.number].note_failure(version, reason)
         log.error(
             "%s version %d is not served, and tried again in %.0f s or when its files change: %s",
-            self.name,
-            version.number,
-            failed.pause,
-            reason,
-            exc_info=None if expected else error,
+            *(self.name, version.number, failed.pause, reason),
+            exc_info=None if isinstance(error, LoadError | OSError | MemoryError) else error,
         )
 
     def demand(self) -> None:
@@ -273,10 +274,11 @@ class ModelVersions:
         """Have the next `reconcile` load versions again that failed, or that lack their engine."""
         self._settled.clear()
         for version in self._versions.values():
-            version.failed = None
-            if version.loaded is not None and version.loaded.awaits_engine:
-                # It equals no folder in the repository, so the version is loaded again.
-                version.directory = VersionDir(version.directory.folder, ())
+            version.prepare_retry()
+
+    def _mark_changed(self) -> None:
+        self._catalog = None
+        self._changed()
 
     def _retire(self, version: Version) -> None:
         self.unloads.begin(version)

@@ -138,14 +138,12 @@ class Registry:
         """Read the repository, begin to load new versions, and retire removed ones. `now` is that of the reader."""
         async with self._reading:
             await self._policies.refresh()
-            contents = await self._reader.read(now)
+            found = await self._reader.read(now)
             self._was_read = True
             self._mark_changed()
-            if contents is None:  # loaded versions continue: a file system may be missing for a moment
-                return
-            for name in sorted(contents.versions.keys() | self._models.keys() - contents.unreadable.keys()):
+            for name in sorted(found.keys() | self._models.keys()):
                 if not self.draining:
-                    self._reconcile(name, contents.versions.get(name, {}))
+                    self._reconcile(name, found.get(name, {}))
 
     def _reconcile(self, name: str, found: Mapping[int, VersionDir]) -> None:
         model = self._models.get(name)

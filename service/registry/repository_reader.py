@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from service.core.settings import Settings
 from service.core.threads import run_in_background
-from service.registry.repository import Contents, LoadError, read_repository
+from service.registry.repository import LoadError, VersionDir, read_repository
 from service.registry.storage import StorageMirror
 from service.telemetry.metrics import Metrics
 
@@ -49,17 +50,23 @@ class RepositoryReader:
         """The last look at the storage."""
         self._next_look = 0.0
         """Time of the next one, in `time.monotonic` seconds."""
+        self._known: dict[str, dict[int, VersionDir]] = {}
+        """The versions, by model and number, as they were when they could be read."""
         self._trouble: str | None = None
         """Why the last read failed."""
         self._unreadable: dict[str, str] = {}
         self._started: float | None = None
         """Begin of the read that is under way, in `time.monotonic` seconds."""
 
-    async def read(self, now: bool = False) -> Contents | None:
-        """Read the repository; None if this fails, which is logged once per reason.
+    async def read(self, now: bool = False) -> Mapping[str, Mapping[int, VersionDir]]:
+        """Read the repository. If it, or the folder of a model, cannot be read, that is logged once per reason.
 
         Args:
             now: look at the object storage first, if the repository is there. Otherwise only the first read does.
+
+        Returns:
+            The versions, by model and number. What cannot be read is as it was before: a file system may be missing for
+            a moment.
         """
         if self._mirror is not None:
             await self._copy(self._mirror, now or self._copying is None)
@@ -73,7 +80,7 @@ class RepositoryReader:
                 log.error("%s", trouble, exc_info=None if isinstance(error, LoadError) else error)
             self._trouble = trouble
             self._metrics.repository_read("failed")
-            return None
+            return self._known
         finally:
             self._started = None
         self.pause = min(max(_INTERVAL_SECONDS, _LOAD_FACTOR * (time.monotonic() - started)), _MAX_INTERVAL_SECONDS)
@@ -83,7 +90,9 @@ class RepositoryReader:
         self._unreadable = contents.unreadable
         self._trouble = None
         self._metrics.repository_read("read")
-        return contents
+        kept = contents.unreadable.keys() & self._known.keys()
+        self._known = contents.versions | {name: self._known[name] for name in kept}
+        return self._known
 
     async def _copy(self, mirror: StorageMirror, now: bool) -> None:
         """Look at the storage if it is time; `now` looks at once and waits for the end."""

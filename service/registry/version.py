@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
@@ -45,6 +45,10 @@ class LoadFailure:
     attempts: int
     retry_at: float
     """`time.monotonic` seconds."""
+
+    def prevents(self, fingerprint: Fingerprint) -> bool:
+        """Whether a content is not loaded now, because it has failed a moment ago."""
+        return self.fingerprint == fingerprint and time.monotonic() < self.retry_at
 
     @property
     def pause(self) -> float:
@@ -132,6 +136,21 @@ class Version:
         """Enter UNAVAILABLE, because of a failure if `failed` is given."""
         self.state, self.reason, self.failed, self.loaded = VersionState.UNAVAILABLE, reason, failed, None
 
+    def note_failure(self, newer: Version, reason: str) -> LoadFailure:
+        """Keep why the load of the version failed, or of a newer content while this one is served."""
+        failed = LoadFailure.after(self.failed, newer.directory.fingerprint)
+        if newer is self:
+            self.set_unavailable(reason, failed)
+        else:
+            self.failed, self.reason = failed, f"an older content is served: {reason}"
+        return failed
+
+    def prepare_retry(self) -> None:
+        """Have the version loaded again if its load has failed, or if it lacks its engine."""
+        self.failed = None
+        if self.loaded is not None and self.loaded.awaits_engine:
+            self.directory = VersionDir(self.directory.folder, ())  # it equals no folder in the repository
+
     def set_unloading(self) -> None:
         """Enter UNLOADING."""
         self.state, self.reason = VersionState.UNLOADING, "requests are being finished"
@@ -171,3 +190,34 @@ def update_entries(
             entry = versions[number] = Version(number, directory)
         if entry.state is VersionState.UNAVAILABLE and entry.failed is None:
             entry.reason = NOT_LOADED if number in on_demand else f"not chosen by the version policy: {policy}"
+
+
+def choose_current(
+    versions: Mapping[int, Version],
+    loading: Container[int],
+    weights: Mapping[int, float],
+    previous: Version | None,
+) -> Version | None:
+    """The version that answers requests without a version: the newest one that is READY, or by the largest weight.
+
+    While a version with a weight is awaited, no version takes its place; only the one that has answered continues.
+
+    Args:
+        versions: the entries by number.
+        loading: numbers of versions that are being loaded.
+        weights: of the traffic policy, by number; empty without one.
+        previous: the version that has answered until now.
+    """
+    ready = {number: version for number, version in versions.items() if version.ready}
+    if is_weight_awaited(versions, loading, weights):
+        return None if previous is None else ready.get(previous.number)
+    number = max(ready, key=lambda number: (weights.get(number, 0.0), number), default=None)
+    return None if number is None else ready[number]
+
+
+def is_weight_awaited(versions: Mapping[int, Version], loading: Container[int], weights: Mapping[int, float]) -> bool:
+    """Whether no version with a weight takes requests, and one is being loaded that has not failed before; arguments
+    are those of `choose_current`."""
+    weighted = [versions[number] for number, weight in weights.items() if weight and number in versions]
+    awaited = any(version.number in loading and version.failed is None for version in weighted)
+    return awaited and not any(version.ready for version in weighted)

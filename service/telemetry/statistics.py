@@ -33,7 +33,9 @@ class Statistics:
     executions: int = 0
     """Batches computed."""
     last_inference: float = 0.0
-    """Seconds since 1970."""
+    """Time of the last answer, in seconds since 1970."""
+    last_used: float = 0.0
+    """The same time in `time.monotonic` seconds: a clock that is set does not change it."""
     success: Duration = field(default_factory=Duration)
     fail: Duration = field(default_factory=Duration)
     queue: Duration = field(default_factory=Duration)
@@ -54,7 +56,7 @@ class Statistics:
     def succeeded(self, images: int, decode: float, queue: float, infer: float, total: float) -> None:
         """Count a request that was answered, with its times in seconds."""
         self.inferences += images
-        self.last_inference = time.time()
+        self.last_inference, self.last_used = time.time(), time.monotonic()
         self.success.add(total)
         self.queue.add(queue)
         self.decode.add(decode)

@@ -20,10 +20,15 @@ from models.artifact import manifest
 from service.core.errors import NotFound, ServiceError, Unavailable
 from service.core.settings import Settings
 from service.core.version_policy import VersionPolicies
+from service.executors import simulated
+from service.executors.base import Source
 from service.executors.onnxruntime_cpu import OnnxRuntimeCpuExecutor
+from service.executors.simulated import SimulatedExecutor
 from service.messages.inference import InferenceRequest
+from service.registry import load_queue
 from service.registry.loader import Loader
 from service.registry.registry import Registry
+from service.registry.repository import LoadError
 from service.registry.version import LoadedVersion
 from service.telemetry.metrics import Metrics
 from tests.support.service import TIMEOUT, Client, serve
@@ -333,6 +338,67 @@ def test_old_version_serves_while_the_new_one_loads(repo: Path, monkeypatch: pyt
 
     monkeypatch.setattr(Loader, "load", slow)
     play(repo, scenario)
+
+
+@pytest.mark.parametrize("first_fails", [False, True])
+def test_a_load_is_not_taken_for_one_that_was_dropped(
+    first_fails: bool, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model is unloaded and loaded again while it is being loaded for the first time."""
+    entered = [Event(), Event()]
+    leave = [Event(), Event()]
+    executors: list[CountedExecutor] = []
+    load = Loader.load
+
+    class CountedExecutor(SimulatedExecutor):
+        def __init__(self, source: Source) -> None:
+            super().__init__(source)
+            self.closed = False
+            executors.append(self)
+
+        def close(self) -> None:
+            super().close()
+            self.closed = True
+
+    calls = iter((0, 1))
+
+    def slow(loader: Loader, folder: Path) -> LoadedVersion:
+        call = next(calls)
+        entered[call].set()
+        assert leave[call].wait(TIMEOUT)
+        if first_fails and call == 0:
+            raise LoadError("no memory in this moment")
+        return load(loader, folder)
+
+    async def run() -> None:
+        registry = Registry(Settings(repository=repo, executor="simulated:0"), Metrics())
+        async with asyncio.timeout(TIMEOUT):
+            starting = asyncio.create_task(registry.start())
+            assert await asyncio.to_thread(entered[0].wait, TIMEOUT)
+            (first,) = registry._models["tiny"]._loads
+            await registry.unload("tiny")
+            again = asyncio.create_task(registry.load("tiny"))
+            assert await asyncio.to_thread(entered[1].wait, TIMEOUT)
+            leave[0].set()
+            await first
+            assert await states(registry) == {"1": "LOADING"}
+            assert [executor.closed for executor in executors] == ([] if first_fails else [True])
+            leave[1].set()
+            await again
+            await starting
+            assert served(registry) == ["1"]
+            assert [executor.closed for executor in executors] == ([False] if first_fails else [True, False])
+            await registry.close()
+        assert all(executor.closed for executor in executors)
+
+    monkeypatch.setattr(simulated, "EXECUTOR", CountedExecutor)
+    monkeypatch.setattr(load_queue, "_TURN_SECONDS", 0.0)
+    monkeypatch.setattr(Loader, "load", slow)
+    try:
+        asyncio.run(run())
+    finally:
+        for event in leave:
+            event.set()
 
 
 def test_failed_load_closes_its_executors(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

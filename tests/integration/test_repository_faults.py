@@ -15,6 +15,8 @@ from threading import Event
 
 import pytest
 
+from models.artifact.traffic import TrafficPolicy
+from service.core.errors import Unavailable
 from service.core.settings import Settings
 from service.registry import load_queue, model_versions, periodic, repository_reader, version
 from service.registry.loader import Loader
@@ -50,11 +52,12 @@ def repo(tiny_repository: Path, tmp_path: Path) -> Path:
     return shutil.copytree(tiny_repository, tmp_path / "repository")
 
 
-def play(repository: Path, scenario: Scenario, metrics: Metrics | None = None) -> None:
+def play(repository: Path, scenario: Scenario, metrics: Metrics | None = None, traffic: Path | None = None) -> None:
     """Play a scenario on a registry that has loaded the repository; only `refresh` reads it again."""
 
     async def run() -> None:
-        registry = Registry(Settings(repository=repository, executor="simulated:0"), metrics or Metrics())
+        settings = Settings(repository=repository, executor="simulated:0", traffic=traffic)
+        registry = Registry(settings, metrics or Metrics())
         async with asyncio.timeout(TIMEOUT):
             await registry.start()
             try:
@@ -185,6 +188,48 @@ def test_repository_that_cannot_be_read_is_reported_and_read_again(
         assert await registry.degraded() == []
 
     play(repo, scenario, metrics)
+
+
+def hide_repository(repository: Path) -> None:
+    repository.rename(repository.with_name("away"))
+
+
+def loop_model(repository: Path) -> None:
+    """The folder of the model becomes a link to itself."""
+    (repository / "tiny").rename(repository.with_name("away"))
+    (repository / "tiny").symlink_to("tiny")
+
+
+@pytest.mark.parametrize("hide", [hide_repository, loop_model])
+def test_admins_unload_and_load_while_the_repository_cannot_be_read(hide: Callable[[Path], None], repo: Path) -> None:
+    async def scenario(registry: Registry) -> None:
+        hide(repo)
+        await registry.load("tiny")
+        assert served(registry) == ["1"]
+        await registry.unload("tiny")
+        assert served(registry) == []
+        assert registry.catalog.current() == {}
+        with pytest.raises(Unavailable, match=r"could not be loaded: .*(no such|No such|cannot be read)"):
+            await registry.load("tiny")
+
+    play(repo, scenario)
+
+
+@pytest.mark.parametrize("hide", [hide_repository, loop_model])
+def test_a_traffic_policy_applies_while_the_repository_cannot_be_read(
+    hide: Callable[[Path], None], repo: Path, tiny_repository: Path, tmp_path: Path
+) -> None:
+    async def scenario(registry: Registry) -> None:
+        await registry.set_traffic("tiny", TrafficPolicy(weights={1: 3, 2: 1}))
+        hide(repo)
+        changed = TrafficPolicy(weights={1: 1, 2: 3})
+        await registry.set_traffic("tiny", changed)
+        assert registry.catalog.models["tiny"].traffic == changed
+        assert registry.catalog.find("tiny").version == "2"
+        assert served(registry) == ["1", "2"]
+
+    add(repo, tiny_repository, 2)
+    play(repo, scenario, traffic=tmp_path / "traffic.toml")
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), MemoryError("no memory")])

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
-from models.artifact.traffic import read_traffic
+from models.artifact.traffic import TrafficPolicy, change_traffic, read_traffic
+from service.core.errors import NotYetAvailable
 from service.core.settings import Settings
+from service.registry import load_queue
+from service.registry.loader import Loader
+from service.registry.registry import Registry
+from service.registry.version import LoadedVersion
+from service.telemetry.metrics import Metrics
 from tests.support.api_keys import KEYS, OPERATOR, WEB, write_keys
-from tests.support.service import Client, serve
+from tests.support.service import TIMEOUT, Client, serve
 from tests.support.tiny import Photographs, renumber
 
 ADMIN = {"authorization": f"Bearer {OPERATOR}"}
@@ -182,3 +190,135 @@ def test_only_admins_set_a_policy(client: Client) -> None:
     for method in ("PUT", "DELETE"):
         assert client.request(method, "/v1/models/other/rollout", json=body, headers=ADMIN).status_code == 404
     assert client.request("GET", "/v1/models/other/rollout", headers=USER).status_code == 404
+
+
+@pytest.fixture
+def leave(monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
+    """Until it is set, the loads of version 1 do not end; the other versions are loaded beside them."""
+    leave, load = Event(), Loader.load
+
+    def slow(loader: Loader, folder: Path) -> LoadedVersion:
+        assert folder.name != "1" or leave.wait(TIMEOUT)
+        return load(loader, folder)
+
+    monkeypatch.setattr(Loader, "load", slow)
+    monkeypatch.setattr(load_queue, "_TURN_SECONDS", 0.0)
+    yield leave
+    leave.set()
+
+
+async def until_served(registry: Registry, *versions: str) -> None:
+    """Wait until exactly these versions take requests."""
+    changed = asyncio.Event()
+    registry.observe(changed.set)
+    while {model.version for model in registry.catalog.served("tiny")} != {*versions}:
+        await changed.wait()
+        changed.clear()
+
+
+@pytest.fixture
+def play(tiny_repository: Path, tmp_path: Path, traffic: Path) -> Callable[..., None]:
+    """Plays a scenario on a registry of versions 1, 2 and 3."""
+
+    async def run(policy: TrafficPolicy, scenario: Callable[[Registry], Awaitable[None]], **options: Any) -> None:
+        change_traffic(traffic, "tiny", policy)
+        settings = Settings(repository=tmp_path / "repository", executor="simulated:0", traffic=traffic, **options)
+        registry = Registry(settings, Metrics())
+        async with asyncio.timeout(TIMEOUT):
+            try:
+                await scenario(registry)
+            finally:
+                await registry.close()
+
+    for version in (1, 2, 3):
+        copy = shutil.copytree(tiny_repository / "tiny" / "1", tmp_path / "repository" / "tiny" / str(version))
+        renumber(copy, version)
+    return lambda policy, scenario, **options: asyncio.run(run(policy, scenario, **options))
+
+
+def test_no_other_version_answers_before_the_one_with_a_weight(play: Callable[..., None], leave: Event) -> None:
+    async def scenario(registry: Registry) -> None:
+        starting = asyncio.create_task(registry.start())
+        await until_served(registry, "2", "3")
+        with pytest.raises(NotYetAvailable):
+            registry.catalog.find("tiny")
+        assert registry.catalog.find("tiny", "3").version == "3"
+        leave.set()
+        await starting
+        assert registry.catalog.find("tiny").version == "1"
+        assert registry.catalog.current()["tiny"].version == "1"
+
+    play(TrafficPolicy(weights={1: 1, 3: 0}, shadow={2: 1.0}), scenario)
+
+
+def test_a_request_waits_for_a_version_with_a_weight(play: Callable[..., None], leave: Event) -> None:
+    async def scenario(registry: Registry) -> None:
+        await registry.start()
+        waiting = asyncio.create_task(registry.demand("tiny", TIMEOUT))
+        await until_served(registry, "2", "3")
+        assert registry.catalog.not_loaded("tiny") == "tiny"
+        assert registry.catalog.not_loaded("tiny", "1") == "tiny"
+        assert registry.catalog.not_loaded("tiny", "3") is None
+        assert registry.catalog.find("tiny", "3").version == "3"
+        leave.set()
+        await waiting
+        assert registry.catalog.not_loaded("tiny") is None
+        assert registry.catalog.find("tiny").version == "1"
+
+    play(TrafficPolicy(weights={1: 1, 3: 0}, shadow={2: 1.0}), scenario, memory_limit=10**12)
+
+
+def test_the_old_version_answers_until_the_new_one_with_a_weight(play: Callable[..., None], leave: Event) -> None:
+    async def scenario(registry: Registry) -> None:
+        await registry.start()
+        assert registry.catalog.find("tiny").version == "3"
+        change = TrafficPolicy(weights={1: 1}, shadow={2: 1.0})
+        changing = asyncio.create_task(registry.set_traffic("tiny", change))
+        await until_served(registry, "2", "3")
+        assert registry.catalog.find("tiny").version == "3"
+        leave.set()
+        await changing
+        assert registry.catalog.find("tiny").version == "1"
+        assert [model.version for model in registry.catalog.served("tiny")] == ["1", "2"]
+
+    play(TrafficPolicy(weights={3: 1}), scenario)
+
+
+@pytest.mark.parametrize("memory_limit", [None, 10**12], ids=["at the start", "on demand"])
+def test_another_version_answers_if_none_with_a_weight_can_be_loaded(
+    play: Callable[..., None], tmp_path: Path, memory_limit: int | None
+) -> None:
+    async def scenario(registry: Registry) -> None:
+        (tmp_path / "repository" / "tiny" / "1" / "model.onnx").write_bytes(b"no model")
+        await registry.start()
+        if memory_limit is not None:
+            await registry.demand("tiny", TIMEOUT)
+        assert registry.catalog.find("tiny").version == "3"
+
+    play(TrafficPolicy(weights={1: 1, 3: 0}, shadow={2: 1.0}), scenario, memory_limit=memory_limit)
+
+
+def test_versions_with_a_weight_are_loaded_first(play: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    folders: list[str] = []
+    load = Loader.load
+
+    def note(loader: Loader, folder: Path) -> LoadedVersion:
+        folders.append(folder.name)
+        return load(loader, folder)
+
+    async def scenario(registry: Registry) -> None:
+        monkeypatch.setattr(Loader, "load", note)
+        await registry.start()
+        assert folders == ["2", "1", "3"]
+
+    play(TrafficPolicy(weights={1: 1, 2: 1, 3: 0}), scenario)
+
+
+def test_without_a_request_id_the_version_with_the_largest_weight_is_current(play: Callable[..., None]) -> None:
+    async def scenario(registry: Registry) -> None:
+        await registry.start()
+        assert registry.catalog.find("tiny").version == "1"
+        await registry.set_traffic("tiny", TrafficPolicy(weights={1: 1, 2: 2}))
+        assert registry.catalog.find("tiny").version == "2"
+
+    play(TrafficPolicy(weights={1: 2, 2: 1}), scenario)

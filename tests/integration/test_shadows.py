@@ -229,9 +229,23 @@ def test_waiting_images_are_bounded_and_dropped_with_their_engine() -> None:
         await waiting.engines[1].close()
         waiting.executors[0].release(100)
         await task
-        outcomes = [await waiting.results.get(), *[await waiting.dropped.get() for _ in range(2)]]
-        assert outcomes == [None, 1, 2]  # one was about to start
+        assert [await waiting.dropped.get() for _ in range(3)] == [0, 1, 2]
+        assert waiting.results.empty()
         assert (len(waiting.queue), waiting.queue.has_room(3 * size)) == (0, True)
+        await waiting.close()
+
+    asyncio.run(run())
+
+
+def test_an_engine_without_waiting_images_is_not_kept() -> None:
+    async def run() -> None:
+        waiting = Waiting("a")
+        waiting.executors[0].release(2)
+        waiting.put(0, 1)
+        waiting.put(0, 2)
+        for _ in range(2):
+            assert await waiting.results.get() is not None
+        assert not waiting.queue._waiting
         await waiting.close()
 
     asyncio.run(run())

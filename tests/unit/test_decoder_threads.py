@@ -12,7 +12,7 @@ from functools import wraps
 import pytest
 
 from service.decoding import decoder_threads
-from service.decoding.decoder_threads import DecoderThreads
+from service.decoding.decoder_threads import DecoderThreads, _Job
 
 
 def in_event_loop(test: Callable[[], Coroutine[None, None, None]]) -> Callable[[], None]:
@@ -146,6 +146,32 @@ async def test_a_held_thread_that_fails_at_the_end_leaves_nothing_in_memory() ->
     finally:
         gc.enable()
         threads.close()
+
+
+@in_event_loop
+async def test_a_thread_that_returns_as_the_grace_ends_is_not_held() -> None:
+    returned, leave = threading.Event(), threading.Event()
+
+    class Paused(DecoderThreads):
+        def _finish(self, job: _Job[object]) -> None:
+            super()._finish(job)
+            returned.set()
+            leave.wait()
+
+    threads = Paused(1)
+    codec = Codec()
+    running = asyncio.create_task(threads.run(codec, nothing))
+    await asyncio.to_thread(codec.started.wait)
+    codec.returns.set()
+    await asyncio.to_thread(returned.wait)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await asyncio.sleep(0)  # the event loop looks at the thread
+    await asyncio.sleep(0)
+    assert (threads.held, threads.replaced) == (0, 0)
+    leave.set()
+    threads.close()
 
 
 @in_event_loop

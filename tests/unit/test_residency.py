@@ -12,6 +12,8 @@ from service.core.process_memory import ServiceMemory
 from service.registry.loader import Footprint
 from service.registry.repository import VersionDir
 from service.registry.residency.costs import Costs
+from service.telemetry import statistics
+from service.telemetry.statistics import Statistics
 
 _HOLD = "import sys; held = bytearray({}); print('held', flush=True); sys.stdin.read()"
 
@@ -57,7 +59,7 @@ def test_measurements_correct_the_estimates() -> None:
     costs = Costs(lambda folder: Footprint(1_000_000, 1, 1024))
     first, second = VersionDir(Path("a/1"), (("model.onnx", 1, 1),)), VersionDir(Path("b/1"), ())
     before = costs.estimate(first)
-    assert costs.learn(first, before, 2 * before.resident) == 2 * before.resident
+    costs.learn(first, before, 2 * before.resident)
     assert costs.estimate(first).resident == 2 * before.resident
     assert before.resident < costs.estimate(second).resident < 2 * before.resident
     changed = VersionDir(Path("a/1"), (("model.onnx", 2, 2),))
@@ -65,3 +67,42 @@ def test_measurements_correct_the_estimates() -> None:
     for _ in range(20):
         costs.learn(first, costs.estimate(first), before.resident)
     assert costs.estimate(first).resident == pytest.approx(before.resident, rel=0.01)
+
+
+def test_costs_are_known_without_reading_until_the_content_changes() -> None:
+    costs = Costs(lambda folder: Footprint(1_000_000 if folder.parent.name == "small" else 20_000_000, 1, 1024))
+    small, large = VersionDir(Path("small/1"), ()), VersionDir(Path("large/1"), ())
+    assert costs.known(small) is None
+    assert costs.resident([small, large]) == 0
+    estimates = costs.estimate(small), costs.estimate(large)
+    assert (costs.known(small), costs.known(large)) == estimates
+    assert costs.resident([small, large]) == sum(estimate.resident for estimate in estimates)
+    assert costs.known(VersionDir(Path("small/1"), (("model.onnx", 1, 1),))) is None
+    costs.learn(large, estimates[1], 2 * estimates[1].resident)
+    assert costs.resident([large]) == 2 * estimates[1].resident
+    costs.keep_only({small.folder})
+    assert costs.known(small) is not None
+    assert costs.known(large) is None
+
+
+def test_a_clock_that_is_set_does_not_change_the_order_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(statistics, "time", clock)
+    first, second = Statistics(), Statistics()
+    first.succeeded(1, 0.0, 0.0, 0.0, 0.0)
+    clock.wall, clock.elapsed = 500.0, 1.0
+    second.succeeded(1, 0.0, 0.0, 0.0, 0.0)
+    assert (first.last_inference, second.last_inference) == (1000.0, 500.0)
+    assert first.last_used < second.last_used
+
+
+class Clock:
+    """Stands for the module `time`."""
+
+    wall, elapsed = 1000.0, 0.0
+
+    def time(self) -> float:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.elapsed

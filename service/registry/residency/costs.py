@@ -16,7 +16,7 @@ estimates of the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +62,8 @@ class Costs:
         self._footprint = footprint
         self._measured: dict[Path, tuple[Fingerprint, int]] = {}
         """The content and the memory of versions that were loaded, by folder."""
+        self._footprints: dict[Path, tuple[Fingerprint, Footprint]] = {}
+        """The content and the footprint of versions whose cost was estimated, by folder."""
         self._ratio = 1.0
         """Memory as it was measured, as a multiple of the estimate."""
 
@@ -72,15 +74,35 @@ class Costs:
             LoadError: the version cannot be loaded, or as the loader.
         """
         footprint = self._footprint(directory.folder)
-        known = self._measured.get(directory.folder)
-        if known is not None and known[0] == directory.fingerprint:
-            resident = known[1]
+        self._footprints[directory.folder] = directory.fingerprint, footprint
+        return self._cost(directory, footprint)
+
+    def known(self, directory: VersionDir) -> Cost | None:
+        """The cost of a version without reading anything; None if that content was not estimated before."""
+        fingerprint, footprint = self._footprints.get(directory.folder, (None, None))
+        if footprint is None or fingerprint != directory.fingerprint:
+            return None
+        return self._cost(directory, footprint)
+
+    def _cost(self, directory: VersionDir, footprint: Footprint) -> Cost:
+        measured = self._measured.get(directory.folder)
+        if measured is not None and measured[0] == directory.fingerprint:
+            resident = measured[1]
         else:
             resident = round(_resident(footprint) * self._ratio)
         return Cost(resident, round(_LOADING_FACTOR * footprint.file_bytes) + _LOADING_BYTES)
 
-    def learn(self, directory: VersionDir, estimate: Cost, measured: int) -> int:
-        """Correct the costs after a load. Returns the cost of the version in bytes.
+    def resident(self, directories: Iterable[VersionDir]) -> int:
+        """Memory of versions together, in bytes, as far as their costs are known."""
+        return sum(cost.resident for each in directories if (cost := self.known(each)) is not None)
+
+    def keep_only(self, folders: Container[Path]) -> None:
+        """Forget the versions in all other folders."""
+        self._measured = {folder: value for folder, value in self._measured.items() if folder in folders}
+        self._footprints = {folder: value for folder, value in self._footprints.items() if folder in folders}
+
+    def learn(self, directory: VersionDir, estimate: Cost, measured: int) -> None:
+        """Correct the costs after a load.
 
         Args:
             directory: the version.
@@ -95,7 +117,6 @@ class Costs:
         if not known:
             self._ratio *= 1 + _WEIGHT * (ratio - 1)
             self._ratio = min(max(self._ratio, _MIN_RATIO), _MAX_RATIO)
-        return learned
 
 
 def peak_of_file(file_bytes: int) -> int:

@@ -82,11 +82,9 @@ class Residency:
         self._usable = limits.limit - max(_MIN_MARGIN, round(limits.limit * _MARGIN_SHARE))
         self._resident = 0
         """Memory at the last measurement."""
-        self._base = 0
-        """Memory before the first load: the service without models takes at least this."""
+        self._base: float = math.inf
+        """Memory when no model was in it, or less if less was measured since: the service without models takes this."""
         self._reserved: dict[_Reservation, int] = {}
-        self._cost_of: dict[str, int] = {}
-        """Memory of each model after its last load."""
         self._next_eviction = -math.inf
         """Time before which no model leaves for another one, in `time.monotonic` seconds."""
         self._evictions: deque[float] = deque()
@@ -135,8 +133,7 @@ class Residency:
             NoRoom: no model may leave in time.
         """
         cost = await run_in_background(self._costs.estimate, directory)
-        if not self._base:
-            self._base = await self._measured()
+        await self._measured()
         self._check_possible(cost)
         end, evicted = time.monotonic() + self._limits.room_timeout, False
         while await self._measured() + sum(self._reserved.values()) + cost.peak > self._usable:
@@ -192,18 +189,17 @@ class Residency:
     async def settle(self, reservation: _Reservation, loaded: bool) -> None:
         """End a reservation, and learn from the memory that the load has taken."""
         alone = len(self._reserved) == 1
-        before = reservation.before
-        await run_in_background(malloc.trim)
-        after = await self._measured()
-        del self._reserved[reservation]
+        try:
+            await run_in_background(malloc.trim)
+            after = await self._measured()
+        finally:  # there may be no memory for a thread
+            del self._reserved[reservation]
         took = time.monotonic() - reservation.began
         if reservation.evicted:
             self._next_eviction = time.monotonic() + min(_PAUSE_FACTOR * took, self._limits.residence)
-        if loaded:
-            cost = reservation.cost.resident
-            if alone:
-                cost = self._costs.learn(reservation.directory, reservation.cost, after - before)
-            self._cost_of[reservation.name] = cost
+        if loaded and alone:
+            self._costs.learn(reservation.directory, reservation.cost, after - reservation.before)
+        self._costs.keep_only({folder for model in self._models.values() for folder in model.folders})
 
     @property
     def resident(self) -> int:
@@ -212,6 +208,8 @@ class Residency:
 
     async def _measured(self) -> int:
         self._resident = await run_in_background(self._measure)
+        models = self._reserved or any(model.ready or model.unloads for model in self._models.values())
+        self._base = min(self._base, self._resident) if models else self._resident
         return self._resident
 
     def _loaded(self) -> list[ModelVersions]:
@@ -229,8 +227,8 @@ class Residency:
         Raises:
             LoadError: it would not.
         """
-        pinned = sum(self._cost_of.get(model.name, 0) for model in self._loaded() if not model.on_demand)
-        others = self._base + pinned
+        pinned = [version.directory for model in self._loaded() if not model.on_demand for version in model.ready]
+        others = self._base + self._costs.resident(pinned)
         if others + cost.peak > self._usable:
             raise LoadError(
                 f"it takes about {cost.peak / _MB:.0f} MB while it is loaded, beside {others / _MB:.0f} MB of the "
@@ -248,10 +246,11 @@ class Residency:
         """Seconds until the load of a model can begin, from what is known without its manifest."""
         if model.loading:
             return 0.0
-        ahead = sum(other.loading for other in self._models.values())
-        typical = max(self._cost_of.values(), default=0)
-        if self._resident + (ahead + 1) * typical <= self._usable:
+        begun = [other for other in self._models.values() if other.loading]
+        needed = [directory for other in (*begun, model) for directory in other.selected]
+        if self._resident + self._costs.resident(needed) <= self._usable:
             return 0.0
+        ahead = len(begun)
         now, leaving = time.monotonic(), self._leaving(model.name)
         if ahead >= len(leaving):
             return self._limits.residence if leaving or ahead else 0.0  # without any, `make` has the reason
