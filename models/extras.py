@@ -7,7 +7,7 @@ EXTRAS = {"cuda": "gpu", "onnxruntime": "cpu", "openvino": "openvino", "tensorrt
 
 
 def missing(user: str, package: str | None, extra: str) -> str:
-    """A sentence for somebody who uses a part of the project whose packages are not installed.
+    """A sentence about a package that is not installed, with the command that installs it.
 
     Args:
         user: what needs the package, such as an option.
