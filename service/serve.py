@@ -28,6 +28,7 @@ from service.grpc import prepare
 from service.grpc.errors import GrpcError
 from service.http.connection.server import FileLimitError, Server
 from service.registry.repository import LoadError, find_versions
+from service.supervisor.listening import check_port
 from service.telemetry import log_config
 from service.telemetry.tracing import TracingError, otlp_provider
 
@@ -72,6 +73,7 @@ def serve() -> None:
         log_config.configure(settings.log_format, settings.log_level)
         log_config.write_lines(lines)
         malloc.return_large_blocks()
+        check_port(settings.host, settings.port)  # before models are loaded
         settings, _grpc_port = prepare.reserve(settings)  # kept until the end
         server = make_server(settings)
     except _MISTAKES as error:

@@ -159,11 +159,12 @@ def test_warnings_of_the_settings_have_the_format_of_the_log(flags: list[str], t
 @pytest.mark.slow
 def test_port_in_use(tiny_repository: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        process = start("--repository", tiny_repository, "--port", taken.getsockname()[1])
+        port = taken.getsockname()[1]
+        process = start("--repository", tiny_repository, "--port", port)
         _, logged = process.communicate(timeout=TIMEOUT)
     assert process.returncode != 0
-    assert "address already in use" in logged
-    assert "listening on" not in logged
+    assert f"port {port} of 127.0.0.1: Address already in use: choose another one" in logged
+    assert "listening on" not in logged and "ready" not in logged
     assert "Traceback" not in logged
 
 

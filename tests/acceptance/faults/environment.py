@@ -95,7 +95,7 @@ def kubernetes(folder: Path) -> str:
     """Without `--port`, so that the variable counts. Another service may have the default port of this machine."""
     done = run([SCRIPTS / "resnet-serve"], folder, variables=KUBERNETES, seconds=8.0)
     expect("Traceback" not in done.output, done.output[-500:])
-    expect(re.search(r"listening on http://127.0.0.1:8000|address already in use", done.output), done.output[-500:])
+    expect(re.search(r"listening on http://127.0.0.1:8000|[Aa]ddress already in use", done.output), done.output[-500:])
     ignored = re.findall(r"(RESNET_SERVE_\w+)\S* is ignored", done.output)
     expect(ignored == ["RESNET_SERVE_PORT"], f"lines in the log: {ignored}")
     told = run([sys.executable, "-P", "-m", "service.cli.healthcheck"], folder, variables=KUBERNETES)
