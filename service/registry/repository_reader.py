@@ -65,7 +65,7 @@ class RepositoryReader:
             now: look at the object storage first, if the repository is there. Otherwise only the first read does.
 
         Returns:
-            The versions, by model and number. What cannot be read is as it was before: a file system may be missing for
+            The versions, by model and number; those of unreadable folders as before: a file system may be missing for
             a moment.
         """
         if self._mirror is not None:

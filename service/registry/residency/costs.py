@@ -93,7 +93,7 @@ class Costs:
         return Cost(resident, round(_LOADING_FACTOR * footprint.file_bytes) + _LOADING_BYTES)
 
     def resident(self, directories: Iterable[VersionDir]) -> int:
-        """Memory of versions together, in bytes, as far as their costs are known."""
+        """Memory of those versions whose costs are known, together, in bytes."""
         return sum(cost.resident for each in directories if (cost := self.known(each)) is not None)
 
     def keep_only(self, folders: Container[Path]) -> None:
