@@ -179,7 +179,7 @@ def create_app(
     app.state.service = service
     app.state.pipeline = service.pipeline
     app.state.lesions = LesionPipeline(service.pipeline)
-    app.state.metrics = service.metrics
+    app.state.metrics, app.state.one_rendering = service.metrics, asyncio.Lock()
     app.state.grpc = grpc
     app.state.begin_shutdown = _nothing if grpc is None else grpc.begin_shutdown
     problem_details.install(app)

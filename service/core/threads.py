@@ -67,9 +67,13 @@ async def run_in_background(function: Callable[_P, _T], *args: _P.args, **kwargs
         finally:
             _running.discard(outcome)
 
-    _running.add(outcome)
     # `Thread.start` waits until the new thread has begun: for ever, if there is no memory left for its first steps.
-    start_new_thread(run, ())
+    _running.add(outcome)
+    try:
+        start_new_thread(run, ())
+    except RuntimeError:
+        _running.discard(outcome)
+        raise MemoryError("another thread cannot be started") from None
     result = asyncio.wrap_future(outcome)
     try:
         await asyncio.wait([result], timeout=_BEGIN_SECONDS)

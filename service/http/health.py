@@ -45,4 +45,6 @@ async def readyz(request: Request, verbose: Verbose = None) -> Response:
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Metrics in the text format of Prometheus."""
-    return Response(await request.app.state.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    async with request.app.state.one_rendering:  # each takes a thread, and up to half a second of its time
+        content = await request.app.state.metrics.render()
+    return Response(content, media_type=CONTENT_TYPE_LATEST)

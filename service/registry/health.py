@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Set
+from pathlib import Path
 
 from service.engine.engine import Engine
 from service.messages.catalog import Catalog, CatalogModel
@@ -33,9 +34,16 @@ def engines(models: Mapping[str, ModelVersions]) -> list[Engine]:
 
 def reasons(models: Mapping[str, ModelVersions], none: list[str]) -> list[str]:
     """A sentence per reason why no request can be answered; `none` if there is no model."""
-    if (found := current(models)) or any(model.on_demand for model in models.values()):
+    if (found := current(models)) or any(model.catalog().on_demand for model in models.values()):
         return dead(found)
     return failures(models) or none
+
+
+def nothing_served(repository: Path | str, models: Container[str], unloaded: Set[str]) -> list[str]:
+    """Why no model is served, if none has failed."""
+    if found := sorted(name for name in unloaded if name in models):
+        return [f"{name} was unloaded: POST /v2/repository/models/{name}/load serves it again" for name in found]
+    return [f"{repository} holds no model yet"]
 
 
 def dead(current: Mapping[str, Version]) -> list[str]:

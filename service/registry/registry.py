@@ -209,19 +209,21 @@ class Registry:
 
     async def unload(self, name: str) -> None:
         """As `Backend.unload`: not even a new version is served."""
-        if name not in self._models:
-            raise self.catalog.not_found(name)
+        self._find(name)
         self._unloaded.add(name)
         await self._read()
 
     async def set_traffic(self, name: str, policy: TrafficPolicy | None) -> None:
         """As `Backend.set_traffic`."""
-        model = self._models.get(name)
-        if model is None:
-            raise self.catalog.not_found(name)
+        model = self._find(name)
         await self._policies.set_traffic(model, policy)
         await self._read()
         await model.settled()
+
+    def _find(self, name: str) -> ModelVersions:
+        if name not in self._models:
+            raise self.catalog.not_found(name)
+        return self._models[name]
 
     def _by_key(self, key: int) -> Version:
         return self._held.get(key) or self._served[key]
@@ -232,7 +234,7 @@ class Registry:
 
     async def versions(self, name: str) -> list[VersionStatus]:
         """As `Backend.versions`."""
-        return self._models[name].statuses()
+        return self._find(name).statuses()
 
     async def statuses(self) -> list[ModelStatus]:
         """As `Backend.statuses`."""
@@ -288,7 +290,7 @@ class Registry:
     def _reasons(self) -> list[str]:
         if self.draining:
             return ["shutting down"]
-        none = self._reader.problems() or [f"{self._settings.repository} holds no model yet"]
+        none = self._reader.problems() or health.nothing_served(self._settings.repository, self._models, self._unloaded)
         return [LOADING] if self._loading else health.reasons(self._models, none)
 
     async def degraded(self) -> list[str]:

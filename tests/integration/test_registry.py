@@ -423,6 +423,8 @@ def test_unload_and_load_by_name(repo: Path) -> None:
     async def scenario(registry: Registry, repo: Path) -> None:
         await registry.unload("tiny")
         assert served(registry) == []
+        reason = "tiny was unloaded: POST /v2/repository/models/tiny/load serves it again"
+        assert await registry.not_ready() == [reason]
         add(repo, 2)
         await registry.refresh()
         assert set((await states(registry)).values()) <= {"UNAVAILABLE", "UNLOADING"}
@@ -432,9 +434,9 @@ def test_unload_and_load_by_name(repo: Path) -> None:
         with pytest.raises(Unavailable, match="not what the manifest describes"):
             await registry.load("tiny")
         assert served(registry) == ["2"]
-        for change in (registry.load, registry.unload):
+        for call in (registry.load, registry.unload, registry.versions):
             with pytest.raises(NotFound):
-                await change("resnet")
+                await call("resnet")
 
     play(repo, scenario)
 

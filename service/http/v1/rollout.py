@@ -12,6 +12,7 @@ from service.http.content.images_body import read
 from service.http.openapi import body_schema, errors
 from service.http.problem_details import Problem
 from service.http.v1.parameters import ModelName
+from service.inference.leases import holding
 from service.messages.backend import Backend
 from service.messages.status import DifferingImage, ShadowStatus, VersionState
 
@@ -106,17 +107,18 @@ async def _describe(backend: Backend, name: str) -> Rollout:
         shares = {int(model.current.version): 1.0}
     total = sum(shares.values())
     versions = []
-    for status in await backend.versions(name):
-        served = model.versions.get(int(status.version))
-        counts = None if served is None else await backend.statistics(served.key)
-        versions.append(
-            RolloutVersion(
-                version=status.version,
-                state=status.state,
-                reason=status.reason,
-                share=shares.get(int(status.version), 0.0) / total if total else 0.0,
-                images=0 if counts is None else counts.inferences,
-                failures=0 if counts is None else counts.fail.count,
+    with holding(backend, model.versions.values()):
+        for status in await backend.versions(name):
+            served = model.versions.get(int(status.version))
+            counts = None if served is None else await backend.statistics(served.key)
+            versions.append(
+                RolloutVersion(
+                    version=status.version,
+                    state=status.state,
+                    reason=status.reason,
+                    share=shares.get(int(status.version), 0.0) / total if total else 0.0,
+                    images=0 if counts is None else counts.inferences,
+                    failures=0 if counts is None else counts.fail.count,
+                )
             )
-        )
     return Rollout(model=name, policy=model.traffic, versions=versions, shadows=await backend.shadows(name))
