@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Match
 from starlette.types import Scope
 
 from service.core.errors import BadRequest, Overloaded, ServiceError
@@ -57,8 +56,6 @@ class OpenAIError(BaseModel):
     error: OpenAIErrorDetail
 
 
-_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
-"""Methods of routes, in the order of the header Allow."""
 _OPENAI_CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
 
 
@@ -141,7 +138,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     hint = {404: "there is no such path; /docs lists the paths"}
     if error.status_code == 405:
-        headers["Allow"] = _allowed_methods(request)
+        headers["Allow"] = _allowed_methods(request, headers["Allow"])
         hint[405] = f"the path accepts {headers['Allow']}, not {request.method}"
     content = Problem(
         title=titles.get(error.status_code, "Error"),
@@ -151,13 +148,19 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return _respond(request.scope, content, headers)
 
 
-def _allowed_methods(request: Request) -> str:
-    """Methods of all routes of a path. Starlette's own header has those of the first one only."""
-    scopes = {method: {**request.scope, "method": method} for method in _METHODS}
-    routes = request.app.routes
-    return ", ".join(
-        method for method, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)
-    )
+def _allowed_methods(request: Request, known: str) -> str:
+    """Methods of all routes of a path. Starlette's own header has those of the first one only.
+
+    Args:
+        request: the request.
+        known: methods of the first route.
+    """
+    first = known.partition(",")[0].lower()
+    for template, operations in request.app.openapi()["paths"].items():
+        pattern = re.sub(r"\\{[^}]*}", "[^/]+", re.escape(template))
+        if first in operations and re.fullmatch(pattern, path(request.scope)):
+            return ", ".join(sorted(method.upper() for method in operations))
+    return known
 
 
 async def _client_disconnected(request: Request, error: Exception) -> Response:

@@ -164,7 +164,7 @@ def test_port_in_use(tiny_repository: Path) -> None:
         _, logged = process.communicate(timeout=TIMEOUT)
     assert process.returncode != 0
     assert f"port {port} of 127.0.0.1: Address already in use: choose another one" in logged
-    assert "listening on" not in logged and "ready" not in logged
+    assert "listening on" not in logged and " ready in " not in logged
     assert "Traceback" not in logged
 
 
