@@ -5,7 +5,7 @@
 #     continue.sh RUNS
 #
 # RUNS is a folder of your own for the runs; one that holds them already is continued. There is one process per network,
-# for two CPUs; with AMX a CPU trains about 890 and 650 images/s. The first 59 and 42 epochs ran without --compile, which
+# for two CPUs; with AMX a CPU trains about 700 and 550 images/s. The first 59 and 42 epochs ran without --compile, which
 # only changes how the same steps are computed.
 #
 # Then copy model.safetensors and metrics.jsonl to models/pretrained/fashion-mnist-NAME.*, run `make pretrained`, write
