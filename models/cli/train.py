@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -181,7 +182,7 @@ def _load_splits(folder: Path, arch: str, size: int | None, initial: Checkpoint 
     training = load(folder, "train", geometry, file_size=input_size)
     if size and initial is None and isinstance(training, ArrayDataset) and training.array.shape[1:3] == (size, size):
         geometry = Geometry(size=(size, size), mode=training.geometry.mode)  # arrays of that size are taken whole
-        training = load(folder, "train", geometry)
+        training = replace(training, requested=geometry)
     splits = Splits(training, *load_held_out(folder, geometry, file_size=input_size))
     if initial is not None:
         splits = Splits(*(None if each is None else keep_classes(each, initial) for each in splits))  # type: ignore[arg-type]

@@ -84,8 +84,9 @@ class ArrayDataset:
         height, width, channels = self.array.shape[1:]
         stored = Geometry(size=(height, width), mode="L" if channels == 1 else "RGB")
         asked = self.requested
-        unchanged = asked is None or (asked.shape == stored.shape and asked.resize in (None, min(asked.size)))
-        return stored if asked is None or unchanged else asked
+        if asked is None or (asked.shape == stored.shape and asked.resize in (None, min(asked.size))):
+            return stored
+        return asked
 
     def images(self, indices: Indices) -> UInt8Array:
         geometry = self.geometry

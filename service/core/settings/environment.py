@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import re
@@ -10,6 +9,7 @@ from typing import Any
 
 from pydantic_settings import EnvSettingsSource
 
+from models.suggestions import closest
 from service.core.settings.former_names import ISOLATE_VARIABLE, RENAMED
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,6 @@ class ServiceEnvironment(EnvSettingsSource):
             name = variable.removeprefix(prefix)
             if name == variable or name in known or _LINK_NAME.fullmatch(name):
                 continue
-            close = difflib.get_close_matches(name, fields, 1)
+            close = closest(name, fields)
             hint = f"is {prefix}{close[0]} meant?" if close else "resnet-serve --help lists the settings"
             log.warning("%s is ignored: there is no such setting; %s", variable, hint)
